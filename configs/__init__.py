@@ -1,0 +1,1 @@
+"""Hydra's configuration tree, installed as the package dipole_sb3.configs."""

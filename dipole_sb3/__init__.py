@@ -1,0 +1,22 @@
+"""Dichotomous flow policies on recorded data, behind Stable-Baselines3's API."""
+
+from importlib.metadata import version
+
+from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.datasets import load_dataset
+from dipole_sb3.dipole import DIPOLE
+from dipole_sb3.errors import DatasetError
+from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
+
+__version__ = version("dipole-sb3")
+
+__all__ = [
+    "DIPOLE",
+    "CnnPolicy",
+    "DIPOLEPolicy",
+    "DatasetError",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "OfflineReplayBuffer",
+    "load_dataset",
+]

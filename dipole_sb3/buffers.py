@@ -1,0 +1,433 @@
+"""Recorded data behind Stable-Baselines3's replay-buffer face."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space, is_image_space_channels_first
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
+from torch import Tensor
+
+from dipole_sb3 import checks
+from dipole_sb3.checks import ObservationArrays
+from dipole_sb3.errors import DatasetError
+
+ACTION_MARGIN = 1e-5
+"""Recorded actions are clipped to ±(1 − this), as in the authors' agent."""
+
+ObservationTensors = Tensor | dict[str, Tensor]
+
+
+class Batch(NamedTuple):
+    """Transitions on the training device.
+
+    =================  ==========================================
+    observations       [batch, *observation], or a dict of those
+    actions            [batch, action], scaled to [−1, 1]
+    rewards            [batch]
+    next_observations  as observations
+    masks              [batch], 0 where bootstrapping must stop
+    =================  ==========================================
+    """
+
+    observations: ObservationTensors
+    actions: Tensor
+    rewards: Tensor
+    next_observations: ObservationTensors
+    masks: Tensor
+
+
+class OfflineReplayBuffer(ReplayBuffer):
+    """An SB3 replay buffer that adopts recorded arrays, and from which whole batches are drawn on the device.
+
+    Made by :func:`dipole_sb3.load_dataset` or :meth:`from_arrays`. Built through SB3's constructor it is an ordinary,
+    empty ring buffer. It serves Box and Dict observations alike.
+
+    ===================================  =====================================================
+    observations, next_observations      [transitions, envs, *observation], or dicts of those
+    actions                              [transitions, envs, action], scaled to [−1, 1]
+    rewards, dones, timeouts             [transitions, envs], float32
+    ===================================  =====================================================
+
+    ``dones`` is 1 where an episode ended or bootstrapping must stop; ``timeouts`` marks the ends after which the
+    value goes on (a time limit), as in SB3.
+
+    :param buffer_size: capacity in transitions (over all environments).
+    :param observation_space: Box or Dict of Box (also SB3's other observation spaces).
+    :param action_space: Box.
+    :param device: where batches are drawn; the arrays are mirrored there when it is not the CPU.
+    :param n_envs: environments that write at a time.
+    :param optimize_memory_usage: not offered: arrays are adopted without a copy instead.
+    :param handle_timeout_termination: as in SB3: remember which ends were time limits.
+    """
+
+    observations: ObservationArrays  # type: ignore[assignment]
+    next_observations: ObservationArrays  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+    ) -> None:
+        if optimize_memory_usage:
+            raise ValueError(
+                "OfflineReplayBuffer does not take optimize_memory_usage=True: it would lose the last observation of "
+                "every recorded episode"
+            )
+        # Not ReplayBuffer's constructor: it allocates arrays, of one Box only.
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
+        self.observations = self._allocate_observations()
+        self.next_observations = self._allocate_observations()
+        self.actions = np.zeros((self.buffer_size, n_envs, self.action_dim), np.float32)
+        self.rewards = np.zeros((self.buffer_size, n_envs), np.float32)
+        self.dones = np.zeros((self.buffer_size, n_envs), np.float32)
+        self.timeouts = np.zeros((self.buffer_size, n_envs), np.float32)
+        self.source = "replay buffer"
+        self.metadata: dict[str, Any] = {}
+        self.validation: OfflineReplayBuffer | None = None
+        self._mirror: dict[str, Any] | None = None
+
+    def _allocate_observations(self) -> ObservationArrays:
+        shape = (self.buffer_size, self.n_envs)
+        if isinstance(self.observation_space, spaces.Dict):
+            return {
+                key: np.zeros((*shape, *self.obs_shape[key]), checks.stores_as(space))  # type: ignore[call-overload]
+                for key, space in self.observation_space.spaces.items()
+            }
+        return np.zeros((*shape, *self.obs_shape), checks.stores_as(self.observation_space))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any],
+        *,
+        observation_space: spaces.Space[Any] | None = None,
+        action_space: spaces.Box | None = None,
+        device: torch.device | str = "auto",
+        source: str = "arrays",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> OfflineReplayBuffer:
+        """A full buffer over recorded arrays.
+
+        C-contiguous float32 (or uint8 image) observations are adopted, not copied.
+
+        :param arrays: ``observations`` [T, *observation] (or a mapping of those), ``actions`` [T, action] in the
+            environment's units, ``rewards`` [T], ``next_observations``; and how episodes end: ``terminals`` [T]
+            (1 where an episode ended, for any reason) and/or ``masks`` [T] (0 only where bootstrapping must stop).
+            One of the two may be missing: without ``masks`` every terminal stops bootstrapping, without ``terminals``
+            only masks end episodes.
+        :param observation_space: checked against; inferred from the data when None.
+        :param action_space: bounds of the actions; Box(−1, 1) when None, if the actions fit into it.
+        :param device: where batches will be drawn.
+        :param source: name of the data in error messages.
+        :param metadata: anything worth keeping (environment id, provenance).
+        :raises DatasetError: missing keys, wrong shapes, NaN or infinity, emptiness, values out of bounds.
+        """
+        missing = [key for key in ("observations", "actions", "rewards", "next_observations") if key not in arrays]
+        if "terminals" not in arrays and "masks" not in arrays:
+            missing.append("terminals or masks")
+        if missing:
+            raise DatasetError(
+                f"{source}: missing {', '.join(missing)}; found {checks.describe_keys(arrays)}; expected observations, "
+                "actions, rewards, next_observations and terminals or masks"
+            )
+        observations = _observation_arrays(source, "observations", arrays["observations"])
+        actions = checks.require_numeric(source, "actions", arrays["actions"])
+        if observation_space is None:
+            observation_space = checks.infer_observation_space(source, observations)
+        if action_space is None:
+            checks.require_finite(source, "actions", actions)
+            action_space = checks.infer_action_space(source, actions)
+        next_observations = _observation_arrays(source, "next_observations", arrays["next_observations"])
+
+        buffer = cls(1, observation_space, checks.require_box_actions(action_space), device)
+        length = len(actions)
+        buffer.buffer_size, buffer.pos, buffer.full = length, 0, True
+        buffer.source, buffer.metadata = source, dict(metadata or {})
+        buffer.observations = buffer._adopt_observations("observations", observations, length)
+        buffer.next_observations = buffer._adopt_observations("next_observations", next_observations, length)
+        buffer.actions = buffer._adopt_actions(actions)
+        buffer.rewards = buffer._adopt_column("rewards", arrays["rewards"])
+        buffer._adopt_ends(arrays)
+        return buffer
+
+    def _adopt_observations(self, key: str, value: ObservationArrays, length: int) -> ObservationArrays:
+        space = self.observation_space
+        if isinstance(space, spaces.Dict):
+            found = sorted(value) if isinstance(value, dict) else "one array"
+            if not isinstance(value, dict) or sorted(value) != sorted(space.spaces):
+                raise DatasetError(f"{self.source}: {key} has {found}, expected the keys {sorted(space.spaces)}")
+            return {
+                name: self._adopt_observation(f"{key}[{name!r}]", value[name], space[name], length)
+                for name in space.spaces
+            }
+        if isinstance(value, dict):
+            raise DatasetError(f"{self.source}: {key} is a mapping of {sorted(value)}, expected one array for {space}")
+        return self._adopt_observation(key, value, space, length)
+
+    def _adopt_observation(self, key: str, array: np.ndarray, space: spaces.Space[Any], length: int) -> np.ndarray:
+        assert space.shape is not None
+        checks.require_shape(self.source, key, array, (length, *space.shape))
+        dtype = checks.stores_as(space)
+        if (dtype == np.uint8) != (array.dtype == np.uint8):
+            raise DatasetError(f"{self.source}: {key} has dtype {array.dtype}, expected {dtype} for {space}")
+        checks.require_finite(self.source, key, array)
+        if isinstance(space, spaces.Box) and dtype != np.uint8:
+            checks.require_within(self.source, key, array, space)
+        return np.ascontiguousarray(array, dtype)[:, None]
+
+    def _adopt_actions(self, actions: np.ndarray) -> np.ndarray:
+        space = self.action_space
+        assert isinstance(space, spaces.Box)
+        checks.require_shape(self.source, "actions", actions, (len(actions), *space.shape))
+        checks.require_finite(self.source, "actions", actions)
+        checks.require_within(self.source, "actions", actions, space)
+        scaled = actions.astype(np.float32)
+        if not (np.all(space.low == -1) and np.all(space.high == 1)):
+            scaled = 2.0 * (scaled - space.low) / (space.high - space.low) - 1.0
+        np.clip(scaled, -1 + ACTION_MARGIN, 1 - ACTION_MARGIN, out=scaled)
+        return scaled.reshape(len(actions), 1, self.action_dim).astype(np.float32, copy=False)
+
+    def _adopt_column(self, key: str, value: Any) -> np.ndarray:
+        array = checks.require_numeric(self.source, key, value)
+        if array.shape == (self.buffer_size, 1):
+            array = array[:, 0]
+        checks.require_shape(self.source, key, array, (self.buffer_size,))
+        checks.require_finite(self.source, key, array)
+        return np.ascontiguousarray(array, np.float32)[:, None]
+
+    def _adopt_ends(self, arrays: Mapping[str, Any]) -> None:
+        columns = {key: self._adopt_column(key, arrays[key]) for key in ("terminals", "masks") if key in arrays}
+        for key, column in columns.items():
+            if not np.isin(column, (0, 1)).all():
+                raise DatasetError(f"{self.source}: {key} holds values other than 0 and 1")
+        masks = columns.get("masks")
+        if masks is None:
+            masks = 1.0 - columns["terminals"]
+        self.dones = np.maximum(columns.get("terminals", 0.0), 1.0 - masks).astype(np.float32)
+        self.timeouts = self.dones * masks
+
+    # SB3's face
+
+    def size(self) -> int:
+        """Rows that hold transitions (each of ``n_envs`` transitions)."""
+        return self.buffer_size if self.full else self.pos
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """One transition of every environment, as in SB3; the oldest row gives way when the buffer is full."""
+        row = self.pos
+        _write_row(self.observations, row, obs)
+        _write_row(self.next_observations, row, next_obs)
+        self.actions[row] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        self.rewards[row], self.dones[row] = reward, done
+        if self.handle_timeout_termination:
+            self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
+        self._mirror = None if self.device.type != "cpu" else self._mirror
+        self.pos = (row + 1) % self.buffer_size
+        self.full = self.full or self.pos == 0
+
+    def _get_samples(  # type: ignore[override]
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples | DictReplayBufferSamples:
+        columns = np.random.randint(0, self.n_envs, size=len(batch_inds))
+        observations, following = (
+            self._normalize_obs(_rows(value, batch_inds, columns), env)
+            for value in (self.observations, self.next_observations)
+        )
+        dones = self.dones[batch_inds, columns] * (1 - self.timeouts[batch_inds, columns])
+        rewards = self._normalize_reward(self.rewards[batch_inds, columns].reshape(-1, 1), env)
+        actions = self.to_torch(self.actions[batch_inds, columns])
+        ends = self.to_torch(dones.reshape(-1, 1))
+        if isinstance(observations, dict):
+            assert isinstance(following, dict)
+            return DictReplayBufferSamples(
+                {key: self.to_torch(value) for key, value in observations.items()},
+                actions,
+                {key: self.to_torch(value) for key, value in following.items()},
+                ends,
+                self.to_torch(rewards),
+            )
+        assert isinstance(following, np.ndarray)
+        return ReplayBufferSamples(
+            self.to_torch(observations), actions, self.to_torch(following), ends, self.to_torch(rewards)
+        )
+
+    # Training's face
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """A uniform batch with replacement; indices and rows are drawn on the device, without a copy from the host.
+
+        :param batch_size: transitions to draw, ≥ 1.
+        :param generator: on the buffer's device; the only source of randomness.
+        :raises DatasetError: when the buffer is empty.
+        """
+        available = self.size() * self.n_envs
+        if available == 0:
+            raise DatasetError(f"{self.source}: no transitions to train on; expected at least one")
+        indices = torch.randint(available, (batch_size,), generator=generator, device=self.device)
+        return self.take(indices)
+
+    def take(self, indices: Tensor) -> Batch:
+        """The transitions at flat indices (row · n_envs + environment), shape [batch], on the buffer's device."""
+        arrays = self.tensors()
+        dones = arrays["dones"][indices] * (1.0 - arrays["timeouts"][indices])
+        return Batch(
+            _index(arrays["observations"], indices),
+            arrays["actions"][indices],
+            arrays["rewards"][indices],
+            _index(arrays["next_observations"], indices),
+            1.0 - dones,
+        )
+
+    def tensors(self) -> dict[str, Any]:
+        """All arrays as tensors on the buffer's device, [rows · n_envs, ...]; views of the same memory on the CPU."""
+        if self._mirror is None:
+            self._mirror = {
+                key: _to_device(getattr(self, key), self.device)
+                for key in ("observations", "actions", "rewards", "next_observations", "dones", "timeouts")
+            }
+        return self._mirror
+
+    def to(self, device: torch.device | str) -> OfflineReplayBuffer:
+        """Draws from now on on another device (and the validation split with it); returns itself."""
+        device = torch.device(device)
+        if device != self.device:
+            self.device, self._mirror = device, None
+        if self.validation is not None:
+            self.validation.to(device)
+        return self
+
+    def extended(self, capacity: int, n_envs: int) -> OfflineReplayBuffer:
+        """A ring buffer that holds these transitions and has room for more: offline data first, then online.
+
+        :param capacity: transitions it holds at least; made larger when the data set needs more.
+        :param n_envs: environments that will write at a time; where the data set does not fill the last row, its
+            first transitions stand there a second time.
+        """
+        count = self.size() * self.n_envs
+        rows = -(-count // n_envs)
+        ring = type(self)(
+            max(capacity, (rows + 1) * n_envs), self.observation_space, self.action_space, self.device, n_envs
+        )
+        source_rows = np.arange(rows * n_envs) % count
+
+        def fill(target: np.ndarray, source: np.ndarray) -> None:
+            flat = source.reshape(count, *source.shape[2:]) if source.flags.c_contiguous else source[:, 0]
+            target[:rows] = flat[source_rows].reshape(rows, n_envs, *source.shape[2:])
+
+        for key in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
+            target, source = getattr(ring, key), getattr(self, key)
+            if isinstance(source, dict):
+                for name in source:
+                    fill(target[name], source[name])
+            else:
+                fill(target, source)
+        ring.pos = rows
+        ring.source, ring.metadata, ring.validation = self.source, self.metadata, self.validation
+        return ring
+
+    def with_channels_first(self) -> OfflineReplayBuffer:
+        """This data with every image's channels first, as SB3's extractors expect; itself when they are already."""
+        return self._with_observation_space(_channels_first(self.observation_space))
+
+    def with_channels_of(self, space: spaces.Space[Any]) -> OfflineReplayBuffer:
+        """This data with images laid out as in ``space`` (SB3 turns an environment's images channels-first)."""
+        transposed = _channels_first(self.observation_space)
+        return self._with_observation_space(transposed) if _same_shapes(transposed, space) else self
+
+    def _with_observation_space(self, space: spaces.Space[Any]) -> OfflineReplayBuffer:
+        if _same_shapes(space, self.observation_space):
+            return self
+        other = copy.copy(self)
+        other.observation_space, other.obs_shape = space, get_obs_shape(space)  # type: ignore[assignment]
+        other.observations = _transposed(self.observations, space)
+        other.next_observations = _transposed(self.next_observations, space)
+        other._mirror = None
+        if self.validation is not None:
+            other.validation = self.validation._with_observation_space(space)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The mirror is derived; pickling it (SB3's save_replay_buffer) would store everything twice.
+        return {**self.__dict__, "_mirror": None}
+
+
+def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _channels_first(part) for key, part in space.spaces.items()})
+    if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
+        return VecTransposeImage.transpose_space(space)  # type: ignore[arg-type]
+    return space
+
+
+def _same_shapes(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
+    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
+        return one.keys() == other.keys() and all(_same_shapes(one[key], other[key]) for key in one)
+    return one.shape == other.shape
+
+
+def _transposed(value: ObservationArrays, space: spaces.Space[Any]) -> ObservationArrays:
+    """A view with the last axis moved to the front of each observation, where the shapes of ``space`` ask for it."""
+    if isinstance(value, dict):
+        assert isinstance(space, spaces.Dict)
+        return {key: _transposed(array, space[key]) for key, array in value.items()}  # type: ignore[misc]
+    return value if value.shape[2:] == space.shape else np.moveaxis(value, -1, 2)
+
+
+def _observation_arrays(source: str, key: str, value: Any) -> ObservationArrays:
+    if isinstance(value, Mapping):
+        return {name: checks.require_numeric(source, f"{key}[{name!r}]", array) for name, array in value.items()}
+    return checks.require_numeric(source, key, value)
+
+
+def _write_row(target: ObservationArrays, row: int, value: Any) -> None:
+    if isinstance(target, dict):
+        for key, array in target.items():
+            array[row] = np.asarray(value[key]).reshape(array.shape[1:])
+    else:
+        target[row] = np.asarray(value).reshape(target.shape[1:])
+
+
+def _rows(value: ObservationArrays, rows: np.ndarray, columns: np.ndarray) -> ObservationArrays:
+    if isinstance(value, dict):
+        return {key: array[rows, columns] for key, array in value.items()}
+    return value[rows, columns]  # type: ignore[no-any-return]
+
+
+def _index(value: ObservationTensors, indices: Tensor) -> ObservationTensors:
+    if isinstance(value, dict):
+        return {key: tensor[indices] for key, tensor in value.items()}
+    return value[indices]
+
+
+def _to_device(value: ObservationArrays, device: torch.device) -> ObservationTensors:
+    if isinstance(value, dict):
+        return {key: _flat_tensor(array, device) for key, array in value.items()}
+    return _flat_tensor(value, device)
+
+
+def _flat_tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(array.reshape(-1, *array.shape[2:])).to(device)

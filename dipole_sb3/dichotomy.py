@@ -1,0 +1,81 @@
+"""The dichotomy: bounded weights that split one data set between two policies, and the losses around them.
+
+Everything here is a pure function of tensors. Nothing assumes a network, a critic or a flow: ``advantage`` may come
+from a critic (A = Q − V), from a reward, or from a group of rollouts of one scene.
+
+Source: "Dichotomous Diffusion Policy Optimization" (arXiv 2601.00898), equations 7 to 9, 17 and appendix D.2.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Aggregation = Literal["min", "mean"]
+
+
+def dichotomous_weights(advantage: Tensor, beta: float | Tensor, shift: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
+    """Weights of the positive and of the negative policy, σ(βG + k) and 1 − σ(βG + k) (paper, eq. 8 and D.2).
+
+    Both lie in [0, 1] and sum to one, whatever the scale of the advantage: this is what keeps training bounded where
+    an exponential weight explodes.
+
+    :param advantage: G, any shape, in units of return.
+    :param beta: β > 0, inverse temperature.
+    :param shift: k, moves the share of the data that the positive policy learns from (k < 0: only the best).
+    :return: (positive weight, negative weight), each of the advantage's shape, without gradient.
+    """
+    logit = (beta * advantage + shift).detach()
+    # 1 − σ(z) = σ(−z), without the cancellation that the subtraction suffers for large z.
+    return torch.sigmoid(logit), torch.sigmoid(-logit)
+
+
+def weighted_flow_loss(velocity: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted flow-matching loss E[w · mean over dimensions of (v − u)²] (paper, eq. 9).
+
+    :param velocity: predicted velocity, shape [..., batch, action].
+    :param target: u = action − noise, shape [..., batch, action] or broadcastable to it.
+    :param weight: w in [0, 1], shape [..., batch].
+    :return: mean over the batch, shape [...] (a scalar for two-dimensional input).
+    """
+    return (weight * (velocity - target).square().mean(dim=-1)).mean(dim=-1)
+
+
+def expectile_loss(error: Tensor, expectile: float | Tensor) -> Tensor:
+    """Asymmetric squared error E[|τ − 1(u < 0)| · u²], whose minimiser is the τ-expectile (IQL, eq. 5).
+
+    :param error: u = target − prediction, any shape.
+    :param expectile: τ in (0, 1); 0.5 is half the mean squared error, towards 1 it approaches the maximum.
+    :return: scalar.
+    """
+    weight = torch.where(error < 0, 1.0 - expectile, expectile)
+    return (weight * error.square()).mean()
+
+
+def aggregate(values: Tensor, how: Aggregation) -> Tensor:
+    """One value from an ensemble of critics.
+
+    :param values: shape [members, ...].
+    :param how: ``"min"`` (pessimistic, clipped double Q) or ``"mean"``.
+    :return: shape [...].
+    """
+    if how == "min":
+        return values.amin(dim=0)
+    if how == "mean":
+        return values.mean(dim=0)
+    raise ValueError(f"unknown aggregation {how!r}: expected 'min' or 'mean'")
+
+
+def group_advantage(rewards: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """Group-normalised reward (r − mean) / std within each group of rollouts (paper, eq. 17).
+
+    :param rewards: shape [..., group], at least two rollouts of the same scene per group.
+    :param epsilon: added to the standard deviation, so that a group of equal rewards gives zeros.
+    :return: same shape; mean zero and unit standard deviation along the last axis.
+    """
+    if rewards.shape[-1] < 2:
+        raise ValueError(f"a group needs at least two rollouts, found {rewards.shape[-1]}")
+    centred = rewards - rewards.mean(dim=-1, keepdim=True)
+    return centred / (rewards.std(dim=-1, keepdim=True, correction=0) + epsilon)

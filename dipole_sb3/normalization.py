@@ -1,0 +1,103 @@
+"""VecNormalize for recorded data: statistics fitted once, then frozen, and applied to batches on the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from dipole_sb3.buffers import Batch, ObservationTensors, OfflineReplayBuffer
+
+_UNFITTED_COUNT = 1.0
+"""SB3 starts its running statistics with a pseudo-count of 1e-4; below one real sample they are not fitted."""
+
+
+def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer) -> None:
+    """Fits the statistics to the data set, unless they are fitted already, and freezes them.
+
+    Recorded data do not change, so neither may the statistics: the networks would otherwise see a moving input. The
+    same frozen statistics apply wherever the model acts.
+
+    :param vec_normalize: changed in place: ``obs_rms``, ``ret_rms``, ``training = False``.
+    :param dataset: raw observations and rewards.
+    """
+    if vec_normalize.norm_obs:
+        statistics = vec_normalize.obs_rms
+        if isinstance(statistics, dict):
+            assert isinstance(dataset.observations, dict)
+            for key, running in statistics.items():
+                _fit(running, dataset.observations[key])
+        else:
+            assert isinstance(dataset.observations, np.ndarray)
+            _fit(statistics, dataset.observations)
+    if vec_normalize.norm_reward:
+        _fit(vec_normalize.ret_rms, _discounted_returns(dataset, vec_normalize.gamma))
+    vec_normalize.training = False
+
+
+def _fit(running: RunningMeanStd, values: np.ndarray) -> None:
+    if running.count < _UNFITTED_COUNT:
+        running.update(values.reshape(-1, *running.mean.shape).astype(np.float64))
+
+
+def _discounted_returns(dataset: OfflineReplayBuffer, gamma: float) -> np.ndarray:
+    """VecNormalize's own statistic: the discounted sum of past rewards, restarted at every episode end."""
+    returns = np.empty_like(dataset.rewards, dtype=np.float64)
+    running = np.zeros(dataset.n_envs)
+    for row, (reward, done) in enumerate(zip(dataset.rewards, dataset.dones, strict=True)):
+        running = gamma * running + reward
+        returns[row] = running
+        running = running * (1.0 - done)
+    return returns.reshape(-1)
+
+
+class BatchNormalizer:
+    """VecNormalize's arithmetic as tensors, for batches that never leave the device.
+
+    :param vec_normalize: fitted statistics; copied, later changes are not seen.
+    :param device: where the batches are.
+    """
+
+    def __init__(self, vec_normalize: VecNormalize, device: torch.device) -> None:
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.as_tensor(array, dtype=torch.float32, device=device)
+
+        def affine(running: RunningMeanStd) -> tuple[Tensor, Tensor]:
+            return tensor(running.mean), tensor(np.sqrt(running.var + vec_normalize.epsilon))
+
+        self.clip_obs, self.clip_reward = vec_normalize.clip_obs, vec_normalize.clip_reward
+        self.observation: dict[str, tuple[Tensor, Tensor]] = {}
+        self.single: tuple[Tensor, Tensor] | None = None
+        self.reward_scale: Tensor | None = None
+        if vec_normalize.norm_obs:
+            if isinstance(vec_normalize.obs_rms, dict):
+                self.observation = {key: affine(running) for key, running in vec_normalize.obs_rms.items()}
+            else:
+                self.single = affine(vec_normalize.obs_rms)
+        if vec_normalize.norm_reward:
+            self.reward_scale = tensor(np.sqrt(vec_normalize.ret_rms.var + vec_normalize.epsilon))
+
+    def __call__(self, batch: Batch) -> Batch:
+        rewards = batch.rewards
+        if self.reward_scale is not None:
+            rewards = (rewards / self.reward_scale).clamp(-self.clip_reward, self.clip_reward)
+        return batch._replace(
+            observations=self.normalize(batch.observations),
+            rewards=rewards,
+            next_observations=self.normalize(batch.next_observations),
+        )
+
+    def normalize(self, observations: ObservationTensors) -> ObservationTensors:
+        """(x − mean) / std, clipped; keys of a Dict without statistics pass unchanged."""
+        if isinstance(observations, dict):
+            return {
+                key: self._scale(value, self.observation[key]) if key in self.observation else value
+                for key, value in observations.items()
+            }
+        return observations if self.single is None else self._scale(observations, self.single)
+
+    def _scale(self, value: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
+        mean, deviation = statistics
+        return ((value - mean) / deviation).clamp(-self.clip_obs, self.clip_obs)

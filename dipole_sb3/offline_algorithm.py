@@ -1,0 +1,425 @@
+"""What every algorithm on recorded data shares: data, one axis of learning, saving. SB3's contract, offline too."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import time
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq
+from stable_baselines3.common.utils import configure_logger
+
+from dipole_sb3 import checks
+from dipole_sb3.buffers import Batch, OfflineReplayBuffer
+from dipole_sb3.callbacks import RecordedSpaces, TimestepProgressBar
+from dipole_sb3.datasets import load_dataset
+from dipole_sb3.errors import DatasetError
+from dipole_sb3.normalization import BatchNormalizer, fit_vec_normalize
+from dipole_sb3.persistence import replaced_when_complete
+
+DatasetLike = OfflineReplayBuffer | str | pathlib.Path | Mapping[str, Any]
+SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
+
+OFFLINE_LOG_UNIT = 250
+"""Updates for which ``log_interval`` counts one in the offline phase, where there are no episodes to count."""
+
+
+class OfflineAlgorithm(OffPolicyAlgorithm):
+    """An SB3 off-policy algorithm whose first timesteps may be updates on recorded data, without stepping anything.
+
+    Sub-classes give :meth:`train` and :meth:`_record_training`. Parameters are explained in
+    :class:`~dipole_sb3.DIPOLE`; those of SB3 keep their meaning.
+
+    Randomness of training comes from one generator of its own, so that evaluating or predicting in between does not
+    change what is learned, and it is saved with the model, so that a loaded run goes on as if it had never stopped.
+    """
+
+    renamed_on_load: ClassVar[Mapping[str, str]] = {}
+    """Arguments of ``load`` that are properties → attributes behind them."""
+
+    replay_buffer: OfflineReplayBuffer | None
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule,
+        buffer_size: int,
+        learning_starts: int,
+        batch_size: int,
+        tau: float,
+        gamma: float,
+        train_freq: int | tuple[int, str],
+        gradient_steps: int,
+        action_noise: ActionNoise | None,
+        replay_buffer_class: type[OfflineReplayBuffer] | None,
+        replay_buffer_kwargs: dict[str, Any] | None,
+        dataset: DatasetLike | None,
+        offline_steps: int | None,
+        stats_window_size: int,
+        tensorboard_log: str | None,
+        policy_kwargs: dict[str, Any] | None,
+        verbose: int,
+        seed: int | None,
+        device: torch.device | str,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            support_multi_env=True,
+        )
+        self.dataset = dataset
+        self.offline_steps = offline_steps
+        self._offline_end = 0
+        self._normalizer: BatchNormalizer | None = None
+        self._generator_state: tuple[str, bytes] | None = None
+
+    # Setting up
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self._adopt_dataset()
+        self.set_random_seed(self.seed)
+        checks.require_box_actions(self.action_space)
+        # A model without data or environment only predicts: no need for memory that nothing will fill.
+        if self.replay_buffer is None and self.env is not None:
+            buffer_class = self.replay_buffer_class or OfflineReplayBuffer
+            self.replay_buffer = buffer_class(  # type: ignore[assignment]
+                self.buffer_size,
+                self.observation_space,
+                self.action_space,
+                self.device,
+                self.n_envs,
+                **self.replay_buffer_kwargs,
+            )
+        self._setup_policy()
+        self._convert_train_freq()
+        self._restore_generator()
+        # train() may be called before learn(), which is where SB3 makes its logger.
+        self._logger = Logger(folder=None, output_formats=[])
+
+    @abstractmethod
+    def _setup_policy(self) -> None:
+        """Builds ``self.policy`` on ``self.device``."""
+
+    @abstractmethod
+    def _record_training(self) -> None:
+        """Writes the training statistics since the last call to the logger."""
+
+    def _adopt_dataset(self) -> None:
+        """Turns ``dataset`` into the replay buffer, and takes the spaces from it where there is no environment."""
+        known = hasattr(self, "observation_space")
+        if self.dataset is None:
+            if not known:
+                raise ValueError(
+                    f"{type(self).__name__} needs an environment or a data set: found env=None, dataset=None"
+                )
+            return
+        buffer = self.dataset
+        if isinstance(buffer, str | pathlib.Path):
+            buffer = load_dataset(buffer, device=self.device)
+        elif not isinstance(buffer, OfflineReplayBuffer):
+            buffer = OfflineReplayBuffer.from_arrays(
+                buffer,
+                source="dataset",
+                device=self.device,
+                observation_space=self.observation_space if known else None,
+                action_space=checks.require_box_actions(self.action_space) if known else None,
+            )
+        if known:
+            buffer = buffer.with_channels_of(self.observation_space)
+            checks.require_same_spaces(
+                buffer.source, buffer.observation_space, buffer.action_space, self.observation_space, self.action_space
+            )
+        else:
+            buffer = buffer.with_channels_first()
+            self.observation_space, self.action_space, self.n_envs = buffer.observation_space, buffer.action_space, 1
+        self.dataset = self.replay_buffer = buffer.to(self.device)
+
+    def set_dataset(self, dataset: DatasetLike) -> None:
+        """Trains on other data from the next ``learn()`` on, for example after ``load``.
+
+        :param dataset: as in the constructor; must have the model's spaces.
+        :raises DatasetError: when it is malformed or disagrees; the model then keeps what it had.
+        """
+        previous, self.dataset = self.dataset, dataset
+        try:
+            self._adopt_dataset()
+        except BaseException:
+            self.dataset = previous
+            raise
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seeds SB3's generators, and the one of training."""
+        super().set_random_seed(seed)
+        self._generator = torch.Generator(self.device)
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+
+    # Learning
+
+    def learn(
+        self: SelfOfflineAlgorithm,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfOfflineAlgorithm:
+        """Learns for ``total_timesteps`` more timesteps, on one axis.
+
+        Up to ``offline_steps`` a timestep is one update on the data set; ``callback.on_step()`` runs after each, so
+        SB3's callbacks work as they are (there are no episodes: ``dones`` is all False, ``infos`` empty). The rest are
+        environment steps, with SB3's ``train_freq`` and ``gradient_steps``; the data set stays in the replay buffer.
+
+        :param total_timesteps: how many.
+        :param callback: SB3 callback(s).
+        :param log_interval: offline: log every ``250 · log_interval`` updates; online: every so many episodes.
+        :param tb_log_name: name of the run for TensorBoard.
+        :param reset_num_timesteps: False goes on counting (and, with ``offline_steps=None``, goes on where the
+            earlier call left the offline phase).
+        :param progress_bar: tqdm and rich progress bar.
+        :return: the model.
+        :raises ValueError: no data to learn from, or timesteps that would need an environment.
+        """
+        self._plan_phases(total_timesteps, reset_num_timesteps)
+        if self._vec_normalize_env is not None and self.dataset is not None:
+            fit_vec_normalize(self._vec_normalize_env, self._buffer())
+            self._normalizer = None
+        with self._environment_for_callbacks():
+            total_timesteps, callback = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
+            callback.on_training_start(locals(), globals())
+            offline_end = min(self._offline_end, total_timesteps)
+            if self._learn_offline(offline_end, callback, log_interval) and self.num_timesteps < total_timesteps:
+                self._learn_online(total_timesteps, callback, log_interval)
+            callback.on_training_end()
+        return self
+
+    def _plan_phases(self, total_timesteps: int, reset_num_timesteps: bool) -> None:
+        """Decides at which timestep the offline phase ends; refuses what could not be finished before it begins."""
+        start = 0 if reset_num_timesteps else self.num_timesteps
+        if self.offline_steps is not None:
+            self._offline_end = self.offline_steps
+        elif self.dataset is None:
+            self._offline_end = min(self._offline_end, start)
+        elif start == 0 or self.env is None:
+            self._offline_end = max(self._offline_end, start + total_timesteps)
+        if self._offline_end > start and self.dataset is None:
+            raise ValueError(
+                "learn() has no data to learn offline from: pass dataset= to the constructor or to load(), "
+                "or call set_dataset()"
+            )
+        if start + total_timesteps > self._offline_end and self.env is None:
+            raise ValueError(
+                f"learn() would go on online after timestep {self._offline_end} and has no environment: pass env=, or "
+                "dataset= (and a larger offline_steps=) to learn from recorded data"
+            )
+
+    @contextmanager
+    def _environment_for_callbacks(self) -> Iterator[None]:
+        """SB3's callbacks ask for ``training_env`` when they start; without an environment they get its spaces."""
+        if self.env is not None:
+            yield
+            return
+        self.env = RecordedSpaces(self.observation_space, self.action_space)
+        try:
+            yield
+        finally:
+            self.env = None
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """SB3's preparation without ``env.reset()``: updates on recorded data must not move a robot."""
+        self.start_time = time.time_ns()
+        if self.ep_info_buffer is None or reset_num_timesteps:
+            self.ep_info_buffer = deque(maxlen=self._stats_window_size)
+            self.ep_success_buffer = deque(maxlen=self._stats_window_size)
+        if reset_num_timesteps:
+            self.num_timesteps = self._episode_num = 0
+            self._last_obs = None
+        else:
+            total_timesteps += self.num_timesteps
+        self._total_timesteps = total_timesteps
+        self._num_timesteps_at_start = self.num_timesteps
+        if not self._custom_logger:
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
+        return total_timesteps, self._init_callback(callback, progress_bar)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        initialised = super()._init_callback(callback, progress_bar=False)
+        if not progress_bar:
+            return initialised
+        bar = TimestepProgressBar()
+        bar.init_callback(self)
+        return CallbackList([initialised, bar])
+
+    def _learn_offline(self, end: int, callback: BaseCallback, log_interval: int) -> bool:
+        """One update a timestep until ``end``; False when a callback stopped it."""
+        # What SB3's callbacks look for among the local variables after an environment step.
+        dones = np.zeros(self.n_envs, dtype=bool)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.n_envs)]
+        updates_per_log = OFFLINE_LOG_UNIT * log_interval if log_interval else 0
+        while self.num_timesteps < end:
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self.train(gradient_steps=1, batch_size=self.batch_size)
+            self.num_timesteps += 1
+            callback.update_locals({"self": self, "dones": dones, "infos": infos})
+            if not callback.on_step():
+                return False
+            if updates_per_log and (self.num_timesteps % updates_per_log == 0 or self.num_timesteps == end):
+                self.dump_logs()
+        return True
+
+    def _learn_online(self, end: int, callback: BaseCallback, log_interval: int) -> None:
+        """SB3's loop of rollouts and trainings until ``end``."""
+        assert self.env is not None
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.dataset is self.replay_buffer is not None:
+            self.replay_buffer = self._buffer().extended(self.buffer_size, self.n_envs)
+        if self._last_obs is None:
+            self._last_obs = self.env.reset()
+            self._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
+            if self._vec_normalize_env is not None:
+                self._last_original_obs = self._vec_normalize_env.get_original_obs()
+        if self.action_noise is not None:
+            if self.n_envs > 1 and not isinstance(self.action_noise, VectorizedActionNoise):
+                self.action_noise = VectorizedActionNoise(self.action_noise, self.n_envs)
+            self.action_noise.reset()
+        # A policy that has learned from data has no use for random actions.
+        learning_starts = 0 if self.dataset is not None else self.learning_starts
+        while self.num_timesteps < end:
+            rollout = self.collect_rollouts(
+                self.env,
+                train_freq=self.train_freq,
+                action_noise=self.action_noise,
+                callback=callback,
+                learning_starts=learning_starts,
+                replay_buffer=self._buffer(),
+                log_interval=log_interval,
+            )
+            if not rollout.continue_training:
+                return
+            steps = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
+            if self.num_timesteps > learning_starts and steps > 0:
+                self.train(gradient_steps=steps, batch_size=self.batch_size)
+
+    def _buffer(self) -> OfflineReplayBuffer:
+        if self.replay_buffer is None:
+            raise DatasetError(f"{type(self).__name__} has no data to train on: pass dataset= or env=")
+        return self.replay_buffer
+
+    def _draw(self, batch_size: int) -> Batch:
+        """A batch for one update."""
+        return self._normalized(self._buffer().draw(batch_size, self._generator))
+
+    def _normalized(self, batch: Batch) -> Batch:
+        """The batch as the networks see it: normalised where the environment is."""
+        statistics = self._vec_normalize_env
+        if statistics is None:
+            return batch
+        if self._normalizer is None or statistics.training:
+            self._normalizer = BatchNormalizer(statistics, self.device)
+        return self._normalizer(batch)
+
+    def dump_logs(self) -> None:
+        """Writes the statistics since the last call to all of the logger's outputs."""
+        self._record_training()
+        super().dump_logs()
+
+    # Saving
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "dataset", "_generator", "_normalizer"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Saves the model as SB3 does, but under its final name only when it is complete.
+
+        :param path: file (``.zip`` is added when it has no ending) or an open binary file.
+        :param exclude: attributes to leave out in addition to SB3's.
+        :param include: attributes to keep although they would be left out.
+        :raises OSError: the file cannot be written (a full disk, say); an earlier file of that name is untouched.
+        """
+        self._generator_state = (self.device.type, self._generator.get_state().numpy().tobytes())
+        if isinstance(path, str | pathlib.Path):
+            target = pathlib.Path(path)
+            with replaced_when_complete(target if target.suffix else target.with_suffix(".zip")) as file:
+                super().save(file, exclude, include)
+        else:
+            super().save(path, exclude, include)
+
+    @classmethod
+    def load(
+        cls: type[SelfOfflineAlgorithm],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfOfflineAlgorithm:
+        """Loads a model as SB3 does; ``dataset=`` goes on learning from data, which is not part of the file.
+
+        :param path: file written by :meth:`save`.
+        :param env: environment, when it is to be stepped.
+        :param device: torch device, or ``"auto"``.
+        :param kwargs: constructor arguments to change.
+        """
+        attributes = {cls.renamed_on_load.get(name, name): value for name, value in kwargs.items()}
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **attributes)
+
+    def _restore_generator(self) -> None:
+        if self._generator_state is not None:
+            device_type, state = self._generator_state
+            # Generators of different kinds of device have different states; on another one a new sequence starts.
+            if device_type == self.device.type:
+                self._generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
