@@ -152,7 +152,13 @@ class DIPOLEPolicy(BasePolicy):
         self.critic_target.load_state_dict(self.critic.state_dict())
         self.critic_target.requires_grad_(False)
         self.value = self._network(state_value)
-        self.optimizer = self.optimizer_class(self.trained_parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        # One kernel for all parameters: the loop over tensors of torch's Adam costs a tenth of a small update.
+        fused = {"fused": True} if self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW) else {}
+        self.optimizer = self.optimizer_class(
+            self.trained_parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **{**fused, **self.optimizer_kwargs},
+        )
 
     def _network(self, make_head: Callable[[int], Head]) -> FeatureNetwork[Head]:
         extractor = self.make_features_extractor()

@@ -1,0 +1,53 @@
+# Everything here needs Python (3.10 or newer), pip and make, and puts what it installs into $(VENV).
+#
+#   make demo    train on recorded data, turn omega, leave pictures in runs/demo
+#   make test    the test suite
+#   make lint    ruff and strict mypy
+
+PYTHON ?= python3
+VENV ?= .venv
+# Pinned, so that a machine that has (or points pip to) a CPU build does not pull gigabytes of CUDA with a newer one.
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?= -n 2
+
+RUN := $(VENV)/bin/python
+# The tests run side by side, one thread each; nothing is rendered.
+TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.demo
+	MUJOCO_GL=disable $(RUN) -m dipole_sb3.cli demo $(ARGS)
+
+test: $(VENV)/.dev
+	$(TEST_ENVIRONMENT) $(RUN) -m pytest tests $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(VENV)/.dev
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+# Debian and Ubuntu ship Python without ensurepip unless python3-venv is installed; then pip installs itself.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --upgrade \
+		--target "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" pip
+
+$(VENV)/.torch: Makefile | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet "$(TORCH)"
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(RUN) -m pip install --quiet --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(RUN) -m pip install --quiet --editable ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
