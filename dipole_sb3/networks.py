@@ -8,12 +8,15 @@ and the members stay independent: initialisation, gradients and the optimiser tr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from dipole_sb3.flow import Velocity
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -47,14 +50,12 @@ def make_activation(activation: str | type[nn.Module]) -> Activation:
 
 
 class StackedLinear(nn.Module):
-    """Several independent linear layers as one batched product.
+    """Parameters of several independent linear layers.
 
-    =========  =============================
-    weight     [members, in, out], Xavier-uniform
-    bias       [members, 1, out], zero
-    input      [batch, in] (shared by all members) or [members, batch, in]
-    output     [members, batch, out]
-    =========  =============================
+    ======  =================================
+    weight  [members, in, out], Xavier-uniform
+    bias    [members, 1, out], zero
+    ======  =================================
     """
 
     def __init__(self, members: int, in_features: int, out_features: int) -> None:
@@ -63,29 +64,20 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(members, in_features, out_features).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(members, 1, out_features))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 2:
-            x = x.expand(self.weight.shape[0], -1, -1)
-        return torch.baddbmm(self.bias, x, self.weight)
-
-    def member(self, x: Tensor, index: int) -> Tensor:
-        """One member's layer on [batch, in], giving [batch, out]."""
-        return torch.addmm(self.bias[index], x, self.weight[index])
-
 
 class StackedLayerNorm(nn.Module):
-    """Layer normalisation with a scale and an offset per member; ε = 1e-6 as in the authors' code base."""
+    """Parameters of several independent layer normalisations; ε = 1e-6 as in the authors' code base.
+
+    ======  ========================
+    weight  [members, 1, features], one
+    bias    [members, 1, features], zero
+    ======  ========================
+    """
 
     def __init__(self, members: int, features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(members, 1, features))
         self.bias = nn.Parameter(torch.zeros(members, 1, features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.bias, functional.layer_norm(x, x.shape[-1:], eps=1e-6), self.weight)
-
-    def member(self, x: Tensor, index: int) -> Tensor:
-        return functional.layer_norm(x, x.shape[-1:], self.weight[index, 0], self.bias[index, 0], eps=1e-6)
 
 
 class StackedMLP(nn.Module):
@@ -116,20 +108,49 @@ class StackedMLP(nn.Module):
         self.activation = make_activation(activation_fn)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, in] or [members, batch, in] → [members, batch, out]."""
-        for index, linear in enumerate(self.hidden):
-            x = self.activation(linear(x))
-            if self.norms is not None:
-                x = self.norms[index](x)
-        return self.output(x)  # type: ignore[no-any-return]
+        """[batch, in] → [members, batch, out]."""
+        return self.with_fixed(x[:, :0])(x)
 
-    def member(self, x: Tensor, index: int) -> Tensor:
-        """One member alone: [batch, in] → [batch, out], at the cost of one perceptron."""
-        for depth, linear in enumerate(self.hidden):
-            x = self.activation(linear.member(x, index))  # type: ignore[operator]
-            if self.norms is not None:
-                x = self.norms[depth].member(x, index)  # type: ignore[operator]
-        return self.output.member(x, index)
+    def with_fixed(self, fixed: Tensor, members: slice = slice(None)) -> Callable[[Tensor], Tensor]:
+        """The perceptrons as functions of the rest of their input, its first columns being fixed.
+
+        A sampler calls the result once per flow step: the fixed columns' share of the first layer is computed once, and
+        members that are not asked for cost nothing.
+
+        :param fixed: the first columns of the input, shape [batch, fixed].
+        :param members: which perceptrons.
+        :return: function of the remaining columns [batch, in − fixed], giving [members, batch, out].
+        """
+        linears = _select([*self.hidden, self.output], members)
+        norms = _select(self.norms or [], members)
+        (weight, share), *following = linears
+        columns = fixed.shape[-1]
+        if columns:
+            share = _product(share, fixed, weight[:, :columns])
+            weight = weight[:, columns:]
+
+        def function(rest: Tensor) -> Tensor:
+            x = _product(share, rest, weight)
+            for depth, (next_weight, next_bias) in enumerate(following):
+                x = self.activation(x)
+                if norms:
+                    scale, offset = norms[depth]
+                    x = torch.addcmul(offset, functional.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
+                x = torch.baddbmm(next_bias, x, next_weight)
+            return x
+
+        return function
+
+
+def _select(layers: Iterable[nn.Module], members: slice) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of some members of every layer, as views."""
+    parameters = cast("Iterable[StackedLinear | StackedLayerNorm]", layers)
+    return [(layer.weight[members], layer.bias[members]) for layer in parameters]
+
+
+def _product(offset: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """offset + x·weight for every member, x being shared by all of them: [members, batch, out]."""
+    return torch.baddbmm(offset, x.expand(weight.shape[0], -1, -1), weight)
 
 
 def time_embedding(time: Tensor, features: int) -> Tensor:
@@ -147,15 +168,12 @@ def time_embedding(time: Tensor, features: int) -> Tensor:
 
 
 class VelocityPair(nn.Module):
-    """v⁺ and v⁻: two velocity fields v(observation features, x_t, t), member 0 positive, member 1 negative.
+    """v⁺ and v⁻, the first and the second member: two velocity fields v(observation features, x_t, t).
 
     :param features_dim: width of the observation features.
     :param action_dim: width of the action.
     :param time_features: 1 for raw time, else an even number of sinusoidal features.
     """
-
-    POSITIVE = 0
-    NEGATIVE = 1
 
     def __init__(
         self,
@@ -173,28 +191,44 @@ class VelocityPair(nn.Module):
         in_features = features_dim + action_dim + time_features
         self.mlp = StackedMLP(2, in_features, action_dim, net_arch, activation_fn, layer_norm)
 
-    def _input(self, features: Tensor, x: Tensor, time: Tensor) -> Tensor:
-        embedded = time_embedding(time.reshape(-1, 1), self.time_features)
-        return torch.cat([features, x, embedded.expand(*x.shape[:-1], -1)], dim=-1)
-
     def forward(self, features: Tensor, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Both velocities on the same input, in one pass.
+        """Both velocities at one point, in one pass.
 
         :param features: shape [batch, features].
         :param x: x_t, shape [batch, action].
         :param time: t in [0, 1], shape [batch, 1] or a scalar.
         :return: (v⁺, v⁻), each of shape [batch, action].
         """
-        positive, negative = self.mlp(self._input(features, x, time)).unbind(0)
-        return positive, negative
+        return self.fields(features)(x, time)
 
-    def positive(self, features: Tensor, x: Tensor, time: Tensor) -> Tensor:
-        """v⁺ alone, at half the cost of both; arguments as in :meth:`forward`."""
-        return self.mlp.member(self._input(features, x, time), self.POSITIVE)
+    def fields(self, features: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Both velocity fields at fixed features: (x, t) → (v⁺, v⁻); shapes as in :meth:`forward`."""
+        both = self._at(features, slice(0, 2))
 
-    def negative(self, features: Tensor, x: Tensor, time: Tensor) -> Tensor:
-        """v⁻ alone, at half the cost of both; arguments as in :meth:`forward`."""
-        return self.mlp.member(self._input(features, x, time), self.NEGATIVE)
+        def pair(x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+            positive, negative = both(x, time).unbind(0)
+            return positive, negative
+
+        return pair
+
+    def positive_field(self, features: Tensor) -> Velocity:
+        """v⁺ alone at fixed features, at half the cost of both: (x, t) → v⁺; shapes as in :meth:`forward`."""
+        positive = self._at(features, slice(0, 1))
+        return lambda x, time: positive(x, time)[0]
+
+    def negative_field(self, features: Tensor) -> Velocity:
+        """v⁻ alone at fixed features, at half the cost of both: (x, t) → v⁻; shapes as in :meth:`forward`."""
+        negative = self._at(features, slice(1, 2))
+        return lambda x, time: negative(x, time)[0]
+
+    def _at(self, features: Tensor, members: slice) -> Callable[[Tensor, Tensor], Tensor]:
+        perceptrons = self.mlp.with_fixed(features, members)
+
+        def velocities(x: Tensor, time: Tensor) -> Tensor:
+            embedded = time_embedding(time.reshape(-1, 1), self.time_features)
+            return perceptrons(torch.cat([x, embedded.expand(x.shape[0], -1)], dim=-1))
+
+        return velocities
 
 
 class QEnsemble(nn.Module):
@@ -208,7 +242,8 @@ class QEnsemble(nn.Module):
 
     def forward(self, features: Tensor, actions: Tensor) -> Tensor:
         """[batch, features] and actions in [−1, 1] of shape [batch, action] → returns, shape [2, batch]."""
-        return self.mlp(torch.cat([features, actions], dim=-1)).squeeze(-1)  # type: ignore[no-any-return]
+        returns: Tensor = self.mlp(torch.cat([features, actions], dim=-1))
+        return returns.squeeze(-1)
 
 
 class StateValue(nn.Module):
@@ -220,4 +255,5 @@ class StateValue(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[batch, features] → returns, shape [batch]."""
-        return self.mlp.member(features, 0).squeeze(-1)
+        returns: Tensor = self.mlp(features)
+        return returns[0].squeeze(-1)

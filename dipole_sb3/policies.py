@@ -196,17 +196,18 @@ class DIPOLEPolicy(BasePolicy):
         :param omega: ω ≥ −1: a number, or one per row as a tensor of shape [batch, 1].
         :return: actions in [−1, 1], shape [batch, action].
         """
-        pair = self.actor.head
-        # Only numbers decide here: a branch on a tensor's value would wait for the device.
+        # Only a number decides which networks run: a branch on a tensor's value would wait for the device.
         number = None if isinstance(omega, Tensor) else omega
+        if number == 0:
+            velocity = self.actor.head.positive_field(features)
+        elif number == -1:
+            velocity = self.actor.head.negative_field(features)
+        else:
+            pair = self.actor.head.fields(features)
 
-        def velocity(x: Tensor, time: Tensor) -> Tensor:
-            if number == 0:
-                return pair.positive(features, x, time)
-            if number == -1:
-                return pair.negative(features, x, time)
-            positive, negative = pair(features, x, time)
-            return flow.guide(positive, negative, omega)
+            def velocity(x: Tensor, time: Tensor) -> Tensor:
+                positive, negative = pair(x, time)
+                return flow.guide(positive, negative, omega)
 
         return flow.sample_actions(velocity, noise, self.flow_steps)
 

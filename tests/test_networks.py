@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dipole_sb3.networks import (
     QEnsemble,
-    StackedLayerNorm,
     StackedLinear,
     StackedMLP,
     StateValue,
@@ -29,7 +28,7 @@ def separate_network(stack: StackedMLP, member: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for depth, hidden in enumerate(stack.hidden):
         layers += [nn.Linear(*hidden.weight.shape[1:]), nn.GELU(approximate="tanh")]
-        if stack.norms is not None:
+        if stack.norms:
             layers.append(nn.LayerNorm(hidden.weight.shape[2], eps=1e-6))
             with torch.no_grad():
                 layers[-1].weight.copy_(stack.norms[depth].weight[member, 0])
@@ -88,7 +87,7 @@ class TestInitialization:
                 assert weight.min().item() < -0.98 * bound
                 assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.06)
             assert not layer.bias.any()
-        assert stack.norms is not None
+        assert len(stack.norms) == 2
         for norm in stack.norms:
             assert bool((norm.weight == 1).all())
             assert not norm.bias.any()
@@ -125,20 +124,15 @@ class TestStackedMLP:
                 torch.testing.assert_close(source.weight.grad[member], linear.weight.grad.T, rtol=1e-4, atol=1e-4)
                 torch.testing.assert_close(source.bias.grad[member, 0], linear.bias.grad, rtol=1e-4, atol=1e-4)
 
-    def test_one_input_per_member(self) -> None:
-        stack = StackedMLP(2, 4, 2, [6], "tanh", layer_norm=True)
-        inputs = torch.randn(2, 7, 4, generator=generator())
-        outputs = stack(inputs)
-        for member in range(2):
-            torch.testing.assert_close(outputs[member], stack(inputs[member])[member])
-
     @pytest.mark.parametrize("layer_norm", [False, True])
-    def test_member_alone_gives_its_part_of_the_stack(self, layer_norm: bool) -> None:
+    def test_fixed_columns_and_chosen_members_give_their_part_of_the_stack(self, layer_norm: bool) -> None:
         stack = StackedMLP(2, 4, 2, [6, 5], "mish", layer_norm)
         randomize(stack, generator())
         x = torch.randn(7, 4, generator=generator(1))
-        for member in range(2):
-            torch.testing.assert_close(stack.member(x, member), stack(x)[member], rtol=1e-5, atol=1e-6)
+        for columns in range(4):
+            for members in (slice(0, 1), slice(1, 2), slice(0, 2)):
+                continued = stack.with_fixed(x[:, :columns], members)
+                torch.testing.assert_close(continued(x[:, columns:]), stack(x)[members], rtol=1e-5, atol=1e-6)
 
     def test_gradient_stays_with_its_member(self) -> None:
         stack = StackedMLP(2, 4, 2, [6, 5], "gelu-tanh", layer_norm=True)
@@ -157,12 +151,13 @@ class TestStackedMLP:
 
 class TestLayerNorm:
     def test_epsilon(self) -> None:
-        # {0, 2e-3}: mean 1e-3, variance 1e-6, so ±1e-3/√(1e-6 + 1e-6) = ±1/√2. With ε = 1e-5 it would be ±0.30.
-        norm = StackedLayerNorm(1, 2)
-        x = torch.tensor([[0.0, 2e-3]])
-        expected = torch.tensor([[-math.sqrt(0.5), math.sqrt(0.5)]])
-        torch.testing.assert_close(norm(x.unsqueeze(0))[0], expected, rtol=1e-4, atol=0)
-        torch.testing.assert_close(norm.member(x, 0), expected, rtol=1e-4, atol=0)
+        # Hidden units {0, 2e-3}: mean 1e-3, variance 1e-6, so ±1e-3/√(1e-6 + 1e-6) = ±1/√2. With ε = 1e-5: ±0.30.
+        stack = StackedMLP(1, 2, 2, [2], "relu", layer_norm=True)
+        with torch.no_grad():
+            for layer in (stack.hidden[0], stack.output):
+                layer.weight.copy_(torch.eye(2))
+        expected = torch.tensor([[[-math.sqrt(0.5), math.sqrt(0.5)]]])
+        torch.testing.assert_close(stack(torch.tensor([[0.0, 2e-3]])), expected, rtol=1e-4, atol=0)
 
     def test_follows_the_activation(self) -> None:
         # The last hidden layer is normalised after its activation: a constant output layer of ones reads a sum of 0.
@@ -227,8 +222,9 @@ class TestVelocityPair:
     def test_each_field_alone(self) -> None:
         pair, inputs = self.pair(), self.inputs()
         positive, negative = pair(*inputs)
-        torch.testing.assert_close(pair.positive(*inputs), positive, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(pair.negative(*inputs), negative, rtol=1e-5, atol=1e-6)
+        features, x, time = inputs
+        torch.testing.assert_close(pair.positive_field(features)(x, time), positive, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(pair.negative_field(features)(x, time), negative, rtol=1e-5, atol=1e-6)
         assert not torch.allclose(positive, negative)
 
     @pytest.mark.parametrize("time_features", [0, -2, 3])
@@ -259,5 +255,5 @@ class TestValues:
         np.testing.assert_allclose(found.detach(), expected, rtol=1e-5, atol=1e-5)
 
     def test_values_are_always_layer_normalized(self) -> None:
-        assert QEnsemble(3, 2, [8, 6], "tanh").mlp.norms is not None
-        assert StateValue(3, [8, 6], "tanh").mlp.norms is not None
+        assert len(QEnsemble(3, 2, [8, 6], "tanh").mlp.norms) == 2
+        assert len(StateValue(3, [8, 6], "tanh").mlp.norms) == 2
