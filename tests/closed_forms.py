@@ -124,8 +124,9 @@ def as_numpy(module: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: value.detach().double().numpy() for name, value in module.named_parameters()}
 
 
-def randomize(module: torch.nn.Module, generator: torch.Generator, scale: float = 0.5) -> None:
-    """Moves every parameter off its initial value: zero biases and unit scales would hide that they are used."""
+def randomize(module: torch.nn.Module, generator: torch.Generator, scale: float = 0.6) -> None:
+    """Replaces every parameter by normal numbers: zero biases and unit scales would hide whether they are used."""
     with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+        # By name, so that the values do not depend on the order in which a module registers its parameters.
+        for _, parameter in sorted(module.named_parameters()):
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))

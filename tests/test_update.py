@@ -35,8 +35,11 @@ EVERY_OBJECTIVE = [
 ]
 
 
-def make_policy(seed: int = 0) -> DIPOLEPolicy:
-    """A tiny policy whose every parameter is random and whose target critics differ from the online ones."""
+def make_policy(seed: int = 13) -> DIPOLEPolicy:
+    """A tiny policy whose every parameter is random and whose target critics differ from the online ones.
+
+    The seed is one at which the variants of the algorithm differ: see TestCasesAreTellingApart.
+    """
     policy = DIPOLEPolicy(
         spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32),
         spaces.Box(-1.0, 1.0, (ACTION,), np.float32),
@@ -183,11 +186,11 @@ class TestCasesAreTellingApart:
     def test_the_two_critics_disagree_on_both_sides(self) -> None:
         exact = Arithmetic(make_policy(), make_batch(), make_noise(), EVERY_OBJECTIVE[0])
         difference = np.diff(exact.target_q(), axis=0)
-        assert difference.min() < -0.05
-        assert difference.max() > 0.05
-        advantage = exact.advantage()
-        assert advantage.min() < 0 < advantage.max()
-        assert np.ptp(exact.weight()) > 0.05
+        assert difference.min() < -0.2
+        assert difference.max() > 0.2
+        assert exact.advantage().min() < -0.2
+        assert exact.advantage().max() > 0.2
+        assert np.ptp(exact.weight()) > 0.5
 
     def test_some_bootstrap_actions_are_clipped_and_some_are_not(self) -> None:
         clipped = np.abs(Arithmetic(make_policy(), make_batch(), make_noise(), EVERY_OBJECTIVE[0]).following_actions())
