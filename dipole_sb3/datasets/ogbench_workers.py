@@ -1,0 +1,198 @@
+"""Processes that make OGBench episodes and leave each in a file of its own."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dipole_sb3.datasets.ogbench_oracles import RECIPES, Collector, Episode
+from dipole_sb3.errors import DatasetError
+
+SPLITS = ("train", "val")
+
+_CHILD_ENVIRONMENT = {
+    # Each worker keeps one core busy with matrices too small to share; results must not hang on the number of threads.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Nothing is rendered, so nothing is asked of the graphics driver.
+    "MUJOCO_GL": "disable",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode: its split (``train`` or ``val``) and its place there, from 0."""
+
+    split: str
+    index: int
+
+    def file(self, folder: Path) -> Path:
+        return folder / f"{self.split}-{self.index:06d}.npz"
+
+    def seed(self, seed: int) -> np.random.SeedSequence:
+        """The episode's own seed; independent of how many episodes there are and of who makes it."""
+        return np.random.SeedSequence(seed, spawn_key=(SPLITS.index(self.split), self.index))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know.
+
+    :param recipe: name of the data set, a key of RECIPES.
+    :param max_episode_steps: steps of an episode.
+    :param seed: of the whole data set, ≥ 0.
+    :param folder: where episode files go.
+    """
+
+    recipe: str
+    max_episode_steps: int
+    seed: int
+    folder: Path
+
+
+def make_episodes(job: Job, tasks: Sequence[Task], processes: int) -> Generator[Task, None, None]:
+    """Makes the episodes in worker processes and yields each one once its file is complete.
+
+    Workers end with this generator, and by themselves when this process is gone.
+
+    :param job: what to make.
+    :param tasks: episodes to make, each once.
+    :param processes: workers, ≥ 1.
+    :raises DatasetError: a file could not be written, or a worker was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers: dict[Connection, tuple[SpawnProcess, Task]] = {}
+    pending = iter(tasks)
+    try:
+        with _quiet_children():
+            for task in itertools.islice(pending, processes):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, job), daemon=True)
+                process.start()
+                theirs.close()  # else the worker's death would not close the pipe
+                workers[ours] = (process, task)
+        for connection, (_, task) in workers.items():
+            _send(connection, task)
+        while workers:
+            for connection in [ready for ready in wait(list(workers)) if isinstance(ready, Connection)]:
+                process, task = workers[connection]
+                _receive(connection, process, task)
+                yield task
+                following = next(pending, None)
+                if following is None:
+                    del workers[connection]
+                    connection.close()
+                    process.join()
+                else:
+                    _send(connection, following)
+                    workers[connection] = (process, following)
+    finally:
+        for connection, (process, _) in workers.items():
+            process.terminate()
+            process.join()
+            connection.close()
+
+
+def _send(connection: Connection, task: Task) -> None:
+    # A worker that is gone is reported, with its exit code, when its answer is waited for.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        connection.send(task)
+
+
+def _receive(connection: Connection, process: SpawnProcess, task: Task) -> None:
+    """Waits for 'done' (None); anything else ends the whole run."""
+    try:
+        failure = connection.recv()
+    except (EOFError, ConnectionResetError) as error:
+        process.join()
+        raise DatasetError(
+            f"the worker process that made {task.split} episode {task.index} ended with exit code {process.exitcode} "
+            "(negative: killed by that signal, often for lack of memory; positive: its message is above); finished "
+            "episodes are kept, and the same call goes on from there"
+        ) from error
+    if isinstance(failure, OSError):
+        raise failure
+    if failure is not None:
+        raise RuntimeError(f"{task.split} episode {task.index} failed in its worker process:\n{failure}")
+
+
+@contextmanager
+def _quiet_children() -> Iterator[None]:
+    """Processes started inside are single-threaded and ignore Ctrl-C, which is this process's to handle."""
+    before = {key: os.environ.get(key) for key in _CHILD_ENVIRONMENT}
+    main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else signal.SIG_DFL
+    os.environ.update(_CHILD_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+        if main_thread:
+            signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
+
+
+def _work(connection: Connection, job: Job) -> None:
+    """A worker's life: one episode per task received, until the other side of the pipe is closed or gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gymnasium.logger.min_level = gymnasium.logger.ERROR  # its remarks on float precision, once per worker
+    worker = _Worker(job)
+    try:
+        while True:
+            connection.send(worker.attempt(connection.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        sys.exit(0)
+
+
+class _Worker:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._collector: Collector | None = None
+
+    def attempt(self, task: Task) -> OSError | str | None:
+        """Makes one episode; returns what went wrong."""
+        job = self._job
+        try:
+            if self._collector is None:
+                self._collector = Collector(RECIPES[job.recipe], job.max_episode_steps)
+            save_episode(self._collector.collect(task.seed(job.seed)), task.file(job.folder))
+        except OSError as error:
+            return OSError(error.errno, error.strerror, str(error.filename or task.file(job.folder)))
+        except Exception:
+            # Sent as text, to be raised by the parent: not every exception survives pickling.
+            return traceback.format_exc()
+        return None
+
+
+def save_episode(episode: Episode, path: Path) -> None:
+    """Writes one episode, whole or not at all.
+
+    :raises OSError: no space left, no permission, …
+    """
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+    arrays: dict[str, Any] = dict(episode)
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

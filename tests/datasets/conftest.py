@@ -1,0 +1,19 @@
+"""Small OGBench sets, made once for all tests of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_ogbench_sets import SMALL_SETS
+
+from dipole_sb3.datasets.ogbench_generation import make_dataset
+
+
+@pytest.fixture(scope="session")
+def ogbench_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small set of every family, made by our generator."""
+    folder = tmp_path_factory.mktemp("ogbench")
+    for name, (episodes, steps) in SMALL_SETS.items():
+        make_dataset(name, episodes=episodes, max_episode_steps=steps, processes=1, dataset_dir=folder, progress=False)
+    return folder
