@@ -1,0 +1,90 @@
+"""Recorded data by name: one file per source, one function to load any of them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+
+from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.errors import DatasetError
+
+EXPECTED_NAMES = "ogbench/<single-task name>, demo/<name>, or the path of an .npz file"
+
+
+def load_dataset(
+    name: str | os.PathLike[str], *, device: torch.device | str = "auto", **options: Any
+) -> OfflineReplayBuffer:
+    """Recorded data, ready to train on.
+
+    :param name: ``"ogbench/cube-single-play-singletask-task2-v0"`` (any single-task name of OGBench),
+        ``"demo/reacher-tqc-10k"`` (ships with the package), or the path of an .npz file
+        (:func:`dipole_sb3.datasets.files.load` says with which keys).
+    :param device: where batches will be drawn.
+    :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``observation_space``,
+        ``action_space`` for files.
+    :raises DatasetError: an unknown name (with the nearest known ones), or data that is missing or malformed.
+    """
+    from dipole_sb3.datasets import files, recorded
+
+    if isinstance(name, str):
+        source, _, rest = name.partition("/")
+        if source == "ogbench":
+            from dipole_sb3.datasets import ogbench
+
+            return ogbench.load(name, device=device, **options)
+        if source == "demo" and rest in recorded.DEMO_NAMES:
+            return recorded.load_demo(rest, device=device, **options)
+        if source == "exorl":
+            raise DatasetError(f"{name}: the ExORL loader is not part of this version; available are {EXPECTED_NAMES}")
+    if not _is_file_name(name):
+        raise DatasetError(f"{name}: no data set of this name; {_suggestion(str(name))}")
+    return files.load(name, device=device, **options)
+
+
+def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env[Any, Any]:
+    """The environment a data set belongs to, or one by name.
+
+    :param source: a buffer whose metadata has ``env_id``; or a name: ``"ogbench/<single-task name>"``, else a
+        Gymnasium id.
+    :param options: handed to ``ogbench.make_env`` or ``gymnasium.make``.
+    :raises DatasetError: the data set does not say where it was recorded.
+    :raises gymnasium.error.Error: Gymnasium does not know the id.
+    """
+    if isinstance(source, OfflineReplayBuffer):
+        recorded_in, environment = str(source.metadata.get("source", "")), source.metadata.get("env_id")
+        if recorded_in.startswith("ogbench/"):
+            return make_env(recorded_in, **options)
+        if not environment:
+            raise DatasetError(f"{source.source}: its metadata has no env_id; expected the id of the environment")
+        return gymnasium.make(environment, **options)
+    if source.startswith("ogbench/"):
+        from dipole_sb3.datasets import ogbench
+
+        return ogbench.make_env(source, **options)
+    return gymnasium.make(source, **options)
+
+
+def _is_file_name(name: str | os.PathLike[str]) -> bool:
+    return not isinstance(name, str) or Path(name).suffix == ".npz" or Path(name).is_file()
+
+
+def _suggestion(name: str) -> str:
+    from dipole_sb3.datasets import recorded
+
+    known = [f"demo/{demo}" for demo in recorded.DEMO_NAMES]
+    near = difflib.get_close_matches(name, [*known, *_ogbench_names()], n=3, cutoff=0.6)
+    return f"nearest: {', '.join(near)}" if near else f"expected {EXPECTED_NAMES}"
+
+
+def _ogbench_names() -> list[str]:
+    if importlib.util.find_spec("ogbench") is None:
+        return []
+    from dipole_sb3.datasets import ogbench
+
+    return [f"ogbench/{name}" for name in ogbench.single_task_names()]
