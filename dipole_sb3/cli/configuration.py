@@ -1,0 +1,69 @@
+"""Where the configuration tree lies and what it offers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+import dipole_sb3
+
+
+@cache
+def config_folder() -> Path:
+    """The folder with train.yaml, evaluate.yaml, demo.yaml and the groups: installed, or at the top of a checkout."""
+    spec = importlib.util.find_spec("dipole_sb3.configs")
+    package = Path(dipole_sb3.__file__).parent
+    candidates = [Path(spec.origin).parent] if spec is not None and spec.origin else []
+    for folder in (*candidates, package.parent / "configs"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"{package}: the configuration tree, dipole_sb3.configs, is not installed beside it")
+
+
+@cache
+def task_names() -> tuple[str, ...]:
+    """Every value that ``task=`` takes, e.g. ``ogbench/cube-single-play``."""
+    folder = config_folder() / "task"
+    return tuple(sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")))
+
+
+@cache
+def option_names() -> tuple[str, ...]:
+    """Every option of ``dipole train``, dotted, e.g. ``algo.beta``."""
+    folder = config_folder()
+    names = _leaves(folder / "train.yaml") + _leaves(folder / "evaluation" / "sweep.yaml")
+    names += [f"algo.{name}" for name in _leaves(folder / "algo" / "dipole.yaml")]
+    return tuple(name for name in (*names, "task", "task_id") if not name.startswith(("hydra", "defaults", "algo._")))
+
+
+def _leaves(file: Path) -> list[str]:
+    """Dotted names of the values of a YAML file."""
+    return _dotted(OmegaConf.to_container(OmegaConf.load(file)))
+
+
+def _dotted(node: Any) -> list[str]:
+    names = []
+    for key, value in node.items():
+        names += [f"{key}.{name}" for name in _dotted(value)] if isinstance(value, dict) else [str(key)]
+    return names
+
+
+def paper_target(task: Mapping[str, Any], task_id: int | None) -> str | None:
+    """What the paper reports for this task, as a phrase, or None where it reports nothing.
+
+    :param task: the ``task`` section of a run's configuration.
+    :param task_id: 1 to 5 for OGBench.
+    """
+    targets: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "targets.yaml"))
+    dataset = str(task["dataset"])
+    if dataset.startswith("ogbench/") and task_id is not None and task.get("domain") in targets["ogbench"]:
+        row = targets["ogbench"][task["domain"]]
+        return f"success {row['mean'][task_id - 1]} ± {row['std'][task_id - 1]} % (8 seeds, ω not published)"
+    if dataset.startswith("exorl/") and task["name"] in targets["exorl"]:
+        return f"return {targets['exorl'][task['name']]['mean']} (8 seeds, ω not published)"
+    return None

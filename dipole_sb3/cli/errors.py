@@ -1,0 +1,75 @@
+"""Errors as a user should read them: one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+
+import gymnasium
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+from dipole_sb3.cli.configuration import option_names, task_names
+
+USER_ERRORS: tuple[type[Exception], ...] = (
+    HydraException,
+    OmegaConfBaseException,
+    ValueError,
+    OSError,
+    ImportError,
+    gymnasium.error.Error,
+)
+"""Errors whose cause is the command line, the data or the machine: a sentence helps more than a traceback."""
+
+_EXTRAS = {"sb3_contrib": "record", "mujoco": "record", "ogbench": "ogbench", "matplotlib": "plots"}
+"""Packages that an extra of the distribution brings."""
+
+_full_trace_wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+
+def full_trace_wanted() -> bool:
+    """Whether the user asked for tracebacks, by Hydra's own environment variable."""
+    return _full_trace_wanted
+
+
+def sentence(error: Exception) -> str:
+    """The error on one line, with the nearest known names where a name was wrong."""
+    if isinstance(error, MissingConfigException) and str(error.missing_cfg_file or "").startswith("task/"):
+        name = str(error.missing_cfg_file).removeprefix("task/")
+        near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.5)
+        return f"there is no task={name}; {_listed(near) or 'known are ' + ', '.join(task_names())}"
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
+        cause = error.__cause__
+        return f"an option of algo does not fit: {cause}" if isinstance(cause, TypeError) else sentence(cause)
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
+        name = match[1] or match[2]
+        near = _near_options(name)
+        return f"there is no option {name}; {_listed(near) or '`dipole train --help` lists them'}"
+    if "You must specify 'task'" in text:
+        return f"which task? Give task=NAME, one of {', '.join(task_names())}"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"the option {match[1]} is missing; give {match[1]}=VALUE"
+    if isinstance(error, OmegaConfBaseException) and error.full_key and error.msg:
+        return f"{error.full_key}: {error.msg.splitlines()[0]}"
+    if isinstance(error, MissingConfigException) and error.options:
+        return f"there is no {error.missing_cfg_file}; known are {', '.join(error.options)}"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return " ".join(text.split("\n")[0].split())
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        extra = _EXTRAS[error.name]
+        return f"the package {error.name} is not installed; it comes with pip install 'dipole-sb3[{extra}]'"
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _listed(near: list[str]) -> str:
+    return f"nearest: {', '.join(near)}" if near else ""
+
+
+def _near_options(name: str) -> list[str]:
+    """beta finds algo.beta, algo.bta too."""
+    last = name.rsplit(".", 1)[-1]
+    by_last = {option: option.rsplit(".", 1)[-1] for option in option_names()}
+    close = set(difflib.get_close_matches(last, by_last.values(), n=3, cutoff=0.7))
+    return [option for option, end in by_last.items() if end in close][:3]

@@ -1,0 +1,58 @@
+"""Runs a function under Hydra with a given command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from dipole_sb3.cli import errors
+from dipole_sb3.cli.configuration import config_folder
+
+
+def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[str]) -> int:
+    """Composes ``command``.yaml with the overrides and calls ``job(config, folder)``, for a multirun several times.
+
+    :param command: name of the sub-command and of its file in the configuration tree.
+    :param job: gets the composed configuration and the folder Hydra made for its output.
+    :param arguments: Hydra's command line: overrides and flags.
+    :return: 0; failures raise.
+    """
+
+    def guarded(config: DictConfig) -> None:
+        folder = _short(Path(HydraConfig.get().runtime.output_dir))
+        try:
+            job(config, folder)
+        except errors.USER_ERRORS as error:
+            if errors.full_trace_wanted():
+                raise
+            # SystemExit passes through Hydra, which would print a traceback for anything else.
+            print(f"dipole: {errors.sentence(error)}", file=sys.stderr)
+            raise SystemExit(1) from error
+        finally:
+            _remove_if_empty(folder)
+
+    # Hydra then raises its own errors instead of printing them, and the caller words them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [f"dipole {command}", *arguments]
+    main: Any = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(guarded)
+    main()
+    return 0
+
+
+def _short(folder: Path) -> Path:
+    """Relative to the working directory where it lies inside, as the user would type it."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """A run that could not start leaves no folder behind, nor the ones that were made above it."""
+    if folder.resolve() != Path.cwd() and folder.is_dir() and not any(folder.iterdir()):
+        # A relative path goes no higher than the working directory.
+        folder.rmdir() if folder.is_absolute() else os.removedirs(folder)

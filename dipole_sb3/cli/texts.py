@@ -1,0 +1,105 @@
+"""What ``--help`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dipole_sb3.cli.configuration import task_names
+
+
+class CommandText(NamedTuple):
+    """Help of one sub-command: a line for the list, then what stands before and after its options."""
+
+    summary: str
+    description: str
+    details: Callable[[], str]
+
+
+DIPOLE = """\
+Train a pair of flow policies on recorded data, and choose afterwards how greedily they act."""
+
+DIPOLE_EXAMPLES = """\
+examples:
+  dipole demo                                      learn from recorded data in minutes; pictures in runs/demo/
+  dipole data make ogbench/cube-single-play        make OGBench's data set anew, without a download
+  dipole train task=ogbench/cube-single-play       train on it
+  dipole evaluate model=runs/FOLDER                return and success over greediness ω
+
+`dipole COMMAND --help` says more about each."""
+
+_TRAIN = """\
+Trains on recorded data and leaves one folder per run: config.yaml, progress.csv, TensorBoard events,
+checkpoints/, model.zip, and the evaluation over greediness ω (omega_sweep.csv, omega_sweep.png).
+
+Ctrl-C saves the run; `dipole train resume=FOLDER` goes on with it, also after a crash."""
+
+_EVALUATE = """\
+Evaluates a trained model over greediness ω and candidates N, every cell on the same seeds, with 95 %
+intervals; prints the table and leaves omega_sweep.csv and omega_sweep.png beside the model."""
+
+_DEMO = """\
+The main job on a CPU: trains on 10,000 transitions of an agent that was learning MuJoCo's Reacher,
+evaluates ω = −1 … 4, and leaves model, figures and pictures in runs/demo/. Needs the extra `demo`."""
+
+
+def _train_examples() -> str:
+    tasks = "\n".join(f"  task={name}" for name in task_names())
+    return f"""\
+the options that matter most (`dipole train task=… --cfg job` shows all, with their values):
+  task=NAME            what to learn, see below; task_id=1..5 chooses among OGBench's tasks
+  steps=N              gradient updates
+  seed=N
+  algo.beta=X          temperature β of the weights σ(β·G + k); algo.shift=X is k
+  algo.omega=X         greediness ω stored in the model; may be changed at any time later
+  algo.device=cpu      cpu, cuda or auto
+  episodes=N           of each cell of the evaluation that ends the run; 0: none
+  checkpoint_freq=N    updates between checkpoints; eval_freq=N: between evaluations
+  run_dir=FOLDER       instead of runs/TASK/DATE-seedN
+  resume=FOLDER        go on with a run; of the other options only those of its length, evaluation and
+                       logging may be given again, e.g. steps=2000000
+
+tasks:
+{tasks}
+
+examples:
+  dipole train task=reacher
+  dipole train task=ogbench/cube-single-play task_id=2 seed=1
+  dipole train -m task=reacher seed=0,1,2
+  dipole train task=custom task.dataset=mine.npz task.env=Pendulum-v1 algo.beta=2
+  dipole train resume=runs/reacher/2026-01-31_12-00-00-seed0"""
+
+
+def _evaluate_examples() -> str:
+    return """\
+options:
+  model=PATH           a run's folder, or a model's .zip file
+  omegas=[-1,0,2]      greediness; every value is reported
+  candidates=[1,4]     actions drawn, of which the critic picks the best
+  episodes=N           of each cell (50)
+  eval_seed=N          of the first episode
+  processes=N          at a time; all cores by default
+  env=ID               another environment than the run's: a Gymnasium id or an ogbench/ name
+  task=NAME            the same by the name of a task, e.g. task=ogbench/scene-play task_id=3
+  out=FOLDER           where the table and the picture go
+
+examples:
+  dipole evaluate model=runs/demo
+  dipole evaluate model=runs/demo/model.zip omegas=[0,1,2,8] episodes=20"""
+
+
+def _demo_examples() -> str:
+    return """\
+It takes the options of `dipole train`.
+
+examples:
+  dipole demo
+  dipole demo seed=1 run_dir=runs/demo-seed1
+  dipole demo algo.beta=4 steps=20000"""
+
+
+HYDRA_COMMANDS = {
+    "train": CommandText("train on recorded data", _TRAIN, _train_examples),
+    "evaluate": CommandText("return and success over greediness ω", _EVALUATE, _evaluate_examples),
+    "demo": CommandText("the main job in minutes, with pictures", _DEMO, _demo_examples),
+}
