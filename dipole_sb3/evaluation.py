@@ -1,0 +1,314 @@
+"""A trained model over greediness ω and candidates N: the same episodes for every cell of the table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dipole_sb3.dipole import DIPOLE
+from dipole_sb3.environment_pool import (
+    LocalEnvironments,
+    MakeEnv,
+    ProcessEnvironments,
+    available_cores,
+    open_environments,
+    seconds_per_episode,
+)
+from dipole_sb3.intervals import mean_interval, proportion_interval
+from dipole_sb3.persistence import replaced_when_complete
+from dipole_sb3.policies import require_num_candidates, require_omega
+
+MAX_ENVIRONMENTS = 16
+"""Environments stepped together. Beyond this a row of the policy's batch hardly gets cheaper on a CPU (measured at
+widths 128 and 512), while OGBench's manipulation scenes take 100 to 160 MB each."""
+
+_WORTH_PROCESSES = 20.0
+"""Seconds of environment steps below which starting processes costs more than it saves."""
+
+Act = Callable[[Any], np.ndarray]
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One cell: ω, N, and means over the episodes with 95 % confidence intervals.
+
+    Returns are undiscounted sums of the environment's own rewards, with Student's t interval (NaN for one episode).
+    Success rates lie in [0, 1], with Wilson's interval; None where the task has no success.
+    """
+
+    omega: float
+    num_candidates: int
+    episodes: int
+    return_mean: float
+    return_low: float
+    return_high: float
+    success_mean: float | None = None
+    success_low: float | None = None
+    success_high: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """The whole table, and the episodes behind it, for paired comparisons.
+
+    :param rows: one per cell, N by N, each in the given order of ω.
+    :param returns: of every episode, shape [rows, episodes]; episode e started from ``reset(seed=seed + e)`` in every
+        row.
+    :param successes: likewise, boolean; None where the task has no success.
+    :param seed: of the first episode.
+    """
+
+    rows: tuple[SweepRow, ...]
+    returns: np.ndarray
+    successes: np.ndarray | None
+    seed: int
+
+    @property
+    def omegas(self) -> list[float]:
+        """Every ω, in the order of evaluation."""
+        return list(dict.fromkeys(row.omega for row in self.rows))
+
+    @property
+    def candidates(self) -> list[int]:
+        """Every N, in the order of evaluation."""
+        return list(dict.fromkeys(row.num_candidates for row in self.rows))
+
+    def row(self, omega: float, num_candidates: int) -> SweepRow:
+        """The cell of one ω and one N.
+
+        :raises KeyError: it was not evaluated.
+        """
+        return self.rows[self._index(omega, num_candidates)]
+
+    def episode_returns(self, omega: float, num_candidates: int) -> np.ndarray:
+        """Returns of a cell's episodes, shape [episodes]; equal positions had equal starts in every cell.
+
+        :raises KeyError: it was not evaluated.
+        """
+        return self.returns[self._index(omega, num_candidates)]  # type: ignore[no-any-return]
+
+    def _index(self, omega: float, num_candidates: int) -> int:
+        for index, row in enumerate(self.rows):
+            if (row.omega, row.num_candidates) == (omega, num_candidates):
+                return index
+        raise KeyError(
+            f"ω = {omega}, N = {num_candidates} was not evaluated; found ω {self.omegas}, N {self.candidates}"
+        )
+
+
+def evaluate_sweep(
+    model: DIPOLE,
+    make_env: MakeEnv,
+    *,
+    omegas: Sequence[float],
+    num_candidates: Sequence[int],
+    episodes: int = 50,
+    seed: int = 0,
+    processes: int | None = None,
+    deterministic: bool = False,
+    progress: bool = False,
+) -> SweepResult:
+    """Plays the same episodes with every ω and every N.
+
+    Episode e of every cell starts from ``reset(seed=seed + e)``, and every cell draws the same sequence of noise, so
+    that cells differ by ω and N alone. A cell's result does not depend on which others are asked for, nor on the number
+    of processes: they step the environments, the policy acts here on all of them at once. torch's and NumPy's global
+    generators are left as they were. Success is what the last step's info says (``"success"`` as in OGBench's own
+    evaluation, or ``"is_success"``). Observations are normalised as the model's VecNormalize does, rewards are not.
+
+    :param model: trained, or not.
+    :param make_env: makes one environment, which must end its episodes; picklable by cloudpickle for processes.
+    :param omegas: each ω ≥ −1, without repetition.
+    :param num_candidates: each N ≥ 1, without repetition.
+    :param episodes: per cell, ≥ 1.
+    :param seed: of the first episode, ≥ 0, and of the policy's noise.
+    :param processes: that step the environments; None: one per core where that pays, else 1, which is this one.
+    :param deterministic: the policy's noise is fixed instead of drawn.
+    :param progress: progress bar over all episodes.
+    :raises ValueError: out of range, nothing to evaluate, or success reported in some episodes only.
+    """
+    omegas = _require_axis("omegas", omegas, require_omega)
+    num_candidates = _require_axis("num_candidates", num_candidates, require_num_candidates)
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("processes", processes, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")
+    cells = [(omega, count) for count in num_candidates for omega in omegas]
+    slots = -(-episodes // -(-episodes // MAX_ENVIRONMENTS))  # as many rounds as with the most, all about full
+    if processes is None:
+        total = seconds_per_episode(make_env, seed) * episodes * len(cells)
+        processes = min(available_cores(), slots) if total > _WORTH_PROCESSES else 1
+
+    rows: list[SweepRow] = []
+    returns: list[np.ndarray] = []
+    successes: list[list[bool | None]] = []
+    with (
+        open_environments(make_env, slots, processes) as pool,
+        tqdm(total=len(cells) * episodes, unit="episode", desc="evaluating", disable=not progress) as bar,
+    ):
+        for omega, count in cells:
+            act = _acting(model, omega, count, deterministic)
+            with seeded_torch(seed):
+                cell_returns, cell_successes = _play(pool, slots, act, range(seed, seed + episodes), bar)
+            returns.append(cell_returns)
+            successes.append(cell_successes)
+            _require_consistent(successes)
+            rows.append(_summary(omega, count, cell_returns, cell_successes))
+    has_success = rows[0].success_mean is not None
+    return SweepResult(tuple(rows), np.array(returns), np.array(successes, bool) if has_success else None, seed)
+
+
+def normalized_observations(model: DIPOLE, observations: Any) -> Any:
+    """Observations as the model's networks expect them.
+
+    :param observations: raw, shape [batch, *observation], or a dict of those.
+    :return: normalised by the statistics of the model's VecNormalize; unchanged where it has none.
+    """
+    statistics = model.get_vec_normalize_env()
+    return observations if statistics is None else statistics.normalize_obs(observations)
+
+
+@contextmanager
+def seeded_torch(seed: int) -> Iterator[None]:
+    """torch's global generators start from a seed inside the block and go on as before after it."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def stack_observations(observations: Sequence[Any]) -> Any:
+    """Single observations (arrays, or dicts of arrays) as one batch."""
+    if isinstance(observations[0], dict):
+        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
+def _require_axis(name: str, values: Sequence[Number], require: Callable[[Any], Number]) -> list[Number]:
+    checked = [require(value) for value in values]
+    if not checked or len(set(checked)) != len(checked):
+        raise ValueError(f"{name} is {checked}, expected at least one value and none twice")
+    return checked
+
+
+def _acting(model: DIPOLE, omega: float, num_candidates: int, deterministic: bool) -> Act:
+    def act(observations: Any) -> np.ndarray:
+        actions, _ = model.predict(
+            normalized_observations(model, observations),
+            deterministic=deterministic,
+            omega=omega,
+            num_candidates=num_candidates,
+        )
+        return actions
+
+    return act
+
+
+def _play(
+    pool: LocalEnvironments | ProcessEnvironments, slots: int, act: Act, seeds: Sequence[int], bar: Any
+) -> tuple[np.ndarray, list[bool | None]]:
+    """Plays one episode per seed; whichever slot is free takes the next one.
+
+    :return: returns, shape [episodes], and what each episode said about success.
+    """
+    returns = np.zeros(len(seeds))
+    successes: list[bool | None] = [None] * len(seeds)
+    unplayed = iter(range(len(seeds)))
+    free = list(range(slots))
+    episode_in: dict[int, int] = {}
+    observations: dict[int, Any] = {}
+    while True:
+        started = dict(zip(free, unplayed, strict=False))
+        observations.update(pool.reset({slot: seeds[episode] for slot, episode in started.items()}))
+        episode_in.update(started)
+        if not episode_in:
+            return returns, successes
+        playing = sorted(episode_in)
+        actions = act(stack_observations([observations[slot] for slot in playing]))
+        answers = pool.step(dict(zip(playing, actions, strict=True)))
+        free = [slot for slot in playing if answers[slot].done]
+        for slot in playing:
+            observations[slot] = answers[slot].observation
+            returns[episode_in[slot]] += answers[slot].reward
+        for slot in free:
+            successes[episode_in.pop(slot)] = answers[slot].success
+        if free:
+            bar.update(len(free))
+
+
+def _summary(omega: float, num_candidates: int, returns: np.ndarray, successes: list[bool | None]) -> SweepRow:
+    row = SweepRow(omega, num_candidates, len(returns), *mean_interval(returns.tolist()))
+    if successes[0] is None:
+        return row
+    rate = proportion_interval(sum(map(bool, successes)), len(successes))
+    return replace(row, success_mean=rate.mean, success_low=rate.low, success_high=rate.high)
+
+
+def _require_consistent(successes: list[list[bool | None]]) -> None:
+    reported = [success is not None for cell in successes for success in cell]
+    if any(reported) and not all(reported):
+        raise ValueError(
+            f"{sum(reported)} of {len(reported)} episodes told success in their last info, expected all or none of them"
+        )
+
+
+def write_sweep_csv(result: SweepResult, path: str | Path) -> None:
+    """The table as CSV, one row per cell, columns as the fields of :class:`SweepRow`.
+
+    The success columns are there where the task has success. The file appears when it is complete.
+
+    :raises OSError: it cannot be written; an earlier file of that name is untouched.
+    """
+    columns = [field.name for field in fields(SweepRow)]
+    if result.successes is None:
+        columns = [name for name in columns if not name.startswith("success")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([getattr(row, name) for name in columns] for row in result.rows)
+    with replaced_when_complete(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def format_sweep_table(result: SweepResult) -> str:
+    """The table for a terminal: ω down, N across; success rates (where there are any) above returns."""
+    tables = [_table(result, _return_cell)]
+    episodes = result.rows[0].episodes
+    titles = [f"Return, mean ± half of the 95 % interval, {episodes} episodes a cell"]
+    if result.successes is not None:
+        tables.insert(0, _table(result, _success_cell))
+        titles.insert(0, f"Success rate with its 95 % interval, {episodes} episodes a cell")
+    return "\n\n".join(f"{title}\n{table}" for title, table in zip(titles, tables, strict=True))
+
+
+def _table(result: SweepResult, cell: Callable[[SweepRow], str]) -> str:
+    header = ["ω", *(f"N = {count}" for count in result.candidates)]
+    lines = [
+        [f"{omega:g}", *(cell(result.row(omega, count)) for count in result.candidates)] for omega in result.omegas
+    ]
+    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
+
+    def text(line: list[str]) -> str:
+        return "  " + "   ".join(value.rjust(width) for value, width in zip(line, widths, strict=True))
+
+    return "\n".join([text(header), "  " + "   ".join("─" * width for width in widths), *map(text, lines)])
+
+
+def _return_cell(row: SweepRow) -> str:
+    if math.isnan(row.return_low):
+        return f"{row.return_mean:.2f}"
+    return f"{row.return_mean:.2f} ± {row.return_high - row.return_mean:.2f}"
+
+
+def _success_cell(row: SweepRow) -> str:
+    mean, low, high = (f"{100 * (value or 0.0):.0f}" for value in (row.success_mean, row.success_low, row.success_high))
+    return f"{mean} % [{low}, {high}]"
