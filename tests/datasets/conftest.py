@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_ogbench_sets import SMALL_SETS
+from small_ogbench_sets import SMALL_SETS, make
 
 from dipole_sb3.datasets.ogbench_generation import make_dataset
 
@@ -17,3 +17,9 @@ def ogbench_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (episodes, steps) in SMALL_SETS.items():
         make_dataset(name, episodes=episodes, max_episode_steps=steps, processes=1, dataset_dir=folder, progress=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The point maze's set, made in one process and one go."""
+    return make(tmp_path_factory.mktemp("made")).parent
