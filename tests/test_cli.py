@@ -144,6 +144,12 @@ def test_a_run_leaves_one_folder_with_everything(dipole: Command) -> None:
     assert "N = 4" in out
 
 
+def test_progress_bar_ends_full(dipole: Command) -> None:
+    status, out, _ = dipole("train", *UNTESTED, "progress_bar=true", "run_dir=run")
+    assert status == 0
+    assert "20/20" in out
+
+
 def test_recording_leaves_data_and_provenance(dipole: Command) -> None:
     status, out, err = dipole("data", "record", "--steps", "110", "--net-arch", "16", "--out", "data/reacher.npz")
     assert (status, err) == (0, "")
@@ -165,7 +171,7 @@ def test_evaluation_while_training(dipole: Command) -> None:
 
 
 def test_multirun_makes_a_folder_for_each_seed(dipole: Command) -> None:
-    status, out, _ = dipole("train", "-m", "task=reacher", "seed=0,1", *UNTESTED)
+    status, out, _ = dipole("train", "-m", "seed=0,1", *UNTESTED)
     assert status == 0
     (sweep,) = Path("runs/multirun").iterdir()
     first, second = (sweep / f"{seed}-reacher-seed{seed}" for seed in (0, 1))
@@ -267,11 +273,10 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train"], "which task? Give task=NAME, one of "),
         (["train", "task=reachr"], "there is no task=reachr; nearest: reacher"),
         (["train", "task=ogbench/cube-singel-play"], "nearest: ogbench/cube-single-play"),
-        (["train", "task=reacher", "beta=3"], "there is no option beta; nearest: algo.beta"),
-        (["train", "task=reacher", "algo.bta=3"], "there is no option algo.bta; nearest: algo.beta"),
+        (["train", "task=reacher", "beta=3"], "there is no option beta here; nearest: algo.beta"),
+        (["train", "task=reacher", "algo.bta=3"], "there is no option algo.bta here; nearest: algo.beta"),
         (["train", "task=reacher", "algo=sac"], "there is no algo/sac; known are dipole"),
         (
             ["train", "task=reacher", "steps=many"],
@@ -299,6 +304,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
         ),
         (["train", "resume=nowhere"], "nowhere: no config.yaml in it"),
         (["evaluate"], "the option model is missing; give model=VALUE"),
+        (["evaluate", "model=a.zip", "algo.beta=1"], "there is no option algo.beta here; `dipole COMMAND --help`"),
         (["evaluate", "model=nowhere.zip"], "nowhere.zip: no such file"),
         (["data", "record", "--algo", "sac", "--out", "a.npz"], "'sac' is not offered; expected one of tqc"),
         (["data", "record", "--out", "a.csv"], "a.csv: recorded data is written as .npz"),
@@ -340,7 +346,7 @@ def test_a_resumed_run_stays_what_it_was(dipole: Command) -> None:
     for option, message in [
         ("algo.beta=9", "algo.beta=9: a resumed run stays as it was"),
         ("seed=9", "seed=9: a resumed run stays as it was"),
-        ("stepps=30", "there is no option stepps; nearest: steps"),
+        ("stepps=30", "there is no option stepps here; nearest: steps"),
         ("steps=soon", "could not be converted to Integer"),
     ]:
         status, _, err = dipole("train", "resume=run", option)

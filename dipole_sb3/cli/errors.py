@@ -45,10 +45,8 @@ def sentence(error: Exception) -> str:
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         name = match[1] or match[2]
-        near = _near_options(name)
-        return f"there is no option {name}; {_listed(near) or '`dipole train --help` lists them'}"
-    if "You must specify 'task'" in text:
-        return f"which task? Give task=NAME, one of {', '.join(task_names())}"
+        near = [option for option in _near_options(name) if option != name]
+        return f"there is no option {name} here; {_listed(near) or '`dipole COMMAND --help` lists them'}"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"the option {match[1]} is missing; give {match[1]}=VALUE"
     if isinstance(error, OmegaConfBaseException) and error.full_key and error.msg:

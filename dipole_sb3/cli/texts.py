@@ -46,9 +46,9 @@ evaluates ω = −1 … 4, and leaves model, figures and pictures in runs/demo/.
 def _train_examples() -> str:
     tasks = "\n".join(f"  task={name}" for name in task_names())
     return f"""\
-the options that matter most (`dipole train task=… --cfg job` shows all, with their values):
-  task=NAME            what to learn, see below; task_id=1..5 chooses among OGBench's tasks
-  steps=N              gradient updates
+the options that matter most (`dipole train task=… --cfg job` shows all):
+  task=NAME            what to learn, see below (reacher); task_id=1..5 chooses among OGBench's tasks
+  steps=N              gradient updates on the data
   seed=N
   algo.beta=X          temperature β of the weights σ(β·G + k); algo.shift=X is k
   algo.omega=X         greediness ω stored in the model; may be changed at any time later
