@@ -177,19 +177,22 @@ class OfflineReplayBuffer(ReplayBuffer):
                 for name in space.spaces
             }
         if isinstance(value, dict):
-            raise DatasetError(f"{self.source}: {key} is a mapping of {sorted(value)}, expected one array for {space}")
+            raise DatasetError(
+                f"{self.source}: {key} is a mapping of {sorted(value)}, expected one array of shape "
+                f"{(length, *(space.shape or ()))}"
+            )
         return self._adopt_observation(key, value, space, length)
 
     def _adopt_observation(self, key: str, array: np.ndarray, space: spaces.Space[Any], length: int) -> np.ndarray:
         assert space.shape is not None
         checks.require_shape(self.source, key, array, (length, *space.shape))
         dtype = checks.stores_as(space)
-        if (dtype == np.uint8) != (array.dtype == np.uint8):
-            raise DatasetError(f"{self.source}: {key} has dtype {array.dtype}, expected {dtype} for {space}")
+        checks.require_kind(self.source, key, array, dtype)
         checks.require_finite(self.source, key, array)
-        if isinstance(space, spaces.Box) and dtype != np.uint8:
+        if dtype != np.uint8:
             checks.require_within(self.source, key, array, space)
-        return np.ascontiguousarray(array, dtype)[:, None]
+        # A Discrete observation has shape () and one column, in SB3 too.
+        return np.ascontiguousarray(array, dtype).reshape(length, 1, *get_obs_shape(space))
 
     def _adopt_actions(self, actions: np.ndarray) -> np.ndarray:
         space = self.action_space
@@ -197,9 +200,10 @@ class OfflineReplayBuffer(ReplayBuffer):
         checks.require_shape(self.source, "actions", actions, (len(actions), *space.shape))
         checks.require_finite(self.source, "actions", actions)
         checks.require_within(self.source, "actions", actions, space)
-        scaled = actions.astype(np.float32)
+        scaled: np.ndarray = actions.astype(np.float32)
         if not (np.all(space.low == -1) and np.all(space.high == 1)):
-            scaled = 2.0 * (scaled - space.low) / (space.high - space.low) - 1.0
+            low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+            scaled = 2.0 * (scaled - low) / (high - low) - 1.0
         np.clip(scaled, -1 + ACTION_MARGIN, 1 - ACTION_MARGIN, out=scaled)
         return scaled.reshape(len(actions), 1, self.action_dim).astype(np.float32, copy=False)
 
@@ -214,8 +218,7 @@ class OfflineReplayBuffer(ReplayBuffer):
     def _adopt_ends(self, arrays: Mapping[str, Any]) -> None:
         columns = {key: self._adopt_column(key, arrays[key]) for key in ("terminals", "masks") if key in arrays}
         for key, column in columns.items():
-            if not np.isin(column, (0, 1)).all():
-                raise DatasetError(f"{self.source}: {key} holds values other than 0 and 1")
+            checks.require_zero_or_one(self.source, key, column[:, 0])
         masks = columns.get("masks")
         if masks is None:
             masks = 1.0 - columns["terminals"]
@@ -335,7 +338,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         source_rows = np.arange(rows * n_envs) % count
 
         def fill(target: np.ndarray, source: np.ndarray) -> None:
-            flat = source.reshape(count, *source.shape[2:]) if source.flags.c_contiguous else source[:, 0]
+            flat = source[: self.size()].reshape(count, *source.shape[2:])
             target[:rows] = flat[source_rows].reshape(rows, n_envs, *source.shape[2:])
 
         for key in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
@@ -399,6 +402,8 @@ def _transposed(value: ObservationArrays, space: spaces.Space[Any]) -> Observati
 
 def _observation_arrays(source: str, key: str, value: Any) -> ObservationArrays:
     if isinstance(value, Mapping):
+        if not value:
+            raise DatasetError(f"{source}: {key} is an empty mapping, expected at least one array")
         return {name: checks.require_numeric(source, f"{key}[{name!r}]", array) for name, array in value.items()}
     return checks.require_numeric(source, key, value)
 

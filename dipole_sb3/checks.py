@@ -29,8 +29,11 @@ def named_arrays(key: str, value: ObservationArrays) -> Iterator[tuple[str, np.n
 
 
 def require_numeric(source: str, key: str, value: Any) -> np.ndarray:
-    """The value as a numeric array; refuses objects, strings and empty arrays."""
-    array = np.asarray(value)
+    """The value as a numeric array; refuses objects, strings, ragged lists and empty arrays."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DatasetError(f"{source}: {key} has rows of different shapes, expected one array of numbers") from error
     if array.dtype.kind not in "buif":
         raise DatasetError(f"{source}: {key} has dtype {array.dtype}, expected numbers")
     if array.ndim == 0 or array.shape[0] == 0:
@@ -39,15 +42,18 @@ def require_numeric(source: str, key: str, value: Any) -> np.ndarray:
 
 
 def require_finite(source: str, key: str, array: np.ndarray) -> None:
-    """Refuses NaN and infinity, naming the first row that has one."""
+    """Refuses NaN, infinity and what becomes infinite as float32, naming the first row that has one."""
     if array.dtype.kind != "f":
         return
     for start in range(0, len(array), _ROWS_PER_CHECK):
         part = array[start : start + _ROWS_PER_CHECK]
-        finite = np.isfinite(part.reshape(len(part), -1)).all(axis=1)
+        # NaN compares as False, too.
+        finite = (np.abs(part) <= np.finfo(np.float32).max).reshape(len(part), -1).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
-            raise DatasetError(f"{source}: {key} has NaN or infinity, first in row {row}; expected finite numbers")
+            raise DatasetError(
+                f"{source}: {key} has NaN or infinity, first in row {row}; expected finite float32 numbers"
+            )
 
 
 def require_shape(source: str, key: str, array: np.ndarray, expected: tuple[int, ...]) -> None:
@@ -55,13 +61,26 @@ def require_shape(source: str, key: str, array: np.ndarray, expected: tuple[int,
         raise DatasetError(f"{source}: {key} has shape {array.shape}, expected {expected}")
 
 
-def require_within(source: str, key: str, array: np.ndarray, space: spaces.Box) -> None:
+def require_kind(source: str, key: str, array: np.ndarray, expected: np.dtype[Any]) -> None:
+    """Refuses arrays that would lose or change their meaning as ``expected``: fractions, images of another type."""
+    if expected == np.uint8:
+        fits = array.dtype == np.uint8
+    elif expected.kind in "iu":
+        fits = array.dtype.kind in "biu"
+    else:
+        fits = array.dtype != np.uint8
+    if not fits:
+        raise DatasetError(f"{source}: {key} has dtype {array.dtype}, expected {expected}")
+
+
+def require_within(source: str, key: str, array: np.ndarray, space: spaces.Space[Any]) -> None:
     """Refuses values outside the space's finite bounds by more than :data:`BOUND_TOLERANCE` of their range."""
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    low, high = _bounds(space)
+    shape = low.shape
     span = np.where(np.isfinite(high - low), high - low, np.maximum(1.0, np.abs(np.where(np.isfinite(low), low, high))))
     margin = BOUND_TOLERANCE * np.where(np.isfinite(span), span, 1.0)
     for start in range(0, len(array), _ROWS_PER_CHECK):
-        part = array[start : start + _ROWS_PER_CHECK].reshape(-1, *space.shape)
+        part = array[start : start + _ROWS_PER_CHECK].reshape(-1, *shape)
         outside = (part < low - margin) | (part > high + margin)
         if outside.any():
             index = tuple(int(i) for i in np.argwhere(outside)[0])
@@ -71,12 +90,35 @@ def require_within(source: str, key: str, array: np.ndarray, space: spaces.Box) 
             )
 
 
+def _bounds(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value of every element, in float64."""
+    if isinstance(space, spaces.Box):
+        low, high = space.low, space.high
+    elif isinstance(space, spaces.Discrete):
+        low, high = np.asarray(space.start), np.asarray(space.start + space.n - 1)
+    elif isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+    elif isinstance(space, spaces.MultiBinary):
+        low, high = np.zeros(space.shape), np.ones(space.shape)
+    else:
+        raise ValueError(f"observations of {on_one_line(space)} are not supported: expected a Box or a Dict of Box")
+    return low.astype(np.float64), high.astype(np.float64)
+
+
+def require_zero_or_one(source: str, key: str, column: np.ndarray) -> None:
+    """Refuses values other than 0 and 1, naming the first."""
+    valid = (column == 0) | (column == 1)
+    if not valid.all():
+        row = int(np.argmin(valid))
+        raise DatasetError(f"{source}: {key} row {row} holds {float(column[row]):.6g}, expected 0 or 1")
+
+
 def infer_box(source: str, key: str, array: np.ndarray) -> spaces.Box:
     """The space of recorded observations: unbounded float32, or 0 to 255 for uint8 images."""
-    if array.dtype == np.uint8:
-        return spaces.Box(0, 255, array.shape[1:], np.uint8)
     if array.ndim < 2:
         raise DatasetError(f"{source}: {key} has shape {array.shape}, expected [transitions, ...observation]")
+    if array.dtype == np.uint8:
+        return spaces.Box(0, 255, array.shape[1:], np.uint8)
     return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)
 
 
@@ -108,11 +150,17 @@ def require_box_actions(space: spaces.Space[Any]) -> spaces.Box:
     """The action space as a bounded Box, or one sentence that says what is supported."""
     if not isinstance(space, spaces.Box):
         raise ValueError(
-            f"DIPOLE needs continuous actions: found action space {space}, expected a gymnasium.spaces.Box "
-            "with finite bounds"
+            f"DIPOLE needs continuous actions: found action space {on_one_line(space)}, expected a "
+            "gymnasium.spaces.Box with finite bounds"
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise ValueError(f"DIPOLE needs bounded actions: found {space}, expected a Box with finite low and high")
+        raise ValueError(
+            f"DIPOLE needs bounded actions: found {on_one_line(space)}, expected a Box with finite low and high"
+        )
+    if not (space.low < space.high).all():
+        raise ValueError(
+            f"DIPOLE needs actions that can vary: found {on_one_line(space)}, expected a Box with low < high"
+        )
     return space
 
 
@@ -124,19 +172,19 @@ def require_same_spaces(
     expected_action: spaces.Space[Any],
 ) -> None:
     """Refuses data whose shapes, kinds or action bounds differ from the environment's."""
+    found_action, expected_action = require_box_actions(found_action), require_box_actions(expected_action)
     _require_same_observation(source, "observation", found_observation, expected_observation)
     if found_action.shape != expected_action.shape:
         raise DatasetError(
             f"{source}: actions have shape {found_action.shape}, the environment expects {expected_action.shape}"
         )
-    assert isinstance(found_action, spaces.Box)
-    assert isinstance(expected_action, spaces.Box)
-    if not (
-        np.allclose(found_action.low, expected_action.low) and np.allclose(found_action.high, expected_action.high)
-    ):
+    same = np.isclose(found_action.low, expected_action.low) & np.isclose(found_action.high, expected_action.high)
+    if not same.all():
+        index = tuple(int(i) for i in np.argwhere(~same)[0])
+        found, expected = (f"[{box.low[index]:.6g}, {box.high[index]:.6g}]" for box in (found_action, expected_action))
         raise DatasetError(
-            f"{source}: action bounds {found_action} differ from the environment's {expected_action}; if the recorded "
-            "actions are in the environment's units, load them with action_space=env.action_space"
+            f"{source}: actions[{', '.join(map(str, index))}] is bounded by {found}, the environment's by {expected}; "
+            "if the recorded actions are in the environment's units, load them with action_space=env.action_space"
         )
 
 
@@ -158,6 +206,11 @@ def _require_same_observation(source: str, name: str, found: spaces.Space[Any], 
         raise DatasetError(f"{source}: {name} has shape {found.shape}, the environment expects {expected.shape}")
     if (found.dtype == np.uint8) != (expected.dtype == np.uint8):
         raise DatasetError(f"{source}: {name} has dtype {found.dtype}, the environment expects {expected.dtype}")
+
+
+def on_one_line(space: spaces.Space[Any]) -> str:
+    """A space as gymnasium describes it; bounds of many dimensions would run over several lines."""
+    return " ".join(str(space).split())
 
 
 def describe_keys(arrays: Mapping[str, Any]) -> str:
