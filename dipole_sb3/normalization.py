@@ -13,6 +13,9 @@ from dipole_sb3.buffers import Batch, ObservationTensors, OfflineReplayBuffer
 _UNFITTED_COUNT = 1.0
 """SB3 starts its running statistics with a pseudo-count of 1e-4; below one real sample they are not fitted."""
 
+_ROWS_AT_ONCE = 65_536
+"""Means are taken in float64: of a part at a time, so that a large data set is not copied whole."""
+
 
 def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer) -> None:
     """Fits the statistics to the data set, unless they are fitted already, and freezes them.
@@ -28,28 +31,35 @@ def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer)
         if isinstance(statistics, dict):
             assert isinstance(dataset.observations, dict)
             for key, running in statistics.items():
-                _fit(running, dataset.observations[key])
+                _fit(running, dataset.observations[key][: dataset.size()])
         else:
             assert isinstance(dataset.observations, np.ndarray)
-            _fit(statistics, dataset.observations)
+            _fit(statistics, dataset.observations[: dataset.size()])
     if vec_normalize.norm_reward:
         _fit(vec_normalize.ret_rms, _discounted_returns(dataset, vec_normalize.gamma))
     vec_normalize.training = False
 
 
 def _fit(running: RunningMeanStd, values: np.ndarray) -> None:
-    if running.count < _UNFITTED_COUNT:
-        running.update(values.reshape(-1, *running.mean.shape).astype(np.float64))
+    if running.count >= _UNFITTED_COUNT:
+        return
+    # The pseudo-count stands for a sample of mean 0: enough to spoil the variance of values far from 0.
+    running.count = 0.0
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        part = values[start : start + _ROWS_AT_ONCE]
+        running.update(part.reshape(-1, *running.mean.shape).astype(np.float64))
 
 
 def _discounted_returns(dataset: OfflineReplayBuffer, gamma: float) -> np.ndarray:
     """VecNormalize's own statistic: the discounted sum of past rewards, restarted at every episode end."""
-    returns = np.empty_like(dataset.rewards, dtype=np.float64)
+    returns = np.empty((dataset.size(), dataset.n_envs))
     running = np.zeros(dataset.n_envs)
-    for row, (reward, done) in enumerate(zip(dataset.rewards, dataset.dones, strict=True)):
-        running = gamma * running + reward
-        returns[row] = running
-        running = running * (1.0 - done)
+    oldest = dataset.pos if dataset.full else 0
+    for step in range(dataset.size()):
+        row = (oldest + step) % dataset.buffer_size
+        running = gamma * running + dataset.rewards[row]
+        returns[step] = running
+        running = running * (1.0 - dataset.dones[row])
     return returns.reshape(-1)
 
 
