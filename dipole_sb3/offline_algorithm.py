@@ -27,7 +27,7 @@ from dipole_sb3.callbacks import RecordedSpaces, TimestepProgressBar
 from dipole_sb3.datasets import load_dataset
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.normalization import BatchNormalizer, fit_vec_normalize
-from dipole_sb3.persistence import replaced_when_complete
+from dipole_sb3.persistence import replaced_when_complete, require_model_file
 
 DatasetLike = OfflineReplayBuffer | str | pathlib.Path | Mapping[str, Any]
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
@@ -413,7 +413,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param env: environment, when it is to be stepped.
         :param device: torch device, or ``"auto"``.
         :param kwargs: constructor arguments to change.
+        :raises OSError: there is no such file.
+        :raises ValueError: it is truncated, damaged or not a saved model.
         """
+        require_model_file(path)
         attributes = {cls.renamed_on_load.get(name, name): value for name, value in kwargs.items()}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **attributes)
 

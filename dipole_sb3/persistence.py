@@ -6,8 +6,12 @@ import io
 import os
 import pathlib
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+from stable_baselines3.common.save_util import open_path
 
 
 @contextmanager
@@ -36,6 +40,37 @@ def replaced_when_complete(path: str | pathlib.Path) -> Iterator[io.BufferedIOBa
     finally:
         with suppress(FileNotFoundError):
             os.unlink(partial)
+
+
+def require_model_file(path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    """Refuses files that are not models as SB3 writes them, or are damaged, before anything is read from them.
+
+    :param path: as in SB3's ``load``: a file (``.zip`` may be left out) or an open binary file.
+    :raises OSError: there is no such file.
+    :raises ValueError: it is not a zip file, not whole, or has no policy in it.
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        problem = _problem_of_model(file)
+    finally:
+        # A file that the caller opened is the caller's to close.
+        if file is not path:
+            file.close()
+    if problem is not None:
+        name = getattr(file, "name", "the open file")
+        raise ValueError(f"cannot load {name}: it {problem}; expected a whole .zip file written by a model's save()")
+
+
+def _problem_of_model(file: io.BufferedIOBase) -> str | None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            missing = {"data", "policy.pth"} - set(archive.namelist())
+            if missing:
+                return f"is truncated or not a saved model (no {' and no '.join(sorted(missing))} in it)"
+            damaged = archive.testzip()
+            return None if damaged is None else f"is damaged (at {damaged})"
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        return f"is truncated or not a .zip file ({error})"
 
 
 def _cannot_write(path: pathlib.Path, error: OSError) -> OSError:
