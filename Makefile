@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Pinned, so that a machine that has (or points pip to) a CPU build does not pull gigabytes of CUDA with a newer one.
 TORCH ?= torch==2.13.0
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 RUN := $(VENV)/bin/python
 # The tests run side by side, one thread each; nothing is rendered.

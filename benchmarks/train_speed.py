@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from dipole_sb3 import OfflineReplayBuffer
+from dipole_sb3.checks import require_box_actions
 from dipole_sb3.policies import DIPOLEPolicy
 from dipole_sb3.update import Objective, apply_update, draw_noise
 
@@ -78,10 +79,10 @@ def measure(
     )
     policy = DIPOLEPolicy(
         data.observation_space,
-        data.action_space,
+        require_box_actions(data.action_space),
         lambda _: 3e-4,
         [width] * DEPTH,
-        flow_steps=flow_steps,  # type: ignore[arg-type]
+        flow_steps=flow_steps,
     )
     objective, generator = Objective(), torch.Generator().manual_seed(0)
     apply = torch.compile(apply_update) if compiled else apply_update

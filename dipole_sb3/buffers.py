@@ -185,6 +185,7 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def _adopt_observation(self, key: str, array: np.ndarray, space: spaces.Space[Any], length: int) -> np.ndarray:
         assert space.shape is not None
+        array = _with_channels_of(array, space)
         checks.require_shape(self.source, key, array, (length, *space.shape))
         dtype = checks.stores_as(space)
         checks.require_kind(self.source, key, array, dtype)
@@ -192,7 +193,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         if dtype != np.uint8:
             checks.require_within(self.source, key, array, space)
         # A Discrete observation has shape () and one column, in SB3 too.
-        return np.ascontiguousarray(array, dtype).reshape(length, 1, *get_obs_shape(space))
+        return _adopted(array, dtype).reshape(length, 1, *get_obs_shape(space))
 
     def _adopt_actions(self, actions: np.ndarray) -> np.ndarray:
         space = self.action_space
@@ -398,6 +399,18 @@ def _transposed(value: ObservationArrays, space: spaces.Space[Any]) -> Observati
         assert isinstance(space, spaces.Dict)
         return {key: _transposed(array, space[key]) for key, array in value.items()}  # type: ignore[misc]
     return value if value.shape[2:] == space.shape else np.moveaxis(value, -1, 2)
+
+
+def _adopted(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """The array itself where torch can read it as it is, else a contiguous copy."""
+    readable = array.dtype == dtype and min(array.strides) > 0
+    return array if readable else np.ascontiguousarray(array, dtype)
+
+
+def _with_channels_of(array: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
+    """Recorded images as they are, or as a view with their last axis first, where that is how ``space`` has them."""
+    turned = array.ndim == 4 and (array.shape[3], *array.shape[1:3]) == space.shape != array.shape[1:]
+    return np.moveaxis(array, -1, 1) if turned and array.dtype == np.uint8 else array
 
 
 def _observation_arrays(source: str, key: str, value: Any) -> ObservationArrays:

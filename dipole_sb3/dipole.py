@@ -151,7 +151,7 @@ class DIPOLE(OfflineAlgorithm):
 
     def _setup_policy(self) -> None:
         self._objective()  # refuses values out of range before anything is built
-        self.explore_omega = require_omega(self.explore_omega)
+        self.explore_omega = require_omega(self.explore_omega, "explore_omega")
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,

@@ -13,18 +13,20 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq
 from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dipole_sb3 import checks
 from dipole_sb3.buffers import Batch, OfflineReplayBuffer
 from dipole_sb3.callbacks import RecordedSpaces, TimestepProgressBar
-from dipole_sb3.datasets import load_dataset
+from dipole_sb3.datasets import is_file_name, load_dataset
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.normalization import BatchNormalizer, fit_vec_normalize
 from dipole_sb3.persistence import replaced_when_complete, require_model_file
@@ -34,6 +36,11 @@ SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
 OFFLINE_LOG_UNIT = 250
 """Updates for which ``log_interval`` counts one in the offline phase, where there are no episodes to count."""
+
+
+def _plain_device(device: torch.device | str) -> torch.device | str:
+    """The device, without the index that torch accepts for its only CPU but cannot load files onto."""
+    return "cpu" if str(device).startswith("cpu") else device
 
 
 class OfflineAlgorithm(OffPolicyAlgorithm):
@@ -75,6 +82,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         seed: int | None,
         device: torch.device | str,
     ) -> None:
+        if env is not None:
+            env = maybe_make_env(env, verbose)
+            # SB3 refuses these too, but with an assertion.
+            checks.require_box_actions(env.action_space)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -93,7 +104,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            device=device,
+            device=_plain_device(device),
             seed=seed,
             sde_support=False,
             support_multi_env=True,
@@ -146,16 +157,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 )
             return
         buffer = self.dataset
+        # Arrays and files hold what was recorded, in units that only the environment's spaces tell.
+        spaces: dict[str, Any] = (
+            {"observation_space": self.observation_space, "action_space": self.action_space} if known else {}
+        )
         if isinstance(buffer, str | pathlib.Path):
-            buffer = load_dataset(buffer, device=self.device)
+            buffer = load_dataset(buffer, device=self.device, **(spaces if is_file_name(buffer) else {}))
         elif not isinstance(buffer, OfflineReplayBuffer):
-            buffer = OfflineReplayBuffer.from_arrays(
-                buffer,
-                source="dataset",
-                device=self.device,
-                observation_space=self.observation_space if known else None,
-                action_space=checks.require_box_actions(self.action_space) if known else None,
-            )
+            buffer = OfflineReplayBuffer.from_arrays(buffer, source="dataset", device=self.device, **spaces)
         if known:
             buffer = buffer.with_channels_of(self.observation_space)
             checks.require_same_spaces(
@@ -237,7 +246,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self._offline_end = self.offline_steps
         elif self.dataset is None:
             self._offline_end = min(self._offline_end, start)
-        elif start == 0 or self.env is None:
+        elif start == 0:
+            self._offline_end = total_timesteps
+        elif self.env is None:
             self._offline_end = max(self._offline_end, start + total_timesteps)
         if self._offline_end > start and self.dataset is None:
             raise ValueError(
@@ -256,7 +267,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if self.env is not None:
             yield
             return
-        self.env = RecordedSpaces(self.observation_space, self.action_space)
+        self.env = DummyVecEnv([lambda: RecordedSpaces(self.observation_space, self.action_space)])
         try:
             yield
         finally:
@@ -287,12 +298,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         return total_timesteps, self._init_callback(callback, progress_bar)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        initialised = super()._init_callback(callback, progress_bar=False)
-        if not progress_bar:
-            return initialised
-        bar = TimestepProgressBar()
-        bar.init_callback(self)
-        return CallbackList([initialised, bar])
+        if progress_bar:
+            callbacks = callback if isinstance(callback, list) else [callback]
+            converted = [part if isinstance(part, BaseCallback) else ConvertCallback(part) for part in callbacks]
+            callback = CallbackList([*converted, TimestepProgressBar()])
+        return super()._init_callback(callback, progress_bar=False)
 
     def _learn_offline(self, end: int, callback: BaseCallback, log_interval: int) -> bool:
         """One update a timestep until ``end``; False when a callback stopped it."""
@@ -418,7 +428,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """
         require_model_file(path)
         attributes = {cls.renamed_on_load.get(name, name): value for name, value in kwargs.items()}
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **attributes)
+        return super().load(
+            path, env, _plain_device(device), custom_objects, print_system_info, force_reset, **attributes
+        )
 
     def _restore_generator(self) -> None:
         if self._generator_state is not None:

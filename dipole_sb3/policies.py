@@ -53,12 +53,12 @@ class FeatureNetwork(nn.Module, Generic[Head]):
         return self.features_extractor(prepared)  # type: ignore[no-any-return]
 
 
-def require_omega(omega: float) -> float:
+def require_omega(omega: float, name: str = "omega") -> float:
     """ω as a float; refuses NaN, infinity and values below −1."""
     value = float(omega)
     if not (np.isfinite(value) and value >= -1.0):
         raise ValueError(
-            f"omega is {omega}, expected a finite number of at least -1 (-1: negative policy, 0: positive policy)"
+            f"{name} is {omega}, expected a finite number of at least -1 (-1: negative policy, 0: positive policy)"
         )
     return value
 
@@ -244,6 +244,10 @@ class DIPOLEPolicy(BasePolicy):
         features = self.actor.features(observation)
         batch = features.shape[0]
         if isinstance(omega, Tensor):
+            if omega.shape != (batch,):
+                raise ValueError(
+                    f"omega has shape {tuple(omega.shape)}, expected one value for each of {batch} observations"
+                )
             omega = omega.reshape(-1, 1).repeat_interleave(count, dim=0)
         noise = self._noise(batch, count, deterministic)
         candidates = self.sample_actions(features.repeat_interleave(count, dim=0), noise, omega)
@@ -294,9 +298,7 @@ class DIPOLEPolicy(BasePolicy):
         array = np.asarray(omega, np.float32)
         if array.ndim == 0:
             return require_omega(float(omega))
-        if array.ndim != 1:
-            raise ValueError(f"omega has shape {array.shape}, expected a number or one value per observation")
-        for value in array:
+        for value in array.flat:
             require_omega(value)
         return torch.as_tensor(array, device=self.device)
 

@@ -42,7 +42,7 @@ def load_dataset(
             return recorded.load_demo(rest, device=device, **options)
         if source == "exorl":
             raise DatasetError(f"{name}: the ExORL loader is not part of this version; available are {EXPECTED_NAMES}")
-    if not _is_file_name(name):
+    if not is_file_name(name):
         raise DatasetError(f"{name}: no data set of this name; {_suggestion(str(name))}")
     return files.load(name, device=device, **options)
 
@@ -70,7 +70,8 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
     return gymnasium.make(source, **options)
 
 
-def _is_file_name(name: str | os.PathLike[str]) -> bool:
+def is_file_name(name: str | os.PathLike[str]) -> bool:
+    """Whether :func:`load_dataset` reads ``name`` as a file, whose actions are in the environment's units."""
     return not isinstance(name, str) or Path(name).suffix == ".npz" or Path(name).is_file()
 
 
