@@ -243,6 +243,21 @@ def test_resuming_goes_on_with_the_very_same_updates(dipole: Command) -> None:
     assert timesteps(Path("killed")) == [40, 60]
 
 
+def test_a_run_made_longer_and_killed_goes_on_from_its_last_checkpoint(dipole: Command) -> None:
+    dipole("train", "task=reacher", *UNTESTED, "run_dir=run")
+    finished = Path("run/model.zip").read_bytes()
+    dipole("train", "resume=run", "steps=50", "checkpoint_freq=15")
+    Path("run/model.zip").write_bytes(finished)  # as if killed after the checkpoint at 35
+    os.remove("run/checkpoints/model_50_steps.zip")
+    _, out, _ = dipole("train", "resume=run")
+    assert "run/checkpoints/model_35_steps.zip: going on after 35 of 50 updates" in out
+
+    Path("run/model.zip").write_bytes(finished[:1000])
+    status, _, err = dipole("train", "resume=run")
+    assert status == 1
+    assert "run/model.zip: not a complete model" in err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dipole_sb3.cli", "train", "task=reacher", *UNTESTED, "run_dir=run"]

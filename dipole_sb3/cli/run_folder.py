@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,16 +97,26 @@ def checkpoint_path(folder: Path, timesteps: int) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The model that has learned longest: the finished one, else the last checkpoint."""
-    if (folder / MODEL).is_file():
-        return folder / MODEL
+    """The model that has learned longest: the finished one, unless a run made longer left a later checkpoint."""
     pattern = re.compile(rf"{CHECKPOINT_PREFIX}_(\d+)_steps\.zip")
     steps = [
         (int(match[1]), path)
         for path in (folder / CHECKPOINTS).glob("*.zip")
         if (match := pattern.fullmatch(path.name)) is not None
     ]
-    return max(steps)[1] if steps else None
+    if (folder / MODEL).is_file():
+        steps.append((_learned_timesteps(folder / MODEL), folder / MODEL))
+    # Of equals the one added last: the finished model.
+    return max(reversed(steps), key=lambda pair: pair[0])[1] if steps else None
+
+
+def _learned_timesteps(model: Path) -> int:
+    """The count that SB3 keeps inside a saved model."""
+    try:
+        with zipfile.ZipFile(model) as archive:
+            return int(json.loads(archive.read("data"))["num_timesteps"])
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{model}: not a complete model ({error}); remove it to go on from a checkpoint") from error
 
 
 class ContinuedCSV(CSVOutputFormat):

@@ -18,7 +18,7 @@ from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep
 from dipole_sb3.cli.interrupt import StopOnSignal
 from dipole_sb3.cli.options import TrainOptions, check_options
-from dipole_sb3.datasets import load_dataset, make_env
+from dipole_sb3.datasets import is_file_name, load_dataset, make_env
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.evaluation import format_sweep_table
 
@@ -103,7 +103,7 @@ def _load_data(config: DictConfig, env: gymnasium.Env[Any, Any] | None) -> Offli
     options: dict[str, Any] = {}
     if config.task.get("dataset_dir") is not None:
         options["dataset_dir"] = config.task.dataset_dir
-    if env is not None and str(config.task.dataset).endswith(".npz"):
+    if env is not None and is_file_name(config.task.dataset):
         # Files hold actions in the environment's units, whose bounds only the environment knows.
         options |= {"observation_space": env.observation_space, "action_space": env.action_space}
     return load_dataset(config.task.dataset, device=config.algo.device, **options)
