@@ -1,0 +1,46 @@
+"""Settings and recorded data that all tests share."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports MuJoCo: tests never draw, and a machine without a display must run them.
+os.environ.setdefault("MUJOCO_GL", "disable")
+
+import gymnasium
+import pytest
+import torch
+from recordings import Arrays, record
+from sampled_environments import dict_env, image_env
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pendulum_data() -> Arrays:
+    """Actions in [−2, 2]; every end is a time limit (200 steps), so masks are all 1."""
+    return record(gymnasium.make("Pendulum-v1"), 450)
+
+
+@pytest.fixture(scope="session")
+def reacher_data() -> Arrays:
+    """MuJoCo; actions in [−1, 1]²; every end is a time limit (50 steps)."""
+    return record(gymnasium.make("Reacher-v5"), 320)
+
+
+@pytest.fixture(scope="session")
+def inverted_pendulum_data() -> Arrays:
+    """MuJoCo; actions in [−3, 3]; episodes end when the pole has fallen, so masks are 0 there."""
+    return record(gymnasium.make("InvertedPendulum-v5"), 200)
+
+
+@pytest.fixture(scope="session")
+def dict_data() -> Arrays:
+    """Dict observations: a vector and a channels-last image."""
+    return record(dict_env(), 40)
+
+
+@pytest.fixture(scope="session")
+def image_data() -> Arrays:
+    """Channels-last images, 36 × 36 × 3."""
+    return record(image_env(), 40)
