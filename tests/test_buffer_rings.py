@@ -1,0 +1,227 @@
+"""The replay buffer as a ring, made longer, turned channels-first, pickled and moved: every transition stays itself."""
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filled_buffers import ARRAYS, adopt, counting, few, filled_like_stable_baselines3, flat, parts, recorded
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from recordings import Arrays
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+
+from dipole_sb3 import OfflineReplayBuffer
+
+
+class TestRing:
+    """Built through SB3's constructor it is SB3's ring buffer."""
+
+    @pytest.mark.parametrize("n_envs", [1, 3])
+    @pytest.mark.parametrize("dicts", [False, True])
+    @pytest.mark.parametrize("steps", [4, 10, 11, 37])
+    def test_equals_stable_baselines3_after_every_number_of_steps(self, n_envs: int, dicts: bool, steps: int) -> None:
+        ours, theirs, _ = filled_like_stable_baselines3(n_envs, 10 * n_envs, steps, dicts)
+        assert (ours.pos, ours.full, ours.size()) == (theirs.pos, theirs.full, theirs.size())
+        assert ours.buffer_size == theirs.buffer_size == 10
+        for key in ARRAYS:
+            mine, its = parts(getattr(ours, key)), parts(getattr(theirs, key))
+            for name in its:
+                assert mine[name].dtype == its[name].dtype
+                np.testing.assert_array_equal(mine[name], its[name], err_msg=key)
+        assert ours.timeouts.any()
+        assert not ours.timeouts.all()
+
+    def test_timeouts_are_ignored_when_asked_to(self) -> None:
+        ring = OfflineReplayBuffer(
+            4, spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)), "cpu", handle_timeout_termination=False
+        )
+        truncated = [{"TimeLimit.truncated": True}]
+        ring.add(np.ones((1, 2)), np.ones((1, 2)), np.ones((1, 1)), np.ones(1), np.ones(1), truncated)
+        assert ring.take(torch.tensor([0])).masks.item() == 0
+
+    def test_what_is_added_keeps_its_value_when_the_caller_reuses_its_arrays(self) -> None:
+        ring = OfflineReplayBuffer(4, spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (1,)), "cpu")
+        observation = np.ones((1, 2), np.float32)
+        ring.add(observation, observation, np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}])
+        observation[:] = 7
+        np.testing.assert_array_equal(ring.observations[0], [[1, 1]])
+
+    def test_batches_see_what_is_added_after_the_first_draw(self) -> None:
+        ours, _, _ = filled_like_stable_baselines3(3, capacity=30, steps=3)
+        generator = torch.Generator().manual_seed(0)
+        ours.draw(2, generator)
+        ours.add(np.ones((3, 3)), np.ones((3, 3)), np.ones((3, 2)), np.full(3, 100.0), np.zeros(3), [{}] * 3)
+        np.testing.assert_array_equal(ours.take(torch.arange(9, 12)).rewards, [100, 100, 100])
+
+    def test_memory_optimisation_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="optimize_memory_usage=True"):
+            OfflineReplayBuffer(9, spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)), optimize_memory_usage=True)
+
+    def test_discrete_observations_have_one_column_as_in_stable_baselines3(self) -> None:
+        box = spaces.Box(-1, 1, (1,))
+        arrays = {**counting(6), "observations": np.arange(6), "next_observations": np.arange(6)[::-1]}
+        buffer = adopt(arrays, observation_space=spaces.Discrete(6), action_space=box)
+        theirs = ReplayBuffer(6, spaces.Discrete(6), box, "cpu")
+        assert buffer.observations.shape == theirs.observations.shape == (6, 1, 1)
+        assert buffer.observations.dtype == theirs.observations.dtype
+        np.testing.assert_array_equal(buffer.take(torch.tensor([2])).next_observations, [[3]])
+        np.testing.assert_array_equal(buffer.extended(20, 2).observations[:3, :, 0], [[0, 1], [2, 3], [4, 5]])
+
+
+class TestExtended:
+    @few
+    @given(recorded(), st.integers(1, 4), st.integers(1, 60))
+    def test_keeps_every_transition_and_appends_new_ones(
+        self, arrays: dict[str, Any], n_envs: int, capacity: int
+    ) -> None:
+        buffer = adopt(arrays)
+        count, actions = buffer.size(), buffer.actions.shape[2]
+        ring = buffer.extended(capacity, n_envs)
+        rows = -(-count // n_envs)
+        assert (ring.n_envs, ring.size(), ring.full) == (n_envs, rows, False)
+        assert ring.buffer_size * n_envs >= capacity - n_envs + 1
+        for key in ARRAYS:
+            for name, array in flat(buffer, key).items():
+                stored = flat(ring, key)[name]
+                np.testing.assert_array_equal(stored[:count], array)
+                # The last row is filled up with the first transitions.
+                np.testing.assert_array_equal(stored[count:], array[np.arange(len(stored) - count) % count])
+
+        before = {key: {k: v.copy() for k, v in flat(ring, key).items()} for key in ARRAYS}
+        zeros = {key: np.zeros_like(array[rows - 1]) for key, array in parts(ring.observations).items()}
+        observation = zeros if isinstance(ring.observations, dict) else zeros[""]
+        reward = np.full(n_envs, 123.0)
+        ring.add(observation, observation, np.zeros((n_envs, actions)), reward, np.zeros(n_envs), [{}] * n_envs)
+        assert ring.size() == rows + 1
+        for key in ARRAYS:
+            for name, array in before[key].items():
+                np.testing.assert_array_equal(flat(ring, key)[name][:-n_envs], array)
+        np.testing.assert_array_equal(ring.rewards[rows], reward)
+
+    def test_does_not_touch_the_data_set(self) -> None:
+        buffer = adopt(counting(4))
+        ring = buffer.extended(100, 1)
+        ring.rewards[:] = -1
+        np.testing.assert_array_equal(buffer.rewards[:, 0], np.arange(4))
+
+    def test_carries_its_name_and_validation_split(self) -> None:
+        buffer = adopt(counting(4), source="mine", metadata={"a": 1})
+        buffer.validation = adopt(counting(2))
+        ring = buffer.extended(100, 2)
+        assert (ring.source, ring.metadata, ring.validation) == ("mine", {"a": 1}, buffer.validation)
+
+    @pytest.mark.parametrize("n_envs", [1, 2, 3])
+    @pytest.mark.parametrize(("capacity", "steps"), [(60, 7), (60, 20), (60, 33)])
+    def test_of_a_ring_of_several_environments(self, n_envs: int, capacity: int, steps: int) -> None:
+        """Full or not, and turned channels-first or not."""
+        ours, _, _ = filled_like_stable_baselines3(3, capacity, steps, dicts=True)
+        for buffer in (ours, ours.with_channels_first()):
+            ring = buffer.extended(200, n_envs)
+            count = buffer.size() * 3
+            for key in ARRAYS:
+                for name, array in flat(buffer, key).items():
+                    np.testing.assert_array_equal(flat(ring, key)[name][:count], array)
+
+
+class TestChannels:
+    def test_first_is_a_view(self, image_data: Arrays) -> None:
+        buffer = adopt(image_data)
+        buffer.validation = adopt(image_data)
+        turned = buffer.with_channels_first()
+        for one in (turned, turned.validation):
+            assert one is not None
+            assert one.observation_space.shape == one.obs_shape == (3, 36, 36)
+            for key in ("observations", "next_observations"):
+                stored = getattr(one, key)
+                assert stored.shape == (40, 1, 3, 36, 36)
+                assert np.shares_memory(stored, image_data[key])
+                np.testing.assert_array_equal(stored[:, 0], image_data[key].transpose(0, 3, 1, 2))
+        taken = turned.take(torch.tensor([5, 0])).observations
+        np.testing.assert_array_equal(taken, image_data["observations"][[5, 0]].transpose(0, 3, 1, 2))
+        tensors = turned.tensors()["observations"]
+        assert np.shares_memory(tensors.numpy(), image_data["observations"])
+        # The buffer that was turned stays what it was, also when batches had been drawn from it.
+        assert buffer.observations.shape == (40, 1, 36, 36, 3)  # type: ignore[union-attr]
+        assert buffer.take(torch.tensor([1])).observations.shape == (1, 36, 36, 3)  # type: ignore[union-attr]
+
+    def test_first_turns_only_the_images_of_a_dict(self, dict_data: Arrays) -> None:
+        buffer = adopt(dict_data)
+        buffer.tensors()
+        turned = buffer.with_channels_first()
+        assert turned.obs_shape == {"camera": (1, 36, 36), "joints": (3,)}
+        batch = turned.take(torch.arange(40))
+        assert isinstance(batch.next_observations, dict)
+        camera = dict_data["next_observations"]["camera"]
+        np.testing.assert_array_equal(batch.next_observations["camera"], camera.transpose(0, 3, 1, 2))
+        np.testing.assert_array_equal(batch.next_observations["joints"], dict_data["next_observations"]["joints"])
+        assert np.shares_memory(parts(turned.observations)["joints"], dict_data["observations"]["joints"])
+
+    def test_first_twice_is_once(self, image_data: Arrays, reacher_data: Arrays) -> None:
+        turned = adopt(image_data).with_channels_first()
+        assert turned.with_channels_first() is turned
+        vectors = adopt(reacher_data)
+        assert vectors.with_channels_first() is vectors
+
+    def test_of_a_space_are_laid_out_as_in_it(self, image_data: Arrays) -> None:
+        last, first = spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Box(0, 255, (3, 36, 36), np.uint8)
+        buffer = adopt(image_data)
+        assert buffer.with_channels_of(last) is buffer
+        assert buffer.with_channels_of(first).observation_space == first
+        # Another size is not ours to repair: comparing the spaces says so.
+        assert buffer.with_channels_of(spaces.Box(0, 255, (3, 64, 64), np.uint8)) is buffer
+
+
+class TestPickling:
+    def test_round_trip_through_stable_baselines3(self, dict_data: Arrays) -> None:
+        buffer = adopt(dict_data, source="mine", metadata={"env_id": "Dict-v0"})
+        buffer.validation = adopt(dict_data)
+        buffer.tensors()
+        file = io.BytesIO()
+        save_to_pkl(file, buffer)
+        file.seek(0)
+        loaded = load_from_pkl(file)
+        assert isinstance(loaded, OfflineReplayBuffer)
+        assert (loaded.source, loaded.metadata, loaded.size()) == ("mine", {"env_id": "Dict-v0"}, buffer.size())
+        assert loaded.validation is not None
+        assert loaded.observation_space == buffer.observation_space
+        for one, other in ((buffer, loaded), (buffer.validation, loaded.validation)):
+            for key in ARRAYS:
+                for name, array in parts(getattr(one, key)).items():
+                    np.testing.assert_array_equal(parts(getattr(other, key))[name], array)
+        batches = [one.draw(8, torch.Generator().manual_seed(0)) for one in (buffer, loaded)]
+        assert torch.equal(batches[0].rewards, batches[1].rewards)
+
+    def test_the_tensors_that_batches_are_drawn_from_are_not_stored_a_second_time(self, reacher_data: Arrays) -> None:
+        buffer = adopt(reacher_data)
+        before = len(pickle.dumps(buffer))
+        buffer.tensors()
+        assert len(pickle.dumps(buffer)) == before
+
+
+class TestDevice:
+    def test_to_moves_the_validation_split_too(self, reacher_data: Arrays) -> None:
+        """On the device without memory: that a second device is there cannot be taken for granted."""
+        buffer = adopt(reacher_data)
+        buffer.validation = adopt(reacher_data)
+        buffer.tensors()
+        buffer.validation.tensors()
+        assert buffer.to("meta") is buffer
+        for one in (buffer, buffer.validation):
+            assert one.device == torch.device("meta")
+            batch = one.take(torch.zeros(4, dtype=torch.int64, device="meta"))
+            assert {tensor.device.type for tensor in batch if isinstance(tensor, torch.Tensor)} == {"meta"}
+        buffer.to("cpu")
+        np.testing.assert_array_equal(buffer.validation.take(torch.tensor([3])).rewards, reacher_data["rewards"][[3]])
+
+    def test_what_is_added_reaches_another_device(self) -> None:
+        ring = OfflineReplayBuffer(4, spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (1,)), "meta")
+        ring.add(np.ones((1, 2)), np.ones((1, 2)), np.zeros((1, 1)), np.ones(1), np.zeros(1), [{}])
+        mirror = ring.tensors()
+        assert ring.tensors() is mirror
+        ring.add(np.ones((1, 2)), np.ones((1, 2)), np.zeros((1, 1)), np.ones(1), np.zeros(1), [{}])
+        assert ring.tensors() is not mirror
