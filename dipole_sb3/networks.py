@@ -109,42 +109,44 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, in] → [members, batch, out]."""
-        return self.with_fixed(x[:, :0])(x)
+        (weight, bias), *following = _select([*self.hidden, self.output])
+        return self._after_first(_product(bias, x, weight), following, _select(self.norms or []))
 
-    def with_fixed(self, fixed: Tensor, members: slice = slice(None)) -> Callable[[Tensor], Tensor]:
+    def with_fixed(self, fixed: Tensor, members: slice | None = None) -> Callable[[Tensor], Tensor]:
         """The perceptrons as functions of the rest of their input, its first columns being fixed.
 
         A sampler calls the result once per flow step: the fixed columns' share of the first layer is computed once, and
-        members that are not asked for cost nothing.
+        members that are not asked for cost nothing. For training, call the stack itself: gradients through the slices
+        that are taken here would cost more than they save.
 
         :param fixed: the first columns of the input, shape [batch, fixed].
-        :param members: which perceptrons.
+        :param members: which perceptrons; None: all.
         :return: function of the remaining columns [batch, in − fixed], giving [members, batch, out].
         """
-        linears = _select([*self.hidden, self.output], members)
+        (weight, bias), *following = _select([*self.hidden, self.output], members)
         norms = _select(self.norms or [], members)
-        (weight, share), *following = linears
         columns = fixed.shape[-1]
-        if columns:
-            share = _product(share, fixed, weight[:, :columns])
-            weight = weight[:, columns:]
+        share = _product(bias, fixed, weight[:, :columns])
+        remaining = weight[:, columns:]
+        return lambda rest: self._after_first(_product(share, rest, remaining), following, norms)
 
-        def function(rest: Tensor) -> Tensor:
-            x = _product(share, rest, weight)
-            for depth, (next_weight, next_bias) in enumerate(following):
-                x = self.activation(x)
-                if norms:
-                    scale, offset = norms[depth]
-                    x = torch.addcmul(offset, functional.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
-                x = torch.baddbmm(next_bias, x, next_weight)
-            return x
+    def _after_first(
+        self, x: Tensor, following: list[tuple[Tensor, Tensor]], norms: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        for depth, (weight, bias) in enumerate(following):
+            x = self.activation(x)
+            if norms:
+                scale, offset = norms[depth]
+                x = torch.addcmul(offset, functional.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
+            x = torch.baddbmm(bias, x, weight)
+        return x
 
-        return function
 
-
-def _select(layers: Iterable[nn.Module], members: slice) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of some members of every layer, as views."""
+def _select(layers: Iterable[nn.Module], members: slice | None = None) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of every layer: the parameters themselves, or views of some members."""
     parameters = cast("Iterable[StackedLinear | StackedLayerNorm]", layers)
+    if members is None:
+        return [(layer.weight, layer.bias) for layer in parameters]
     return [(layer.weight[members], layer.bias[members]) for layer in parameters]
 
 
@@ -199,11 +201,12 @@ class VelocityPair(nn.Module):
         :param time: t in [0, 1], shape [batch, 1] or a scalar.
         :return: (v⁺, v⁻), each of shape [batch, action].
         """
-        return self.fields(features)(x, time)
+        positive, negative = self.mlp(torch.cat([features, self._with_time(x, time)], dim=-1)).unbind(0)
+        return positive, negative
 
     def fields(self, features: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Both velocity fields at fixed features: (x, t) → (v⁺, v⁻); shapes as in :meth:`forward`."""
-        both = self._at(features, slice(0, 2))
+        both = self._at(features, None)
 
         def pair(x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
             positive, negative = both(x, time).unbind(0)
@@ -221,14 +224,13 @@ class VelocityPair(nn.Module):
         negative = self._at(features, slice(1, 2))
         return lambda x, time: negative(x, time)[0]
 
-    def _at(self, features: Tensor, members: slice) -> Callable[[Tensor, Tensor], Tensor]:
+    def _at(self, features: Tensor, members: slice | None) -> Callable[[Tensor, Tensor], Tensor]:
         perceptrons = self.mlp.with_fixed(features, members)
+        return lambda x, time: perceptrons(self._with_time(x, time))
 
-        def velocities(x: Tensor, time: Tensor) -> Tensor:
-            embedded = time_embedding(time.reshape(-1, 1), self.time_features)
-            return perceptrons(torch.cat([x, embedded.expand(x.shape[0], -1)], dim=-1))
-
-        return velocities
+    def _with_time(self, x: Tensor, time: Tensor) -> Tensor:
+        embedded = time_embedding(time.reshape(-1, 1), self.time_features)
+        return torch.cat([x, embedded.expand(x.shape[0], -1)], dim=-1)
 
 
 class QEnsemble(nn.Module):
