@@ -1,15 +1,14 @@
-"""What every algorithm on recorded data shares: data, one axis of learning, saving. SB3's contract, offline too."""
+"""What every algorithm on recorded data shares: data, one axis of learning. SB3's contract, offline too."""
 
 from __future__ import annotations
 
-import io
 import pathlib
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq
 from stable_baselines3.common.utils import configure_logger
@@ -29,7 +27,7 @@ from dipole_sb3.callbacks import RecordedSpaces, TimestepProgressBar
 from dipole_sb3.datasets import is_file_name, load_dataset
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.normalization import BatchNormalizer, fit_vec_normalize
-from dipole_sb3.persistence import replaced_when_complete, require_model_file
+from dipole_sb3.saved_algorithm import SavedAlgorithm, plain_device
 
 DatasetLike = OfflineReplayBuffer | str | pathlib.Path | Mapping[str, Any]
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
@@ -38,25 +36,15 @@ OFFLINE_LOG_UNIT = 250
 """Updates for which ``log_interval`` counts one in the offline phase, where there are no episodes to count."""
 
 
-def _plain_device(device: torch.device | str) -> torch.device | str:
-    """The device, without the index that torch accepts for its only CPU but cannot load files onto."""
-    return "cpu" if str(device).startswith("cpu") else device
-
-
-class OfflineAlgorithm(OffPolicyAlgorithm):
+class OfflineAlgorithm(SavedAlgorithm):
     """An SB3 off-policy algorithm whose first timesteps may be updates on recorded data, without stepping anything.
 
     Sub-classes give :meth:`train` and :meth:`_record_training`. Parameters are explained in
     :class:`~dipole_sb3.DIPOLE`; those of SB3 keep their meaning.
 
     Randomness of training comes from one generator of its own, so that evaluating or predicting in between does not
-    change what is learned, and it is saved with the model, so that a loaded run goes on as if it had never stopped.
+    change what is learned.
     """
-
-    renamed_on_load: ClassVar[Mapping[str, str]] = {}
-    """Arguments of ``load`` that are properties → attributes behind them."""
-
-    replay_buffer: OfflineReplayBuffer | None
 
     def __init__(
         self,
@@ -104,7 +92,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            device=_plain_device(device),
+            device=plain_device(device),
             seed=seed,
             sde_support=False,
             support_multi_env=True,
@@ -113,7 +101,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.offline_steps = offline_steps
         self._offline_end = 0
         self._normalizer: BatchNormalizer | None = None
-        self._generator_state: tuple[str, bytes] | None = None
+        self._learned_normalized = False
 
     # Setting up
 
@@ -173,6 +161,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         else:
             buffer = buffer.with_channels_first()
             self.observation_space, self.action_space, self.n_envs = buffer.observation_space, buffer.action_space, 1
+            self._spaces_from_data = True
         self.dataset = self.replay_buffer = buffer.to(self.device)
 
     def set_dataset(self, dataset: DatasetLike) -> None:
@@ -196,6 +185,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self._generator.seed()
         else:
             self._generator.manual_seed(seed)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        super().set_env(env, force_reset)
+        self._normalizer = None
+
+    set_env.__doc__ = SavedAlgorithm.set_env.__doc__
 
     # Learning
 
@@ -325,8 +320,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """SB3's loop of rollouts and trainings until ``end``."""
         assert self.env is not None
         assert isinstance(self.train_freq, TrainFreq)
-        if self.dataset is self.replay_buffer is not None:
-            self.replay_buffer = self._buffer().extended(self.buffer_size, self.n_envs)
+        self._make_room()
         if self._last_obs is None:
             self._last_obs = self.env.reset()
             self._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
@@ -354,6 +348,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             if self.num_timesteps > learning_starts and steps > 0:
                 self.train(gradient_steps=steps, batch_size=self.batch_size)
 
+    def _make_room(self) -> None:
+        """Recorded data, also from a loaded replay buffer, are followed by what is gathered, not overwritten."""
+        buffer = self._buffer()
+        recorded = buffer is self.dataset or (buffer.full and buffer.pos == 0)
+        if recorded or buffer.n_envs != self.n_envs:
+            self.replay_buffer = buffer.extended(self.buffer_size, self.n_envs)
+
     def _buffer(self) -> OfflineReplayBuffer:
         if self.replay_buffer is None:
             raise DatasetError(f"{type(self).__name__} has no data to train on: pass dataset= or env=")
@@ -367,7 +368,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """The batch as the networks see it: normalised where the environment is."""
         statistics = self._vec_normalize_env
         if statistics is None:
+            if self._learned_normalized:
+                raise ValueError(
+                    f"{type(self).__name__} has learned from normalised observations: found no VecNormalize, expected "
+                    "env= to be an environment in VecNormalize.load(...) with the statistics of that run"
+                )
             return batch
+        self._learned_normalized = True
         if self._normalizer is None or statistics.training:
             self._normalizer = BatchNormalizer(statistics, self.device)
         return self._normalizer(batch)
@@ -376,65 +383,3 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """Writes the statistics since the last call to all of the logger's outputs."""
         self._record_training()
         super().dump_logs()
-
-    # Saving
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "dataset", "_generator", "_normalizer"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.optimizer"], []
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Saves the model as SB3 does, but under its final name only when it is complete.
-
-        :param path: file (``.zip`` is added when it has no ending) or an open binary file.
-        :param exclude: attributes to leave out in addition to SB3's.
-        :param include: attributes to keep although they would be left out.
-        :raises OSError: the file cannot be written (a full disk, say); an earlier file of that name is untouched.
-        """
-        self._generator_state = (self.device.type, self._generator.get_state().numpy().tobytes())
-        if isinstance(path, str | pathlib.Path):
-            target = pathlib.Path(path)
-            with replaced_when_complete(target if target.suffix else target.with_suffix(".zip")) as file:
-                super().save(file, exclude, include)
-        else:
-            super().save(path, exclude, include)
-
-    @classmethod
-    def load(
-        cls: type[SelfOfflineAlgorithm],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: torch.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfOfflineAlgorithm:
-        """Loads a model as SB3 does; ``dataset=`` goes on learning from data, which is not part of the file.
-
-        :param path: file written by :meth:`save`.
-        :param env: environment, when it is to be stepped.
-        :param device: torch device, or ``"auto"``.
-        :param kwargs: constructor arguments to change.
-        :raises OSError: there is no such file.
-        :raises ValueError: it is truncated, damaged or not a saved model.
-        """
-        require_model_file(path)
-        attributes = {cls.renamed_on_load.get(name, name): value for name, value in kwargs.items()}
-        return super().load(
-            path, env, _plain_device(device), custom_objects, print_system_info, force_reset, **attributes
-        )
-
-    def _restore_generator(self) -> None:
-        if self._generator_state is not None:
-            device_type, state = self._generator_state
-            # Generators of different kinds of device have different states; on another one a new sequence starts.
-            if device_type == self.device.type:
-                self._generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))

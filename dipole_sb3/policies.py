@@ -166,6 +166,11 @@ class DIPOLEPolicy(BasePolicy):
             self.observation_space, extractor, make_head(extractor.features_dim), self.normalize_images
         )
 
+    def set_training_mode(self, mode: bool) -> None:
+        """SB3's; the target critics stay one function, without dropout and with given statistics, in training too."""
+        super().set_training_mode(mode)
+        self.critic_target.eval()
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """Parameters of the pair, the critics and the value; not those of the target critics."""
         return [*self.actor.parameters(), *self.critic.parameters(), *self.value.parameters()]

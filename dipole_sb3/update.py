@@ -167,4 +167,7 @@ def apply_update(
     optimizer.step()
     with torch.no_grad():
         torch._foreach_lerp_(list(policy.critic_target.parameters()), list(policy.critic.parameters()), objective.tau)
+        # Statistics of batch normalisation are averages already; SB3's targets copy them, too.
+        for target, statistic in zip(policy.critic_target.buffers(), policy.critic.buffers(), strict=True):
+            target.copy_(statistic)
     return outcome._replace(total=outcome.total.detach())
