@@ -32,17 +32,25 @@ def test_observations_and_rewards_are_adopted_without_a_copy(arrays: dict[str, A
     assert np.shares_memory(buffer.rewards, arrays["rewards"])
 
 
-@pytest.mark.parametrize(
-    "change", [lambda a: a.astype(np.float64), np.asfortranarray, lambda a: np.repeat(a, 2, 0)[::2]]
-)
-def test_other_layouts_and_types_are_converted(change: Any, reacher_data: Arrays) -> None:
-    arrays = {**reacher_data, **{key: change(reacher_data[key]) for key in ("observations", "rewards")}}
-    buffer, plain = adopt(arrays), adopt(reacher_data)
-    for key in ("observations", "rewards"):
-        stored = getattr(buffer, key)
-        assert stored.dtype == np.float32
-        assert stored.flags.c_contiguous
-        np.testing.assert_array_equal(stored, getattr(plain, key))
+LAYOUTS = {
+    "double": lambda a: a.astype(np.float64),
+    "column by column": np.asfortranarray,
+    "every second row": lambda a: np.repeat(a, 2, 0)[::2],
+    "backwards": lambda a: a[::-1].copy()[::-1],
+    "one row repeated": lambda a: np.broadcast_to(a[:1], a.shape),
+    "list": lambda a: a.tolist(),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_layouts_and_types_hold_the_same_values(layout: str) -> None:
+    plain = counting(20)
+    arrays = {key: LAYOUTS[layout](array) for key, array in plain.items()}
+    batch = adopt(arrays).take(torch.tensor([7, 0, 19]))
+    for key in ("observations", "rewards", "next_observations", "masks"):
+        tensor = getattr(batch, key)
+        assert tensor.dtype == torch.float32
+        np.testing.assert_array_equal(tensor, np.asarray(arrays[key])[[7, 0, 19]])
 
 
 @few

@@ -329,6 +329,8 @@ ACTION = spaces.Box(-1, 1, (2,))
             (VECTOR, spaces.Box(np.float32([-1, -2]), np.float32([1, 2]))),
             ("actions[1]", "[-1, 1]", "[-2, 2]", "action_space=env.action_space"),
         ),
+        ((VECTOR, ACTION), (VECTOR, spaces.Box(-2, 1, (2,))), ("actions[0]", "[-1, 1]", "[-2, 1]")),
+        ((VECTOR, ACTION), (VECTOR, spaces.Box(-1, 2, (2,))), ("actions[0]", "[-1, 1]", "[-1, 2]")),
         ((VECTOR, spaces.Box(-1, 1, (60,))), (VECTOR, WIDE), ("actions[1]", "[-1, 1]", "[-2, 2]")),
     ],
 )
