@@ -185,10 +185,10 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def _adopt_observation(self, key: str, array: np.ndarray, space: spaces.Space[Any], length: int) -> np.ndarray:
         assert space.shape is not None
-        array = _with_channels_of(array, space)
-        checks.require_shape(self.source, key, array, (length, *space.shape))
         dtype = checks.stores_as(space)
         checks.require_kind(self.source, key, array, dtype)
+        array = _with_channels_of(array, space)
+        checks.require_shape(self.source, key, array, (length, *space.shape))
         checks.require_finite(self.source, key, array)
         if dtype != np.uint8:
             checks.require_within(self.source, key, array, space)

@@ -113,7 +113,11 @@ class OfflineAlgorithm(SavedAlgorithm):
         # A model without data or environment only predicts: no need for memory that nothing will fill.
         if self.replay_buffer is None and self.env is not None:
             buffer_class = self.replay_buffer_class or OfflineReplayBuffer
-            self.replay_buffer = buffer_class(  # type: ignore[assignment]
+            if not issubclass(buffer_class, OfflineReplayBuffer):
+                raise ValueError(
+                    f"replay_buffer_class: found {buffer_class.__name__}, expected OfflineReplayBuffer or a subclass of it"
+                )
+            self.replay_buffer = buffer_class(
                 self.buffer_size,
                 self.observation_space,
                 self.action_space,

@@ -296,7 +296,10 @@ class DIPOLEPolicy(BasePolicy):
                 None if omega is None else self._omega_argument(omega),
                 None if num_candidates is None else require_num_candidates(num_candidates),
             )
-        actions = self.unscale_action(scaled.cpu().numpy().reshape(-1, *self.action_space.shape))  # type: ignore[misc]
+        assert isinstance(self.action_space, spaces.Box)
+        actions = self.unscale_action(scaled.cpu().numpy().reshape(-1, *self.action_space.shape))
+        # Rounding takes one in ten upper bounds out of the space.
+        actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return (actions if vectorized else actions[0]), state
 
     def _omega_argument(self, omega: float | np.ndarray) -> float | Tensor:
