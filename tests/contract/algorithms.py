@@ -59,3 +59,12 @@ def same_parameters(first: Any, second: Any) -> bool:
     if isinstance(first, np.ndarray):
         return np.array_equal(first, second)
     return bool(first == second)
+
+
+def one_sentence(error: BaseException, *words: str) -> None:
+    """Asserts that an error is one line of readable length that says all of ``words``."""
+    message = str(error)
+    assert "\n" not in message
+    assert 20 < len(message) < 400, message
+    for expected in words:
+        assert expected in message, f"{expected!r} is not in: {message}"

@@ -1,247 +1,242 @@
-"""Spaces, policies, extractors, and data that must agree with them."""
+"""SB3's test_spaces: which spaces work, with and without an environment, and which are refused in one sentence."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from algorithms import small
+from algorithms import one_sentence, small
 from gymnasium import spaces
-from recordings import record
-from sampled_environments import dict_env, image_env
+from recordings import Arrays, record
+from sampled_environments import ACTIONS, Sampled, dict_env, image_space, vector_space
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_checker import check_env
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from torch import nn
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import IdentityEnvBox
 
 from dipole_sb3 import DatasetError, OfflineReplayBuffer
 
-
-class Drifting(gymnasium.Env[Any, Any]):
-    """Any pair of spaces: observations are sampled, episodes last five steps."""
-
-    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-        self.observation_space, self.action_space = observation_space, action_space
-        self.steps = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        return self.observation_space.sample(), 1.0, False, self.steps == 5, {}
-
-
-ACTION = spaces.Box(-1, 1, (2,), np.float32)
-
-OBSERVATION_SPACES = {
-    "Box float32": spaces.Box(-1, 1, (3,), np.float32),
-    "Box float64": spaces.Box(-1, 1, (3,), np.float64),
-    "Box of two dimensions": spaces.Box(-1, 1, (3, 2), np.float32),
-    "Box unbounded": spaces.Box(-np.inf, np.inf, (3,), np.float32),
-    "Discrete": spaces.Discrete(4),
-    "MultiDiscrete": spaces.MultiDiscrete([3, 2]),
-    "MultiBinary": spaces.MultiBinary(3),
+OBSERVATION_SPACES: dict[str, spaces.Space[Any]] = {
+    "box_float32": vector_space(),
+    "box_float64": vector_space(dtype=np.float64),
+    "box_of_two_dimensions": spaces.Box(-1, 1, (3, 2), np.float32),
+    "box_of_four_dimensions": spaces.Box(-1, 1, (2, 1, 3, 2), np.float32),
+    "box_unbounded": spaces.Box(-np.inf, np.inf, (3,), np.float32),
+    "box_of_bytes": image_space(5),
+    "discrete": spaces.Discrete(4),
+    "multi_discrete": spaces.MultiDiscrete([3, 2]),
+    "multi_binary": spaces.MultiBinary(3),
+    "dict_of_all": spaces.Dict(
+        {"box": vector_space(), "discrete": spaces.Discrete(3), "binary": spaces.MultiBinary(2), "matrix": ACTIONS}
+    ),
 }
+
+# What is inferred from arrays alone is a Box: they do not say which integers may occur.
+INFERRED = [name for name in OBSERVATION_SPACES if name.startswith("box")]
 
 ACTION_SPACES = {
     "symmetric": spaces.Box(-2, 2, (2,), np.float32),
     "asymmetric": spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([5.0, 0.1], np.float32)),
-    "two dimensions": spaces.Box(-1, 1, (2, 3), np.float32),
+    "two_dimensions": spaces.Box(-1, 1, (2, 3), np.float32),
+    "two_dimensions_asymmetric": spaces.Box(np.full((2, 3), -2.0, np.float32), np.full((2, 3), 5.0, np.float32)),
     "float64": spaces.Box(-1, 1, (2,), np.float64),
+    "one": spaces.Box(0, 10, (1,), np.float32),
 }
 
 
+def policy_for(space: spaces.Space[Any]) -> str:
+    return "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+
+
+# Observations
+
+
+@pytest.mark.filterwarnings("ignore:Your observation .*has an unconventional shape")
+@pytest.mark.filterwarnings("ignore:.*observation space with type int")
 @pytest.mark.parametrize("name", OBSERVATION_SPACES)
-def test_observation_space(algorithm: Any, name: str) -> None:
-    env = Drifting(OBSERVATION_SPACES[name], ACTION)
+def test_learns_online_with_observations(algorithm: Any, name: str) -> None:
+    env = Sampled(OBSERVATION_SPACES[name])
     check_env(env)
-    model = small(algorithm, env=env, learning_starts=0).learn(12)
+    model = small(algorithm, policy_for(env.observation_space), env, learning_starts=0).learn(9)
     action, _ = model.predict(env.observation_space.sample(), deterministic=True)
     assert env.action_space.contains(action)
 
 
-@pytest.mark.parametrize("name", [name for name in OBSERVATION_SPACES if name.startswith("Box")])
-def test_recorded_observation_space(algorithm: Any, name: str) -> None:
-    env = Drifting(OBSERVATION_SPACES[name], ACTION)
-    small(algorithm, env=env, dataset=record(env, 40)).learn(2)
-    small(algorithm, dataset=record(env, 40)).learn(2)
+@pytest.mark.parametrize("name", OBSERVATION_SPACES)
+def test_learns_from_recorded_observations_and_goes_on_online(algorithm: Any, name: str) -> None:
+    env = Sampled(OBSERVATION_SPACES[name])
+    policy = policy_for(env.observation_space)
+    model = small(algorithm, policy, env, dataset=record(Sampled(env.observation_space), 40), offline_steps=2).learn(4)
+    assert model.replay_buffer.size() == 40 + 2
+    assert env.action_space.contains(model.predict(env.observation_space.sample())[0])
+
+
+@pytest.mark.parametrize("name", INFERRED)
+def test_infers_the_space_of_recorded_observations(algorithm: Any, name: str) -> None:
+    env = Sampled(OBSERVATION_SPACES[name])
+    model = small(algorithm, dataset=record(env, 40)).learn(2)
+    assert model.observation_space.shape == env.observation_space.shape
+    model.predict(env.observation_space.sample())
+
+
+# Actions
 
 
 @pytest.mark.parametrize("name", ACTION_SPACES)
-def test_action_space(algorithm: Any, name: str) -> None:
-    env = Drifting(OBSERVATION_SPACES["Box float32"], ACTION_SPACES[name])
+def test_learns_with_actions(algorithm: Any, name: str) -> None:
+    env = Sampled(vector_space(), ACTION_SPACES[name])
     model = small(algorithm, env=env, dataset=record(env, 60), offline_steps=3).learn(8)
-    actions, _ = model.predict(np.stack([env.observation_space.sample() for _ in range(20)]))
+    observations = np.stack([env.observation_space.sample() for _ in range(20)])
+    actions, _ = model.predict(observations)
     assert actions.shape == (20, *env.action_space.shape)
-    for action in actions:
-        assert env.action_space.contains(action.astype(env.action_space.dtype))
+    assert actions.dtype == env.action_space.dtype
+    assert all(env.action_space.contains(action) for action in actions)
+    assert model.predict(observations[0])[0].shape == env.action_space.shape
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("name", ["two_dimensions_asymmetric", "asymmetric"])
+def test_online_actions_are_kept_in_the_scale_of_the_recorded(algorithm: Any, name: str, n_envs: int) -> None:
+    space = ACTION_SPACES[name]
+    env = make_vec_env(lambda: Sampled(vector_space(), space), n_envs=n_envs)
+    model = small(algorithm, env=env, learning_starts=20).learn(20)
+    kept = model.replay_buffer.actions[: 20 // n_envs]
+    assert kept.shape == (20 // n_envs, n_envs, np.prod(space.shape))
+    assert -1 <= kept.min() < -0.5
+    assert 0.5 < kept.max() <= 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(-2.0, 5.0), (0.0, 0.1), (-1.0, 1.0)])
+def test_a_policy_of_extreme_actions_reaches_the_bounds(algorithm: Any, low: float, high: float) -> None:
+    """What was recorded at the bounds is learned as ±1 and comes back as the bounds."""
+    at_bounds = np.where(np.arange(200)[:, None] % 2 == 0, low, high).astype(np.float32)
+    data = {
+        "observations": np.where(at_bounds == low, -1, 1).astype(np.float32),
+        "actions": at_bounds,
+        "rewards": np.zeros(200, np.float32),
+        "next_observations": np.zeros((200, 1), np.float32),
+        "masks": np.zeros(200, np.float32),
+    }
+    space = spaces.Box(low, high, (1,), np.float32)
+    model = small(algorithm, dataset=OfflineReplayBuffer.from_arrays(data, action_space=space), learning_rate=1e-2)
+    lowest, highest = model.learn(300).predict(np.array([[-1.0], [1.0]]), deterministic=True)[0]
+    assert lowest == pytest.approx(low, abs=0.15 * (high - low))
+    assert highest == pytest.approx(high, abs=0.15 * (high - low))
+
+
+def test_predicted_actions_are_never_outside_by_rounding(algorithm: Any) -> None:
+    """low + (high − low) is above high for about one pair of float32 numbers in ten."""
+    random = np.random.default_rng(0)
+    low = random.uniform(-1, 1, 100).astype(np.float32)
+    space = spaces.Box(low, low + random.uniform(0.01, 2, 100).astype(np.float32), dtype=np.float32)
+    model = small(algorithm, env=Sampled(vector_space(), space))
+    for parameter in model.policy.actor.parameters():
+        torch.nn.init.constant_(parameter, 1.0)
+    actions, _ = model.predict(np.ones((2, 3), np.float32), deterministic=True)
+    np.testing.assert_array_equal(actions[0], space.high)
+    assert space.contains(actions[0])
+
+
+# Refusals
 
 
 @pytest.mark.parametrize(
     "space",
-    [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2), spaces.Box(-np.inf, np.inf, (2,))],
-    ids=lambda space: type(space).__name__,
-)
-def test_other_action_spaces_are_refused(algorithm: Any, space: spaces.Space[Any]) -> None:
-    with pytest.raises(ValueError, match=r"needs (continuous|bounded) actions: found .*expected a .*Box") as refusal:
-        small(algorithm, env=Drifting(OBSERVATION_SPACES["Box float32"], space))
-    assert "\n" not in str(refusal.value)
-
-
-class TestDictObservations:
-    def test_online(self, algorithm: Any) -> None:
-        env = dict_env()
-        model = small(algorithm, "MultiInputPolicy", env=env, learning_starts=0, train_freq=5).learn(10)
-        assert env.action_space.contains(model.predict(env.reset()[0])[0])
-
-    @pytest.mark.parametrize("with_environment", [False, True])
-    def test_recorded(self, algorithm: Any, dict_data: dict[str, Any], with_environment: bool) -> None:
-        env = dict_env()
-        dataset = OfflineReplayBuffer.from_arrays(dict_data, action_space=env.action_space)
-        model = small(algorithm, "MultiInputPolicy", env=env if with_environment else None, dataset=dataset).learn(2)
-        batch = {key: value[:4] for key, value in dict_data["observations"].items()}
-        assert model.predict(batch)[0].shape == (4, 2)
-        assert model.predict({key: value[0] for key, value in batch.items()})[0].shape == (2,)
-
-    def test_normalised_by_key(self, algorithm: Any, dict_data: dict[str, Any]) -> None:
-        env = VecNormalize(DummyVecEnv([dict_env]), norm_obs_keys=["joints"])
-        dataset = OfflineReplayBuffer.from_arrays(dict_data, action_space=env.action_space)
-        model = small(algorithm, "MultiInputPolicy", env=env, dataset=dataset).learn(2)
-        np.testing.assert_allclose(env.obs_rms["joints"].mean, dict_data["observations"]["joints"].mean(0), rtol=1e-4)
-        assert model._draw(16).observations["camera"].dtype == torch.uint8
-
-    def test_needs_its_policy(self, algorithm: Any) -> None:
-        with pytest.raises(ValueError, match="MultiInputPolicy"):
-            small(algorithm, "MlpPolicy", env=dict_env())
-
-
-class TestImages:
-    def test_online(self, algorithm: Any) -> None:
-        small(algorithm, "CnnPolicy", env=image_env(), learning_starts=0, train_freq=5).learn(5)
-
-    @pytest.mark.parametrize("with_environment", [False, True])
-    def test_recorded_channels_last(self, algorithm: Any, image_data: dict[str, Any], with_environment: bool) -> None:
-        env = image_env() if with_environment else None
-        model = small(algorithm, "CnnPolicy", env=env, dataset=image_data).learn(2)
-        assert model.observation_space.shape == (3, 36, 36)
-        assert np.shares_memory(model.replay_buffer.observations, image_data["observations"])
-        # Users hand in what their camera gives, either way round.
-        last, _ = model.predict(image_data["observations"][:2], deterministic=True)
-        first, _ = model.predict(image_data["observations"][:2].transpose(0, 3, 1, 2), deterministic=True)
-        np.testing.assert_allclose(last, first, rtol=1e-6)
-
-
-class Regularised(BaseFeaturesExtractor):
-    """Dropout and batch normalisation: modules that act differently while training."""
-
-    def __init__(self, observation_space: spaces.Box, width: int = 8) -> None:
-        super().__init__(observation_space, width)
-        self.net = nn.Sequential(
-            nn.Flatten(), nn.Linear(observation_space.shape[0], width), nn.BatchNorm1d(width), nn.Dropout(0.5)
-        )
-
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        return self.net(observations)  # type: ignore[no-any-return]
-
-
-class TestTrainAndEvaluationMode:
-    @pytest.fixture
-    def model(self, algorithm: Any, reacher_data: dict[str, Any]) -> Any:
-        kwargs = {"net_arch": [16], "features_extractor_class": Regularised, "features_extractor_kwargs": {"width": 6}}
-        return small(algorithm, dataset=reacher_data, policy_kwargs=kwargs)
-
-    def test_predict_does_not_drop_out(self, model: Any, reacher_data: dict[str, Any]) -> None:
-        model.learn(3)
-        observation = reacher_data["observations"][:4]
-        assert np.array_equal(
-            model.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0]
-        )
-
-    def test_predict_leaves_statistics_alone(self, model: Any, reacher_data: dict[str, Any]) -> None:
-        model.learn(3)
-        before = {name: value.clone() for name, value in model.policy.named_buffers()}
-        model.predict(reacher_data["observations"])
-        assert all(torch.equal(value, before[name]) for name, value in model.policy.named_buffers())
-
-    def test_training_moves_statistics(self, model: Any) -> None:
-        before = {name: value.clone() for name, value in model.policy.named_buffers() if "running_mean" in name}
-        model.learn(3)
-        after = dict(model.policy.named_buffers())
-        assert before
-        assert all(not torch.equal(after[name], value) for name, value in before.items())
-
-    def test_mode_follows_what_is_done(self, model: Any, reacher_data: dict[str, Any]) -> None:
-        model.learn(1)
-        assert model.policy.training
-        model.predict(reacher_data["observations"][0])
-        assert not model.policy.training
-
-
-@pytest.mark.parametrize(
-    "kwargs",
     [
-        {"net_arch": {"pi": [8], "qf": [12, 12]}},
-        {"net_arch": []},
-        {"net_arch": [8], "activation_fn": "tanh"},
-        {"net_arch": [8], "activation_fn": nn.ReLU},
-        {"net_arch": [8], "activation_fn": "mish", "actor_layer_norm": True, "time_features": 16},
-        {"net_arch": [8], "optimizer_class": torch.optim.AdamW, "optimizer_kwargs": {"weight_decay": 1e-3}},
-        {"net_arch": [8], "optimizer_class": torch.optim.SGD},
+        spaces.Discrete(3),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiBinary(2),
+        spaces.Box(-np.inf, np.inf, (2,)),
+        spaces.Box(-1, np.inf, (2,)),
+        spaces.Box(0, 0, (2,)),
+        spaces.Discrete(2, start=-1),
     ],
-    ids=lambda kwargs: "-".join(key for key in kwargs if key != "net_arch") or str(kwargs["net_arch"]),
+    ids=["discrete", "multi_discrete", "multi_binary", "unbounded", "half_bounded", "without_range", "shifted"],
 )
-def test_policy_kwargs(algorithm: Any, reacher_data: dict[str, Any], kwargs: dict[str, Any]) -> None:
-    small(algorithm, dataset=reacher_data, policy_kwargs=kwargs).learn(2)
+@pytest.mark.parametrize("with_data", [False, True], ids=["alone", "beside_data"])
+def test_refuses_other_action_spaces(
+    algorithm: Any, space: spaces.Space[Any], with_data: bool, reacher_data: Arrays
+) -> None:
+    dataset = OfflineReplayBuffer.from_arrays(reacher_data) if with_data else None
+    with pytest.raises(ValueError, match=r"needs .*actions.*: found ") as refusal:
+        small(algorithm, env=Sampled(vector_space(), space), dataset=dataset)
+    one_sentence(refusal.value, "found", "expected a ", "Box", str(type(space).__name__))
 
 
-def test_unknown_activation_is_refused(algorithm: Any, reacher_data: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="unknown activation_fn 'swosh'"):
-        small(algorithm, dataset=reacher_data, policy_kwargs={"activation_fn": "swosh"})
+def test_refuses_discrete_actions_in_data(algorithm: Any, reacher_data: Arrays) -> None:
+    with pytest.raises(DatasetError) as refusal:
+        small(algorithm, dataset={**reacher_data, "actions": np.zeros(320, np.int64)})
+    one_sentence(refusal.value, "dataset: actions has shape (320,)", "expected", "continuous")
 
 
 class TestDataThatDisagrees:
     """One sentence that names the data, the key, what was found and what was expected."""
 
-    def refusal(self, algorithm: Any, env: Any, dataset: Any, policy: str = "MlpPolicy") -> str:
+    def refuses(self, algorithm: Any, env: Any, dataset: Any, *words: str) -> None:
+        policy = "MultiInputPolicy" if isinstance(env, Sampled) else "MlpPolicy"
         with pytest.raises(DatasetError) as refusal:
-            small(algorithm, policy, env=env, dataset=dataset)
-        sentence = str(refusal.value)
-        assert "\n" not in sentence
-        return sentence
+            small(algorithm, policy, env, dataset=dataset)
+        one_sentence(refusal.value, *words)
 
-    def test_observation_shape(self, algorithm: Any, pendulum_data: dict[str, Any]) -> None:
-        wrong = {**pendulum_data, "observations": pendulum_data["observations"][:, :2]}
-        assert "observations has shape (450, 2), expected (450, 3)" in self.refusal(algorithm, "Pendulum-v1", wrong)
+    @pytest.mark.parametrize("key", ["observations", "next_observations", "actions"])
+    def test_shape(self, algorithm: Any, pendulum_data: Arrays, key: str) -> None:
+        wrong = {**pendulum_data, key: np.concatenate([pendulum_data[key]] * 2, axis=1)}
+        width = pendulum_data[key].shape[1]
+        found, expected = f"{key} has shape (450, {2 * width})", f"expected (450, {width})"
+        self.refuses(algorithm, "Pendulum-v1", wrong, "dataset: ", found, expected)
 
-    def test_loaded_for_another_environment(self, algorithm: Any) -> None:
-        sentence = self.refusal(algorithm, "Pendulum-v1", "demo/reacher-tqc-10k")
-        assert "demo/reacher-tqc-10k" in sentence
-        assert "observation has shape (10,), the environment expects (3,)" in sentence
+    def test_shape_of_named_data(self, algorithm: Any) -> None:
+        words = ("demo/reacher-tqc-10k: ", "observation has shape (10,)", "expects (3,)")
+        self.refuses(algorithm, "Pendulum-v1", "demo/reacher-tqc-10k", *words)
 
-    def test_action_bounds(self, algorithm: Any, pendulum_data: dict[str, Any]) -> None:
+    def test_actions_outside_the_bounds(self, algorithm: Any, pendulum_data: Arrays) -> None:
         too_large = {**pendulum_data, "actions": 3 * pendulum_data["actions"]}
-        assert "actions row" in self.refusal(algorithm, "Pendulum-v1", too_large)
+        self.refuses(algorithm, "Pendulum-v1", too_large, "dataset: actions row ", "expected a value in [-2, 2]")
+
+    def test_other_action_bounds(self, algorithm: Any, pendulum_data: Arrays) -> None:
+        """Actions in [−1, 1] could be meant as they are, or as shares of the bounds: only the user knows."""
         halved = {**pendulum_data, "actions": pendulum_data["actions"] / 2}
         assumed = OfflineReplayBuffer.from_arrays(halved, source="log 7")
-        assert "log 7: actions" in self.refusal(algorithm, "Pendulum-v1", assumed)
+        self.refuses(algorithm, "Pendulum-v1", assumed, "log 7: actions[0]", "[-1, 1]", "[-2, 2]")
 
-    def test_images_for_numbers(self, algorithm: Any, pendulum_data: dict[str, Any]) -> None:
-        images = {**pendulum_data, "observations": np.zeros((450, 3), np.uint8)}
-        assert "dtype uint8, expected float32" in self.refusal(algorithm, "Pendulum-v1", images)
+    def test_bytes_for_numbers(self, algorithm: Any, pendulum_data: Arrays) -> None:
+        wrong = {**pendulum_data, "observations": np.zeros((450, 3), np.uint8)}
+        self.refuses(algorithm, "Pendulum-v1", wrong, "observations has dtype uint8", "expected float32")
 
-    def test_keys(self, algorithm: Any, dict_data: dict[str, Any]) -> None:
-        other = {**dict_data, "observations": {"joints": dict_data["observations"]["joints"]}}
-        sentence = self.refusal(algorithm, dict_env(), other, "MultiInputPolicy")
-        assert "observations has ['joints'], expected the keys ['camera', 'joints']" in sentence
+    def test_numbers_for_bytes(self, algorithm: Any, dict_data: Arrays) -> None:
+        camera = dict_data["observations"]["camera"].astype(np.float32)
+        wrong = {**dict_data, "observations": {**dict_data["observations"], "camera": camera}}
+        words = ("observations['camera'] has dtype float32", "expected uint8")
+        self.refuses(algorithm, dict_env(), wrong, *words)
 
-    def test_not_a_number(self, algorithm: Any, pendulum_data: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("keys", [("joints",), ("joints", "camera", "more")], ids=["missing", "more"])
+    def test_keys(self, algorithm: Any, dict_data: Arrays, keys: tuple[str, ...]) -> None:
+        part = {key: dict_data["observations"].get(key, dict_data["observations"]["joints"]) for key in keys}
+        words = (f"observations has {sorted(keys)}", "expected the keys ['camera', 'joints']")
+        self.refuses(algorithm, dict_env(), {**dict_data, "observations": part}, *words)
+
+    def test_one_array_for_a_dict(self, algorithm: Any, pendulum_data: Arrays) -> None:
+        self.refuses(algorithm, dict_env(), pendulum_data, "observations has one array", "['camera', 'joints']")
+
+    def test_a_dict_for_one_array(self, algorithm: Any, dict_data: Arrays) -> None:
+        self.refuses(algorithm, "Pendulum-v1", dict_data, "observations is a mapping", "expected one array")
+
+    def test_not_a_number(self, algorithm: Any, pendulum_data: Arrays) -> None:
         broken = pendulum_data["observations"].copy()
         broken[17, 1] = np.nan
-        sentence = self.refusal(algorithm, "Pendulum-v1", {**pendulum_data, "observations": broken})
-        assert "observations has NaN or infinity" in sentence
+        words = ("observations has NaN or infinity", "row 17", "expected finite")
+        self.refuses(algorithm, "Pendulum-v1", {**pendulum_data, "observations": broken}, *words)
+
+    def test_nothing_is_kept_of_refused_data(self, model: Any, pendulum_data: Arrays) -> None:
+        kept = model.replay_buffer
+        with pytest.raises(DatasetError):
+            model.set_dataset(pendulum_data)
+        assert model.replay_buffer is model.dataset is kept
+
+
+def test_refuses_a_replay_buffer_class_that_cannot_hold_recorded_data(algorithm: Any) -> None:
+    with pytest.raises(ValueError, match="replay_buffer_class") as refusal:
+        small(algorithm, env=IdentityEnvBox(), replay_buffer_class=ReplayBuffer)
+    one_sentence(refusal.value, "found", "ReplayBuffer", "expected", "OfflineReplayBuffer")
