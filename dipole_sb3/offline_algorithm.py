@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
@@ -110,6 +111,7 @@ class OfflineAlgorithm(SavedAlgorithm):
         self._adopt_dataset()
         self.set_random_seed(self.seed)
         checks.require_box_actions(self.action_space)
+        self._require_policy_for_observations()
         # A model without data or environment only predicts: no need for memory that nothing will fill.
         if self.replay_buffer is None and self.env is not None:
             buffer_class = self.replay_buffer_class or OfflineReplayBuffer
@@ -131,6 +133,14 @@ class OfflineAlgorithm(SavedAlgorithm):
         # train() may be called before learn(), which is where SB3 makes its logger.
         self._logger = Logger(folder=None, output_formats=[])
 
+    def _require_policy_for_observations(self) -> None:
+        """SB3 refuses this for environments; data may have Dict observations, too."""
+        for name in ("MlpPolicy", "CnnPolicy"):
+            if self.policy_class is self.policy_aliases[name] and isinstance(self.observation_space, spaces.Dict):
+                raise ValueError(
+                    f"Dict observations need MultiInputPolicy: found {name} for the keys {sorted(self.observation_space)}"
+                )
+
     @abstractmethod
     def _setup_policy(self) -> None:
         """Builds ``self.policy`` on ``self.device``."""
@@ -150,13 +160,13 @@ class OfflineAlgorithm(SavedAlgorithm):
             return
         buffer = self.dataset
         # Arrays and files hold what was recorded, in units that only the environment's spaces tell.
-        spaces: dict[str, Any] = (
+        known_spaces: dict[str, Any] = (
             {"observation_space": self.observation_space, "action_space": self.action_space} if known else {}
         )
         if isinstance(buffer, str | pathlib.Path):
-            buffer = load_dataset(buffer, device=self.device, **(spaces if is_file_name(buffer) else {}))
+            buffer = load_dataset(buffer, device=self.device, **(known_spaces if is_file_name(buffer) else {}))
         elif not isinstance(buffer, OfflineReplayBuffer):
-            buffer = OfflineReplayBuffer.from_arrays(buffer, source="dataset", device=self.device, **spaces)
+            buffer = OfflineReplayBuffer.from_arrays(buffer, source="dataset", device=self.device, **known_spaces)
         if known:
             buffer = buffer.with_channels_of(self.observation_space)
             checks.require_same_spaces(
