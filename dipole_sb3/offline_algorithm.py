@@ -117,7 +117,7 @@ class OfflineAlgorithm(SavedAlgorithm):
             buffer_class = self.replay_buffer_class or OfflineReplayBuffer
             if not issubclass(buffer_class, OfflineReplayBuffer):
                 raise ValueError(
-                    f"replay_buffer_class: found {buffer_class.__name__}, expected OfflineReplayBuffer or a subclass of it"
+                    f"replay_buffer_class: found {buffer_class.__name__}, expected a subclass of OfflineReplayBuffer"
                 )
             self.replay_buffer = buffer_class(
                 self.buffer_size,
@@ -138,7 +138,7 @@ class OfflineAlgorithm(SavedAlgorithm):
         for name in ("MlpPolicy", "CnnPolicy"):
             if self.policy_class is self.policy_aliases[name] and isinstance(self.observation_space, spaces.Dict):
                 raise ValueError(
-                    f"Dict observations need MultiInputPolicy: found {name} for the keys {sorted(self.observation_space)}"
+                    f"Dict observations need MultiInputPolicy: found {name} for keys {sorted(self.observation_space)}"
                 )
 
     @abstractmethod
