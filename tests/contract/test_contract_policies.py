@@ -130,9 +130,8 @@ class TestImages:
             model = small(algorithm, "CnnPolicy", dataset=image_data, policy_kwargs=kwargs)
             model.policy.actor.features_extractor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
             model.predict(image_data["observations"][:1])
-        np.testing.assert_allclose(
-            seen[0].numpy()[0].transpose(1, 2, 0), image_data["observations"][0] / 255.0, rtol=1e-5
-        )
+        image = image_data["observations"][0].transpose(2, 0, 1)
+        np.testing.assert_allclose(seen[0].numpy()[0], image / 255.0, rtol=1e-5)
         assert seen[1].max() == image.max()
 
     def test_sb3s_images_in_stacks(self, algorithm: Any) -> None:
