@@ -149,14 +149,15 @@ class TestChannels:
         assert buffer.observations.shape == (40, 1, 36, 36, 3)  # type: ignore[union-attr]
         assert buffer.take(torch.tensor([1])).observations.shape == (1, 36, 36, 3)  # type: ignore[union-attr]
 
-    def test_first_as_the_environment_has_them_is_a_view(self, dict_data: Arrays) -> None:
+    def test_first_as_the_environment_has_them_is_a_view(self, image_data: Arrays) -> None:
         """Recorded channels-last, for an environment whose images SB3 has turned."""
-        space = spaces.Dict(camera=spaces.Box(0, 255, (1, 36, 36), np.uint8), joints=spaces.Box(-2, 2, (3,)))
-        buffer = adopt(dict_data, observation_space=space)
-        camera = dict_data["observations"]["camera"]
-        stored = parts(buffer.observations)["camera"]
-        assert np.shares_memory(stored, camera)
-        np.testing.assert_array_equal(stored[:, 0], camera.transpose(0, 3, 1, 2))
+        images, turned = image_data["observations"], spaces.Box(0, 255, (3, 36, 36), np.uint8)
+        in_dicts = {key: {"camera": image_data[key]} for key in ("observations", "next_observations")}
+        alone = adopt(image_data, observation_space=turned).observations
+        in_dict = adopt({**image_data, **in_dicts}, observation_space=spaces.Dict(camera=turned)).observations
+        for stored in (alone, parts(in_dict)["camera"]):
+            assert np.shares_memory(stored, images)
+            np.testing.assert_array_equal(stored[:, 0], images.transpose(0, 3, 1, 2))
 
     def test_first_turns_only_the_images_of_a_dict(self, dict_data: Arrays) -> None:
         buffer = adopt(dict_data)

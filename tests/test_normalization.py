@@ -173,12 +173,13 @@ class TestFit:
 
 
 class TestBatchNormalizer:
-    @pytest.mark.parametrize(("clip_obs", "clip_reward"), [(10.0, 10.0), (1.2, 0.1)])
+    @pytest.mark.parametrize(("clip_obs", "clip_reward"), [(10.0, 10.0), (1.2, 0.04)])
     def test_arrays_are_scaled_as_by_vec_normalize(
         self, pendulum_data: Arrays, clip_obs: float, clip_reward: float
     ) -> None:
-        env = pendulum(clip_obs=clip_obs, clip_reward=clip_reward, epsilon=1e-3)
-        buffer = adopt(pendulum_data, action_space=env.action_space)
+        env = pendulum(clip_obs=clip_obs, clip_reward=clip_reward, epsilon=0.1)
+        arrays = {**pendulum_data, "rewards": pendulum_data["rewards"] / 100}
+        buffer = adopt(arrays, action_space=env.action_space)
         fit_vec_normalize(env, buffer)
         raw = buffer.take(torch.arange(buffer.size()))
         scaled = BatchNormalizer(env, torch.device("cpu"))(raw)
@@ -187,7 +188,7 @@ class TestBatchNormalizer:
         np.testing.assert_allclose(
             scaled.next_observations, env.normalize_obs(pendulum_data["next_observations"]), rtol=1e-5, atol=1e-5
         )
-        np.testing.assert_allclose(scaled.rewards, env.normalize_reward(pendulum_data["rewards"]), rtol=1e-5)
+        np.testing.assert_allclose(scaled.rewards, env.normalize_reward(arrays["rewards"]), rtol=1e-5)
         assert scaled.actions is raw.actions
         assert scaled.masks is raw.masks
         for values, limit in ((scaled.observations, clip_obs), (scaled.rewards, clip_reward)):
