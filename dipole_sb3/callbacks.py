@@ -16,15 +16,18 @@ class TimestepProgressBar(ProgressBarCallback):
     """
 
     _shown: int = 0
-
-    def _on_step(self) -> bool:
-        self.pbar.update(self.model.num_timesteps - self._shown)
-        self._shown = self.model.num_timesteps
-        return True
+    _end: int = 0
 
     def _on_training_start(self) -> None:
-        self._shown = self.model.num_timesteps
+        self._shown, self._end = self.model.num_timesteps, self.locals["total_timesteps"]
         super()._on_training_start()
+
+    def _on_step(self) -> bool:
+        # The last step of several environments may go beyond what was asked for.
+        reached = min(self.model.num_timesteps, self._end)
+        self.pbar.update(reached - self._shown)
+        self._shown = reached
+        return True
 
 
 class RecordedSpaces(gymnasium.Env[Any, Any]):
