@@ -219,6 +219,25 @@ def test_online_after_data_with_environments(algorithm: Algorithm, n_envs: int, 
     np.testing.assert_array_equal(kept, pendulum_data["rewards"])
 
 
+@pytest.mark.parametrize(
+    ("name", "env_id", "ends", "bootstraps"),
+    [("pendulum_data", "Pendulum-v1", 4, True), ("inverted_pendulum_data", "InvertedPendulum-v5", 10, False)],
+    ids=["time_limit", "failure"],
+)
+def test_ends_of_episodes_mean_the_same_recorded_and_gathered(
+    algorithm: Algorithm, name: str, env_id: str, ends: int, bootstraps: bool, request: pytest.FixtureRequest
+) -> None:
+    """After a time limit the value goes on; after a failure it does not."""
+    data = request.getfixturevalue(name)
+    model = small(algorithm, env=env_id, dataset=data, offline_steps=1, train_freq=450).learn(451)
+    batch = model.replay_buffer.take(torch.arange(model.replay_buffer.size()))
+    ended = model.replay_buffer.dones[: model.replay_buffer.size(), 0] == 1
+    assert ended[: len(data["rewards"])].sum() >= ends / 2
+    assert ended.sum() >= ends
+    assert (batch.masks.numpy()[ended] == float(bootstraps)).all()
+    assert (batch.masks.numpy()[~ended] == 1).all()
+
+
 def test_train_frequency_and_gradient_steps(algorithm: Algorithm) -> None:
     arguments = {"learning_starts": 0, "buffer_size": 100}
     every_third = small(algorithm, env=IdentityEnvBox(), train_freq=3, gradient_steps=2, **arguments).learn(9)

@@ -1,0 +1,245 @@
+"""SB3's test_logger: what a run leaves in TensorBoard and progress.csv, read back from the files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from algorithms import ALGORITHMS, small
+from recordings import Arrays
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import IdentityEnvBox
+from stable_baselines3.common.logger import configure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dipole_sb3 import DIPOLE, OfflineReplayBuffer
+from dipole_sb3.dipole import OfflineAlgorithm
+from dipole_sb3.monitoring import SATURATION
+
+SB3_KEYS = {"train/actor_loss", "train/critic_loss", "train/learning_rate", "time/fps"}
+OUR_KEYS = {"time/updates_per_second"}
+# What an algorithm logs beyond that.
+OWN_KEYS: dict[type[OfflineAlgorithm], set[str]] = {
+    DIPOLE: {
+        f"train/{name}"
+        for name in (
+            "positive_loss",
+            "negative_loss",
+            "value_loss",
+            "weight_mean",
+            "weight_std",
+            "weight_saturation",
+            "advantage_q10",
+            "advantage_q50",
+            "advantage_q90",
+            "q_mean",
+            "value_mean",
+        )
+    },
+}
+# SB3 keeps these out of TensorBoard: they are its horizontal axis.
+CSV_KEYS = {"train/n_updates", "time/total_timesteps", "time/time_elapsed", "time/episodes"}
+VALIDATION_KEYS: dict[type[OfflineAlgorithm], set[str]] = {
+    DIPOLE: {f"validation/{name}" for name in ("positive_loss", "negative_loss", "critic_loss", "value_loss")}
+}
+
+
+def test_every_algorithm_says_what_it_logs() -> None:
+    assert OWN_KEYS.keys() == VALIDATION_KEYS.keys() == set(ALGORITHMS)
+
+
+def split(data: Arrays) -> OfflineReplayBuffer:
+    """250 transitions to learn from, the rest for validation."""
+    buffer = OfflineReplayBuffer.from_arrays({key: value[:250] for key, value in data.items()})
+    buffer.validation = OfflineReplayBuffer.from_arrays({key: value[250:] for key, value in data.items()})
+    return buffer
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "progress.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# TensorBoard
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS, ids=[algorithm.__name__ for algorithm in ALGORITHMS])
+def events(
+    request: pytest.FixtureRequest, reacher_data: Arrays, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[type[OfflineAlgorithm], EventAccumulator]:
+    folder = tmp_path_factory.mktemp("tensorboard")
+    model = small(request.param, dataset=split(reacher_data), tensorboard_log=str(folder))
+    model.learn(600, log_interval=1, tb_log_name="run")
+    accumulator = EventAccumulator(str(folder / "run_1"))
+    accumulator.Reload()
+    return request.param, accumulator
+
+
+def test_tensorboard_has_sb3s_keys_and_ours(events: tuple[type[OfflineAlgorithm], EventAccumulator]) -> None:
+    algorithm, accumulator = events
+    found = set(accumulator.Tags()["scalars"])
+    assert found >= SB3_KEYS | OUR_KEYS | OWN_KEYS[algorithm] | VALIDATION_KEYS[algorithm]
+
+
+def test_tensorboard_has_a_point_every_250_updates_and_at_the_end(
+    events: tuple[type[OfflineAlgorithm], EventAccumulator],
+) -> None:
+    _, accumulator = events
+    for key in accumulator.Tags()["scalars"]:
+        points = accumulator.Scalars(key)
+        assert [point.step for point in points] == [250, 500, 600], key
+        assert all(np.isfinite(point.value) for point in points), key
+
+
+def test_validation_improves_on_data_like_those_learned_from(
+    events: tuple[type[OfflineAlgorithm], EventAccumulator],
+) -> None:
+    algorithm, accumulator = events
+    losses = VALIDATION_KEYS[algorithm] & {"validation/positive_loss", "validation/actor_loss"}
+    first, *_, last = accumulator.Scalars(losses.pop())
+    assert last.value < first.value
+
+
+def test_tensorboard_runs_are_numbered_as_in_sb3(model: Any, tmp_path: Path) -> None:
+    model.tensorboard_log = str(tmp_path)
+    model.learn(1)
+    model.learn(1)
+    model.learn(1, reset_num_timesteps=False, tb_log_name=type(model).__name__)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{type(model).__name__}_{n}" for n in (1, 2)]
+
+
+# progress.csv
+
+
+def test_csv_has_sb3s_keys_and_ours(algorithm: Any, model: Any, tmp_path: Path) -> None:
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(500, log_interval=1)
+    rows = rows_of(tmp_path)
+    assert set(rows[0]) >= SB3_KEYS | OUR_KEYS | OWN_KEYS[algorithm] | CSV_KEYS
+    assert [row["time/total_timesteps"] for row in rows] == ["250", "500"]
+    assert [row["train/n_updates"] for row in rows] == ["250", "500"]
+    assert all(float(row["time/updates_per_second"]) > 0 for row in rows)
+    assert all(float(row["train/learning_rate"]) == 1e-3 for row in rows)
+
+
+@pytest.mark.parametrize(("log_interval", "expected"), [(1, [250, 500, 510]), (2, [500, 510]), (4, [510])])
+def test_log_interval_counts_250_updates_and_the_end(
+    model: Any, tmp_path: Path, log_interval: int, expected: list[int]
+) -> None:
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(510, log_interval=log_interval)
+    assert [int(row["time/total_timesteps"]) for row in rows_of(tmp_path)] == expected
+
+
+def test_without_a_validation_split_nothing_is_made_up(model: Any, tmp_path: Path) -> None:
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(5)
+    assert not [key for key in rows_of(tmp_path)[0] if key.startswith("validation/")]
+
+
+def test_validation_is_always_on_the_same_transitions_and_noise(algorithm: Any, reacher_data: Arrays) -> None:
+    model = small(algorithm, dataset=split(reacher_data)).learn(2)
+    logged = []
+    for _ in range(2):
+        model.predict(reacher_data["observations"])
+        model.dump_logs()
+        model._record_training()
+        logged.append({key: model.logger.name_to_value[key] for key in VALIDATION_KEYS[algorithm]})
+    assert logged[0] == logged[1]
+
+
+def test_rollout_statistics_online(algorithm: Any, tmp_path: Path) -> None:
+    env = make_vec_env(lambda: IdentityEnvBox(ep_length=20), 1)
+    model = small(algorithm, env=env, train_freq=10, learning_starts=0)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(60, log_interval=1)
+    rows = rows_of(tmp_path)
+    assert [float(row["rollout/ep_len_mean"]) for row in rows] == [20, 20, 20]
+    assert [row["time/episodes"] for row in rows] == ["1", "2", "3"]
+    assert set(rows[-1]) >= SB3_KEYS | OUR_KEYS | OWN_KEYS[algorithm]
+
+
+def test_silence_when_not_asked_to_speak(model: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    model.learn(3)
+    assert capfd.readouterr().out == ""
+
+
+def test_tables_on_the_terminal_when_asked(
+    algorithm: Any, reacher_data: Arrays, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small(algorithm, dataset=reacher_data, verbose=1).learn(3)
+    shown = capfd.readouterr().out
+    assert "updates_per_second" in shown
+    assert "critic_loss" in shown
+
+
+# Learning rate
+
+
+def test_a_schedule_reaches_the_optimiser(algorithm: Any, reacher_data: Arrays) -> None:
+    model = small(algorithm, dataset=reacher_data, learning_rate=lambda remaining: 1e-3 * remaining)
+    rates: list[float] = []
+    model.learn(4, callback=lambda *_: rates.append(model.policy.optimizer.param_groups[0]["lr"]) or True)
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    model.learn(4, reset_num_timesteps=False, callback=lambda *_: model.num_timesteps < 5)
+    assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-3)
+
+
+def test_a_changed_rate_takes_effect(model: Any) -> None:
+    model.learn(1)
+    model.learning_rate = 0.125
+    model._setup_lr_schedule()
+    model.learn(1)
+    assert model.policy.optimizer.param_groups[0]["lr"] == 0.125
+
+
+# What DIPOLE's numbers mean
+
+
+class TestDIPOLEsStatistics:
+    @pytest.fixture
+    def model(self, reacher_data: Arrays) -> Any:
+        return small(DIPOLE, dataset=reacher_data, beta=3.0)
+
+    def recorded(self, model: Any) -> dict[str, float]:
+        model._record_training()
+        return {key: float(value) for key, value in model.logger.name_to_value.items()}
+
+    def test_losses_are_means_since_the_last_row(self, model: Any) -> None:
+        parts = []
+        for _ in range(3):
+            model.train(gradient_steps=1, batch_size=16)
+            parts.append(model._monitor._last.losses.tolist())
+        logged = self.recorded(model)
+        means = np.mean(parts, axis=0)
+        names = ("positive_loss", "negative_loss", "critic_loss", "value_loss")
+        for name, mean in zip(names, means, strict=True):
+            assert logged[f"train/{name}"] == pytest.approx(mean, rel=1e-5)
+        assert logged["train/actor_loss"] == pytest.approx(means[0] + means[1], rel=1e-5)
+        model.train(gradient_steps=1, batch_size=16)
+        assert self.recorded(model)["train/critic_loss"] == pytest.approx(float(model._monitor._last.losses[2]))
+
+    def test_distributions_are_the_last_updates(self, model: Any) -> None:
+        model.train(gradient_steps=5, batch_size=64)
+        outcome, logged = model._monitor._last, self.recorded(model)
+        advantage, weight = outcome.advantage.double().numpy(), outcome.weight.double().numpy()
+        np.testing.assert_allclose(weight, 1 / (1 + np.exp(-3.0 * advantage)), rtol=1e-5)
+        assert logged["train/weight_mean"] == pytest.approx(weight.mean(), rel=1e-5)
+        assert logged["train/weight_std"] == pytest.approx(weight.std(), rel=1e-4)
+        for share in (10, 50, 90):
+            expected = np.quantile(advantage, share / 100)
+            assert logged[f"train/advantage_q{share}"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert logged["train/q_mean"] == pytest.approx(float(outcome.q.mean()), rel=1e-4)
+        assert logged["train/value_mean"] == pytest.approx(float(outcome.value.mean()), rel=1e-4)
+
+    @pytest.mark.parametrize(("shift", "saturated"), [(20.0, 1.0), (-20.0, 1.0), (0.0, 0.0)])
+    def test_saturation_is_the_share_of_weights_at_either_end(
+        self, reacher_data: Arrays, shift: float, saturated: float
+    ) -> None:
+        model = small(DIPOLE, dataset=reacher_data, shift=shift, beta=1e-3)
+        model.train(gradient_steps=1, batch_size=16)
+        assert 0 < SATURATION < 0.5
+        assert self.recorded(model)["train/weight_saturation"] == saturated
