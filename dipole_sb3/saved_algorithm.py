@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pathlib
+import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -116,12 +117,13 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         :param load_path_or_dict: saved model, or a dict as :meth:`get_parameters` gives it.
         :param exact_match: whether all parameters, and the optimiser's state, must be there.
         :param device: torch device, or ``"auto"``.
-        :raises ValueError: names that the model does not have, or that are missing.
+        :raises ValueError: names that the model does not have, or that are missing, or a truncated or damaged file.
         """
         if isinstance(load_path_or_dict, dict):
             # torch's optimisers keep the tensors that they are given.
             parameters = copy.deepcopy(load_path_or_dict)
         else:
+            require_model_file(load_path_or_dict)
             _, parameters, _ = load_from_zip_file(load_path_or_dict, device=plain_device(device), load_data=False)
         for name in parameters:
             try:
@@ -152,10 +154,16 @@ class SavedAlgorithm(OffPolicyAlgorithm):
 
         :param path: file written by :meth:`save_replay_buffer`; as it is a pickle, load only what you trust.
         :param truncate_last_traj: has no meaning here.
-        :raises ValueError: it holds something else.
+        :raises ValueError: it is truncated or holds something else.
         :raises DatasetError: its transitions have other spaces than the model; the model then keeps what it had.
         """
-        loaded = load_from_pkl(path, self.verbose)
+        try:
+            loaded = load_from_pkl(path, self.verbose)
+        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
+            raise ValueError(
+                f"cannot load {path}: it is truncated or not a saved replay buffer ({error}); expected a whole file "
+                "written by save_replay_buffer()"
+            ) from error
         if not isinstance(loaded, OfflineReplayBuffer):
             raise ValueError(f"{path}: holds a {type(loaded).__name__}, expected an OfflineReplayBuffer")
         checks.require_same_spaces(
