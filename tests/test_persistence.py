@@ -244,6 +244,31 @@ class TestLoading:
             DIPOLE.load(tmp_path / "model", device="cpu")
         assert_one_sentence(raised.value, "model.zip", "damaged (at policy")
 
+    def test_parameters_of_a_truncated_model_are_one_sentence_and_change_nothing(
+        self, reacher_data: Arrays, saved: bytes, tmp_path: pathlib.Path
+    ) -> None:
+        model = small_model(reacher_data)
+        before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+        (tmp_path / "model.zip").write_bytes(saved[: len(saved) // 2])
+        with pytest.raises(ValueError, match="cannot load") as raised:
+            model.set_parameters(tmp_path / "model.zip", device="cpu")
+        assert_one_sentence(raised.value, "model.zip", "truncated")
+        assert all(torch.equal(one, other) for one, other in zip(before, model.policy.parameters(), strict=True))
+
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+    def test_a_truncated_replay_buffer_is_one_sentence(
+        self, reacher_data: Arrays, tmp_path: pathlib.Path, share: float
+    ) -> None:
+        model = small_model(reacher_data)
+        kept, path = model.replay_buffer, tmp_path / "buffer.pkl"
+        model.save_replay_buffer(path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match="cannot load") as raised:
+            model.load_replay_buffer(path)
+        assert_one_sentence(raised.value, str(path), "truncated", "expected a whole file")
+        assert model.replay_buffer is kept
+
     def test_a_missing_file_is_named(self, tmp_path: pathlib.Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"nothing\.zip") as raised:
             DIPOLE.load(tmp_path / "nothing", device="cpu")
