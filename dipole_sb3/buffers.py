@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
-from stable_baselines3.common.preprocessing import get_obs_shape, is_image_space, is_image_space_channels_first
+from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
-from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from dipole_sb3 import checks
+from dipole_sb3 import checks, layouts
 from dipole_sb3.checks import ObservationArrays
 from dipole_sb3.errors import DatasetError
 
@@ -187,13 +187,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         assert space.shape is not None
         dtype = checks.stores_as(space)
         checks.require_kind(self.source, key, array, dtype)
-        array = _with_channels_of(array, space)
+        array = layouts.with_channels_of(array, space)
         checks.require_shape(self.source, key, array, (length, *space.shape))
         checks.require_finite(self.source, key, array)
         if dtype != np.uint8:
             checks.require_within(self.source, key, array, space)
         # A Discrete observation has shape () and one column, in SB3 too.
-        return _adopted(array, dtype).reshape(length, 1, *get_obs_shape(space))
+        return layouts.adopted(array, dtype).reshape(length, 1, *get_obs_shape(space))
 
     def _adopt_actions(self, actions: np.ndarray) -> np.ndarray:
         space = self.action_space
@@ -355,21 +355,20 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def with_channels_first(self) -> OfflineReplayBuffer:
         """This data with every image's channels first, as SB3's extractors expect; itself when they are already."""
-        return self._with_observation_space(_channels_first(self.observation_space))
+        return self._with_observation_space(layouts.channels_first(self.observation_space))
 
     def with_channels_of(self, space: spaces.Space[Any]) -> OfflineReplayBuffer:
         """This data with images laid out as in ``space`` (SB3 turns an environment's images channels-first)."""
-        transposed = _channels_first(self.observation_space)
-        return self._with_observation_space(transposed) if _same_shapes(transposed, space) else self
+        transposed = layouts.channels_first(self.observation_space)
+        return self._with_observation_space(transposed) if layouts.same_shapes(transposed, space) else self
 
     def _with_observation_space(self, space: spaces.Space[Any]) -> OfflineReplayBuffer:
-        if _same_shapes(space, self.observation_space):
+        if layouts.same_shapes(space, self.observation_space):
             return self
         other = copy.copy(self)
         other.observation_space, other.obs_shape = space, get_obs_shape(space)  # type: ignore[assignment]
-        other.observations = _transposed(self.observations, space)
-        other.next_observations = _transposed(self.next_observations, space)
-        other._mirror = None
+        other.observations = layouts.transposed(self.observations, space)
+        other.next_observations = layouts.transposed(self.next_observations, space)
         if self.validation is not None:
             other.validation = self.validation._with_observation_space(space)
         return other
@@ -377,40 +376,6 @@ class OfflineReplayBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         # The mirror is derived; pickling it (SB3's save_replay_buffer) would store everything twice.
         return {**self.__dict__, "_mirror": None}
-
-
-def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict({key: _channels_first(part) for key, part in space.spaces.items()})
-    if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
-        return VecTransposeImage.transpose_space(space)  # type: ignore[arg-type]
-    return space
-
-
-def _same_shapes(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
-    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
-        return one.keys() == other.keys() and all(_same_shapes(one[key], other[key]) for key in one)
-    return one.shape == other.shape
-
-
-def _transposed(value: ObservationArrays, space: spaces.Space[Any]) -> ObservationArrays:
-    """A view with the last axis moved to the front of each observation, where the shapes of ``space`` ask for it."""
-    if isinstance(value, dict):
-        assert isinstance(space, spaces.Dict)
-        return {key: _transposed(array, space[key]) for key, array in value.items()}  # type: ignore[misc]
-    return value if value.shape[2:] == space.shape else np.moveaxis(value, -1, 2)
-
-
-def _adopted(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """The array itself where torch can read it as it is, else a contiguous copy."""
-    readable = array.dtype == dtype and min(array.strides) > 0
-    return array if readable else np.ascontiguousarray(array, dtype)
-
-
-def _with_channels_of(array: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
-    """Recorded images as they are, or as a view with their last axis first, where that is how ``space`` has them."""
-    turned = array.ndim == 4 and (array.shape[3], *array.shape[1:3]) == space.shape != array.shape[1:]
-    return np.moveaxis(array, -1, 1) if turned and array.dtype == np.uint8 else array
 
 
 def _observation_arrays(source: str, key: str, value: Any) -> ObservationArrays:
