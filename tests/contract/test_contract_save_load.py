@@ -210,28 +210,24 @@ def test_a_run_goes_on_from_its_saved_replay_buffer(
     assert same_parameters(state_of(loaded), state_of(trained))
 
 
-def test_going_on_online_from_a_saved_replay_buffer(algorithm: Any, pendulum_data: Arrays, tmp_path: Path) -> None:
-    model = small(algorithm, env="Pendulum-v1", dataset=pendulum_data, offline_steps=2).learn(5)
+@pytest.mark.parametrize("n_envs", [1, 2, 3])
+@pytest.mark.parametrize("saved_online", [False, True], ids=["saved_offline", "saved_online"])
+def test_going_on_online_from_a_saved_replay_buffer(
+    algorithm: Any, pendulum_data: Arrays, tmp_path: Path, n_envs: int, saved_online: bool
+) -> None:
+    """What was recorded stays; a buffer saved while offline is full, and must get room first."""
+    gathered = 6 if saved_online else 0
+    model = small(algorithm, env="Pendulum-v1", dataset=pendulum_data, offline_steps=2).learn(2 + gathered)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer.pkl")
-    loaded = algorithm.load(tmp_path / "model", env=gymnasium.make("Pendulum-v1"))
+    loaded = algorithm.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", n_envs))
     loaded.load_replay_buffer(tmp_path / "buffer.pkl")
-    loaded.learn(4, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 9
-    assert loaded.replay_buffer.size() == 450 + 3 + 4
-    np.testing.assert_array_equal(loaded.replay_buffer.rewards[:450, 0], pendulum_data["rewards"])
-
-
-def test_recorded_data_are_not_overwritten_online(algorithm: Any, pendulum_data: Arrays, tmp_path: Path) -> None:
-    """A replay buffer saved while offline is full: going on online with it must make room first."""
-    model = small(algorithm, env="Pendulum-v1", dataset=pendulum_data).learn(2)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "buffer.pkl")
-    loaded = algorithm.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", 2))
-    loaded.load_replay_buffer(tmp_path / "buffer.pkl")
-    loaded.learn(4, reset_num_timesteps=False)
-    assert loaded.replay_buffer.size() == 225 + 2
-    np.testing.assert_array_equal(loaded.replay_buffer.rewards[:225].reshape(-1), pendulum_data["rewards"])
+    loaded.learn(2 * n_envs, reset_num_timesteps=False)
+    buffer = loaded.replay_buffer
+    assert loaded.num_timesteps == 2 + gathered + 2 * n_envs
+    assert buffer.size() == (450 + gathered) // n_envs + 2
+    assert buffer.buffer_size >= 1_000 // n_envs
+    np.testing.assert_array_equal(buffer.rewards[: 450 // n_envs].reshape(-1), pendulum_data["rewards"])
 
 
 def test_a_replay_buffer_of_other_spaces_is_refused(
