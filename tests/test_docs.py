@@ -1,0 +1,29 @@
+"""The README and the docs: links lead somewhere, and the example runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    local = [target for target in targets if not target.startswith(("http://", "https://"))]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    shorter = example.replace("8_000", "3").replace("progress_bar=True", "progress_bar=False")
+    assert shorter != example
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(shorter, "README.md", "exec"), names)
+    assert (tmp_path / "reacher.zip").is_file()
+    assert names["model"].omega == 2.0  # type: ignore[attr-defined]
