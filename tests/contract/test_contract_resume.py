@@ -124,6 +124,8 @@ def test_moves_between_cpu_and_cuda(algorithm: Any, trained: Any, tmp_path: Path
     moved.learn(2, reset_num_timesteps=False).save(tmp_path / "moved")
     back = algorithm.load(tmp_path / "moved", device="cpu", dataset=reacher_data)
     back.set_parameters(moved.get_parameters())
+    moved.save_replay_buffer(tmp_path / "buffer")
+    back.load_replay_buffer(tmp_path / "buffer")
     back.learn(2, reset_num_timesteps=False)
     assert back.num_timesteps == 8
 
