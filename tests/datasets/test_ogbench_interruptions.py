@@ -33,7 +33,14 @@ def start(folder: Path, **options: Any) -> subprocess.Popen[str]:
         'if __name__ == "__main__":\n'
         f"    make_dataset({SLOW!r}, dataset_dir={str(folder / 'data')!r}, **{settings!r})\n"
     )
-    return subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # A shell that runs the tests in its background hands down SIGINT as ignored; at a terminal it is not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
