@@ -199,6 +199,32 @@ def test_evaluation_and_checkpoints_use_the_statistics(algorithm: Any, pendulum_
     assert (tmp_path / "rl_model_replay_buffer_2_steps.pkl").is_file()
 
 
+def test_validation_losses_are_of_normalised_data(algorithm: Any, pendulum_data: Arrays) -> None:
+    """The validation split is seen as training sees it: normalised beforehand it gives the same losses."""
+
+    def losses(model: Any) -> dict[str, float]:
+        model._record_training()
+        values = model.logger.name_to_value
+        return {key: value for key, value in values.items() if key.startswith("validation/")}
+
+    env = normalized(clip_obs=np.inf, clip_reward=np.inf)
+    raw = OfflineReplayBuffer.from_arrays(pendulum_data, action_space=env.action_space)
+    raw.validation = OfflineReplayBuffer.from_arrays(pendulum_data, action_space=env.action_space)
+    inside = small(algorithm, env=env, dataset=raw).learn(1)
+    data = {
+        **pendulum_data,
+        "observations": env.normalize_obs(pendulum_data["observations"]),
+        "next_observations": env.normalize_obs(pendulum_data["next_observations"]),
+        "rewards": env.normalize_reward(pendulum_data["rewards"]),
+    }
+    dataset = OfflineReplayBuffer.from_arrays(data, action_space=env.action_space)
+    dataset.validation = OfflineReplayBuffer.from_arrays(data, action_space=env.action_space)
+    before = small(algorithm, dataset=dataset).learn(1)
+    expected = losses(before)
+    assert expected
+    assert losses(inside) == pytest.approx(expected, rel=1e-3)
+
+
 def test_the_model_hands_out_its_normalisation(algorithm: Any, pendulum_data: Arrays) -> None:
     env = normalized()
     model = small(algorithm, env=env, dataset=pendulum_data)
