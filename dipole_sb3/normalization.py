@@ -18,33 +18,36 @@ _ROWS_AT_ONCE = 65_536
 
 
 def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer) -> None:
-    """Fits the statistics to the data set, unless they are fitted already, and freezes them.
+    """Fits the statistics to the data set, unless they are fitted and frozen or rest on more data, and freezes them.
 
     Recorded data do not change, so neither may the statistics: the networks would otherwise see a moving input. The
-    same frozen statistics apply wherever the model acts.
+    same frozen statistics apply wherever the model acts. Statistics that are still moving may be those of a few steps,
+    or of a single reset: they are kept only where they rest on at least as many samples as the data set has.
 
     :param vec_normalize: changed in place: ``obs_rms``, ``ret_rms``, ``training = False``.
     :param dataset: raw observations and rewards.
     """
+    enough = dataset.size() * dataset.n_envs if vec_normalize.training else _UNFITTED_COUNT
     if vec_normalize.norm_obs:
         statistics = vec_normalize.obs_rms
         if isinstance(statistics, dict):
             assert isinstance(dataset.observations, dict)
             for key, running in statistics.items():
-                _fit(running, dataset.observations[key][: dataset.size()])
+                _fit(running, dataset.observations[key][: dataset.size()], enough)
         else:
             assert isinstance(dataset.observations, np.ndarray)
-            _fit(statistics, dataset.observations[: dataset.size()])
+            _fit(statistics, dataset.observations[: dataset.size()], enough)
     if vec_normalize.norm_reward:
-        _fit(vec_normalize.ret_rms, _discounted_returns(dataset, vec_normalize.gamma))
+        _fit(vec_normalize.ret_rms, _discounted_returns(dataset, vec_normalize.gamma), enough)
     vec_normalize.training = False
 
 
-def _fit(running: RunningMeanStd, values: np.ndarray) -> None:
-    if running.count >= _UNFITTED_COUNT:
+def _fit(running: RunningMeanStd, values: np.ndarray, enough: float) -> None:
+    """Replaces statistics that rest on fewer than ``enough`` samples by those of ``values``."""
+    if running.count >= enough:
         return
-    # The pseudo-count stands for a sample of mean 0: enough to spoil the variance of values far from 0.
-    running.count = 0.0
+    # SB3's pseudo-count stands for a sample of mean 0: enough to spoil the variance of values far from 0.
+    running.mean, running.var, running.count = np.zeros_like(running.mean), np.ones_like(running.var), 0.0
     for start in range(0, len(values), _ROWS_AT_ONCE):
         part = values[start : start + _ROWS_AT_ONCE]
         running.update(part.reshape(-1, *running.mean.shape).astype(np.float64))

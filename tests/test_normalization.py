@@ -142,11 +142,12 @@ class TestFit:
         )
         np.testing.assert_allclose(env.ret_rms.var, returns.var(), rtol=1e-6)
 
-    def test_statistics_that_are_fitted_already_are_kept(self, pendulum_data: Arrays) -> None:
+    def test_statistics_that_are_fitted_and_frozen_are_kept(self, pendulum_data: Arrays) -> None:
         env = pendulum()
         env.reset()
         for _ in range(10):
             env.step(np.zeros((1, 1), np.float32))
+        env.training = False
         before = [(rms.mean.copy(), rms.var.copy(), rms.count) for rms in (env.obs_rms, env.ret_rms)]
         fit_vec_normalize(env, adopt(pendulum_data, action_space=env.action_space))
         for (mean, var, count), rms in zip(before, (env.obs_rms, env.ret_rms), strict=True):

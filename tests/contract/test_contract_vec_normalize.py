@@ -45,6 +45,30 @@ def test_statistics_are_those_of_the_data(algorithm: Any, pendulum_data: Arrays)
     assert not env.training
 
 
+def test_statistics_of_a_few_steps_give_way_to_those_of_the_data(algorithm: Any, pendulum_data: Arrays) -> None:
+    """One reset before learning is a sample of VecNormalize's; its deviation would blow every observation up."""
+    env = normalized()
+    env.reset()
+    env.step(np.zeros((1, 1)))
+    assert env.obs_rms.count > 1
+    small(algorithm, env=env, dataset=pendulum_data).learn(2)
+    observations = pendulum_data["observations"].astype(np.float64)
+    np.testing.assert_allclose(env.obs_rms.mean, observations.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(env.obs_rms.var, observations.var(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["still_moving", "frozen"])
+def test_statistics_of_more_data_are_kept(algorithm: Any, pendulum_data: Arrays, training: bool) -> None:
+    env = normalized()
+    env.obs_rms.update(5 + pendulum_data["observations"])
+    mean = env.obs_rms.mean.copy()
+    env.training = training
+    shorter = {key: value[:100] for key, value in pendulum_data.items()}
+    small(algorithm, env=env, dataset=shorter).learn(2)
+    np.testing.assert_array_equal(env.obs_rms.mean, mean)
+    assert not env.training
+
+
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_statistics_do_not_move_while_learning_online(algorithm: Any, pendulum_data: Arrays, n_envs: int) -> None:
     env = normalized(n_envs)
