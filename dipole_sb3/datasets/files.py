@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +79,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise DatasetError(f"{path}: the file is empty (0 bytes); expected an .npz file of recorded transitions")
     try:
         file = np.load(path, allow_pickle=False)
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes surface as whatever zipfile or NumPy stumbles over
         raise DatasetError(
             f"{path}: not a complete .npz file (other format or truncated); expected a file written by numpy.savez"
         ) from error
@@ -100,7 +100,7 @@ def _read_member(path: Path, file: Any, key: str) -> np.ndarray:
                 f"{path}: {key} holds pickled Python objects, which are never loaded; expected a numeric array"
             ) from error
         raise DatasetError(f"{path}: {key} cannot be read ({error}); the file is damaged") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except Exception as error:  # damaged bytes surface as whatever zipfile or NumPy stumbles over
         raise DatasetError(f"{path}: {key} cannot be read ({error}); the file is damaged or truncated") from error
 
 

@@ -123,6 +123,23 @@ def test_damaged_inside(tmp_path: Path) -> None:
     refused(path, "damaged")
 
 
+def test_any_damage_is_one_sentence(tmp_path: Path) -> None:
+    """Flipped bytes reach zipfile (unknown compression, encryption, versions) and NumPy's parser of headers alike."""
+    whole = saved(tmp_path, transitions()).read_bytes()
+    path, generator, sentences = tmp_path / "damaged.npz", np.random.default_rng(0), []
+    for _ in range(1000):
+        damaged = bytearray(whole)
+        for position in generator.integers(0, len(whole), generator.integers(1, 4)):
+            damaged[position] = generator.integers(256)
+        path.write_bytes(damaged)
+        try:
+            files.read_npz(path)
+        except DatasetError as error:
+            sentences.append(str(error))
+    assert len(sentences) > 500
+    assert all(str(path) in sentence for sentence in sentences)
+
+
 @pytest.mark.parametrize("key", ["observations", "actions", "rewards", "next_observations"])
 def test_missing_key(tmp_path: Path, key: str) -> None:
     arrays = transitions()
