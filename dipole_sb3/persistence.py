@@ -58,6 +58,7 @@ def require_model_file(path: str | pathlib.Path | io.BufferedIOBase) -> None:
             file.close()
     if problem is not None:
         name = getattr(file, "name", "the open file")
+        problem = " ".join(problem.splitlines())  # damaged names of members may hold line breaks
         raise ValueError(f"cannot load {name}: it {problem}; expected a whole .zip file written by a model's save()")
 
 
@@ -69,7 +70,8 @@ def _problem_of_model(file: io.BufferedIOBase) -> str | None:
                 return f"is truncated or not a saved model (no {' and no '.join(sorted(missing))} in it)"
             damaged = archive.testzip()
             return None if damaged is None else f"is damaged (at {damaged})"
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    # Damaged bytes also claim encryption or unknown methods (RuntimeError) and places outside the file (OSError).
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         return f"is truncated or not a .zip file ({error})"
 
 

@@ -15,7 +15,7 @@ import torch
 from recordings import Arrays
 
 from dipole_sb3 import DIPOLE
-from dipole_sb3.persistence import replaced_when_complete
+from dipole_sb3.persistence import replaced_when_complete, require_model_file
 
 
 @contextmanager
@@ -206,6 +206,20 @@ class TestSaving:
 
 
 class TestLoading:
+    def test_any_damage_of_the_directory_is_one_sentence(self, saved: bytes, tmp_path: pathlib.Path) -> None:
+        path, generator, sentences = tmp_path / "model.zip", np.random.default_rng(0), []
+        for _ in range(300):
+            damaged = bytearray(saved)
+            # The directory stands last: methods, flags of encryption, places of the members.
+            damaged[-int(generator.integers(1, 600))] = generator.integers(256)
+            path.write_bytes(damaged)
+            try:
+                require_model_file(path)
+            except ValueError as error:
+                sentences.append(str(error))
+        assert len(sentences) > 100
+        assert all(str(path) in sentence and len(sentence.splitlines()) == 1 for sentence in sentences)
+
     @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
     def test_a_truncated_model_is_one_sentence(self, saved: bytes, tmp_path: pathlib.Path, share: float) -> None:
         path = tmp_path / "model.zip"
