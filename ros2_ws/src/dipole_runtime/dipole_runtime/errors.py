@@ -1,0 +1,47 @@
+"""The one exception that leaves this package, and how foreign text gets into its one sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class GuidedPolicyError(ValueError):
+    """What went wrong, where, what was found and what was expected, in one sentence on one line."""
+
+    def __init__(self, message: str) -> None:
+        # Names in damaged bundles and messages of other libraries hold line breaks and unprintable characters.
+        printable = "".join(character if character.isprintable() else " " for character in message)
+        super().__init__(" ".join(printable.split()))
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A foreign value as it goes into a message: its representation, shortened to ``limit`` characters."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Python refuses to print integers of more than 4,300 digits.
+        if isinstance(value, int) and value.bit_length() > 256:
+            return f"a whole number of {value.bit_length()} bits"
+        return repr(value)
+    if isinstance(value, dict):
+        return f"an object of {len(value)} keys"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    text = repr(value[:limit] if isinstance(value, str) else value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as it goes into a message; of a very long one, its end."""
+    text = os.fspath(path)
+    return text if len(text) <= 160 else "…" + text[-159:]
+
+
+@contextmanager
+def refusing(where: str) -> Iterator[None]:
+    """Begins the message of an error inside the block with the bundle's name."""
+    try:
+        yield
+    except GuidedPolicyError as error:
+        raise GuidedPolicyError(f"cannot load {where}: {error}") from error.__cause__
