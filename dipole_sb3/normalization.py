@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -15,6 +17,38 @@ _UNFITTED_COUNT = 1.0
 
 _ROWS_AT_ONCE = 65_536
 """Means are taken in float64: of a part at a time, so that a large data set is not copied whole."""
+
+
+class ObservationStatistics(NamedTuple):
+    """How VecNormalize sees one observation: clip((x − mean) / std, −clip, clip).
+
+    ====  ==========================================
+    mean  the observation's shape, in its own units
+    std   the same: √(variance + ε), so never 0
+    clip  in standard deviations
+    ====  ==========================================
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    clip: float
+
+
+def observation_statistics(vec_normalize: VecNormalize) -> dict[str | None, ObservationStatistics]:
+    """Copies of the present statistics, by key of a Dict, or under None for a space that is none.
+
+    :return: empty where observations are not normalised; keys that VecNormalize leaves alone are missing.
+    """
+    if not vec_normalize.norm_obs:
+        return {}
+    running = vec_normalize.obs_rms
+    by_key: dict[str | None, RunningMeanStd] = {**running} if isinstance(running, dict) else {None: running}
+    return {
+        key: ObservationStatistics(
+            np.array(one.mean), np.sqrt(one.var + vec_normalize.epsilon), float(vec_normalize.clip_obs)
+        )
+        for key, one in by_key.items()
+    }
 
 
 def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer) -> None:
@@ -77,18 +111,12 @@ class BatchNormalizer:
         def tensor(array: np.ndarray) -> Tensor:
             return torch.as_tensor(array, dtype=torch.float32, device=device)
 
-        def affine(running: RunningMeanStd) -> tuple[Tensor, Tensor]:
-            return tensor(running.mean), tensor(np.sqrt(running.var + vec_normalize.epsilon))
-
-        self.clip_obs, self.clip_reward = vec_normalize.clip_obs, vec_normalize.clip_reward
-        self.observation: dict[str, tuple[Tensor, Tensor]] = {}
-        self.single: tuple[Tensor, Tensor] | None = None
+        self.observation = {
+            key: (tensor(statistics.mean), tensor(statistics.std), statistics.clip)
+            for key, statistics in observation_statistics(vec_normalize).items()
+        }
+        self.clip_reward = vec_normalize.clip_reward
         self.reward_scale: Tensor | None = None
-        if vec_normalize.norm_obs:
-            if isinstance(vec_normalize.obs_rms, dict):
-                self.observation = {key: affine(running) for key, running in vec_normalize.obs_rms.items()}
-            else:
-                self.single = affine(vec_normalize.obs_rms)
         if vec_normalize.norm_reward:
             self.reward_scale = tensor(np.sqrt(vec_normalize.ret_rms.var + vec_normalize.epsilon))
 
@@ -105,12 +133,11 @@ class BatchNormalizer:
     def normalize(self, observations: ObservationTensors) -> ObservationTensors:
         """(x − mean) / std, clipped; keys of a Dict without statistics pass unchanged."""
         if isinstance(observations, dict):
-            return {
-                key: self._scale(value, self.observation[key]) if key in self.observation else value
-                for key, value in observations.items()
-            }
-        return observations if self.single is None else self._scale(observations, self.single)
+            return {key: self._scale(value, key) for key, value in observations.items()}
+        return self._scale(observations, None)
 
-    def _scale(self, value: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-        mean, deviation = statistics
-        return ((value - mean) / deviation).clamp(-self.clip_obs, self.clip_obs)
+    def _scale(self, value: Tensor, key: str | None) -> Tensor:
+        if key not in self.observation:
+            return value
+        mean, std, clip = self.observation[key]
+        return ((value - mean) / std).clamp(-clip, clip)

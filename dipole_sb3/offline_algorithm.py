@@ -102,7 +102,6 @@ class OfflineAlgorithm(SavedAlgorithm):
         self.offline_steps = offline_steps
         self._offline_end = 0
         self._normalizer: BatchNormalizer | None = None
-        self._learned_normalized = False
 
     # Setting up
 
@@ -383,10 +382,7 @@ class OfflineAlgorithm(SavedAlgorithm):
         statistics = self._vec_normalize_env
         if statistics is None:
             if self._learned_normalized:
-                raise ValueError(
-                    f"{type(self).__name__} has learned from normalised observations: found no VecNormalize, expected "
-                    "env= to be an environment in VecNormalize.load(...) with the statistics of that run"
-                )
+                raise self._without_vec_normalize()
             return batch
         self._learned_normalized = True
         if self._normalizer is None or statistics.training:

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from dipole_sb3 import checks
 from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.normalization import ObservationStatistics, observation_statistics
 from dipole_sb3.persistence import replaced_when_complete, require_model_file
 
 File = str | pathlib.Path | io.BufferedIOBase
@@ -43,6 +44,9 @@ class SavedAlgorithm(OffPolicyAlgorithm):
     _generator_state: tuple[str, bytes] | None = None
     _spaces_from_data: bool = False
     """Whether the spaces were inferred from recorded data, which does not know an environment's bounds and dtype."""
+    _learned_normalized: bool = False
+    """Whether an update has seen normalised observations."""
+    _saved_statistics: dict[str | None, ObservationStatistics] | None = None
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "dataset", "_generator", "_normalizer"]
@@ -59,11 +63,34 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         :raises OSError: the file cannot be written (a full disk, say); an earlier file of that name is untouched.
         """
         self._generator_state = (self.device.type, self._generator.get_state().numpy().tobytes())
+        if self._vec_normalize_env is not None:
+            self._saved_statistics = observation_statistics(self._vec_normalize_env)
         if isinstance(path, str | pathlib.Path):
             with replaced_when_complete(_with_ending(path, ".zip")) as file:
                 super().save(file, exclude, include)
         else:
             super().save(path, exclude, include)
+
+    @property
+    def observation_statistics(self) -> dict[str | None, ObservationStatistics]:
+        """How the observations are normalised that the networks see, by key of a Dict, or under None; empty: not.
+
+        Those of the environment's VecNormalize; without one, those that :meth:`save` kept with the model. (SB3 saves
+        VecNormalize apart: a model that goes on to another program must not lose it on the way.)
+
+        :raises ValueError: the model has learned from normalised observations, and neither is there.
+        """
+        if self._vec_normalize_env is not None:
+            return observation_statistics(self._vec_normalize_env)
+        if self._saved_statistics is None and self._learned_normalized:
+            raise self._without_vec_normalize()
+        return self._saved_statistics or {}
+
+    def _without_vec_normalize(self) -> ValueError:
+        return ValueError(
+            f"{type(self).__name__} has learned from normalised observations: found no VecNormalize, expected "
+            "env= to be an environment in VecNormalize.load(...) with the statistics of that run"
+        )
 
     @classmethod
     def load(

@@ -254,3 +254,31 @@ def test_the_model_hands_out_its_normalisation(algorithm: Any, pendulum_data: Ar
     model = small(algorithm, env=env, dataset=pendulum_data)
     assert model.get_vec_normalize_env() is env
     assert unwrap_vec_normalize(model.get_env()) is env
+
+
+def test_a_model_knows_its_normalisation_apart_from_the_environment(
+    algorithm: Any, pendulum_data: Arrays, tmp_path: Path
+) -> None:
+    """What exports a saved model must not drop the normalisation that it learned with."""
+    env = normalized(clip_obs=3.0)
+    model = small(algorithm, env=env, dataset=pendulum_data).learn(2)
+    model.save(tmp_path / "model")
+    (mean, std, clip) = algorithm.load(tmp_path / "model", device="cpu").observation_statistics[None]
+    raw = np.random.default_rng(0).normal(size=(5, 3)) * [1, 1, 20]
+    np.testing.assert_allclose(np.clip((raw - mean) / std, -clip, clip), env.normalize_obs(raw), rtol=1e-6)
+
+
+def test_a_model_that_lost_its_normalisation_says_so(algorithm: Any, pendulum_data: Arrays) -> None:
+    model = small(algorithm, env=normalized(), dataset=pendulum_data).learn(2)
+    model.set_env(make_vec_env("Pendulum-v1", 1, seed=0))
+    with pytest.raises(ValueError, match="has learned from normalised observations") as caught:
+        _ = model.observation_statistics
+    one_sentence(caught.value, "VecNormalize.load")
+
+
+def test_without_normalisation_there_are_no_statistics(algorithm: Any, pendulum_data: Arrays, tmp_path: Path) -> None:
+    model = small(algorithm, env=normalized(norm_obs=False), dataset=pendulum_data).learn(2)
+    assert model.observation_statistics == {}
+    model.save(tmp_path / "model")
+    assert algorithm.load(tmp_path / "model", device="cpu").observation_statistics == {}
+    assert small(algorithm, env="Pendulum-v1", dataset=pendulum_data).learn(2).observation_statistics == {}
