@@ -1,5 +1,8 @@
 """Runs a guided policy's bundle with NumPy and ONNX Runtime alone."""
 
+from dipole_runtime.bundle import Bundle, read_bundle
 from dipole_runtime.errors import GuidedPolicyError
+from dipole_runtime.manifest import Manifest
+from dipole_runtime.policy import GuidedAction, GuidedPolicy
 
-__all__ = ["GuidedPolicyError"]
+__all__ = ["Bundle", "GuidedAction", "GuidedPolicy", "GuidedPolicyError", "Manifest", "read_bundle"]

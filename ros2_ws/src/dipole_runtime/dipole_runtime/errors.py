@@ -12,6 +12,7 @@ class GuidedPolicyError(ValueError):
     """What went wrong, where, what was found and what was expected, in one sentence on one line."""
 
     def __init__(self, message: str) -> None:
+        self.message = message
         # Names in damaged bundles and messages of other libraries hold line breaks and unprintable characters.
         printable = "".join(character if character.isprintable() else " " for character in message)
         super().__init__(" ".join(printable.split()))
@@ -40,8 +41,11 @@ def shown_path(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def refusing(where: str) -> Iterator[None]:
-    """Begins the message of an error inside the block with the bundle's name."""
+    """Begins the message of an error inside the block with the bundle's name, once."""
+    beginning = f"cannot load {where}: "
     try:
         yield
     except GuidedPolicyError as error:
-        raise GuidedPolicyError(f"cannot load {where}: {error}") from error.__cause__
+        if error.message.startswith(beginning):
+            raise
+        raise GuidedPolicyError(beginning + error.message) from error.__cause__

@@ -1,0 +1,155 @@
+"""Reads a bundle, a directory or a .dipole file, into memory and checks it; nothing of it is run here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from dipole_runtime.archive import Archive
+from dipole_runtime.errors import GuidedPolicyError, refusing, shown, shown_path
+from dipole_runtime.graphs import require_graph
+from dipole_runtime.manifest import (
+    BUNDLE_FILES,
+    DATA_FILES,
+    MANIFEST,
+    MAX_MANIFEST_SIZE,
+    NETWORK_FILES,
+    VECTORS,
+    Manifest,
+)
+from dipole_runtime.vectors import TestVectors
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle in memory.
+
+    :param manifest: what it says of itself.
+    :param files: content of the five files besides the manifest, by name.
+    :param where: its name for messages.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    where: str
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], where: str) -> Bundle:
+        """Checks six files in memory as :func:`read_bundle` checks those on disk.
+
+        :param files: content by name, the manifest included.
+        :raises GuidedPolicyError: if :func:`read_bundle` would refuse them.
+        """
+        with refusing(where):
+            _require_names(list(files))
+            bundle = cls(Manifest.from_bytes(files[MANIFEST], where), {name: files[name] for name in DATA_FILES}, where)
+            bundle._require_manifest_kept()
+        return bundle
+
+    def _require_manifest_kept(self) -> None:
+        for name, content in self.files.items():
+            expected = self.manifest.files[name]
+            _require_size(name, len(content), expected.size)
+            found = hashlib.sha256(content).hexdigest()
+            if found != expected.sha256:
+                raise GuidedPolicyError(
+                    f"{name} has sha256 {found[:12]}…, expected {expected.sha256[:12]}… as in the manifest: it was "
+                    "exchanged or damaged"
+                )
+        for name in NETWORK_FILES:
+            require_graph(name, self.files[name], self.manifest)
+        self.vectors()
+
+    def vectors(self) -> TestVectors:
+        """The test vectors; views of the file's content, not copies."""
+        with refusing(self.where):
+            return TestVectors.from_bytes(self.files[VECTORS], self.manifest)
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Reads and checks a bundle; every file is read once, and no more of it than the manifest says.
+
+    :param path: a directory, or a .dipole file; symbolic links are followed to it, but not inside it.
+    :raises GuidedPolicyError: for anything but a whole bundle, as its exporter wrote it.
+    """
+    where = shown_path(path)
+    with refusing(where):
+        with _readable("it"):
+            is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+        manifest, files = (_read_directory if is_directory else _read_archive)(Path(path), where)
+        bundle = Bundle(manifest, files, where)
+        bundle._require_manifest_kept()
+    return bundle
+
+
+def _read_directory(path: Path, where: str) -> tuple[Manifest, dict[str, bytes]]:
+    with _readable("it"), os.scandir(path) as entries:
+        # One name too many is enough to refuse it.
+        _require_names([entry.name for entry in islice(entries, len(BUNDLE_FILES) + 1)])
+    manifest = Manifest.from_bytes(_content_of_file(path / MANIFEST, MAX_MANIFEST_SIZE), where)
+    return manifest, {name: _content_of_file(path / name, manifest.files[name].size) for name in DATA_FILES}
+
+
+def _read_archive(path: Path, where: str) -> tuple[Manifest, dict[str, bytes]]:
+    with _readable("it"), _regular_file(path, "it", os.O_RDONLY) as file:
+        archive = Archive(file, BUNDLE_FILES)
+        manifest = Manifest.from_bytes(archive.read(MANIFEST, MAX_MANIFEST_SIZE), where)
+        for name in DATA_FILES:
+            _require_size(name, archive.size(name), manifest.files[name].size)
+        return manifest, {name: archive.read(name, manifest.files[name].size) for name in DATA_FILES}
+
+
+def _require_names(names: list[str]) -> None:
+    unknown = sorted(set(names) - set(BUNDLE_FILES))
+    missing = [name for name in BUNDLE_FILES if name not in names]
+    if unknown:
+        raise GuidedPolicyError(f"found {shown(unknown[0])} in it, expected {', '.join(BUNDLE_FILES)} and nothing else")
+    if missing:
+        raise GuidedPolicyError(f"found no {missing[0]} in it, expected {', '.join(BUNDLE_FILES)}")
+
+
+def _require_size(name: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise GuidedPolicyError(f"{name} has {found} bytes, expected {expected} as in the manifest")
+
+
+def _content_of_file(path: Path, limit: int) -> bytes:
+    with _readable(path.name):
+        if path.is_symlink():
+            raise GuidedPolicyError(f"{path.name} is a symbolic link, expected a regular file")
+        # Between the look and this, the file may have become one.
+        with _regular_file(path, path.name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise GuidedPolicyError(f"{path.name} has {size} bytes, expected at most {limit}")
+            return file.read(limit + 1)
+
+
+@contextmanager
+def _regular_file(path: Path, name: str, flags: int) -> Iterator[BinaryIO]:
+    # Opening a pipe would wait for its other end for ever.
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    with open(path, "rb", opener=lambda file, _: os.open(file, flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise GuidedPolicyError(f"{name} is not a regular file")
+        yield file
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Errors of the system as one sentence."""
+    try:
+        yield
+    except GuidedPolicyError:
+        raise
+    # ValueError: a path with a null character in it.
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise GuidedPolicyError(f"{name} cannot be read ({reason})") from error

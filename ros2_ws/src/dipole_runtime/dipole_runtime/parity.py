@@ -1,0 +1,67 @@
+"""How far a policy is from the trainer's, measured so that ties between candidates do not count as errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dipole_runtime.errors import GuidedPolicyError
+from dipole_runtime.manifest import Manifest, Parity
+from dipole_runtime.sessions import Floats
+from dipole_runtime.vectors import TestVectors
+
+Run = Callable[[Floats, Floats, Floats], tuple[Floats, Floats]]
+"""(observation [obs], noise [N, act], omegas [W]) → (action [W, act], q [W, N])."""
+
+
+def compare(run: Run, vectors: TestVectors, manifest: Manifest) -> Parity:
+    """The largest errors of ``run`` over all vectors, beside the manifest's tolerances.
+
+    The action is compared with the trainer's candidate that the run itself values most: where two candidates' returns
+    are as good as equal, rounding decides between them. That it values them as the trainer does, the returns show.
+
+    :return: action_error: |a − a_trainer| as a share of high − low; q_error: |q − q_trainer| / max(1, |q_trainer|);
+        infinite where the run gives NaN.
+    :raises GuidedPolicyError: when the run's results have other shapes.
+    """
+    width = np.asarray(manifest.action.high) - np.asarray(manifest.action.low)
+    rows = np.arange(len(vectors.omegas))
+    action_error = q_error = 0.0
+    for observation, noise, candidates, trainer_q in zip(
+        vectors.observations, vectors.noise, vectors.candidates, vectors.q, strict=True
+    ):
+        action, q = run(observation, noise, vectors.omegas)
+        if q.shape != trainer_q.shape or action.shape != (len(rows), candidates.shape[-1]):
+            raise GuidedPolicyError(
+                f"action and q have the shapes {action.shape} and {q.shape}, "
+                f"expected {(len(rows), candidates.shape[-1])} and {trainer_q.shape}"
+            )
+        expected = candidates[rows, q.argmax(axis=1)].astype(np.float64)
+        action_error = max(action_error, _largest(np.abs(action - expected) / width))
+        scale = np.maximum(1.0, np.abs(trainer_q.astype(np.float64)))
+        q_error = max(q_error, _largest(np.abs(q - trainer_q.astype(np.float64)) / scale))
+    return Parity(action_error, manifest.parity.action_tolerance, q_error, manifest.parity.q_tolerance)
+
+
+def require_parity(measured: Parity, path: str) -> None:
+    """Refuses errors above the tolerances.
+
+    :param path: which way of running was measured, for the message.
+    :raises GuidedPolicyError: naming the error, where, and what is accepted.
+    """
+    for name, error, tolerance in (
+        ("actions", measured.action_error, measured.action_tolerance),
+        ("q", measured.q_error, measured.q_tolerance),
+    ):
+        if not error <= tolerance:
+            raise GuidedPolicyError(
+                f"the test vectors' {name} are not those of the trainer when run by {path} on this machine: error "
+                f"{error:.3g}, expected at most {tolerance:.3g}; the files do not belong together or this ONNX Runtime "
+                "computes otherwise"
+            )
+
+
+def _largest(errors: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    largest = float(errors.max())
+    return largest if largest == largest else float("inf")

@@ -1,0 +1,233 @@
+"""The policy that drives: one run of the fused graph per decision, everything checked, nothing learnt."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dipole_runtime.bundle import Bundle, read_bundle
+from dipole_runtime.errors import GuidedPolicyError, refusing, shown
+from dipole_runtime.manifest import GUIDED, MAX_CANDIDATES
+from dipole_runtime.observations import ObservationReader
+from dipole_runtime.parity import compare, require_parity
+from dipole_runtime.reference import TwoNetworkPolicy
+from dipole_runtime.sessions import Floats, Network, Provider, time_limit
+from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS
+
+Observation = ArrayLike | Mapping[str, ArrayLike]
+
+_LOAD_TIME_LIMIT = 60.0
+"""Seconds for the test vectors; a policy that needs more could not drive anyway."""
+_OUTPUTS = ("action", "q")
+_WARM_UPS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class GuidedAction:
+    """One decision.
+
+    :param action: in the robot's units, within [low, high], float32 of the manifest's action shape.
+    :param q: returns of the candidates, float32 of shape [N].
+    :param omega: the greediness that it was made with.
+    :param latency_s: seconds that the call took; those of a sweep share one.
+    """
+
+    action: Floats
+    q: Floats
+    omega: float
+    latency_s: float
+
+    @property
+    def chosen(self) -> int:
+        """Which candidate the action is: the first with the largest return."""
+        return int(self.q.argmax())
+
+
+class GuidedPolicy:
+    """A loaded bundle. Its methods may be called from several threads at once.
+
+    :ivar manifest: what the bundle says of itself.
+    :ivar hash: the manifest's checksum, which names the bundle's whole content; 64 hexadecimal digits.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int, providers: Sequence[Provider] | None) -> None:
+        self.manifest = bundle.manifest
+        self.hash = bundle.manifest.checksum
+        self._guided = Network(GUIDED, bundle.files[GUIDED], threads, providers)
+        self._read_observation = ObservationReader(self.manifest.observation).read
+        self._rng = np.random.default_rng()
+        self._rng_lock = threading.Lock()
+        self._action_size = self.manifest.action.size
+        self._action_shape = self.manifest.action.shape
+        self._omega = self.manifest.omega
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], threads: int = 1, providers: Sequence[Provider] | None = None
+    ) -> GuidedPolicy:
+        """Reads a bundle, checks it, and has it reproduce the trainer's test vectors on this machine.
+
+        :param path: a directory or a .dipole file.
+        :param threads: that one decision may use, at least 1.
+        :param providers: ONNX Runtime's execution providers, the preferred first; None: the CPU.
+        :raises GuidedPolicyError: for anything but a whole bundle that acts here as it did there.
+        """
+        return cls.from_bundle(read_bundle(path), threads, providers)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, threads: int = 1, providers: Sequence[Provider] | None = None) -> GuidedPolicy:
+        """As :meth:`load`, of a bundle in memory."""
+        with refusing(bundle.where), time_limit(_LOAD_TIME_LIMIT) as options:
+            policy = cls(bundle, threads, providers)
+            vectors = bundle.vectors()
+
+            def fused(observation: Floats, noise: Floats, omegas: Floats) -> tuple[Floats, Floats]:
+                inputs = {"observation": observation[None], "noise": noise, "omega": omegas}
+                action, q = policy._guided.run(_OUTPUTS, inputs, options)
+                return action, q
+
+            require_parity(compare(fused, vectors, policy.manifest), "the fused graph")
+            reference = TwoNetworkPolicy(bundle, threads, options)
+            require_parity(compare(reference.run, vectors, policy.manifest), "the two networks")
+            noise = policy.deterministic_noise()
+            omega = np.array([policy.manifest.omega.default], np.float32)
+            for _ in range(_WARM_UPS):
+                fused(vectors.observations[0], noise, omega)
+        return policy
+
+    def act(
+        self,
+        observation: Observation,
+        omega: float | None = None,
+        noise: ArrayLike | None = None,
+        rng: np.random.Generator | None = None,
+        num_candidates: int | None = None,
+    ) -> GuidedAction:
+        """The best of N guided candidates.
+
+        :param observation: raw, as the robot has it: an array of the observation's shape or already flat, or, for a
+            Dict observation, a mapping with exactly its keys.
+        :param omega: greediness within the manifest's range (−1: negative policy, 0: positive); None: its default.
+        :param noise: the flow's starting points [N, act], standard normal; None: drawn.
+        :param rng: draws the noise; None: a generator of the policy's own.
+        :param num_candidates: N, 1 to 4,096; None: the manifest's, or the rows of ``noise``.
+        :raises GuidedPolicyError: for anything else, NaN and infinity included, in or out.
+        """
+        started = perf_counter()
+        value = self._omega.default if omega is None else self._require_omega(omega)
+        actions, q = self._decide(observation, np.array([value], np.float32), noise, rng, num_candidates)
+        return GuidedAction(actions[0].reshape(self._action_shape), q[0], value, perf_counter() - started)
+
+    def sweep(
+        self,
+        observation: Observation,
+        omegas: Sequence[float] | NDArray[np.floating],
+        noise: ArrayLike | None = None,
+        rng: np.random.Generator | None = None,
+        num_candidates: int | None = None,
+    ) -> list[GuidedAction]:
+        """What every ω would do from the same noise, in one run; arguments as in :meth:`act`.
+
+        :param omegas: W ≥ 1 values, W·N at most 65,536.
+        :return: one action for each ω, in its order.
+        """
+        started = perf_counter()
+        if not np.iterable(omegas) or isinstance(omegas, str):
+            raise GuidedPolicyError(f"omegas is {shown(omegas)}, expected a sequence of numbers")
+        values = [self._require_omega(omega) for omega in omegas]
+        if not values:
+            raise GuidedPolicyError("omegas is empty, expected at least one")
+        actions, q = self._decide(observation, np.array(values, np.float32), noise, rng, num_candidates)
+        latency = perf_counter() - started
+        return [
+            GuidedAction(action.reshape(self._action_shape), row, value, latency)
+            for action, row, value in zip(actions, q, values, strict=True)
+        ]
+
+    def deterministic_noise(self, num_candidates: int | None = None) -> Floats:
+        """The noise of dipole_sb3's ``predict(deterministic=True)``: fixed, the first row zero; shape [N, act]."""
+        shape = (self._require_num_candidates(num_candidates), self._action_size)
+        noise = np.random.default_rng(0).standard_normal(shape)
+        noise[0] = 0.0
+        return noise.astype(np.float32)
+
+    def _decide(
+        self,
+        observation: Observation,
+        omegas: Floats,
+        noise: ArrayLike | None,
+        rng: np.random.Generator | None,
+        num_candidates: int | None,
+    ) -> tuple[Floats, Floats]:
+        flat = self._read_observation(observation)
+        if noise is None:
+            start = self._draw(self._require_num_candidates(num_candidates), rng)
+        else:
+            start = self._require_noise(noise, num_candidates)
+        if len(omegas) * len(start) > MAX_CANDIDATE_ACTIONS:
+            raise GuidedPolicyError(
+                f"{len(omegas)} ω × {len(start)} candidates, expected at most {MAX_CANDIDATE_ACTIONS} together"
+            )
+        action, q = self._guided.run(_OUTPUTS, {"observation": flat, "noise": start, "omega": omegas})
+        if not (np.isfinite(action).all() and np.isfinite(q).all()):
+            raise self._not_finite(action, q)
+        return action, q
+
+    def _draw(self, num_candidates: int, rng: np.random.Generator | None) -> Floats:
+        shape = (num_candidates, self._action_size)
+        if rng is not None:
+            if not isinstance(rng, np.random.Generator):
+                raise GuidedPolicyError(f"rng is {shown(type(rng).__name__)}, expected a numpy.random.Generator")
+            return rng.standard_normal(shape, np.float32)
+        with self._rng_lock:
+            return self._rng.standard_normal(shape, np.float32)
+
+    def _require_omega(self, omega: float) -> float:
+        try:
+            value = float(omega)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise GuidedPolicyError(f"omega is {shown(omega)}, expected a number") from error
+        if not self._omega.low <= value <= self._omega.high:
+            raise GuidedPolicyError(
+                f"omega is {value}, expected {self._omega.low} to {self._omega.high}, the bundle's range"
+            )
+        return value
+
+    def _require_num_candidates(self, num_candidates: int | None) -> int:
+        if num_candidates is None:
+            return self.manifest.num_candidates
+        if isinstance(num_candidates, bool) or not isinstance(num_candidates, int | np.integer):
+            raise GuidedPolicyError(f"num_candidates is {shown(num_candidates)}, expected a whole number")
+        if not 1 <= num_candidates <= MAX_CANDIDATES:
+            raise GuidedPolicyError(f"num_candidates is {num_candidates}, expected 1 to {MAX_CANDIDATES}")
+        return int(num_candidates)
+
+    def _require_noise(self, noise: ArrayLike, num_candidates: int | None) -> Floats:
+        try:
+            with np.errstate(over="ignore"):
+                array = np.ascontiguousarray(noise, np.float32)
+        except (TypeError, ValueError) as error:
+            raise GuidedPolicyError(f"noise is {shown(noise)}, expected an array of numbers") from error
+        rows = len(array) if num_candidates is None and array.ndim else num_candidates
+        expected = (self._require_num_candidates(rows), self._action_size)
+        if array.shape != expected:
+            raise GuidedPolicyError(f"noise has shape {array.shape}, expected {expected}")
+        if not np.isfinite(array).all():
+            row, column = np.argwhere(~np.isfinite(array))[0]
+            name = self.manifest.action.names[column]
+            raise GuidedPolicyError(f"noise is {array[row, column]} for {shown(name)} of candidate {row}")
+        return array
+
+    def _not_finite(self, action: Floats, q: Floats) -> GuidedPolicyError:
+        if not np.isfinite(action).all():
+            row, column = np.argwhere(~np.isfinite(action))[0]
+            name = self.manifest.action.names[column]
+            return GuidedPolicyError(f"the policy's action is {action[row, column]} for {shown(name)}, expected finite")
+        row, column = np.argwhere(~np.isfinite(q))[0]
+        return GuidedPolicyError(f"the policy's q is {q[row, column]} for candidate {column}, expected finite")

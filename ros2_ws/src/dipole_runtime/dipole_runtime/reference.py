@@ -1,0 +1,67 @@
+"""The guided policy as its equations have it: two networks in a loop, then the critic. Slow, and easy to believe."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+
+from dipole_runtime.bundle import Bundle
+from dipole_runtime.errors import refusing
+from dipole_runtime.manifest import CRITIC, NEGATIVE, POSITIVE
+from dipole_runtime.sessions import Floats, Network
+
+
+class TwoNetworkPolicy:
+    """What the fused graph must equal.
+
+    :param bundle: a checked bundle.
+    :param threads: of each network, at least 1.
+    :param options: of every run; see :func:`dipole_runtime.sessions.time_limit`.
+    :raises GuidedPolicyError: when ONNX Runtime refuses a network.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1, options: onnxruntime.RunOptions | None = None) -> None:
+        self._manifest = bundle.manifest
+        self._options = options
+        with refusing(bundle.where):
+            self._positive, self._negative, self._critic = (
+                Network(name, bundle.files[name], threads) for name in (POSITIVE, NEGATIVE, CRITIC)
+            )
+
+    def run(self, observation: Floats, noise: Floats, omegas: Floats) -> tuple[Floats, Floats]:
+        """Actions [W, act] and returns [W, N] from one observation [obs], noise [N, act] and ω [W]."""
+        candidates = self.candidates(observation, noise, omegas)
+        q = self.q(observation, candidates)
+        return candidates[np.arange(len(omegas)), q.argmax(axis=1)], q
+
+    def candidates(self, observation: Floats, noise: Floats, omegas: Floats) -> Floats:
+        """All guided actions: x ← x + ((1 + ω)·v⁺ − ω·v⁻) / K from t = 0 to 1, clipped, in the robot's units.
+
+        :param observation: raw, shape [obs].
+        :param noise: shape [N, act].
+        :param omegas: shape [W].
+        :return: shape [W, N, act].
+        """
+        steps, action = self._manifest.flow_steps, self._manifest.action
+        x = np.tile(noise, (len(omegas), 1))
+        rows = np.tile(observation, (len(x), 1))
+        omega = np.repeat(omegas, len(noise))[:, None]
+        for step in range(steps):
+            inputs = {
+                "observation": rows,
+                "action_t": x,
+                "time": np.full((len(x), 1), step / steps, np.float32),
+            }
+            (positive,) = self._positive.run(["velocity"], inputs, self._options)
+            (negative,) = self._negative.run(["velocity"], inputs, self._options)
+            x = x + ((1 + omega) * positive - omega * negative) / np.float32(steps)
+        low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+        scaled = low + (np.clip(x, -1, 1) + 1) / 2 * (high - low)
+        return np.clip(scaled, low, high).reshape(len(omegas), *noise.shape)
+
+    def q(self, observation: Floats, candidates: Floats) -> Floats:
+        """Returns of candidates [W, N, act] in the robot's units at one observation [obs]: [W, N]."""
+        actions = candidates.reshape(-1, candidates.shape[-1])
+        inputs = {"observation": np.tile(observation, (len(actions), 1)), "action": actions}
+        (q,) = self._critic.run(["q"], inputs, self._options)
+        return q.reshape(candidates.shape[:2])
