@@ -17,7 +17,7 @@ TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/.demo
-	MUJOCO_GL=disable $(RUN) -m dipole_sb3.cli demo $(ARGS)
+	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo $(ARGS)
 
 test: $(VENV)/.dev
 	$(TEST_ENVIRONMENT) $(RUN) -m pytest tests $(PYTEST_ARGS)

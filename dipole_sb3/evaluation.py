@@ -281,7 +281,7 @@ def write_sweep_csv(result: SweepResult, path: str | Path) -> None:
 
 def format_sweep_table(result: SweepResult) -> str:
     """The table for a terminal: ω down, N across; success rates (where there are any) above returns."""
-    tables = [_table(result, _return_cell)]
+    tables = [_table(result, return_cell)]
     episodes = result.rows[0].episodes
     titles = [f"Return, mean ± half of the 95 % interval, {episodes} episodes a cell"]
     if result.successes is not None:
@@ -295,15 +295,21 @@ def _table(result: SweepResult, cell: Callable[[SweepRow], str]) -> str:
     lines = [
         [f"{omega:g}", *(cell(result.row(omega, count)) for count in result.candidates)] for omega in result.omegas
     ]
-    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
+    return aligned_table(header, lines)
 
-    def text(line: list[str]) -> str:
+
+def aligned_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Columns flush right, with a rule under the header, for a terminal."""
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+
+    def text(line: Sequence[str]) -> str:
         return "  " + "   ".join(value.rjust(width) for value, width in zip(line, widths, strict=True))
 
     return "\n".join([text(header), "  " + "   ".join("─" * width for width in widths), *map(text, lines)])
 
 
-def _return_cell(row: SweepRow) -> str:
+def return_cell(row: SweepRow) -> str:
+    """The mean return, with half of its interval where there is one."""
     if math.isnan(row.return_low):
         return f"{row.return_mean:.2f}"
     return f"{row.return_mean:.2f} ± {row.return_high - row.return_mean:.2f}"

@@ -38,6 +38,7 @@ def add_parser(commands: Any) -> None:
     """Adds ``data`` and its two sub-commands to the command's subparsers."""
     raw = argparse.RawDescriptionHelpFormatter
     data = commands.add_parser("data", help="make and record data sets", description=_DESCRIPTION, formatter_class=raw)
+    data.set_defaults(run=run)
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
 
     make = actions.add_parser(

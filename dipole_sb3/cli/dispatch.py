@@ -6,43 +6,71 @@ import argparse
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import dipole_sb3
-from dipole_sb3.cli import data, demo, errors, evaluate, texts, train
+from dipole_sb3.cli import data, errors, evaluate, texts, train
 
 INTERRUPTED = 128 + signal.SIGINT
 
-HYDRA_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train.run,
-    "evaluate": evaluate.run,
-    "demo": demo.run,
+
+@dataclass(frozen=True)
+class HydraCommand:
+    """A sub-command whose command line is Hydra's.
+
+    :param run: gets its overrides and flags, returns the exit status.
+    :param text: its help.
+    """
+
+    run: Callable[[list[str]], int]
+    text: texts.CommandText
+
+
+class ParsedCommand(Protocol):
+    """A sub-command, a module say, with an argparse command line."""
+
+    def add_parser(self, commands: Any) -> None:
+        """Adds itself to the command's subparsers, with ``set_defaults(run=…)``: namespace → exit status."""
+
+
+HYDRA_COMMANDS: Mapping[str, HydraCommand] = {
+    "train": HydraCommand(train.run, texts.TRAIN),
+    "evaluate": HydraCommand(evaluate.run, texts.EVALUATE),
 }
-"""Sub-commands whose command line is Hydra's."""
+PARSED_COMMANDS: Sequence[ParsedCommand] = (data,)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    hydra_commands: Mapping[str, HydraCommand] = HYDRA_COMMANDS,
+    parsed_commands: Sequence[ParsedCommand] = PARSED_COMMANDS,
+) -> int:
     """Runs one sub-command.
 
     :param arguments: the command line without the program's name; sys.argv's when None.
+    :param hydra_commands: by name; packages that build on this one add theirs.
+    :param parsed_commands: likewise.
     :return: the exit status: 0 done, 1 failed with a sentence on stderr, 2 wrong usage, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser()
+    parser = build_parser(hydra_commands, parsed_commands)
     if not arguments:
         parser.print_help()
         return 2
     # Overrides like algo.beta=2 and flags like -m belong to Hydra, which reads them itself.
     known, extra = parser.parse_known_args(arguments)
-    if extra and known.command not in HYDRA_COMMANDS:
+    if extra and known.command not in hydra_commands:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     # OGBench's spaces and a missing display say these at every start; neither concerns training.
     warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing.*")
     try:
-        if known.command in HYDRA_COMMANDS:
-            return HYDRA_COMMANDS[known.command](arguments[arguments.index(known.command) + 1 :])
-        return data.run(known)
+        if known.command in hydra_commands:
+            return hydra_commands[known.command].run(arguments[arguments.index(known.command) + 1 :])
+        status: int = known.run(known)
+        return status
     except KeyboardInterrupt:
         print("dipole: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -53,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(
+    hydra_commands: Mapping[str, HydraCommand], parsed_commands: Sequence[ParsedCommand]
+) -> argparse.ArgumentParser:
     """The parser of the whole command; what it prints is what ``--help`` shows."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -61,9 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dipole-sb3 {dipole_sb3.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    data.add_parser(commands)
-    for name in HYDRA_COMMANDS:
-        text = texts.HYDRA_COMMANDS[name]
+    for parsed in parsed_commands:
+        parsed.add_parser(commands)
+    for name, hydra_command in hydra_commands.items():
+        text = hydra_command.text
         command = commands.add_parser(
             name,
             help=text.summary,

@@ -22,7 +22,15 @@ USER_ERRORS: tuple[type[Exception], ...] = (
 )
 """Errors whose cause is the command line, the data or the machine: a sentence helps more than a traceback."""
 
-_EXTRAS = {"sb3_contrib": "record", "mujoco": "record", "ogbench": "ogbench", "matplotlib": "plots"}
+_EXTRAS = {
+    "sb3_contrib": "record",
+    "mujoco": "record",
+    "ogbench": "ogbench",
+    "matplotlib": "plots",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+}
 """Packages that an extra of the distribution brings."""
 
 _full_trace_wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep
+from dipole_sb3.cli.models import config_of, load_model, model_path
 from dipole_sb3.cli.options import EvaluationOptions, check_options
-from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.evaluation import format_sweep_table
 
 
@@ -28,15 +26,15 @@ def evaluate(config: DictConfig, _: Path) -> None:
     """
     check_options(config, EvaluationOptions)
     pictures.require_matplotlib(config)
-    path = _model_path(Path(config.model))
-    trained_with = _run_config(path)
+    path = model_path(Path(config.model))
+    trained_with = config_of(path)
     task = config.task if config.get("task") is not None else trained_with.get("task")
     env = config.env or (task or {}).get("env")
     if env is None:
         raise ValueError(
             f"{path}: no {run_folder.CONFIG} beside it names an environment; give env=ID, Gymnasium's or ogbench/…"
         )
-    model = _load(path, trained_with, config.device)
+    model = load_model(path, trained_with, config.device)
     # The lines for the data's mean and the recording agent belong to the run's own task only.
     own = env == (trained_with.get("task") or {}).get("env")
     folder = Path(config.out) if config.out else path.parent
@@ -49,31 +47,3 @@ def evaluate(config: DictConfig, _: Path) -> None:
 
 def _picture_phrase(config: DictConfig, folder: Path) -> str:
     return f", the picture in {folder / pictures.SWEEP}" if config.pictures else ""
-
-
-def _model_path(path: Path) -> Path:
-    """The .zip file of a path that may be the folder of a run."""
-    if path.is_dir():
-        newest = run_folder.newest_checkpoint(path)
-        if newest is None:
-            raise FileNotFoundError(
-                f"{path}: neither {run_folder.MODEL} nor a checkpoint in it; expected the folder of a run"
-            )
-        return newest
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a model's .zip file or the folder of a run")
-    return path
-
-
-def _run_config(path: Path) -> DictConfig:
-    """Configuration of the run that a model belongs to: beside it, or one folder up for a checkpoint; else empty."""
-    for folder in (path.parent, path.parent.parent):
-        if (folder / run_folder.CONFIG).is_file():
-            return run_folder.read_config(folder)
-    return OmegaConf.create({})
-
-
-def _load(path: Path, trained_with: DictConfig, device: str) -> DIPOLE:
-    algorithm: Any = get_class(trained_with.algo["_target_"]) if "algo" in trained_with else DIPOLE
-    model: DIPOLE = algorithm.load(path, device=device)
-    return model

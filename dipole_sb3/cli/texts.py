@@ -25,6 +25,7 @@ examples:
   dipole data make ogbench/cube-single-play        make OGBench's data set anew, without a download
   dipole train task=ogbench/cube-single-play       train on it
   dipole evaluate model=runs/FOLDER                return and success over greediness ω
+  dipole export runs/FOLDER robot.dipole           everything a robot needs to act, without torch
 
 `dipole COMMAND --help` says more about each."""
 
@@ -37,10 +38,6 @@ Ctrl-C saves the run; `dipole train resume=FOLDER` goes on with it, also after a
 _EVALUATE = """\
 Evaluates a trained model over greediness ω and candidates N, every cell on the same seeds, with 95 %
 intervals; prints the table and leaves omega_sweep.csv and omega_sweep.png beside the model."""
-
-_DEMO = """\
-The main job on a CPU: trains on 10,000 transitions of an agent that was learning MuJoCo's Reacher,
-evaluates ω = −1 … 4, and leaves model, figures and pictures in runs/demo/. Needs the extra `demo`."""
 
 
 def _train_examples() -> str:
@@ -88,18 +85,5 @@ examples:
   dipole evaluate model=runs/demo/model.zip omegas=[0,1,2,8] episodes=20"""
 
 
-def _demo_examples() -> str:
-    return """\
-It takes the options of `dipole train`.
-
-examples:
-  dipole demo
-  dipole demo seed=1 run_dir=runs/demo-seed1
-  dipole demo algo.beta=4 steps=20000"""
-
-
-HYDRA_COMMANDS = {
-    "train": CommandText("train on recorded data", _TRAIN, _train_examples),
-    "evaluate": CommandText("return and success over greediness ω", _EVALUATE, _evaluate_examples),
-    "demo": CommandText("the main job in minutes, with pictures", _DEMO, _demo_examples),
-}
+TRAIN = CommandText("train on recorded data", _TRAIN, _train_examples)
+EVALUATE = CommandText("return and success over greediness ω", _EVALUATE, _evaluate_examples)

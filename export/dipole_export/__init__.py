@@ -1,0 +1,19 @@
+"""From a trained model to a bundle that runs without torch: ``export_bundle(model, path)``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dipole_export.exporter import export_bundle
+
+__all__ = ["export_bundle"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only when it is asked for: `dipole train`, whose command lives here too, does without ONNX.
+    if name == "export_bundle":
+        from dipole_export.exporter import export_bundle
+
+        return export_bundle
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

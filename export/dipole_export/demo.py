@@ -1,0 +1,173 @@
+"""``dipole demo``: the main job, with pictures, from recorded data to an arm that a bundle drives without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from dipole_export.command import provenance_of_run
+from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, train
+from dipole_sb3.cli.dispatch import HydraCommand
+from dipole_sb3.evaluation import (
+    SweepResult,
+    SweepRow,
+    aligned_table,
+    format_sweep_table,
+    return_cell,
+    write_sweep_csv,
+)
+from dipole_sb3.intervals import mean_interval
+
+if TYPE_CHECKING:
+    from dipole_runtime.manifest import Manifest
+
+    from dipole_sb3 import DIPOLE
+
+BUNDLES = {"fp32": "bundle", "int8": "bundle-int8"}
+"""Precision → folder of the bundle, in the run's folder."""
+
+_DESCRIPTION = """\
+The main job on a CPU: trains on 10,000 transitions of an agent that was learning MuJoCo's Reacher,
+evaluates ω = −1 … 4, exports the policy, drives the arm from the exported bundle where torch cannot be
+imported, and leaves model, bundles, figures and pictures in runs/demo/. Needs the extra `demo`."""
+
+
+def _examples() -> str:
+    return """\
+It takes the options of `dipole train`.
+
+examples:
+  dipole demo
+  dipole demo seed=1 run_dir=runs/demo-seed1
+  dipole demo algo.beta=4 steps=20000"""
+
+
+def run(arguments: list[str]) -> int:
+    """``dipole demo``."""
+    return hydra_command.run("demo", demo, arguments)
+
+
+COMMAND = HydraCommand(run, texts.CommandText("the main job in minutes, with pictures", _DESCRIPTION, _examples))
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What a bundle did in the environment.
+
+    :param result: returns over ω and N, on the same episodes as the model's own evaluation.
+    :param latencies: of every action, in seconds, by N.
+    """
+
+    result: SweepResult
+    latencies: dict[int, np.ndarray]
+
+
+def demo(config: DictConfig, folder: Path) -> None:
+    """Trains, evaluates, draws, exports and drives; ends with the table and where everything is.
+
+    :param config: as composed from demo.yaml.
+    :param folder: of the run.
+    """
+    model, dataset = train.train(config, folder)
+    result = sweep.run(model, config.task.env, config, folder, dataset.metadata) if config.episodes else None
+    drawn = [folder / pictures.SWEEP] if config.pictures and result is not None else []
+    if config.pictures:
+        drawn += pictures.draw_acting(model, dataset, config, folder)
+        drawn += pictures.draw_training(model, dataset, folder)
+    manifests = export(model, folder)
+    if result is not None:
+        print(f"\n{format_sweep_table(result)}")
+        _print_reference(dataset.metadata)
+        driven = {precision: drive(folder / name, config, result) for precision, name in BUNDLES.items()}
+        for precision, name in BUNDLES.items():
+            write_sweep_csv(driven[precision].result, folder / f"{name}.csv")
+        print(f"\n{format_bundle_table(result, driven)}")
+    for precision, manifest in manifests.items():
+        print(
+            f"{folder / BUNDLES[precision]}/: {precision}; actions differ from the model's by at most "
+            f"{manifest.parity.action_error:.1g} of their range"
+        )
+    print(f"\nThis run is in {folder}/")
+    if drawn:
+        print(f"Its pictures: {', '.join(path.name for path in drawn)}")
+
+
+def export(model: DIPOLE, folder: Path) -> dict[str, Manifest]:
+    """Both bundles, by precision."""
+    from dipole_export.exporter import export_bundle
+
+    provenance = provenance_of_run(folder / run_folder.MODEL)
+    return {
+        precision: export_bundle(model, folder / name, precision, provenance=provenance)  # type: ignore[arg-type]
+        for precision, name in BUNDLES.items()
+    }
+
+
+def drive(bundle: Path, config: DictConfig, model: SweepResult) -> Driven:
+    """The bundle's returns on the episodes of the model's own evaluation, in a process without torch.
+
+    :raises ValueError: the process failed; with its last line.
+    """
+    program = Path(__file__).parent / "robot" / "drive.py"
+    numbers: dict[str, list[Any]] = {"--omegas": model.omegas, "--candidates": model.candidates}
+    command = [sys.executable, str(program), str(bundle), "--env", config.task.env]
+    command += [part for name, values in numbers.items() for part in (name, *map(str, values))]
+    command += ["--episodes", str(config.episodes), "--seed", str(config.eval_seed)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        last = (finished.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise ValueError(f"{program.name} failed on {bundle}: {last}")
+    told = json.loads(finished.stdout)
+    returns = np.asarray(told["returns"])
+    cells = [(omega, count) for count in model.candidates for omega in model.omegas]
+    flat = returns.reshape(len(cells), -1)
+    rows = tuple(
+        SweepRow(omega, count, len(episodes), *mean_interval(episodes.tolist()))
+        for (omega, count), episodes in zip(cells, flat, strict=True)
+    )
+    latencies = {count: np.concatenate(row) for count, row in zip(model.candidates, told["latencies_s"], strict=True)}
+    return Driven(SweepResult(rows, flat, None, config.eval_seed), latencies)
+
+
+def format_bundle_table(model: SweepResult, driven: dict[str, Driven]) -> str:
+    """Returns of the model in PyTorch beside those of its bundles in ONNX Runtime, and the bundles' latency."""
+    header = ["ω", *(f"{name} N={count}" for count in model.candidates for name in ("PyTorch", *driven))]
+    lines = [
+        [
+            f"{omega:g}",
+            *(
+                return_cell(result.row(omega, count))
+                for count in model.candidates
+                for result in (model, *(one.result for one in driven.values()))
+            ),
+        ]
+        for omega in model.omegas
+    ]
+    for name, share in (("p50", 50), ("p99", 99)):
+        latencies = [
+            text
+            for count in model.candidates
+            for text in ("", *(f"{_milliseconds(one, count, share):.2f} ms" for one in driven.values()))
+        ]
+        lines.append([name, *latencies])
+    title = "Return from the model in PyTorch and from its bundles without it; latency of an action from a bundle"
+    return f"{title}\n{aligned_table(header, lines)}"
+
+
+def _milliseconds(driven: Driven, count: int, share: float) -> float:
+    return float(np.percentile(driven.latencies[count], share) * 1e3)
+
+
+def _print_reference(facts: dict[str, float]) -> None:
+    if {"data_return_mean", "agent_return_mean"} <= set(facts):
+        print(
+            f"\nMean return of the data: {facts['data_return_mean']:.2f}; "
+            f"of the agent that recorded it, in the end: {facts['agent_return_mean']:.2f}"
+        )

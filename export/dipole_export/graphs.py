@@ -1,0 +1,256 @@
+"""The policy as modules whose tensors are what a robot's program holds: flat observations in, actuator units out.
+
+Each becomes one ONNX graph. The mathematics is that of :mod:`dipole_sb3`; the form is another one, because an inference
+runtime is quick where training is not and the other way round: every network's matrices stand apart (a runtime packs
+plain matrices once, at load, and repacks a stack at every call), what depends on the observation and the time alone is
+computed once per action, and the flow steps are one Scan, whose body's packed matrices serve all steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
+from torch.nn import functional
+
+from dipole_sb3.flow import uniform_schedule
+from dipole_sb3.networks import QEnsemble, StackedLayerNorm, StackedLinear, StackedMLP, VelocityPair, time_embedding
+from dipole_sb3.normalization import ObservationStatistics
+from dipole_sb3.policies import FeatureNetwork
+
+Statistics = Mapping[str | None, ObservationStatistics]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a bundle is made from: copies on the CPU, in evaluation mode, that training no longer changes.
+
+    :param actor: the velocity pair and its features extractor.
+    :param critic: the two critics and theirs.
+    :param statistics: of VecNormalize, by key; empty: observations are not normalised.
+    :param flow_steps: K.
+    :param low: smallest actions in the actuators' units, shape [action], float32.
+    :param high: largest, likewise.
+    """
+
+    actor: FeatureNetwork[VelocityPair]
+    critic: FeatureNetwork[QEnsemble]
+    statistics: Statistics
+    flow_steps: int
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Perceptron(nn.Module):
+    """One member of a stack of perceptrons, its first layer split by what its input is put together from.
+
+    :param stack: the members share its activation.
+    :param member: which one.
+    :param columns: widths of the parts of the input, in order.
+    """
+
+    def __init__(self, stack: StackedMLP, member: int, columns: Sequence[int]) -> None:
+        super().__init__()
+        layers = cast("list[StackedLinear]", [*stack.hidden, stack.output])
+        self.inputs = _frozen(torch.split(layers[0].weight[member], list(columns)))
+        self.weights = _frozen(layer.weight[member] for layer in layers[1:])
+        self.biases = _frozen(layer.bias[member, 0] for layer in layers)
+        norms = cast("Iterable[StackedLayerNorm]", stack.norms or ())
+        self.scales, self.offsets = (
+            _frozen(getattr(norm, name)[member, 0] for norm in norms) for name in ("weight", "bias")
+        )
+        self.activation = stack.activation
+
+    def first(self, part: int, x: Tensor, share: Tensor | None = None) -> Tensor:
+        """Adds one part of the input to the first layer.
+
+        :param part: its position.
+        :param x: shape [batch, columns of the part].
+        :param share: what other parts came to, shape [1 or batch, width]; None: the layer's bias.
+        :return: shape [batch, width]; of all parts together, what :meth:`forward` takes.
+        """
+        return torch.addmm(self.biases[0] if share is None else share, x, self.inputs[part])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From the first layer's sum on: [batch, width] → [batch, out]."""
+        for depth, weight in enumerate(self.weights):
+            x = self.activation(x)
+            if len(self.scales):
+                x = functional.layer_norm(x, x.shape[-1:], self.scales[depth], self.offsets[depth], eps=1e-6)
+            x = torch.addmm(self.biases[depth + 1], x, weight)
+        return x
+
+
+def _frozen(tensors: Iterable[Tensor]) -> nn.ParameterList:
+    return nn.ParameterList(nn.Parameter(tensor.detach().clone(), requires_grad=False) for tensor in tensors)
+
+
+class Observation(nn.Module):
+    """Flat observations in the robot's units → the features of one network.
+
+    :param network: its features extractor, and SB3's preprocessing for its observation space.
+    :param statistics: of VecNormalize, by key; empty: none.
+    """
+
+    def __init__(self, network: FeatureNetwork[Any], statistics: Statistics) -> None:
+        super().__init__()
+        self.network = network
+        self.spaces = flat_order(network.observation_space)
+        self.is_dict = isinstance(network.observation_space, spaces.Dict)
+        self.clips: dict[str | None, float] = {}
+        for index, key in enumerate(self.spaces):
+            if key in statistics:
+                mean = np.asarray(statistics[key].mean, np.float64)
+                # Two floats hold what one cannot: far from 0 (positions on a map, say) the mean's own rounding would be
+                # worth many standard deviations.
+                high = mean.astype(np.float32)
+                self.register_buffer(f"mean_{index}", torch.as_tensor(high))
+                self.register_buffer(f"rest_{index}", torch.as_tensor((mean - high).astype(np.float32)))
+                self.register_buffer(f"std_{index}", torch.as_tensor(statistics[key].std.astype(np.float32)))
+                self.clips[key] = statistics[key].clip
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """[batch, observation] → [batch, features]."""
+        flat = torch.split(observation, [flat_size(space) for space in self.spaces.values()], dim=1)
+        parts = {}
+        for index, (key, space) in enumerate(self.spaces.items()):
+            value = flat[index].reshape(-1, *(space.shape or ()))
+            if key in self.clips:
+                value = value - self.get_buffer(f"mean_{index}") - self.get_buffer(f"rest_{index}")
+                value = (value / self.get_buffer(f"std_{index}")).clamp(-self.clips[key], self.clips[key])
+            parts[key] = value
+        return self.network.features(parts if self.is_dict else parts[None])  # type: ignore[arg-type]
+
+
+class ActionScale(nn.Module):
+    """Between [−1, 1] and the actuators' units; SB3's formulas, and never outside the bounds.
+
+    :param low: smallest actions, shape [action], float32.
+    :param high: largest, likewise.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.as_tensor(low))
+        self.register_buffer("high", torch.as_tensor(high))
+
+    def unscale(self, scaled: Tensor) -> Tensor:
+        """[−1, 1] → [low, high]; shape [..., action]."""
+        actions = self.low + 0.5 * (scaled + 1.0) * (self.high - self.low)
+        # Rounding takes some upper bounds out of the space.
+        return torch.minimum(torch.maximum(actions, self.low), self.high)
+
+    def scale(self, actions: Tensor) -> Tensor:
+        """[low, high] → [−1, 1]; shape [..., action]."""
+        return 2.0 * ((actions - self.low) / (self.high - self.low)) - 1.0
+
+
+class Field(nn.Module):
+    """v⁺ or v⁻ of features, x_t and t.
+
+    :param member: 0 for the positive network, 1 for the negative one.
+    """
+
+    def __init__(self, source: Source, member: int) -> None:
+        super().__init__()
+        pair = source.actor.head
+        columns = (source.actor.features_extractor.features_dim, len(source.low), pair.time_features)
+        self.perceptron = Perceptron(pair.mlp, member, columns)
+        self.time_features = pair.time_features
+
+    def share(self, features: Tensor, time: Tensor) -> Tensor:
+        """What does not depend on x_t: features [batch, features], t [batch, 1] (either batch may be 1)."""
+        return self.perceptron.first(2, time_embedding(time, self.time_features), self.perceptron.first(0, features))
+
+    def forward(self, share: Tensor, x: Tensor) -> Tensor:
+        """[1 or batch, width] and x_t [batch, action] → velocities [batch, action]."""
+        velocity: Tensor = self.perceptron(self.perceptron.first(1, x, share))
+        return velocity
+
+
+class VelocityField(nn.Module):
+    """v⁺ (member 0) or v⁻ (member 1) of an observation."""
+
+    def __init__(self, source: Source, member: int) -> None:
+        super().__init__()
+        self.observation = Observation(source.actor, source.statistics)
+        self.field = Field(source, member)
+
+    def forward(self, observation: Tensor, action_t: Tensor, time: Tensor) -> Tensor:
+        """Observations [batch, observation], x_t [batch, action], t [batch, 1] → velocities [batch, action]."""
+        velocity: Tensor = self.field(self.field.share(self.observation(observation), time), action_t)
+        return velocity
+
+
+class Critic(nn.Module):
+    """min(Q₁, Q₂) of actions in the actuators' units."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.observation = Observation(source.critic, source.statistics)
+        columns = (source.critic.features_extractor.features_dim, len(source.low))
+        self.one, self.other = (Perceptron(source.critic.head.mlp, member, columns) for member in range(2))
+        self.scale = ActionScale(source.low, source.high)
+
+    def minimum(self, observation: Tensor, scaled: Tensor) -> Tensor:
+        """Observations [1 or batch, observation], actions in [−1, 1] of shape [batch, action] → [batch, 1]."""
+        features = self.observation(observation)
+        return torch.minimum(*(head(head.first(1, scaled, head.first(0, features))) for head in (self.one, self.other)))
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Observations [batch, observation], actions [batch, action] → returns [batch]."""
+        return self.minimum(observation, self.scale.scale(action)).squeeze(-1)
+
+
+class GuidedPolicy(nn.Module):
+    """Everything from an observation to the actions of several ω: N guided candidates each, and the critic's choice."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.observation = Observation(source.actor, source.statistics)
+        self.positive, self.negative = Field(source, 0), Field(source, 1)
+        self.critic = Critic(source)
+        self.times = nn.Buffer(torch.tensor(uniform_schedule(source.flow_steps)[:-1]).reshape(-1, 1))
+
+    def forward(self, observation: Tensor, noise: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
+        """Observation [1, observation], x₀ [N, action], ω [W] → actions [W, action], min(Q₁, Q₂) [W, N]."""
+        omegas, (candidates, size) = omega.shape[0], noise.shape
+        start = noise.expand(omegas, candidates, size).reshape(-1, size)
+        rows = omega.reshape(-1, 1).expand(omegas, candidates).reshape(-1, 1)
+        scaled = self._integrate(self.observation(observation), start, rows).clamp(-1.0, 1.0)
+        q = self.critic.minimum(observation, scaled).reshape(omegas, candidates)
+        best = q.argmax(dim=1).reshape(omegas, 1, 1).expand(omegas, 1, size)
+        chosen = scaled.reshape(omegas, candidates, size).gather(1, best).reshape(omegas, size)
+        return self.critic.scale.unscale(chosen), q
+
+    def _integrate(self, features: Tensor, x: Tensor, omega: Tensor) -> Tensor:
+        """Euler's method on (1 + ω)·v⁺ − ω·v⁻: features [1, features], x₀ [rows, action], ω [rows, 1] → x₁."""
+        steps = len(self.times)
+        towards, away = (1.0 + omega) / steps, omega / steps
+
+        def step(x: Tensor, shares: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            x = x + (towards * self.positive(shares[0], x) - away * self.negative(shares[1], x))
+            return x, x[:1, :1].clone()  # Scan wants an output for every step; this one is not used
+
+        shares = tuple(field.share(features, self.times) for field in (self.positive, self.negative))
+        end, _ = scan(step, x, shares)
+        return end  # type: ignore[no-any-return]
+
+
+def flat_order(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
+    """The parts of an observation in the order in which they are laid out flat; None: it is one part."""
+    return dict(space.spaces.items()) if isinstance(space, spaces.Dict) else {None: space}
+
+
+def flat_size(space: spaces.Space[Any]) -> int:
+    """Numbers in one part."""
+    return int(np.prod(space.shape or ()))

@@ -1,0 +1,79 @@
+"""A bundle on the disk: whole under its name, or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+from dipole_runtime.bundle import Bundle
+from dipole_runtime.manifest import BUNDLE_FILES, MANIFEST
+
+from dipole_sb3.persistence import replaced_when_complete
+
+ARCHIVE_SUFFIX = ".dipole"
+
+
+def require_writable(path: Path) -> None:
+    """Refuses, before the work, to put a bundle where something else is.
+
+    :raises ValueError: a folder that is no bundle, or a file where a folder is expected.
+    """
+    if path.suffix == ARCHIVE_SUFFIX:
+        if path.is_dir():
+            raise ValueError(f"{path}: is a folder, expected a file, as the name ends in {ARCHIVE_SUFFIX}")
+    elif path.is_dir():
+        others = sorted({entry.name for entry in path.iterdir()} - set(BUNDLE_FILES))
+        if others or (any(path.iterdir()) and not (path / MANIFEST).is_file()):
+            raise ValueError(
+                f"{path}: holds {(others or ['an incomplete bundle'])[0]}, expected a bundle or a new folder"
+            )
+    elif path.exists():
+        raise ValueError(f"{path}: is a file, expected a new folder, or a name that ends in {ARCHIVE_SUFFIX}")
+
+
+def write_bundle(bundle: Bundle, path: Path) -> None:
+    """Writes a folder, or one file when the name ends in ``.dipole``; what was there goes when the new one is complete.
+
+    :raises OSError: it cannot be written; what was there is untouched.
+    """
+    contents = {MANIFEST: bundle.manifest.to_bytes(), **bundle.files}
+    if path.suffix == ARCHIVE_SUFFIX:
+        with replaced_when_complete(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, content in contents.items():
+                # ZipInfo's own date, of 1980: the same bundle gives the same bytes.
+                archive.writestr(zipfile.ZipInfo(name), content)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        for name, content in contents.items():
+            with replaced_when_complete(partial / name) as file:
+                file.write(content)
+        # mkdtemp makes private folders; the umask is only known by setting it, and a new folder shows it.
+        (partial / "new").mkdir()
+        partial.chmod((partial / "new").stat().st_mode)
+        (partial / "new").rmdir()
+        _exchange(partial, path)
+    finally:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(partial)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Gives the new folder its name; an old one is moved aside first, and back if that fails."""
+    if not path.exists():
+        os.rename(new, path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)) / path.name
+    os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.rename(old, path)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
