@@ -8,6 +8,7 @@ import math
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def make_policy(sizes: Sizes = Sizes(), parts: tuple[ObservationPart, ...] | Non
                 rng.normal(size=(before, after)).astype(np.float32) / np.float32(math.sqrt(before)),
                 rng.normal(size=after).astype(np.float32) * np.float32(0.3),
             )
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         ]
 
     if parts is None:

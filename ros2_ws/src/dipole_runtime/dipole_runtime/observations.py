@@ -60,6 +60,15 @@ class ObservationReader:
         return GuidedPolicyError(f"observation {found}, expected a mapping with the keys {expected}")
 
 
+def observation_of(spec: ObservationSpec, flat: Floats) -> Floats | dict[str, Floats]:
+    """The other way round: from the flat vector [size] to what a robot's program holds, float32 all of it."""
+    parts, start = {}, 0
+    for part in spec.parts:
+        parts[part.key] = flat[start : start + part.size].reshape(part.shape)
+        start += part.size
+    return parts[None] if None in parts else {str(key): value for key, value in parts.items()}
+
+
 def _flat(value: Any, part: ObservationPart) -> Floats:
     array: np.ndarray[Any, Any]
     try:

@@ -44,24 +44,6 @@ def compare(run: Run, vectors: TestVectors, manifest: Manifest) -> Parity:
     return Parity(action_error, manifest.parity.action_tolerance, q_error, manifest.parity.q_tolerance)
 
 
-def require_parity(measured: Parity, path: str) -> None:
-    """Refuses errors above the tolerances.
-
-    :param path: which way of running was measured, for the message.
-    :raises GuidedPolicyError: naming the error, where, and what is accepted.
-    """
-    for name, error, tolerance in (
-        ("actions", measured.action_error, measured.action_tolerance),
-        ("q", measured.q_error, measured.q_tolerance),
-    ):
-        if not error <= tolerance:
-            raise GuidedPolicyError(
-                f"the test vectors' {name} are not those of the trainer when run by {path} on this machine: error "
-                f"{error:.3g}, expected at most {tolerance:.3g}; the files do not belong together or this ONNX Runtime "
-                "computes otherwise"
-            )
-
-
 def _largest(errors: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
     largest = float(errors.max())
     return largest if largest == largest else float("inf")

@@ -14,15 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from dipole_runtime.bundle import Bundle, read_bundle
 from dipole_runtime.errors import GuidedPolicyError, refusing, shown
 from dipole_runtime.manifest import GUIDED, MAX_CANDIDATES
-from dipole_runtime.observations import ObservationReader
-from dipole_runtime.parity import compare, require_parity
-from dipole_runtime.reference import TwoNetworkPolicy
+from dipole_runtime.observations import ObservationReader, observation_of
+from dipole_runtime.selftest import measure_parity, require_parity
 from dipole_runtime.sessions import Floats, Network, Provider, time_limit
 from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS
 
 Observation = ArrayLike | Mapping[str, ArrayLike]
 
-_LOAD_TIME_LIMIT = 60.0
+LOAD_TIME_LIMIT = 60.0
 """Seconds for the test vectors; a policy that needs more could not drive anyway."""
 _OUTPUTS = ("action", "q")
 _WARM_UPS = 3
@@ -83,22 +82,14 @@ class GuidedPolicy:
     @classmethod
     def from_bundle(cls, bundle: Bundle, threads: int = 1, providers: Sequence[Provider] | None = None) -> GuidedPolicy:
         """As :meth:`load`, of a bundle in memory."""
-        with refusing(bundle.where), time_limit(_LOAD_TIME_LIMIT) as options:
+        with refusing(bundle.where), time_limit(LOAD_TIME_LIMIT) as options:
             policy = cls(bundle, threads, providers)
-            vectors = bundle.vectors()
-
-            def fused(observation: Floats, noise: Floats, omegas: Floats) -> tuple[Floats, Floats]:
-                inputs = {"observation": observation[None], "noise": noise, "omega": omegas}
-                action, q = policy._guided.run(_OUTPUTS, inputs, options)
-                return action, q
-
-            require_parity(compare(fused, vectors, policy.manifest), "the fused graph")
-            reference = TwoNetworkPolicy(bundle, threads, options)
-            require_parity(compare(reference.run, vectors, policy.manifest), "the two networks")
-            noise = policy.deterministic_noise()
-            omega = np.array([policy.manifest.omega.default], np.float32)
+            for path, measured in measure_parity(bundle, policy._guided, threads, options):
+                require_parity(path, measured)
+            # The first runs of a size allocate what the later ones find ready.
+            observation = observation_of(policy.manifest.observation, bundle.vectors().observations[0])
             for _ in range(_WARM_UPS):
-                fused(vectors.observations[0], noise, omega)
+                policy.act(observation)
         return policy
 
     def act(

@@ -1,0 +1,107 @@
+"""``python -m dipole_runtime inspect | selftest | bench BUNDLE``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+
+import onnxruntime
+
+from dipole_runtime.benchmark import draw_histograms, measure_latency, table
+from dipole_runtime.bundle import Bundle, read_bundle
+from dipole_runtime.errors import GuidedPolicyError, refusing
+from dipole_runtime.inspection import describe
+from dipole_runtime.manifest import GUIDED
+from dipole_runtime.observations import observation_of
+from dipole_runtime.policy import LOAD_TIME_LIMIT, GuidedPolicy
+from dipole_runtime.selftest import measure_parity, require_parity
+from dipole_runtime.sessions import Network, time_limit
+
+_RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when all is well; 1, and one sentence on stderr, when the bundle is not."""
+    chosen = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Robots' terminals and log files are not all UTF-8.
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        bundle = read_bundle(chosen.bundle)
+        if chosen.command == "inspect":
+            print(describe(bundle))
+        elif chosen.command == "selftest":
+            _selftest(bundle)
+        else:
+            _bench(bundle, chosen)
+    except GuidedPolicyError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m dipole_runtime", description="Looks at a guided policy's bundle.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="say what it holds, without running it")
+    selftest = commands.add_parser("selftest", help="have it reproduce the trainer's actions on this machine")
+    bench = commands.add_parser("bench", help="time its decisions on this machine")
+    for command in (inspect, selftest, bench):
+        command.add_argument("bundle", metavar="BUNDLE", help="a directory or a .dipole file")
+    bench.add_argument("--omegas", type=_count, nargs="+", default=[1, 5], help="how many ω in one run (default 1 5)")
+    bench.add_argument(
+        "--candidates", type=_count, nargs="+", help="how many candidates (default: 1, 32 and the bundle's own number)"
+    )
+    bench.add_argument("--threads", type=_count, default=1, help="of one decision (default 1)")
+    bench.add_argument("--runs", type=_count, default=1000, help="of each setting (default 1000)")
+    bench.add_argument("--png", metavar="FILE", help="draw histograms; needs matplotlib")
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {number}, expected at least 1")
+    return number
+
+
+def _selftest(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    vectors = bundle.vectors()
+    omegas = ", ".join(f"{omega:g}" for omega in vectors.omegas)
+    print(f"{bundle.where}: {len(vectors.observations)} test vectors at ω = {omegas}, {_RUNTIME}")
+    print(f"{'':18} {'action error':>14} {'q error':>10}")
+    at_export = f"{'at export':18} {manifest.parity.action_error:14.2e} {manifest.parity.q_error:10.2e}"
+    print(f"{at_export}\n{'accepted':18} {manifest.parity.action_tolerance:14.2e} {manifest.parity.q_tolerance:10.2e}")
+    with refusing(bundle.where), time_limit(LOAD_TIME_LIMIT) as options:
+        guided = Network(GUIDED, bundle.files[GUIDED])
+        results = []
+        for path, measured in measure_parity(bundle, guided, 1, options):
+            print(f"{path:18} {measured.action_error:14.2e} {measured.q_error:10.2e}", flush=True)
+            results.append((path, measured))
+        for path, measured in results:
+            require_parity(path, measured)
+    print("passed: the policy acts here as it did where it was trained")
+
+
+def _bench(bundle: Bundle, chosen: argparse.Namespace) -> None:
+    policy = GuidedPolicy.from_bundle(bundle, threads=chosen.threads)
+    observations = [observation_of(policy.manifest.observation, flat) for flat in bundle.vectors().observations]
+    candidates = chosen.candidates or sorted({1, policy.manifest.num_candidates, 32})
+    latencies = [
+        measure_latency(policy, observations, omegas, count, chosen.runs)
+        for omegas in chosen.omegas
+        for count in candidates
+    ]
+    print(f"{bundle.where}: {bundle.manifest.precision}, {chosen.threads} thread(s), {_RUNTIME}")
+    for line in table(latencies):
+        print(line)
+    if chosen.png is not None:
+        drawn = draw_histograms(latencies, chosen.png)
+        print(f"histograms: {chosen.png}" if drawn else "no histograms: matplotlib is not installed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

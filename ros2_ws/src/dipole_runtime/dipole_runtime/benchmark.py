@@ -1,0 +1,87 @@
+"""How long decisions take on this machine: the whole call, checks included, one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipole_runtime.errors import GuidedPolicyError, shown_path
+from dipole_runtime.policy import GuidedPolicy, Observation
+
+_WARM_UPS = 20
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one setting: W values of ω, N candidates, and the seconds of each run."""
+
+    omegas: int
+    candidates: int
+    seconds: NDArray[np.float64]
+
+
+def measure_latency(
+    policy: GuidedPolicy, observations: Sequence[Observation], omegas: int, candidates: int, runs: int
+) -> Latency:
+    """Times ``runs`` decisions.
+
+    :param observations: taken in turn.
+    :param omegas: W ≥ 1; evenly spread over the bundle's range, or its default when there is one.
+    :param candidates: N ≥ 1.
+    """
+    span = policy.manifest.omega
+    values = np.linspace(span.low, span.high, omegas).clip(span.low, span.high)
+    seconds = np.empty(_WARM_UPS + runs)
+    for index in range(len(seconds)):
+        observation = observations[index % len(observations)]
+        if omegas == 1:
+            seconds[index] = policy.act(observation, num_candidates=candidates).latency_s
+        else:
+            seconds[index] = policy.sweep(observation, values, num_candidates=candidates)[0].latency_s
+    return Latency(omegas, candidates, seconds[_WARM_UPS:])
+
+
+def table(latencies: Sequence[Latency]) -> Iterator[str]:
+    """Lines of p50, p90, p99 and the largest, in milliseconds."""
+    yield f"{'omegas':>6} {'candidates':>10} {'runs':>6} {'p50 ms':>8} {'p90 ms':>8} {'p99 ms':>8} {'max ms':>8}"
+    for latency in latencies:
+        numbers = np.percentile(latency.seconds, (50, 90, 99, 100)) * 1e3
+        columns = " ".join(f"{number:8.3f}" for number in numbers)
+        yield f"{latency.omegas:6} {latency.candidates:10} {len(latency.seconds):6} {columns}"
+
+
+def draw_histograms(latencies: Sequence[Latency], path: str | os.PathLike[str]) -> bool:
+    """Writes a PNG of all distributions; False when matplotlib is not installed.
+
+    :raises GuidedPolicyError: when the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(8, 1.2 + 1.3 * len(latencies)), layout="constrained")
+    FigureCanvasAgg(figure)
+    largest = max(float(np.percentile(latency.seconds, 99.5)) for latency in latencies) * 1e3
+    edges = np.linspace(0, largest, 120).tolist()
+    for row, latency in enumerate(latencies):
+        axes = figure.add_subplot(len(latencies), 1, row + 1)
+        p50, p99 = np.percentile(latency.seconds, (50, 99)) * 1e3
+        # Those beyond the picture count in its last bar.
+        axes.hist(np.minimum(latency.seconds * 1e3, largest), edges, color="tab:blue")
+        axes.axvline(p50, color="black", linewidth=1)
+        axes.axvline(p99, color="tab:red", linewidth=1)
+        axes.set_title(
+            f"{latency.omegas} ω, {latency.candidates} candidates: p50 {p50:.2f} ms, p99 {p99:.2f} ms", fontsize=9
+        )
+        axes.set_yticks([])
+    figure.axes[-1].set_xlabel("latency of a decision, ms (black: median, red: p99)")
+    try:
+        figure.savefig(path, format="png", dpi=120)
+    except OSError as error:
+        raise GuidedPolicyError(f"cannot write {shown_path(path)}: {error.strerror or error}") from error
+    return True

@@ -1,0 +1,74 @@
+"""A bundle in words: what it observes, what it does, and how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from dipole_runtime.bundle import Bundle
+from dipole_runtime.manifest import DATA_FILES, FORMAT_VERSION, Manifest, ObservationPart
+
+_ROWS = 64
+"""Of a table; the rest is counted."""
+
+
+def describe(bundle: Bundle) -> str:
+    """Several lines for people; everything is in the manifest for programs."""
+    manifest = bundle.manifest
+    omega, parity = manifest.omega, manifest.parity
+    lines = [
+        f"{bundle.where}",
+        f"hash         {manifest.checksum}",
+        f"format       {FORMAT_VERSION}, opset {manifest.opset}, IR version {manifest.ir_version}",
+        f"precision    {manifest.precision}",
+        f"flow         {manifest.flow_steps} steps, {manifest.num_candidates} candidates",
+        f"omega        {omega.default} by default, {omega.low} to {omega.high}",
+        f"parity       actions {parity.action_error:.2e} of their range (at most {parity.action_tolerance:.0e}), "
+        f"q {parity.q_error:.2e} (at most {parity.q_tolerance:.0e}), measured at export",
+        "",
+        *_table(
+            ("file", "bytes", "sha256"),
+            [(name, f"{manifest.files[name].size:,}", manifest.files[name].sha256[:12]) for name in DATA_FILES],
+        ),
+        "",
+        f"observation: {manifest.observation.size} numbers",
+        *_table(
+            ("key", "shape", "dtype", "space", "normalization"),
+            [_part_row(part) for part in manifest.observation.parts],
+        ),
+        *_wrapped(manifest.observation.names),
+        "",
+        f"action: {manifest.action.size} numbers of shape {list(manifest.action.shape)}, in the robot's units",
+        *_table(("name", "low", "high"), _action_rows(manifest)),
+        "",
+        "provenance",
+        *json.dumps(manifest.provenance, indent=2, ensure_ascii=False, sort_keys=True).splitlines(),
+    ]
+    # Nothing in a file may steer the terminal.
+    return "\n".join("".join(letter if letter.isprintable() else "�" for letter in line) for line in lines)
+
+
+def _part_row(part: ObservationPart) -> tuple[str, ...]:
+    normalization = part.normalization
+    words = "none" if normalization is None else f"(x - mean) / std, within ±{normalization.clip:g}"
+    return ("-" if part.key is None else part.key, str(list(part.shape)), part.dtype, part.space, words)
+
+
+def _action_rows(manifest: Manifest) -> Iterator[tuple[str, ...]]:
+    action = manifest.action
+    for name, low, high in zip(action.names, action.low, action.high, strict=True):
+        yield name, f"{low:g}", f"{high:g}"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    every = [titles, *rows]
+    shown, more = every[: _ROWS + 1], len(every) - _ROWS - 1
+    widths = [max(len(row[column]) for row in shown) for column in range(len(titles))]
+    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in shown]
+    return [line.rstrip() for line in lines] + ([f"  … and {more:,} more"] if more > 0 else [])
+
+
+def _wrapped(names: Sequence[str]) -> list[str]:
+    shown, more = names[:_ROWS], len(names) - _ROWS
+    lines = [f"  {', '.join(shown[start : start + 8])}" for start in range(0, len(shown), 8)]
+    return lines + ([f"  … and {more:,} more"] if more > 0 else [])
