@@ -64,13 +64,12 @@ def draw_histograms(latencies: Sequence[Latency], path: str | os.PathLike[str]) 
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(8, 1.2 + 1.3 * len(latencies)), layout="constrained")
+    figure = Figure(figsize=(8, 0.4 + 1.3 * len(latencies)), layout="constrained")
     FigureCanvasAgg(figure)
-    largest = max(float(np.percentile(latency.seconds, 99.5)) for latency in latencies) * 1e3
-    edges = np.linspace(0, largest, 120).tolist()
     for row, latency in enumerate(latencies):
         axes = figure.add_subplot(len(latencies), 1, row + 1)
-        p50, p99 = np.percentile(latency.seconds, (50, 99)) * 1e3
+        p50, p99, largest = np.percentile(latency.seconds, (50, 99, 99.5)) * 1e3
+        edges = np.linspace(latency.seconds.min() * 1e3, largest, 100).tolist()
         # Those beyond the picture count in its last bar.
         axes.hist(np.minimum(latency.seconds * 1e3, largest), edges, color="tab:blue")
         axes.axvline(p50, color="black", linewidth=1)

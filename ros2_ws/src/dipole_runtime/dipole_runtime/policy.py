@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from dipole_runtime.bundle import Bundle, read_bundle
 from dipole_runtime.errors import GuidedPolicyError, refusing, shown
 from dipole_runtime.manifest import GUIDED, MAX_CANDIDATES
-from dipole_runtime.observations import ObservationReader, observation_of
+from dipole_runtime.observations import ObservationReader, all_finite, observation_of
 from dipole_runtime.selftest import measure_parity, require_parity
 from dipole_runtime.sessions import Floats, Network, Provider, time_limit
 from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS
@@ -166,7 +166,7 @@ class GuidedPolicy:
                 f"{len(omegas)} ω × {len(start)} candidates, expected at most {MAX_CANDIDATE_ACTIONS} together"
             )
         action, q = self._guided.run(_OUTPUTS, {"observation": flat, "noise": start, "omega": omegas})
-        if not (np.isfinite(action).all() and np.isfinite(q).all()):
+        if not (all_finite(action) and all_finite(q)):
             raise self._not_finite(action, q)
         return action, q
 
@@ -209,7 +209,7 @@ class GuidedPolicy:
         expected = (self._require_num_candidates(rows), self._action_size)
         if array.shape != expected:
             raise GuidedPolicyError(f"noise has shape {array.shape}, expected {expected}")
-        if not np.isfinite(array).all():
+        if not all_finite(array):
             row, column = np.argwhere(~np.isfinite(array))[0]
             name = self.manifest.action.names[column]
             raise GuidedPolicyError(f"noise is {array[row, column]} for {shown(name)} of candidate {row}")
