@@ -12,7 +12,6 @@ from dipole_runtime.errors import GuidedPolicyError, shown
 from dipole_runtime.manifest import ObservationPart, ObservationSpec
 from dipole_runtime.sessions import Floats
 
-
 _FLOAT = np.dtype(np.float32)
 
 
