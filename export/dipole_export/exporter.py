@@ -39,6 +39,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from dipole_export import graphs
 from dipole_export.onnx_files import quantized, to_onnx
+from dipole_export.rounding import NOT_ROUNDED, Rounded, rounded_layers
 from dipole_export.trainer import random_observations, trainer_vectors
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3 import DIPOLE
@@ -55,6 +56,7 @@ PARITY_OMEGAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 PARITY_OBSERVATIONS = 1_000
 _PARITY_CANDIDATES = 2
 _VECTORS = 8
+_FITTED_OBSERVATIONS = 256
 _VECTOR_CANDIDATES = 32
 _SEED = 0
 _INT8_MARGIN = 2.0
@@ -104,7 +106,10 @@ def export_bundle(
     vectors = trainer_vectors(
         model, observations[:_VECTORS], min(model.num_candidates, _VECTOR_CANDIDATES), omegas, _SEED
     )
-    files = {**_networks(source, precision), VECTORS: vectors.to_bytes()}
+    networks = _networks(source)
+    if precision == "int8":
+        networks = _in_8_bits(networks, source, observations[:_FITTED_OBSERVATIONS], omegas)
+    files = {**networks, VECTORS: vectors.to_bytes()}
     manifest = Manifest(
         files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
         observation=_observation(model, source, observation_names),
@@ -190,28 +195,49 @@ def _inside(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
     return single_low.astype(np.float32), single_high.astype(np.float32)
 
 
-def _networks(source: graphs.Source, precision: Precision) -> dict[str, bytes]:
-    observation, size = graphs.flat_size(source.actor.observation_space), len(source.low)
+def _networks(source: graphs.Source) -> dict[str, bytes]:
+    observation, size = _flat_size(source), len(source.low)
     # The exporter takes sizes of 1 for fixed ones.
     batch, candidates, omegas = 2, 3, 2
     one, several = torch.zeros(1, observation), torch.zeros(batch, observation)
     action = torch.zeros(batch, size)
     field = {"observation": several, "action_t": action, "time": torch.zeros(batch, 1)}
     guided = {"observation": one, "noise": torch.zeros(candidates, size), "omega": torch.zeros(omegas)}
-    made = {
-        GUIDED: to_onnx(
-            graphs.GuidedPolicy(source), guided, ["action", "q"], {"noise": "candidates", "omega": "omegas"}
-        ),
+    valued = {"observation": several, "action": action}
+    free = {"noise": "candidates", "omega": "omegas"}
+    return {
+        GUIDED: to_onnx(graphs.GuidedPolicy(source), guided, ["action", "q"], free),
         POSITIVE: to_onnx(graphs.VelocityField(source, 0), field, ["velocity"], dict.fromkeys(field, "batch")),
         NEGATIVE: to_onnx(graphs.VelocityField(source, 1), field, ["velocity"], dict.fromkeys(field, "batch")),
-        CRITIC: to_onnx(
-            graphs.Critic(source),
-            {"observation": several, "action": action},
-            ["q"],
-            {"observation": "batch", "action": "batch"},
-        ),
+        CRITIC: to_onnx(graphs.Critic(source), valued, ["q"], dict.fromkeys(valued, "batch")),
     }
-    return {name: quantized(graph) for name, graph in made.items()} if precision == "int8" else made
+
+
+def _in_8_bits(
+    networks: Mapping[str, bytes], source: graphs.Source, observations: np.ndarray, omegas: Sequence[float]
+) -> dict[str, bytes]:
+    """The velocity fields' hidden layers; the critics, which choose by small differences and run once, stay float."""
+    noise = np.random.default_rng(_SEED).standard_normal((len(observations), len(source.low))).astype(np.float32)
+    policy = graphs.GuidedPolicy(source).eval()
+    fields = rounded_layers(policy, *map(torch.as_tensor, (observations, noise, np.asarray(omegas, np.float32))))
+    positive, negative = (
+        {f"perceptron.weights.{index}": layer for index, layer in enumerate(layers) if layer is not NOT_ROUNDED}
+        for layers in fields
+    )
+    named = {
+        GUIDED: _prefixed("positive", positive) | _prefixed("negative", negative),
+        POSITIVE: _prefixed("field", positive),
+        NEGATIVE: _prefixed("field", negative),
+    }
+    return {name: quantized(graph, named[name]) if named.get(name) else graph for name, graph in networks.items()}
+
+
+def _prefixed(prefix: str, layers: Mapping[str, Rounded]) -> dict[str, Rounded]:
+    return {f"{prefix}.{name}": layer for name, layer in layers.items()}
+
+
+def _flat_size(source: graphs.Source) -> int:
+    return sum(map(graphs.flat_size, graphs.flat_order(source.actor.observation_space).values()))
 
 
 def _observation(model: DIPOLE, source: graphs.Source, names: Sequence[str] | None) -> ObservationSpec:

@@ -79,12 +79,18 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From the first layer's sum on: [batch, width] → [batch, out]."""
+        return self.traced(x)[1]
+
+    def traced(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The inputs of every layer after the first, each [batch, in of the layer], and the output."""
+        inputs = []
         for depth, weight in enumerate(self.weights):
             x = self.activation(x)
             if len(self.scales):
                 x = functional.layer_norm(x, x.shape[-1:], self.scales[depth], self.offsets[depth], eps=1e-6)
+            inputs.append(x)
             x = torch.addmm(self.biases[depth + 1], x, weight)
-        return x
+        return inputs, x
 
 
 def _frozen(tensors: Iterable[Tensor]) -> nn.ParameterList:
@@ -117,7 +123,8 @@ class Observation(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """[batch, observation] → [batch, features]."""
-        flat = torch.split(observation, [flat_size(space) for space in self.spaces.values()], dim=1)
+        sizes = [flat_size(space) for space in self.spaces.values()]
+        flat = torch.split(observation, sizes, dim=1) if len(sizes) > 1 else (observation,)
         parts = {}
         for index, (key, space) in enumerate(self.spaces.items()):
             value = flat[index].reshape(-1, *(space.shape or ()))
@@ -168,13 +175,17 @@ class Field(nn.Module):
         self.time_features = pair.time_features
 
     def share(self, features: Tensor, time: Tensor) -> Tensor:
-        """What does not depend on x_t: features [batch, features], t [batch, 1] (either batch may be 1)."""
+        """What does not depend on x_t: features [1 or batch, features], t [batch, 1] → [batch, width]."""
         return self.perceptron.first(2, time_embedding(time, self.time_features), self.perceptron.first(0, features))
 
     def forward(self, share: Tensor, x: Tensor) -> Tensor:
         """[1 or batch, width] and x_t [batch, action] → velocities [batch, action]."""
-        velocity: Tensor = self.perceptron(self.perceptron.first(1, x, share))
+        velocity: Tensor = self.perceptron(self.first(share, x))
         return velocity
+
+    def first(self, share: Tensor, x: Tensor) -> Tensor:
+        """The first layer's sum: [batch, width]."""
+        return self.perceptron.first(1, x, share)
 
 
 class VelocityField(nn.Module):

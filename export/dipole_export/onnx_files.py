@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
+import onnx.numpy_helper
 import onnx_ir
 import torch
 from dipole_runtime.manifest import IR_VERSION, OPSET
 from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 
-_QUANTIZED_WIDTH = 64
-"""Smaller matrices gain nothing from 8 bits, and the first and last layers are where rounding hurts most."""
+from dipole_export.rounding import Rounded
 
 
 def to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], free: Mapping[str, str]) -> bytes:
@@ -55,12 +55,11 @@ def to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[s
     return _written(program.model_proto)
 
 
-def quantized(graph: bytes) -> bytes:
-    """The same graph with its large matrices in 8 bits, one scale per column; what flows between them stays float.
-
-    Seven of the eight bits are used: processors without VNNI add products in 16 bits and would overflow.
+def quantized(graph: bytes, layers: Mapping[str, Rounded]) -> bytes:
+    """The same graph with some matrices in 8 bits, one scale per column; what flows between them stays float.
 
     :param graph: an ONNX file.
+    :param layers: name of a weight → what stands for it.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -74,21 +73,25 @@ def quantized(graph: bytes) -> bytes:
             model,
             target,
             op_types_to_quantize=["MatMul"],
-            nodes_to_exclude=_small_products(model),
+            nodes_to_exclude=_products_without(layers, model),
             per_channel=True,
-            reduce_range=True,
             weight_type=QuantType.QInt8,
             extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
         )
-        return _written(onnx.load(target))
+        result = onnx.load(target)
+    values = {tensor.name: tensor for tensor in result.graph.initializer}
+    for name, layer in layers.items():
+        for ending, array in (("quantized", layer.values), ("scale", layer.scale)):
+            tensor = values[f"{name}_{ending}"]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return _written(result)
 
 
-def _small_products(model: onnx.ModelProto) -> list[str]:
+def _products_without(layers: Mapping[str, Rounded], model: onnx.ModelProto) -> list[str]:
     """Names, after onnxruntime has made a MatMul and an Add of every Gemm, of products that stay float."""
-    widths = {tensor.name: min(tensor.dims) for tensor in model.graph.initializer if tensor.dims}
     products = [node for node in _nodes(model.graph) if node.op_type in ("Gemm", "MatMul")]
-    small = [node for node in products if widths.get(node.input[1], 0) < _QUANTIZED_WIDTH]
-    return [f"{node.name}_MatMul" if node.op_type == "Gemm" else node.name for node in small]
+    others = [node for node in products if node.input[1] not in layers]
+    return [f"{node.name}_MatMul" if node.op_type == "Gemm" else node.name for node in others]
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

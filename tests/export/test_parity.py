@@ -1,0 +1,134 @@
+"""What leaves the runtime is what ``model.predict`` gives for the same observation, noise and ω."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dipole_runtime import GuidedPolicy
+from dipole_runtime.bundle import read_bundle
+from dipole_runtime.reference import TwoNetworkPolicy
+from gymnasium import spaces
+from models import DICT, MODELS, UNEVEN_ACTIONS, make_model, model_of, observations_of, predict_with, unbounded
+
+from dipole_export import export_bundle
+from dipole_sb3 import DIPOLE
+
+OMEGAS = (-1.0, -0.3, 0.0, 0.5, 1.0, 2.0, 4.0)
+
+
+def require_parity(model: DIPOLE, bundle: Path, monkeypatch: Any, tolerance: float = 1e-4, candidates: int = 3) -> None:
+    """The runtime's action beside predict's, in units of the action range, at several observations and ω."""
+    policy = GuidedPolicy.load(bundle)
+    assert isinstance(model.action_space, spaces.Box)
+    width = model.action_space.high - model.action_space.low
+    random = np.random.default_rng(2)
+    size = int(np.prod(model.action_space.shape))
+    distinct = set()
+    for observation in observations_of(model, 4):
+        noise = random.standard_normal((candidates, size)).astype(np.float32)
+        for omega in OMEGAS:
+            answer = policy.act(observation, omega=omega, noise=noise)
+            expected = predict_with(model, observation, noise, omega, monkeypatch)
+            assert answer.action.shape == model.action_space.shape
+            assert np.max(np.abs(answer.action - expected) / width) <= tolerance
+            assert model.action_space.contains(answer.action.astype(model.action_space.dtype))
+            distinct.add(answer.action.tobytes())
+    assert len(distinct) > 4, "ω and the observation change nothing: the comparison above shows nothing"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_runtime_acts_as_the_model_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(name)
+    manifest = export_bundle(model, tmp_path / "bundle")
+    assert manifest.parity.action_error <= 1e-4
+    require_parity(model, tmp_path / "bundle", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("space", "normalize"),
+    [
+        (unbounded(4), {}),
+        (spaces.Box(-2.0, 5.0, (3,), np.float64), {"clip_obs": 0.8}),
+        (unbounded(4), {"clip_obs": np.inf}),
+        (unbounded(4), {"norm_obs": False}),
+        (DICT, {"norm_obs_keys": ["speed", "arm"]}),
+        (DICT, {"norm_obs_keys": ["arm"]}),
+    ],
+    ids=["vector", "clipped", "never_clipped", "rewards_only", "dict", "one_key"],
+)
+def test_normalisation_is_inside(
+    space: spaces.Space[Any], normalize: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(space, UNEVEN_ACTIONS, normalize=normalize)
+    export_bundle(model, tmp_path / "bundle")
+    require_parity(model, tmp_path / "bundle", monkeypatch)
+
+
+def test_a_saved_model_is_exported_with_the_normalisation_it_learned_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(unbounded(4), UNEVEN_ACTIONS, normalize={})
+    model.save(tmp_path / "model")
+    export_bundle(DIPOLE.load(tmp_path / "model", device="cpu"), tmp_path / "bundle")
+    require_parity(model, tmp_path / "bundle", monkeypatch)
+
+
+def test_observations_far_from_zero_lose_nothing_to_single_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions on a map: their mean is worth many thousand standard deviations."""
+    far = spaces.Box(np.float32(40_000.0), np.float32(40_001.0), (3,), np.float32)
+    model = make_model(far, UNEVEN_ACTIONS, normalize={})
+    export_bundle(model, tmp_path / "bundle")
+    require_parity(model, tmp_path / "bundle", monkeypatch)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_two_networks_are_the_fused_graph(precision: Any, tmp_path: Path) -> None:
+    model = make_model(unbounded(4), UNEVEN_ACTIONS, {"net_arch": [96, 96]})
+    manifest = export_bundle(model, tmp_path / "bundle", precision, max_int8_error=1.0)
+    bundle = read_bundle(tmp_path / "bundle")
+    policy, reference = GuidedPolicy.load(tmp_path / "bundle"), TwoNetworkPolicy(bundle)
+    random = np.random.default_rng(0)
+    width = np.asarray(manifest.action.high) - np.asarray(manifest.action.low)
+    for _ in range(20):
+        observation, noise = random.standard_normal(4, np.float32), random.standard_normal((5, 3), np.float32)
+        answers = policy.sweep(observation, OMEGAS, noise=noise)
+        candidates = reference.candidates(observation, noise, np.asarray(OMEGAS, np.float32))
+        for answer, row in zip(answers, candidates, strict=True):
+            assert np.max(np.abs(answer.action - row[answer.chosen]) / width) <= 2 * manifest.parity.action_tolerance
+
+
+def test_deterministic_noise_is_that_of_predict(tmp_path: Path) -> None:
+    model = model_of("vector")
+    export_bundle(model, tmp_path / "bundle")
+    policy = GuidedPolicy.load(tmp_path / "bundle")
+    for observation in observations_of(model, 3):
+        expected, _ = model.predict(observation, deterministic=True)
+        action = policy.act(observation, noise=policy.deterministic_noise()).action
+        np.testing.assert_allclose(action, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_trained_model_over_a_thousand_observations(
+    precision: Any, tmp_path: Path, reacher_data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest's error is measured; here by predict itself, over the data and every ω of the evaluation."""
+    model = DIPOLE(
+        "MlpPolicy", "Reacher-v5", dataset=reacher_data, policy_kwargs={"net_arch": [96, 96]}, seed=0, device="cpu"
+    ).learn(50)
+    manifest = export_bundle(model, tmp_path / "bundle", precision)
+    policy = GuidedPolicy.load(tmp_path / "bundle")
+    random, worst = np.random.default_rng(0), 0.0
+    for observation in reacher_data["observations"][:170]:
+        noise = random.standard_normal((1, 2)).astype(np.float32)
+        for omega in (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0):
+            expected = predict_with(model, observation, noise, omega, monkeypatch)
+            worst = max(worst, float(np.abs(policy.act(observation, omega=omega, noise=noise).action - expected).max()) / 2)
+    assert worst <= manifest.parity.action_tolerance
+    assert manifest.parity.action_error <= (1e-4 if precision == "fp32" else 0.05)
+    if precision == "int8":
+        assert worst > 1e-5, "8 bits that differ in nothing are not 8 bits"
