@@ -1,0 +1,154 @@
+"""Loads bundles beside the one that drives, and swaps them between two inferences."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from dipole_runtime import GuidedAction, GuidedPolicy
+from numpy.typing import NDArray
+
+from dipole_policy.action import ActionLimits, ActionWriter
+from dipole_policy.contract import Contract
+from dipole_policy.errors import ContractError, shown
+from dipole_policy.fields import Describe
+from dipole_policy.observation import EntryReader, ObservationLayout, entry_readers
+
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """How bundles are run.
+
+    :param threads: that one inference may use, at least 1.
+    :param deterministic: whether every inference starts from the same noise, so that equal observations give equal
+        actions.
+    :param num_candidates: 0: the bundle's.
+    """
+
+    threads: int = 1
+    deterministic: bool = True
+    num_candidates: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Everything that changes with the bundle; the control loop takes one of these per period and nothing else.
+
+    :param path: as given.
+    :param noise: the same for every inference; None: drawn.
+    """
+
+    path: str
+    policy: GuidedPolicy
+    layout: ObservationLayout
+    limits: ActionLimits
+    writer: ActionWriter
+    noise: NDArray[np.float32] | None
+    num_candidates: int | None
+
+    def decide(self, observation: NDArray[np.float32], omegas: list[float]) -> list[GuidedAction]:
+        """One run of the policy: an action for each ω, from the same noise."""
+        arranged = self.layout.arrange(observation)
+        if len(omegas) == 1:
+            return [self.policy.act(arranged, omegas[0], self.noise, num_candidates=self.num_candidates)]
+        return self.policy.sweep(arranged, omegas, self.noise, num_candidates=self.num_candidates)
+
+
+class Fitting:
+    """What a contract asks of every bundle that is to drive under it.
+
+    :param describe: descriptions of message types.
+    :raises ContractError: where the contract does not fit the message types.
+    """
+
+    def __init__(self, contract: Contract, describe: Describe, options: PolicyOptions) -> None:
+        self.contract = contract
+        self.readers: list[EntryReader] = self._named(lambda: entry_readers(contract, describe))
+        self._describe = describe
+        self._options = options
+
+    def load(self, path: str) -> Loaded:
+        """Reads, checks, tries out and warms up a bundle; takes seconds.
+
+        :raises GuidedPolicyError: for what is no bundle that acts here as it did where it was made.
+        :raises ContractError: where it does not fit the contract.
+        """
+        options = self._options
+        return self.fit(path, GuidedPolicy.load(path, threads=options.threads))
+
+    def fit(self, path: str, policy: GuidedPolicy) -> Loaded:
+        """As :meth:`load`, of a policy that has been loaded already."""
+        options, manifest, contract = self._options, policy.manifest, self.contract
+        candidates = options.num_candidates or None
+        noise = policy.deterministic_noise(candidates) if options.deterministic else None
+
+        def fit() -> Loaded:
+            return Loaded(
+                path,
+                policy,
+                ObservationLayout(self.readers, manifest.observation),
+                ActionLimits(contract.action, manifest.action, contract.period_s),
+                ActionWriter(contract, manifest.action, self._describe),
+                noise,
+                candidates,
+            )
+
+        return self._named(fit)
+
+    def replace(self, old: Loaded, path: str) -> Loaded:
+        """As :meth:`load`, for a bundle that takes over from one that drives.
+
+        :raises ContractError: also where it names or counts its inputs or outputs differently.
+        """
+        new = self.load(path)
+        for what in ("observation", "action"):
+            before, after = getattr(old.policy.manifest, what), getattr(new.policy.manifest, what)
+            if before.names != after.names or before.size != after.size:
+                found, expected = shown(", ".join(after.names)), shown(", ".join(before.names))
+                raise ContractError(
+                    f"bundle {path}: {what} has the elements {found}, expected those that drive: {expected}"
+                )
+        return new
+
+    def _named(self, make: Callable[[], _Made]) -> _Made:
+        try:
+            return make()
+        except ContractError as error:
+            raise ContractError(f"contract {self.contract.where}: {error}") from error
+
+
+class ReloadBusy(RuntimeError):
+    """Another bundle is being loaded."""
+
+
+class PolicyHolder:
+    """The bundle that drives. Reading ``current`` once per period is all that the control loop does."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.current = loaded
+        self.reloads = 0
+        self._loading = threading.Lock()
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """One at a time.
+
+        :raises ReloadBusy: while another is under way.
+        """
+        if not self._loading.acquire(blocking=False):
+            raise ReloadBusy("another bundle is being loaded, expected one at a time")
+        try:
+            yield
+        finally:
+            self._loading.release()
+
+    def swap(self, loaded: Loaded) -> None:
+        """The next period drives with this one; the one under way ends with the old."""
+        self.current = loaded
+        self.reloads += 1

@@ -1,0 +1,138 @@
+"""The process: signals, executor, and a stop action that goes out whatever ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from dipole_policy.errors import one_line
+from dipole_policy.node import PolicyNode
+
+THREADS = 6
+"""Control loop, inputs, lifecycle and clock, parameters, reload, diagnostics: none waits for another."""
+_LARGEST_RUN_OF_FAILURES = 100
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the node until a signal ends it.
+
+    :param arguments: as ROS takes them; None: those of the process.
+    :return: the exit status: 0 after a signal, 1 when the executor gave up.
+    """
+    ending = Ending()
+    # rclpy's own handlers shut the context down first, and then no stop action can be published any more.
+    for number in _SIGNALS:
+        signal.signal(number, ending.on_signal)
+    problem = _initialize(list(sys.argv if arguments is None else arguments))
+    node = PolicyNode(problem=problem)
+    executor = MultiThreadedExecutor(THREADS)
+    executor.add_node(node)
+    thread = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=True)
+    thread.start()
+    try:
+        ending.wait()
+    finally:
+        node.halt(ending.why)
+    finished = executor.shutdown(timeout_sec=2.0)
+    thread.join(timeout=2.0)
+    if not finished or thread.is_alive():
+        # An inference that hangs would keep the process, and with it the robot's hope for commands, forever.
+        node.get_logger().fatal("a callback does not end, the process ends without it")
+        sys.stderr.flush()
+        os._exit(1)
+    _shut_down(node)
+    return ending.status
+
+
+class Ending:
+    """What the main thread waits for."""
+
+    def __init__(self) -> None:
+        self.why = "the process ends"
+        self.status = 0
+        self._event = threading.Event()
+
+    def on_signal(self, number: int, frame: Any) -> None:
+        """Only takes note: everything else happens where it is safe."""
+        self.why = signal.Signals(number).name
+        self._event.set()
+
+    def give_up(self, why: str) -> None:
+        """The executor cannot go on."""
+        self.why, self.status = why, 1
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether the end has come."""
+        return self._event.is_set()
+
+    def wait(self) -> None:
+        """Until the end comes."""
+        self._event.wait()
+
+
+def _initialize(arguments: list[str]) -> str | None:
+    """Starts ROS; with parameter files that it cannot read left out, so that the node can say so.
+
+    :return: what was wrong with the arguments; None when nothing was.
+    """
+    try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:
+        without = _without_parameter_files(arguments)
+        if without == arguments:
+            raise
+        rclpy.try_shutdown()
+        rclpy.init(args=without, signal_handler_options=SignalHandlerOptions.NO)
+        return f"the parameter file cannot be read: {one_line(error)}"
+    return None
+
+
+def _without_parameter_files(arguments: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--params-file":
+            next(left, None)
+        elif not argument.startswith("--params-file="):
+            kept.append(argument)
+    return kept
+
+
+def _spin(executor: MultiThreadedExecutor, node: PolicyNode, ending: Ending) -> None:
+    failures = 0
+    while not ending.is_set():
+        try:
+            executor.spin_once(timeout_sec=1.0)
+            failures = 0
+        except ExternalShutdownException:
+            ending.give_up("the ROS context was shut down")
+        except Exception as error:
+            failures += 1
+            node.executor_failed(error)
+            if failures >= _LARGEST_RUN_OF_FAILURES:
+                ending.give_up(f"the executor fails again and again: {one_line(error)}")
+
+
+def _shut_down(node: PolicyNode) -> None:
+    try:
+        if node.state_label in ("unconfigured", "inactive", "active"):
+            node.trigger_shutdown()
+        node.destroy_node()
+    except Exception as error:
+        node.get_logger().error(f"while ending: {one_line(error)}")
+    finally:
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

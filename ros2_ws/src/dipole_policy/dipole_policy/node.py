@@ -1,0 +1,379 @@
+"""The managed node: lifecycle, parameters and services around a session."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from dipole_runtime import GuidedPolicyError
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.parameter_service import ParameterService
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Float64
+from std_srvs.srv import Trigger
+
+from dipole_policy import parameters, reports
+from dipole_policy.errors import Cause, ContractError, one_line
+from dipole_policy.holder import Loaded, ReloadBusy
+from dipole_policy.omega import OmegaRecord
+from dipole_policy.session import REPORT, Session
+
+AUDIT = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+TURNS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+"""Of ~/omega: a dial turned quickly is to be audited turn by turn."""
+
+_REFUSALS = (ContractError, GuidedPolicyError, ReloadBusy)
+
+
+class PolicyNode(LifecycleNode):
+    """Drives a robot with a bundle under a contract; see the package's documentation for topics and parameters.
+
+    :param problem: what was wrong with the command line; configuring fails with it.
+    :param kwargs: as for :class:`rclpy.lifecycle.LifecycleNode`.
+    """
+
+    _services_group: CallbackGroup | None = None
+
+    def __init__(self, name: str = "dipole_policy", *, problem: str | None = None, **kwargs: Any) -> None:
+        self._parameter_lock = threading.RLock()
+        self._session: Session | None = None
+        self._halted = False
+        self._problem = problem
+        self._command_line_problem = problem
+        self._numbers = count(1)
+        self._bundle_root = ""
+        super().__init__(name, start_parameter_services=False, **kwargs)
+        self._parameter_problems = parameters.declare(self)
+        self._unknown = parameters.undeclared(self)
+        self._simulated = bool(self.get_parameter("use_sim_time").value)
+        self.add_on_set_parameters_callback(self._validate)
+        # Setting a bundle takes seconds: in the default group, with rclpy's own parameter services, those would hold
+        # up /clock and the lifecycle's services.
+        lifecycle_group = self.default_callback_group
+        self._services_group = MutuallyExclusiveCallbackGroup()
+        self._parameter_service = ParameterService(self)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", REPORT)
+        self._audit = self.create_publisher(DiagnosticArray, "~/audit", AUDIT)
+        self.create_service(Trigger, "~/reload", self._on_reload, callback_group=MutuallyExclusiveCallbackGroup())
+        self.create_service(Trigger, "~/resume", self._on_resume, callback_group=MutuallyExclusiveCallbackGroup())
+        self.create_subscription(
+            Float64, "~/omega", self._on_omega, TURNS, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(
+            self.get_parameter("diagnostics_period_s").value,
+            self.publish_diagnostics,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=steady,
+        )
+        self._guard_transitions()
+        if self.get_parameter("autostart").value:
+            # In the lifecycle's group, so that nobody else changes the state at the same time.
+            self._autostart = self.create_timer(0.01, self._start, callback_group=lifecycle_group, clock=steady)
+
+    @property
+    def default_callback_group(self) -> CallbackGroup:
+        """Of what is created without naming one; see the constructor."""
+        return self._services_group or super().default_callback_group
+
+    @property
+    def session(self) -> Session | None:
+        """None while unconfigured."""
+        return self._session
+
+    @property
+    def state_label(self) -> str:
+        """Of the lifecycle."""
+        return str(self._state_machine.current_state[1])
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Reads contract and bundle; fails with their problem in the log and in /diagnostics."""
+        try:
+            self._configure()
+        except Exception as error:
+            self._fail("configuring failed", error)
+            return TransitionCallbackReturn.FAILURE
+        self._problem = None
+        self.publish_diagnostics()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        problems = [*filter(None, [self._command_line_problem]), *self._parameter_problems.values()]
+        problems += [f"parameter {name} is unknown, expected one of the node's" for name in self._unknown]
+        if problems:
+            raise ContractError("; ".join(problems))
+        settings = parameters.Settings.of(self)
+        if settings.bundle:
+            root = settings.bundle_root or os.path.dirname(os.path.realpath(settings.bundle))
+            self._bundle_root = os.path.realpath(root)
+            self._require_in_root(settings.bundle)
+        session = Session(self, settings, self._record, self._numbers, self._on_fault)
+        omega = session.loop.omega
+        with self._parameter_lock:
+            super().set_parameters_atomically([Parameter("omega", Parameter.Type.DOUBLE, omega.target)])
+            self.set_descriptor("omega", parameters.omega_descriptor(omega.range.low, omega.range.high))
+            self._session = session
+        loaded = session.loop.holder.current
+        self.get_logger().info(f"configured: bundle {loaded.path} ({loaded.policy.hash[:12]})")
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Drives as soon as the inputs are whole."""
+        session = self._session
+        if session is None or self._halted:
+            self._fail("activating failed", ContractError("the node is shutting down or has no bundle"))
+            return TransitionCallbackReturn.FAILURE
+        try:
+            session.start()
+        except Exception as error:
+            self._end(session)
+            self._fail("activating failed", error)
+            return TransitionCallbackReturn.FAILURE
+        if self._halted:
+            # The signal came in between.
+            self._end(session)
+            return TransitionCallbackReturn.FAILURE
+        self.publish_diagnostics()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Sends the stop action as the last command."""
+        session = self._session
+        stopped = session is None or self._end(session)
+        self.publish_diagnostics()
+        return TransitionCallbackReturn.SUCCESS if stopped else TransitionCallbackReturn.ERROR
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured; other contracts, bundles and parameters can be configured then."""
+        self._clean_up()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """The stop action is the last command, from whatever state."""
+        self._clean_up()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured."""
+        self._clean_up()
+        return TransitionCallbackReturn.SUCCESS
+
+    def halt(self, why: str, wait_s: float = 0.5) -> None:
+        """Sends the stop action as the last command of this process and refuses to drive again.
+
+        May be called from any thread, whatever the executor is doing.
+
+        :param wait_s: at most, for the command to reach its readers.
+        """
+        self._halted = True
+        session = self._session
+        if session is None:
+            return
+        try:
+            session.halt(wait_s)
+            self.get_logger().info(f"stopped: {why}")
+        except Exception as error:
+            self.get_logger().fatal(f"the stop action cannot be sent: {one_line(error)}")
+
+    def executor_failed(self, error: Exception) -> None:
+        """Something outside of the control loop raised: the robot stops until that is over."""
+        session = self._session
+        if session is not None:
+            session.stop_for(error)
+        self.get_logger().error(f"{type(error).__name__}: {one_line(error)}")
+
+    def publish_diagnostics(self) -> None:
+        """The node's state, now."""
+        session = self._session
+        clock = self.get_clock().now()
+        name = self.get_fully_qualified_name()
+        state = self.state_label
+        loop = None if session is None else session.loop
+        array = DiagnosticArray(
+            status=[reports.diagnostics(f"dipole_policy: {name}", state, self._problem, loop, clock.nanoseconds)]
+        )
+        array.header.stamp = clock.to_msg()
+        self._diagnostics.publish(array)
+
+    def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
+        """One after the other; see :meth:`set_parameters_atomically`."""
+        return [self.set_parameters_atomically([parameter]) for parameter in parameter_list]
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As rclpy's, with what follows from the new values.
+
+        Humble has no callback for what comes after setting; this is where all of rclpy's services and methods pass.
+        """
+        return self._set(parameter_list, "parameter")
+
+    def _set(self, changes: Sequence[Parameter], source: str) -> SetParametersResult:
+        session = self._session
+        try:
+            loaded = None if session is None else self._prepare(session, changes)
+        except _REFUSALS as error:
+            self._fail("reloading failed", error)
+            return SetParametersResult(successful=False, reason=one_line(error))
+        with self._parameter_lock:
+            if session is None or session is not self._session:
+                return self._set_unconfigured(changes, loaded)
+            loop = session.loop
+            with loop.omega.lock:
+                try:
+                    if loaded is not None:
+                        loop.require_swap(loaded)
+                except ContractError as error:
+                    self._fail("reloading failed", error)
+                    return SetParametersResult(successful=False, reason=one_line(error))
+                result = super().set_parameters_atomically(list(changes))
+                for change in changes:
+                    if change.name == "omega":
+                        refused = None if result.successful else one_line(result.reason)
+                        loop.omega.request(change.value, source, refused)
+                    elif result.successful and change.name == "omega_slew_per_s":
+                        loop.omega.slew_per_s = float(change.value)
+                    elif result.successful and change.name == "shadow_omegas":
+                        loop.shadow_omegas = tuple(parameters.omegas(change.value) or ())
+                if result.successful and loaded is not None:
+                    self._swap(session, loaded)
+        return result
+
+    def _set_unconfigured(self, changes: Sequence[Parameter], loaded: Loaded | None) -> SetParametersResult:
+        if loaded is not None:
+            return SetParametersResult(successful=False, reason="the node was cleaned up while the bundle was loaded")
+        result = super().set_parameters_atomically(list(changes))
+        if result.successful:
+            for change in changes:
+                self._parameter_problems.pop(change.name, None)
+        return result
+
+    def _validate(self, changes: Sequence[Parameter]) -> SetParametersResult:
+        session = self._session
+        reason = parameters.refusal(changes, session is not None, self._simulated)
+        for change in changes:
+            if reason is None and session is not None and change.name == "omega":
+                reason = session.loop.omega.problem(change.value)
+            if reason is None and session is not None and change.name == "shadow_omegas":
+                reason = session.loop.shadow_problem(parameters.omegas(change.value) or ())
+        return SetParametersResult(successful=reason is None, reason=reason or "")
+
+    def _prepare(self, session: Session, changes: Sequence[Parameter]) -> Loaded | None:
+        paths = [change.value for change in changes if change.name == "bundle"]
+        if not paths:
+            return None
+        if len(changes) > 1:
+            raise ContractError("bundle is set together with other parameters, expected it alone while configured")
+        if not isinstance(paths[0], str) or not paths[0]:
+            raise ContractError("bundle is no path, expected one")
+        self._require_in_root(paths[0])
+        return session.prepare(paths[0])
+
+    def _require_in_root(self, path: str) -> None:
+        """A request over the network must not have the node read just any file."""
+        if os.path.commonpath([self._bundle_root, os.path.realpath(path)]) != self._bundle_root:
+            raise ContractError(
+                f"bundle {path} is outside of {self._bundle_root}, expected it inside (see bundle_root)"
+            )
+
+    def _swap(self, session: Session, loaded: Loaded) -> None:
+        session.loop.swap(loaded)
+        omega = session.loop.omega.range
+        self.set_descriptor("omega", parameters.omega_descriptor(omega.low, omega.high))
+        self._problem = None
+        session.announce()
+        self.get_logger().info(f"reloaded: bundle {loaded.path} ({loaded.policy.hash[:12]})")
+
+    def _on_reload(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        session = self._session
+        try:
+            if session is None:
+                raise ContractError("the node is not configured: there is no bundle to reload")
+            path = str(self.get_parameter("bundle").value)
+            self._require_in_root(path)
+            loaded = session.prepare(path)
+            with self._parameter_lock, session.loop.omega.lock:
+                if session is not self._session:
+                    raise ContractError("the node was cleaned up while the bundle was loaded")
+                self._swap(session, loaded)
+        except Exception as error:
+            self._fail("reloading failed", error)
+            response.success, response.message = False, one_line(error)
+        else:
+            response.success, response.message = True, loaded.policy.hash
+        return response
+
+    def _on_resume(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        session = self._session
+        problem = "the node is not configured" if session is None else session.loop.supervisor.resume()
+        response.success, response.message = problem is None, problem or "driving"
+        return response
+
+    def _on_omega(self, message: Float64) -> None:
+        try:
+            if self._session is None:
+                self.get_logger().warning("~/omega is ignored: the node is not configured")
+                return
+            self._set([Parameter("omega", Parameter.Type.DOUBLE, float(message.data))], "topic")
+        except Exception as error:
+            self.executor_failed(error)
+
+    def _record(self, record: OmegaRecord) -> None:
+        stamp = self.get_clock().now().to_msg()
+        self._audit.publish(reports.audit(record, self.get_fully_qualified_name(), stamp))
+
+    def _on_fault(self, cause: Cause, news: bool) -> None:
+        if news:
+            self.get_logger().error(f"stopped: {cause}")
+            self.publish_diagnostics()
+
+    def _end(self, session: Session) -> bool:
+        try:
+            session.end()
+        except Exception as error:
+            self._fail("the stop action cannot be sent", error)
+            return False
+        return True
+
+    def _clean_up(self) -> None:
+        with self._parameter_lock:
+            session, self._session = self._session, None
+        if session is None:
+            return
+        self._end(session)
+        session.close()
+        self.set_descriptor("omega", parameters.BY_NAME["omega"].descriptor())
+        self.publish_diagnostics()
+
+    def _fail(self, what: str, error: Exception) -> None:
+        kind = "" if isinstance(error, _REFUSALS) else f"{type(error).__name__}: "
+        self._problem = f"{what}: {kind}{one_line(error)}"
+        self.get_logger().error(self._problem)
+        self.publish_diagnostics()
+
+    def _start(self) -> None:
+        self.destroy_timer(self._autostart)
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def _guard_transitions(self) -> None:
+        """A request for a transition that the state does not have raises inside rclpy and would end the executor."""
+        service = getattr(self, "_service_change_state", None)
+        if service is None:
+            return
+        change_state = service.callback
+
+        def guarded(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except Exception as error:
+                self.get_logger().error(f"the transition is refused: {one_line(error)}")
+                response.success = False
+                return response
+
+        service.callback = guarded

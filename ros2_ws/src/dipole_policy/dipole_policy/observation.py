@@ -1,0 +1,293 @@
+"""From messages and their stamps to the observation of the policy, or to the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dipole_runtime.manifest import ObservationSpec
+from numpy.typing import NDArray
+
+from dipole_policy.contract import Contract, ObservationEntry
+from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line, shown
+from dipole_policy.fields import Describe, Path, Reader, leaves, reader, shown_field, size
+
+_NAME_FIELDS = ("name", "joint_names")
+"""Where messages name their elements: JointState, JointTrajectory."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A topic's last message.
+
+    :param received_ns: the node's clock when it arrived.
+    """
+
+    message: Any
+    received_ns: int
+
+
+class EntryReader:
+    """Reads one entry of the contract from its topic's messages.
+
+    :param where: the entry's place, for messages.
+    :raises ContractError: where the type does not have the fields, or nothing says how many elements they hold.
+    """
+
+    def __init__(self, entry: ObservationEntry, where: str, describe: Describe) -> None:
+        self.entry = entry
+        try:
+            found = [leaf for path in entry.fields for leaf in leaves(entry.type, path, describe)]
+            self._readers: list[tuple[Path, Reader]] = [
+                (path, reader(entry.type, path, describe)) for path in entry.fields
+            ]
+            fields = describe(entry.type)
+            self._name_field = _name_field(entry, fields) if entry.names else None
+        except ContractError as error:
+            raise ContractError(f"{where}: {error}") from error
+        self._has_header = fields.get("header") == "std_msgs/Header" or fields.get("header") == "std_msgs/msg/Header"
+        if entry.stamp == "header" and not self._has_header:
+            raise ContractError(f"{where}: stamp is header, but {entry.type} has none, expected received")
+        self._read_size = self._size_before_function(size(found), where)
+        self.size = 1 if entry.function == "yaw" else self._read_size
+        if entry.elements and len(entry.elements) != self.size:
+            raise ContractError(f"{where}: elements holds {len(entry.elements)} names, expected {self.size}")
+
+    def _size_before_function(self, declared: int | None, where: str) -> int:
+        entry = self.entry
+        if entry.names:
+            count = len(entry.names) * len(entry.fields)
+        elif entry.size is not None:
+            if declared is not None and declared != entry.size:
+                raise ContractError(f"{where}: size is {entry.size}, but the fields of {entry.type} hold {declared}")
+            count = entry.size
+        elif declared is None:
+            text = ", ".join(map(shown_field, entry.fields))
+            raise ContractError(f"{where}: {text} of {entry.type} may have any length, expected size or names")
+        else:
+            count = declared
+        if entry.function == "yaw" and count != 4:
+            raise ContractError(f"{where}: function yaw got {count} elements, expected a quaternion's 4: x, y, z, w")
+        return count
+
+    def concerns(self, message: Any) -> bool:
+        """Whether the message is about any of the entry's names: on /joint_states, several robots' parts may speak."""
+        if self._name_field is None:
+            return True
+        return not set(self.entry.names).isdisjoint(getattr(message, self._name_field))
+
+    def age_s(self, received: Received, now_ns: int) -> float:
+        """Seconds since the message was stamped or, if that is longer ago, arrived.
+
+        :raises InputError: for a stamp that lies further in the future than the entry's largest age, or is not set.
+        """
+        age = (now_ns - received.received_ns) * 1e-9
+        if not self._has_header or self.entry.stamp == "received":
+            return age
+        stamp = received.message.header.stamp
+        stamped_ns = int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+        if stamped_ns == 0:
+            if self.entry.stamp == "header":
+                raise InputError(Cause(Kind.STALE, f"{self.entry.topic} has no stamp in its header"))
+            return age
+        stamped_age = (now_ns - stamped_ns) * 1e-9
+        if stamped_age < -self.entry.max_age_s:
+            raise InputError(
+                Cause(Kind.CLOCK, f"{self.entry.topic} is stamped {-stamped_age:.3f} s in the future of this clock")
+            )
+        return max(age, stamped_age)
+
+    def read(self, message: Any) -> NDArray[np.float64]:
+        """The entry's elements, ``size`` of them.
+
+        :raises InputError: for another number of elements, or missing names.
+        """
+        entry = self.entry
+        parts = [self._read_field(path, read, message) for path, read in self._readers]
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(values) != self._read_size:
+            raise InputError(
+                Cause(Kind.WRONG_SIZE, f"{entry.topic} has {len(values)} elements, expected {self._read_size}")
+            )
+        if entry.function is None:
+            return values
+        with np.errstate(invalid="ignore", over="ignore"):
+            if entry.function == "yaw":
+                x, y, z, w = values
+                return np.array([np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))])
+            return np.asarray(np.cos(values) if entry.function == "cos" else np.sin(values))
+
+    def _read_field(self, path: Path, read: Reader, message: Any) -> NDArray[np.float64]:
+        values = read(message)
+        if self._name_field is None:
+            return values
+        topic = self.entry.topic
+        names = list(getattr(message, self._name_field))
+        if len(values) != len(names):
+            detail = f"{topic} has {len(values)} elements in {shown_field(path)} for {len(names)} names"
+            raise InputError(Cause(Kind.WRONG_SIZE, detail))
+        positions = {name: index for index, name in enumerate(names)}
+        missing = [name for name in self.entry.names if name not in positions]
+        if missing:
+            raise InputError(Cause(Kind.WRONG_SIZE, f"{topic} has no {shown(missing[0])} among its {len(names)} names"))
+        return values[[positions[name] for name in self.entry.names]]
+
+
+def _name_field(entry: ObservationEntry, fields: Mapping[str, str]) -> str:
+    for field in _NAME_FIELDS:
+        if fields.get(field, "").startswith("sequence<string"):
+            return field
+    raise ContractError(f"names are given, but {entry.type} has no array of names ({' or '.join(_NAME_FIELDS)})")
+
+
+class Inputs:
+    """The topics' last messages: written by subscriptions, read by the control loop, bounded by the contract."""
+
+    def __init__(self, readers: Sequence[EntryReader]) -> None:
+        self._readers: dict[str, list[EntryReader]] = {}
+        for entry in readers:
+            self._readers.setdefault(entry.entry.topic, []).append(entry)
+        self._latest: dict[str, Received] = {}
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Topic → type, in the contract's order."""
+        return {topic: readers[0].entry.type for topic, readers in self._readers.items()}
+
+    def receive(self, topic: str, message: Any, now_ns: int) -> None:
+        """Keeps a message unless it is about nothing that the contract names."""
+        if any(entry.concerns(message) for entry in self._readers[topic]):
+            self._latest[topic] = Received(message, now_ns)
+
+    def snapshot(self) -> Mapping[str, Received]:
+        """All at one moment; later messages do not change it."""
+        return dict(self._latest)
+
+    def forget(self) -> None:
+        """After a clock jump, nothing that arrived before can be told fresh from stale."""
+        self._latest = {}
+
+    def ages_s(self, now_ns: int) -> dict[str, float | None]:
+        """Topic → seconds since its last message arrived; None: none has."""
+        latest = self._latest
+        return {
+            topic: (now_ns - latest[topic].received_ns) * 1e-9 if topic in latest else None for topic in self._readers
+        }
+
+
+class ObservationLayout:
+    """How a bundle wants the contract's entries put together.
+
+    :param spec: the manifest's observation.
+    :raises ContractError: where sizes, names or keys differ from it.
+    """
+
+    def __init__(self, readers: Sequence[EntryReader], spec: ObservationSpec) -> None:
+        self._spec = spec
+        self._order = list(readers)
+        if spec.is_dict:
+            keys = [part.key for part in spec.parts]
+            self._order = [entry for key in keys for entry in readers if entry.entry.key == key]
+        _require_keys(readers, spec)
+        _require_sizes(self._order, spec)
+        _require_elements(self._order, spec)
+
+    def build(self, inputs: Mapping[str, Received], now_ns: int) -> NDArray[np.float32]:
+        """The flat observation, float32 of shape [size], finite.
+
+        :param inputs: :meth:`Inputs.snapshot`.
+        :param now_ns: the node's clock.
+        :raises InputError: naming the first topic that is missing, stale, wrongly sized or not finite.
+        """
+        parts = []
+        for entry in self._order:
+            topic = entry.entry.topic
+            received = inputs.get(topic)
+            if received is None:
+                raise InputError(Cause(Kind.MISSING, f"nothing has arrived on {topic}"))
+            age = entry.age_s(received, now_ns)
+            if age > entry.entry.max_age_s:
+                raise InputError(
+                    Cause(Kind.STALE, f"{topic} is {age:.3f} s old, expected at most {entry.entry.max_age_s} s")
+                )
+            parts.append(self._read(entry, received.message))
+        # What is finite as a robot's double may still be too large for the policy's floats.
+        with np.errstate(over="ignore"):
+            flat = np.concatenate(parts).astype(np.float32)
+        if not np.isfinite(flat).all():
+            raise InputError(self._not_finite(flat))
+        return flat
+
+    def arrange(self, flat: NDArray[np.float32]) -> Any:
+        """As the policy takes it: itself, or a mapping for Dict observations."""
+        if not self._spec.is_dict:
+            return flat
+        ends = np.cumsum([part.size for part in self._spec.parts])
+        pieces = np.split(flat, ends[:-1])
+        return {part.key: piece.reshape(part.shape) for part, piece in zip(self._spec.parts, pieces, strict=True)}
+
+    def _read(self, entry: EntryReader, message: Any) -> NDArray[np.float64]:
+        try:
+            return entry.read(message)
+        except InputError:
+            raise
+        except Exception as error:
+            detail = f"{entry.entry.topic} cannot be read ({one_line(error)})"
+            raise InputError(Cause(Kind.WRONG_SIZE, detail)) from error
+
+    def _not_finite(self, flat: NDArray[np.float32]) -> Cause:
+        index = int(np.argmin(np.isfinite(flat)))
+        end = 0
+        for entry in self._order:
+            end += entry.size
+            if index < end:
+                break
+        return Cause(
+            Kind.NON_FINITE,
+            f"{entry.entry.topic} gives {flat[index]} for {shown(self._spec.names[index])} (element {index})",
+        )
+
+
+def entry_readers(contract: Contract, describe: Describe) -> list[EntryReader]:
+    """All of a contract's entries.
+
+    :raises ContractError: see :class:`EntryReader`.
+    """
+    return [EntryReader(entry, f"observation[{index}]", describe) for index, entry in enumerate(contract.observation)]
+
+
+def _require_keys(readers: Sequence[EntryReader], spec: ObservationSpec) -> None:
+    expected = [part.key for part in spec.parts if part.key is not None]
+    found = [entry.entry.key for entry in readers if entry.entry.key is not None]
+    if not spec.is_dict and found:
+        raise ContractError(f"observation has the key {shown(found[0])}, but the bundle's observation is no Dict")
+    for key in expected:
+        if key not in found:
+            raise ContractError(f"observation has no entry with the key {shown(key)}, which the bundle's Dict has")
+    for key in found:
+        if key not in expected:
+            raise ContractError(f"observation has the key {shown(key)}, expected the bundle's: {', '.join(expected)}")
+
+
+def _require_sizes(order: Sequence[EntryReader], spec: ObservationSpec) -> None:
+    for part in spec.parts:
+        entries = [entry for entry in order if entry.entry.key == part.key]
+        total = sum(entry.size for entry in entries)
+        if total != part.size:
+            name = "observation" if part.key is None else f"observation {shown(part.key)}"
+            sizes = " + ".join(str(entry.size) for entry in entries)
+            raise ContractError(f"{name} has {sizes} = {total} elements, expected the bundle's {part.size}")
+
+
+def _require_elements(order: Sequence[EntryReader], spec: ObservationSpec) -> None:
+    start = 0
+    for entry in order:
+        names = spec.names[start : start + entry.size]
+        for found, expected in zip(entry.entry.elements, names, strict=False):
+            if found != expected:
+                raise ContractError(
+                    f"{entry.entry.topic} is to give {shown(found)}, but the bundle has {shown(expected)} in that place"
+                )
+        start += entry.size

@@ -1,0 +1,215 @@
+"""The node's parameters: names, defaults, ranges, and when each may change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from dipole_policy.errors import one_line
+from dipole_policy.holder import PolicyOptions
+
+LOWEST_OMEGA = -1.0
+
+
+@dataclass(frozen=True)
+class Specification:
+    """A parameter.
+
+    :param low: of numbers; None: no range.
+    :param read_only: given at the start, never changed.
+    :param live: may change while the node is configured.
+    :param dynamic: of any type as far as rclpy is concerned: it takes the empty list for a list of bytes.
+    """
+
+    name: str
+    default: Any
+    description: str
+    low: float | None = None
+    high: float = math.inf
+    read_only: bool = False
+    live: bool = False
+    dynamic: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """For declaring it."""
+        descriptor = ParameterDescriptor(
+            description=self.description, read_only=self.read_only, dynamic_typing=self.dynamic
+        )
+        if self.low is not None and isinstance(self.default, float):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
+        elif self.low is not None:
+            descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high))]
+        return descriptor
+
+
+SPECIFICATIONS = (
+    Specification(
+        "bundle",
+        "",
+        "Path of the bundle that drives; setting it while the node is configured loads the new one beside the old one.",
+        live=True,
+    ),
+    Specification("contract", "", "Path of the contract (YAML).", read_only=True),
+    Specification(
+        "bundle_root",
+        "",
+        "Directory that every later bundle has to lie in; empty: the directory that the first one lies in.",
+        read_only=True,
+    ),
+    Specification(
+        "omega",
+        math.nan,
+        "Greediness: -1 the negative policy, 0 the positive one, more is greedier; NaN before configuring: the default "
+        "of the bundle.",
+        live=True,
+    ),
+    Specification(
+        "omega_slew_per_s",
+        0.0,
+        "Largest change of the driving omega per second; 0: at once.",
+        low=0.0,
+        high=1e6,
+        live=True,
+    ),
+    Specification(
+        "shadow_omegas",
+        [],
+        "Values of omega whose actions are published on ~/shadow without being driven.",
+        live=True,
+        dynamic=True,
+    ),
+    Specification("shadow_only", False, "Decide and report, but drive nothing."),
+    Specification(
+        "recover_after_s", 0.5, "Seconds without fault before driving resumes after a stop.", low=0.0, high=3600.0
+    ),
+    Specification(
+        "recover_automatically", True, "Whether driving resumes by itself; otherwise only the service ~/resume does it."
+    ),
+    Specification(
+        "max_stall_s",
+        0.5,
+        "Seconds of the wall without a control period before the stop action goes out; 0: any, for simulations that "
+        "pause.",
+        low=0.0,
+        high=60.0,
+    ),
+    Specification(
+        "max_clock_jump_s",
+        0.2,
+        "Seconds that the clock of the wall may move against a steady one between two periods.",
+        low=1e-3,
+        high=60.0,
+    ),
+    Specification("deterministic", True, "Whether equal observations give equal actions (the same noise every time)."),
+    Specification("num_candidates", 0, "Candidates per decision; 0: the bundle's.", low=0, high=4096),
+    Specification("threads", 1, "Threads that one inference may use.", low=1, high=64),
+    Specification("diagnostics_period_s", 1.0, "Seconds between two diagnostics.", low=0.05, high=60.0, read_only=True),
+    Specification("autostart", False, "Whether to configure and activate right away.", read_only=True),
+)
+BY_NAME = {specification.name: specification for specification in SPECIFICATIONS}
+
+
+def declare(node: Node) -> dict[str, str]:
+    """Declares all of them.
+
+    :return: parameter → why the value that it was given cannot be its value; those have their defaults instead.
+    """
+    problems = {}
+    for specification in SPECIFICATIONS:
+        try:
+            node.declare_parameter(specification.name, specification.default, specification.descriptor())
+        # rclpy has an exception each for the wrong type and the wrong value, of no common base.
+        except Exception as error:
+            problems[specification.name] = f"parameter {specification.name}: {one_line(error)}"
+            node.declare_parameter(
+                specification.name, specification.default, specification.descriptor(), ignore_override=True
+            )
+    return problems
+
+
+def undeclared(node: Node) -> list[str]:
+    """Parameters that the node was given and does not know: a misspelt limit must not pass for a set one."""
+    given = getattr(node, "_parameter_overrides", {})
+    return sorted(name for name in given if not node.has_parameter(name) and not name.startswith("qos_overrides."))
+
+
+def omegas(value: Any) -> list[float] | None:
+    """The value of a parameter of numbers as a list; None when it is something else."""
+    if value is None:
+        return []
+    if isinstance(value, str | bytes) or (not isinstance(value, Sequence) and not hasattr(value, "tolist")):
+        return None
+    found = list(value)
+    if any(isinstance(item, bool) or not isinstance(item, int | float) for item in found):
+        return None
+    return [float(item) for item in found]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What configuring takes from the parameters."""
+
+    bundle: str
+    contract: str
+    bundle_root: str
+    omega: float
+    omega_slew_per_s: float
+    shadow_omegas: tuple[float, ...]
+    shadow_only: bool
+    recover_after_s: float
+    recover_automatically: bool
+    max_stall_s: float
+    max_clock_jump_s: float
+    simulated: bool
+    options: PolicyOptions
+
+    @classmethod
+    def of(cls, node: Node) -> Settings:
+        """Now."""
+
+        def value(name: str) -> Any:
+            return node.get_parameter(name).value
+
+        return cls(
+            **{
+                name: value(name)
+                for name in cls.__dataclass_fields__
+                if name not in ("options", "simulated", "shadow_omegas")
+            },
+            shadow_omegas=tuple(omegas(value("shadow_omegas")) or ()),
+            simulated=bool(value("use_sim_time")),
+            options=PolicyOptions(value("threads"), value("deterministic"), value("num_candidates")),
+        )
+
+
+def omega_descriptor(low: float, high: float) -> ParameterDescriptor:
+    """With a bundle's range, so that tools show a slider."""
+    descriptor = BY_NAME["omega"].descriptor()
+    descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    return descriptor
+
+
+def refusal(parameters: Sequence[Parameter], configured: bool, simulated: bool) -> str | None:
+    """Why parameters may not be set now, whatever their values; None when they may.
+
+    :param simulated: the value of ``use_sim_time``, which decides at the start what the control loop runs on.
+    """
+    for parameter in parameters:
+        specification = BY_NAME.get(parameter.name)
+        if parameter.name == "use_sim_time" and parameter.value is not simulated:
+            return "use_sim_time is given at the start and cannot change"
+        if specification is None:
+            continue
+        if configured and not specification.live:
+            return f"{parameter.name} can only change while the node is unconfigured"
+        if parameter.value is None and specification.default is not None and not specification.dynamic:
+            return f"{parameter.name} cannot be unset"
+        if parameter.name == "shadow_omegas" and omegas(parameter.value) is None:
+            return "shadow_omegas is no list of numbers"
+    return None

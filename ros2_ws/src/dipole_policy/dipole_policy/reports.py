@@ -1,0 +1,151 @@
+"""What the node says of itself, as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from dipole_runtime import Manifest
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension, MultiArrayLayout
+
+from dipole_policy.holder import Loaded
+from dipole_policy.loop import ControlLoop, Decision, distance
+from dipole_policy.omega import OmegaRecord
+from dipole_policy.supervisor import State
+
+Stamp = Any
+"""builtin_interfaces/msg/Time."""
+
+_SOUND = (State.OFF, State.DRIVING)
+
+
+def status(level: bytes, name: str, message: str, hardware: str, values: Mapping[str, object]) -> DiagnosticStatus:
+    """A diagnostic; values become text."""
+    return DiagnosticStatus(
+        level=level,
+        name=name,
+        message=message,
+        hardware_id=hardware,
+        values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
+    )
+
+
+def _text(value: object) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def audit(record: OmegaRecord, name: str, stamp: Stamp) -> DiagnosticArray:
+    """A change of ω that was asked for."""
+    level = DiagnosticStatus.OK if record.accepted else DiagnosticStatus.WARN
+    values = {
+        "number": record.number,
+        "time_ns": record.time_ns,
+        "source": record.source,
+        # All digits: an audit must not round.
+        "old": repr(record.old),
+        "new": repr(record.new),
+        "accepted": record.accepted,
+        "reason": record.reason,
+    }
+    message = "accepted" if record.accepted else f"rejected: {record.reason}"
+    array = DiagnosticArray(status=[status(level, f"{name}: omega", message, "", values)])
+    array.header.stamp = stamp
+    return array
+
+
+def model_info(loaded: Loaded, name: str) -> DiagnosticStatus:
+    """What drives."""
+    manifest: Manifest = loaded.policy.manifest
+    observation, action = manifest.observation, manifest.action
+    values = {
+        "bundle": loaded.path,
+        "hash": loaded.policy.hash,
+        "precision": manifest.precision,
+        "observation.size": observation.size,
+        "observation.names": ", ".join(observation.names),
+        "action.names": ", ".join(action.names),
+        "action.low": ", ".join(map(repr, action.low)),
+        "action.high": ", ".join(map(repr, action.high)),
+        "flow_steps": manifest.flow_steps,
+        "num_candidates": loaded.num_candidates or manifest.num_candidates,
+        "omega.low": repr(manifest.omega.low),
+        "omega.default": repr(manifest.omega.default),
+        "omega.high": repr(manifest.omega.high),
+        **{f"provenance.{key}": value for key, value in manifest.provenance.items()},
+    }
+    return status(DiagnosticStatus.OK, f"{name}: model", loaded.policy.hash[:12], loaded.policy.hash[:12], values)
+
+
+def driven(decision: Decision) -> Float64MultiArray:
+    """The command that went out and the ω that it was made with."""
+    action = decision.action
+    values = [float(decision.number or 0), decision.time_ns * 1e-9, action.omega, float(action.q[action.chosen])]
+    label = ",".join(("number", "time_s", "omega", "q", *decision.loaded.policy.manifest.action.names))
+    return _row(label, [*values, *decision.command.tolist()])
+
+
+def latency(decision: Decision) -> Float64MultiArray:
+    """How long it took."""
+    return _row("inference_s,command_s,period_s", [decision.action.latency_s, decision.elapsed_s, decision.period_s])
+
+
+def shadow(decision: Decision) -> Float64MultiArray:
+    """What every shadow ω would have done: one row each."""
+    loaded, rows = decision.loaded, []
+    for action in decision.shadow:
+        far = distance(action, decision.action, loaded)
+        rows.append([action.omega, float(action.q[action.chosen]), far, *action.action.reshape(-1).tolist()])
+    width = 3 + loaded.limits.size
+    label = ",".join(("omega", "q", "distance", *loaded.policy.manifest.action.names))
+    dimensions = [
+        MultiArrayDimension(label="shadow_omegas", size=len(rows), stride=len(rows) * width),
+        MultiArrayDimension(label=label, size=width, stride=width),
+    ]
+    return Float64MultiArray(layout=MultiArrayLayout(dim=dimensions), data=[value for row in rows for value in row])
+
+
+def _row(label: str, values: list[float]) -> Float64MultiArray:
+    dimension = MultiArrayDimension(label=label, size=len(values), stride=len(values))
+    return Float64MultiArray(layout=MultiArrayLayout(dim=[dimension]), data=values)
+
+
+def diagnostics(
+    name: str, lifecycle: str, problem: str | None, loop: ControlLoop | None, now_ns: int
+) -> DiagnosticStatus:
+    """How the node is.
+
+    :param lifecycle: label of the lifecycle's state.
+    :param problem: why configuring or reloading failed last; None when it did not.
+    :param loop: None while the node is not configured.
+    """
+    values: dict[str, object] = {"lifecycle": lifecycle}
+    if problem is not None:
+        values["problem"] = problem
+    if loop is None:
+        level = DiagnosticStatus.OK if problem is None else DiagnosticStatus.ERROR
+        return status(level, name, problem or lifecycle, "", values)
+    supervisor, cause = loop.supervisor, loop.supervisor.cause
+    state = supervisor.state
+    values["state"] = state.value
+    values["cause"] = "" if cause is None else str(cause)
+    values["omega"] = loop.omega.target
+    values["bundle"] = loop.holder.current.path
+    values["bundle_hash"] = loop.holder.current.policy.hash
+    values["reloads"] = loop.holder.reloads
+    values["commands"] = loop.wire.sent
+    statistics = loop.statistics
+    for kind, summary in (("inference", statistics.latency()), ("period_jitter", statistics.jitter())):
+        values |= {f"{kind}_{part}_s": getattr(summary, part) for part in ("mean", "p99", "max")}
+    faults = statistics.faults()
+    values["deadline_misses"] = faults.pop("missed deadline", 0)
+    values |= {f"faults.{kind}": count for kind, count in faults.items()}
+    for topic, age in loop.inputs.ages_s(now_ns).items():
+        values[f"age_s.{topic}"] = "never" if age is None else age
+    message = state.value if cause is None else f"{state.value}: {cause}"
+    level = DiagnosticStatus.OK
+    if state not in _SOUND:
+        level = DiagnosticStatus.ERROR if state is State.STOPPED else DiagnosticStatus.WARN
+    elif problem is not None:
+        level, message = DiagnosticStatus.WARN, f"{message}; {problem}"
+    return status(level, name, message, loop.holder.current.policy.hash[:12], values)

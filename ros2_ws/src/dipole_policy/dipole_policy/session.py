@@ -1,0 +1,223 @@
+"""What exists while the node is configured: the loop and its topics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockChange, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
+from std_msgs.msg import Float64MultiArray
+
+from dipole_policy import reports
+from dipole_policy.action import Command
+from dipole_policy.clocks import ClockGuard
+from dipole_policy.contract import Contract
+from dipole_policy.errors import Cause, ContractError, Kind, one_line
+from dipole_policy.fields import describe_installed, message_class
+from dipole_policy.holder import Fitting, Loaded, PolicyHolder
+from dipole_policy.loop import ControlLoop, Decision
+from dipole_policy.observation import Inputs
+from dipole_policy.omega import OmegaControl, OmegaRecord
+from dipole_policy.parameters import Settings
+from dipole_policy.supervisor import Supervisor
+from dipole_policy.watchdog import Watchdog
+from dipole_policy.wire import Wire
+
+SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+REPORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Session:
+    """Everything that configuring makes and cleaning up takes away.
+
+    :param record: gets the audit's records.
+    :param numbers: of those records.
+    :param on_fault: gets every cause that stops the robot, and whether it is news.
+    :raises ContractError: for settings, contracts and bundles that do not fit together.
+    :raises GuidedPolicyError: for what is no bundle.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        settings: Settings,
+        record: Callable[[OmegaRecord], None],
+        numbers: Iterator[int],
+        on_fault: Callable[[Cause, bool], None],
+    ) -> None:
+        for name in ("contract", "bundle"):
+            if not getattr(settings, name):
+                raise ContractError(f"parameter {name} is empty, expected a path")
+        self._node, self._settings = node, settings
+        self._tell_fault = on_fault
+        self.contract = contract = Contract.load(settings.contract)
+        self.fitting = Fitting(contract, describe_installed, settings.options)
+        loaded = self.fitting.load(settings.bundle)
+        loaded.writer.try_out(_make)
+        omega = OmegaControl(loaded.policy.manifest.omega, settings.omega_slew_per_s, self.now_ns, record, numbers)
+        self._command = node.create_publisher(message_class(contract.action.type), contract.action.topic, COMMAND)
+        self._entities: list[tuple[Callable[[Any], object], Any]] = [(node.destroy_publisher, self._command)]
+        self._holder = PolicyHolder(loaded)
+        self.loop = ControlLoop(
+            self._holder,
+            Inputs(self.fitting.readers),
+            Wire(self._send, contract.action.on_stop, loaded.limits.size),
+            Supervisor(settings.recover_after_s, settings.recover_automatically),
+            omega,
+            ClockGuard(settings.simulated, settings.max_clock_jump_s),
+            period_s=contract.period_s,
+            deadline_s=contract.deadline_s,
+            now_ns=self.now_ns,
+            on_decision=self._report,
+            on_fault=self._on_fault,
+            shadow_only=settings.shadow_only,
+        )
+        self._control_group = MutuallyExclusiveCallbackGroup()
+        self._timer: Any = None
+        self._watchdog: Watchdog | None = None
+        self._is_driving = False
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        settings, omega = self._settings, self.loop.omega
+        initial = omega.range.default if math.isnan(settings.omega) else settings.omega
+        problem = omega.begin(initial, "configure") or self.loop.shadow_problem(settings.shadow_omegas)
+        if problem is not None:
+            raise ContractError(f"parameter {problem}")
+        self.loop.shadow_omegas = settings.shadow_omegas
+        self._listen()
+        self._driven = self._publisher("~/driven")
+        self._shadow = self._publisher("~/shadow")
+        self._latency = self._publisher("~/latency")
+        self._model_info = self._node.create_publisher(DiagnosticStatus, "~/model_info", LATCHED)
+        self._entities.append((self._node.destroy_publisher, self._model_info))
+        self.announce()
+
+    def now_ns(self) -> int:
+        """The node's clock."""
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def announce(self) -> None:
+        """Tells what drives."""
+        self._model_info.publish(reports.model_info(self._holder.current, self._node.get_fully_qualified_name()))
+
+    def start(self) -> None:
+        """The node becomes active."""
+        self.loop.start()
+        self._watchdog = Watchdog(
+            lambda: self.loop.watch(self._settings.max_stall_s), self.contract.period_s, self._watch_failed
+        )
+        # A simulation's time sets the pace where there is one; otherwise the steady clock, which nobody sets back.
+        clock = self._node.get_clock() if self._settings.simulated else Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self._node.create_timer(
+            self.contract.period_s, self.loop.period, callback_group=self._control_group, clock=clock
+        )
+
+    def end(self) -> None:
+        """The node is no longer active. May be called from any thread, and again."""
+        try:
+            self.loop.end()
+        finally:
+            timer, self._timer = self._timer, None
+            watchdog, self._watchdog = self._watchdog, None
+            if timer is not None:
+                self._node.destroy_timer(timer)
+            if watchdog is not None:
+                watchdog.end()
+
+    def halt(self, wait_s: float) -> None:
+        """As :meth:`end`, from outside of ROS's threads, and waits until the last command has reached its readers.
+
+        :param wait_s: at most.
+        """
+        self.loop.end()
+        self._command.wait_for_all_acked(Duration(seconds=wait_s))
+
+    def stop_for(self, error: Exception) -> None:
+        """Something outside of the loop raised."""
+        self.loop.stop(Cause(Kind.EXCEPTION, f"{type(error).__name__}: {one_line(error)}"))
+
+    def close(self) -> None:
+        """Takes everything away."""
+        for destroy, entity in reversed(self._entities):
+            destroy(entity)
+        self._entities.clear()
+
+    def prepare(self, path: str) -> Loaded:
+        """Loads a bundle that may take over; takes seconds.
+
+        :raises ContractError, GuidedPolicyError, ReloadBusy: see :class:`Fitting`, :class:`PolicyHolder`.
+        """
+        with self._holder.reloading():
+            return self.fitting.replace(self._holder.current, path)
+
+    def _publisher(self, topic: str) -> Any:
+        publisher = self._node.create_publisher(Float64MultiArray, topic, REPORT)
+        self._entities.append((self._node.destroy_publisher, publisher))
+        return publisher
+
+    def _listen(self) -> None:
+        group: CallbackGroup = MutuallyExclusiveCallbackGroup()
+        for topic, name in self.loop.inputs.topics.items():
+            subscription = self._node.create_subscription(
+                message_class(name), topic, self._receiver(topic), SENSOR, callback_group=group
+            )
+            self._entities.append((self._node.destroy_subscription, subscription))
+        # Between two periods a clock may jump back and catch up again; this one notices.
+        threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
+        handle = self._node.get_clock().create_jump_callback(threshold, post_callback=self._jumped)
+        self._entities.append((lambda entity: entity.unregister(), handle))
+
+    def _receiver(self, topic: str) -> Callable[[Any], None]:
+        def receive(message: Any) -> None:
+            try:
+                self.loop.inputs.receive(topic, message, self.now_ns())
+            except Exception as error:
+                self.loop.stop(Cause(Kind.EXCEPTION, f"{topic} cannot be received ({one_line(error)})"))
+
+        return receive
+
+    def _jumped(self, jump: TimeJump) -> None:
+        jumped_s = jump.delta.nanoseconds * 1e-9
+        if jump.clock_change == ClockChange.ROS_TIME_NO_CHANGE:
+            self.loop.clock_jumped(Cause(Kind.CLOCK, f"the clock jumped by {jumped_s:.3f} s"))
+        else:
+            self.loop.clock_jumped(Cause(Kind.CLOCK, "the clock was switched between simulated and real time"))
+
+    def _send(self, command: Command) -> None:
+        stamp = Time(nanoseconds=self.now_ns()).to_msg()
+        self._command.publish(self._holder.current.writer.message(command, _make, stamp))
+
+    def _on_fault(self, cause: Cause, news: bool) -> None:
+        self._is_driving = False
+        self._tell_fault(cause, news)
+
+    def _report(self, decision: Decision) -> None:
+        if decision.number is not None and not self._is_driving:
+            self._is_driving = True
+            self._node.get_logger().info(f"driving at omega {decision.action.omega}")
+        if decision.number is not None:
+            self._driven.publish(reports.driven(decision))
+        if decision.shadow:
+            self._shadow.publish(reports.shadow(decision))
+        self._latency.publish(reports.latency(decision))
+
+    def _watch_failed(self, error: Exception) -> None:
+        self._node.get_logger().error(f"the watchdog failed: {one_line(error)}")
+
+
+def _make(name: str) -> Any:
+    return message_class(name)()

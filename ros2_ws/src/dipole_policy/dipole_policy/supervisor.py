@@ -1,0 +1,106 @@
+"""Whether the robot may drive: a small state machine, fed by the control loop and everything that watches it."""
+
+from __future__ import annotations
+
+import threading
+from enum import Enum
+
+from dipole_policy.errors import Cause, Kind
+
+
+class State(str, Enum):
+    """Of the drive."""
+
+    OFF = "off"
+    """The node is not active."""
+    WAITING = "waiting for the first inputs"
+    DRIVING = "driving"
+    STOPPED = "stopped"
+    RECOVERING = "recovering"
+    """The fault is over; the inputs have to stay fresh for a while."""
+
+
+class Supervisor:
+    """Stops at once, and lets the robot drive again only after a time without fault.
+
+    Time is that of a steady clock, in seconds. May be called from any thread.
+
+    :param recover_after_s: how long everything has to be well before driving resumes; at least 0.
+    :param automatic: whether it resumes by itself; otherwise only :meth:`resume` ends a stop.
+    """
+
+    def __init__(self, recover_after_s: float, automatic: bool) -> None:
+        self._recover_after_s = recover_after_s
+        self._automatic = automatic
+        self._lock = threading.Lock()
+        self._state = State.OFF
+        self._cause: Cause | None = None
+        self._well_since: float | None = None
+
+    @property
+    def state(self) -> State:
+        """Now."""
+        return self._state
+
+    @property
+    def cause(self) -> Cause | None:
+        """Of the stop that is not over yet; None while driving and while off."""
+        return self._cause
+
+    def start(self) -> None:
+        """The node became active: the first whole set of inputs starts the drive, which is what activating asks for."""
+        with self._lock:
+            self._state, self._cause, self._well_since = State.WAITING, None, None
+
+    def off(self) -> None:
+        """The node is no longer active."""
+        with self._lock:
+            self._state, self._cause, self._well_since = State.OFF, None, None
+
+    def fault(self, cause: Cause) -> bool:
+        """Stops; every further fault starts the time without fault anew.
+
+        :return: whether this is news: another state or another kind of cause than before.
+        """
+        with self._lock:
+            if self._state is State.OFF:
+                return False
+            news = self._cause is None or self._cause.kind is not cause.kind or self._state is State.RECOVERING
+            self._cause, self._well_since = cause, None
+            # A topic that has not spoken yet has not failed either.
+            if self._state is State.WAITING and cause.kind in (Kind.MISSING, Kind.STALE):
+                return news
+            self._state = State.STOPPED
+            return news
+
+    def well(self, now: float) -> bool:
+        """The inputs were whole and the policy answered in time.
+
+        :return: whether this period's action may go out.
+        """
+        with self._lock:
+            if self._state is State.OFF:
+                return False
+            if self._well_since is None:
+                self._well_since = now
+            if self._state is State.STOPPED and self._automatic:
+                self._state = State.RECOVERING
+            over = self._state is State.RECOVERING and now - self._well_since >= self._recover_after_s
+            if over or self._state is State.WAITING:
+                self._state, self._cause = State.DRIVING, None
+            return self._state is State.DRIVING
+
+    def resume(self) -> str | None:
+        """Ends a stop by command.
+
+        :return: why not; None when driving goes on.
+        """
+        with self._lock:
+            if self._state is State.OFF:
+                return "the node is not active"
+            if self._state in (State.WAITING, State.DRIVING):
+                return f"the node is {self._state.value}: there is nothing to resume"
+            if self._well_since is None:
+                return f"the cause is not over: {self._cause}"
+            self._state, self._cause = State.DRIVING, None
+            return None
