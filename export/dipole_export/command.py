@@ -6,18 +6,22 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.cli import run_folder
 from dipole_sb3.cli.models import config_of, load_model, model_path
 
 _DESCRIPTION = """\
 Writes a bundle: the policy as ONNX, with everything that a robot's program needs to act, and nothing of torch.
-Before it is written, the runtime acts on 1,000 random observations at ω = −1 … 4 beside the model itself."""
+Before it is written, the runtime acts on 1,000 observations at ω = −1 … 4 beside the model itself."""
 
 _EXAMPLES = """\
 examples:
   dipole export runs/demo bundle                   a folder
   dipole export runs/demo robot.dipole             one file
-  dipole export model.zip bundle --precision int8  smaller and faster; says by how much actions differ
+  dipole export runs/demo bundle --precision int8 --dataset demo/reacher-tqc-10k
+                                                   smaller and faster; says by how much actions differ
 
 then, where torch is not needed:
   python -m dipole_runtime inspect bundle
@@ -42,6 +46,9 @@ def add_parser(commands: Any) -> None:
         "--omega-range", type=float, nargs=2, default=(-1.0, 4.0), metavar=("LOW", "HIGH"), help="allowed (-1 4)"
     )
     parser.add_argument(
+        "--dataset", metavar="D", help="name or file: measure, and fit int8, on its observations (random ones)"
+    )
+    parser.add_argument(
         "--max-int8-error", type=float, default=0.05, metavar="X", help="refuse int8 beyond, of the action range (0.05)"
     )
 
@@ -61,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
         options.precision,
         omega_range=tuple(options.omega_range),
         max_int8_error=options.max_int8_error,
+        observations=None if options.dataset is None else flat_rows(load_dataset(options.dataset, device="cpu")),
         provenance=provenance_of_run(path),
     )
     print(
@@ -82,6 +90,18 @@ def provenance_of_run(model: Path) -> dict[str, Any]:
         "dataset": {"name": str(config.task.dataset), **run_folder.read_dataset_facts(folder)},
         "seed": config.seed,
     }
+
+
+def flat_rows(dataset: OfflineReplayBuffer) -> Any:
+    """Every observation of a data set, without the axis of environments: [rows, *observation], by key for a Dict."""
+
+    def rows(array: np.ndarray) -> np.ndarray:
+        return array[: dataset.size()].reshape(-1, *array.shape[2:])
+
+    observations = dataset.observations
+    if isinstance(observations, dict):
+        return {key: rows(array) for key, array in observations.items()}
+    return rows(observations)
 
 
 def _size(files: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig
 
-from dipole_export.command import provenance_of_run
+from dipole_export.command import flat_rows, provenance_of_run
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, train
 from dipole_sb3.cli.dispatch import HydraCommand
 from dipole_sb3.evaluation import (
@@ -28,9 +29,10 @@ from dipole_sb3.intervals import mean_interval
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
 
-    from dipole_sb3 import DIPOLE
+    from dipole_export.exporter import Precision
+    from dipole_sb3 import DIPOLE, OfflineReplayBuffer
 
-BUNDLES = {"fp32": "bundle", "int8": "bundle-int8"}
+BUNDLES: dict[Precision, str] = {"fp32": "bundle", "int8": "bundle-int8"}
 """Precision → folder of the bundle, in the run's folder."""
 
 _DESCRIPTION = """\
@@ -81,7 +83,7 @@ def demo(config: DictConfig, folder: Path) -> None:
     if config.pictures:
         drawn += pictures.draw_acting(model, dataset, config, folder)
         drawn += pictures.draw_training(model, dataset, folder)
-    manifests = export(model, folder)
+    manifests = export(model, dataset, folder)
     if result is not None:
         print(f"\n{format_sweep_table(result)}")
         _print_reference(dataset.metadata)
@@ -99,13 +101,15 @@ def demo(config: DictConfig, folder: Path) -> None:
         print(f"Its pictures: {', '.join(path.name for path in drawn)}")
 
 
-def export(model: DIPOLE, folder: Path) -> dict[str, Manifest]:
-    """Both bundles, by precision."""
+def export(model: DIPOLE, dataset: OfflineReplayBuffer, folder: Path) -> dict[Precision, Manifest]:
+    """Both bundles, by precision; their errors are measured on the data's observations."""
     from dipole_export.exporter import export_bundle
 
     provenance = provenance_of_run(folder / run_folder.MODEL)
     return {
-        precision: export_bundle(model, folder / name, precision, provenance=provenance)  # type: ignore[arg-type]
+        precision: export_bundle(
+            model, folder / name, precision, observations=flat_rows(dataset), provenance=provenance
+        )
         for precision, name in BUNDLES.items()
     }
 
@@ -136,7 +140,7 @@ def drive(bundle: Path, config: DictConfig, model: SweepResult) -> Driven:
     return Driven(SweepResult(rows, flat, None, config.eval_seed), latencies)
 
 
-def format_bundle_table(model: SweepResult, driven: dict[str, Driven]) -> str:
+def format_bundle_table(model: SweepResult, driven: Mapping[Precision, Driven]) -> str:
     """Returns of the model in PyTorch beside those of its bundles in ONNX Runtime, and the bundles' latency."""
     header = ["ω", *(f"{name} N={count}" for count in model.candidates for name in ("PyTorch", *driven))]
     lines = [

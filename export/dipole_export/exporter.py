@@ -40,7 +40,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from dipole_export import graphs
 from dipole_export.onnx_files import quantized, to_onnx
 from dipole_export.rounding import NOT_ROUNDED, Rounded, rounded_layers
-from dipole_export.trainer import random_observations, trainer_vectors
+from dipole_export.trainer import drawn_observations, random_observations, trainer_vectors
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3 import DIPOLE
 from dipole_sb3.normalization import ObservationStatistics
@@ -72,6 +72,7 @@ def export_bundle(
     *,
     omega_range: tuple[float, float] = (-1.0, 4.0),
     max_int8_error: float = 0.05,
+    observations: np.ndarray | Mapping[str, np.ndarray] | None = None,
     observation_names: Sequence[str] | None = None,
     action_names: Sequence[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -80,7 +81,7 @@ def export_bundle(
 
     The observation's normalisation (VecNormalize), its preprocessing and features extractor, and the actions' clipping
     and scaling are inside the graphs: raw observations go in, what the actuator gets comes out. Before anything is
-    written, the runtime acts on 1,000 random observations at ω = −1 … 4 beside the model. The same model gives the same
+    written, the runtime acts on 1,000 observations at ω = −1 … 4 beside the model. The same model gives the same
     bytes.
 
     :param model: trained, or loaded.
@@ -88,6 +89,9 @@ def export_bundle(
     :param precision: ``"fp32"``, or ``"int8"``: the large matrices in 8 bits, a quarter of the size and faster.
     :param omega_range: smallest and largest ω that the runtime accepts, −1 ≤ low ≤ high.
     :param max_int8_error: refuse int8 when an action differs by more than this share of its range.
+    :param observations: raw ones like those that the robot will meet, shape [rows, *observation], by key for a Dict.
+        The errors are measured on 1,000 of them, 8 go into the bundle as test vectors, and int8 is fitted to them.
+        None: random ones, with VecNormalize's statistics where there are any, else of the observation space.
     :param observation_names: one per element of the flat observation, for messages and the robot's configuration.
     :param action_names: one per element of the flat action.
     :param provenance: JSON values to keep beside what the model knows of itself.
@@ -102,13 +106,14 @@ def export_bundle(
     source = _source(model)
     omega = _omega(model, omega_range)
     omegas = sorted({*(one for one in PARITY_OMEGAS if omega.low <= one <= omega.high), *vars(omega).values()})
-    observations = random_observations(model.observation_space, source.statistics, PARITY_OBSERVATIONS, _SEED)
-    vectors = trainer_vectors(
-        model, observations[:_VECTORS], min(model.num_candidates, _VECTOR_CANDIDATES), omegas, _SEED
-    )
+    if observations is None:
+        flat = random_observations(model.observation_space, source.statistics, PARITY_OBSERVATIONS, _SEED)
+    else:
+        flat = drawn_observations(model.observation_space, observations, PARITY_OBSERVATIONS, _SEED)
+    vectors = trainer_vectors(model, flat[:_VECTORS], min(model.num_candidates, _VECTOR_CANDIDATES), omegas, _SEED)
     networks = _networks(source)
     if precision == "int8":
-        networks = _in_8_bits(networks, source, observations[:_FITTED_OBSERVATIONS], omegas)
+        networks = _in_8_bits(networks, source, flat[:_FITTED_OBSERVATIONS], omegas)
     files = {**networks, VECTORS: vectors.to_bytes()}
     manifest = Manifest(
         files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
@@ -121,7 +126,7 @@ def export_bundle(
         parity=_UNMEASURED,
         provenance={**_provenance(model), **(provenance or {})},
     )
-    many = trainer_vectors(model, observations, _PARITY_CANDIDATES, omegas, _SEED + 1)
+    many = trainer_vectors(model, flat, _PARITY_CANDIDATES, omegas, _SEED + 1)
     accepted = ACTION_TOLERANCE if precision == "fp32" else max_int8_error
     unmeasured = Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path))
     manifest = replace(manifest, parity=_measured(unmeasured, [vectors, many], accepted))
@@ -267,8 +272,7 @@ def _normalization(statistics: ObservationStatistics | None) -> Normalization | 
     if statistics is None:
         return None
     mean, std = (tuple(map(float, np.ravel(values))) for values in (statistics.mean, statistics.std))
-    # JSON has no infinity: a clip beyond single precision clips nothing.
-    return Normalization(mean, std, min(statistics.clip, float(np.finfo(np.float32).max)))
+    return Normalization(mean, std, min(statistics.clip, graphs.LARGEST))
 
 
 def _action(model: DIPOLE, source: graphs.Source, names: Sequence[str] | None) -> ActionSpec:

@@ -24,6 +24,9 @@ from dipole_sb3.networks import QEnsemble, StackedLayerNorm, StackedLinear, Stac
 from dipole_sb3.normalization import ObservationStatistics
 from dipole_sb3.policies import FeatureNetwork
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Of single precision."""
+
 Statistics = Mapping[str | None, ObservationStatistics]
 
 
@@ -119,7 +122,8 @@ class Observation(nn.Module):
                 self.register_buffer(f"mean_{index}", torch.as_tensor(high))
                 self.register_buffer(f"rest_{index}", torch.as_tensor((mean - high).astype(np.float32)))
                 self.register_buffer(f"std_{index}", torch.as_tensor(statistics[key].std.astype(np.float32)))
-                self.clips[key] = statistics[key].clip
+                # A clip beyond single precision clips nothing; bundles hold finite numbers only.
+                self.clips[key] = min(statistics[key].clip, LARGEST)
 
     def forward(self, observation: Tensor) -> Tensor:
         """[batch, observation] → [batch, features]."""

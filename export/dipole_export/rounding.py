@@ -103,7 +103,9 @@ def _input_products(
         for time in policy.times:
             velocities = []
             for field, sums in zip(fields, totals, strict=True):
-                inputs, velocity = field.perceptron.traced(field.first(field.share(features, time.expand(len(x), 1)), x))
+                inputs, velocity = field.perceptron.traced(
+                    field.first(field.share(features, time.expand(len(x), 1)), x)
+                )
                 for total, values in zip(sums, inputs, strict=True):
                     total += (values.T @ values).double()
                 velocities.append(velocity)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,35 @@ def random_observations(space: spaces.Space[Any], statistics: Statistics, count:
             values = np.stack([np.asarray(sampled.sample()) for _ in range(count)])
         columns.append(values.reshape(count, flat_size(part)))
     return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def drawn_observations(
+    space: spaces.Space[Any], observations: np.ndarray | Mapping[str, np.ndarray], count: int, seed: int
+) -> np.ndarray:
+    """Some of the given observations, flat: [count, observation], float32; all of them when there are fewer.
+
+    :param observations: raw, shape [rows, *observation]; by key for a Dict.
+    :raises ValueError: other keys or shapes than the space's, no rows, or numbers that are not finite.
+    """
+    order = flat_order(space)
+    given: dict[str | None, np.ndarray] = {}
+    given.update(observations.items() if isinstance(observations, Mapping) else {None: observations})
+    if set(given) != set(order):
+        raise ValueError(f"observations: found the keys {sorted(map(str, given))}, expected {sorted(map(str, order))}")
+    columns = []
+    for key, part in order.items():
+        values = np.asarray(given[key])
+        if values.shape[1:] != (part.shape or ()) or len(values) != len(given[next(iter(order))]) or not len(values):
+            name = "observations" if key is None else f"observations[{key!r}]"
+            raise ValueError(
+                f"{name}: found shape {values.shape}, expected rows of shape {part.shape or ()}, equally many"
+            )
+        columns.append(values.reshape(len(values), flat_size(part)))
+    flat = np.concatenate(columns, axis=1).astype(np.float32)
+    if not np.isfinite(flat).all():
+        raise ValueError(f"observations: found {(~np.isfinite(flat)).sum()} numbers that are not finite, expected none")
+    chosen = np.random.default_rng(seed).permutation(len(flat))[:count]
+    return flat[chosen]
 
 
 def _as_networks_see(

@@ -119,5 +119,3 @@ def predict_with(model: DIPOLE, observation: Any, noise: np.ndarray, omega: floa
     monkeypatch.undo()
     assert isinstance(action, np.ndarray)
     return action
-
-

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dipole_export import export_bundle
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.reference import TwoNetworkPolicy
 from gymnasium import spaces
 from models import DICT, MODELS, UNEVEN_ACTIONS, make_model, model_of, observations_of, predict_with, unbounded
 
-from dipole_export import export_bundle
 from dipole_sb3 import DIPOLE
 
 OMEGAS = (-1.0, -0.3, 0.0, 0.5, 1.0, 2.0, 4.0)
@@ -113,6 +113,7 @@ def test_deterministic_noise_is_that_of_predict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.all_observations
 def test_a_trained_model_over_a_thousand_observations(
     precision: Any, tmp_path: Path, reacher_data: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,14 +121,17 @@ def test_a_trained_model_over_a_thousand_observations(
     model = DIPOLE(
         "MlpPolicy", "Reacher-v5", dataset=reacher_data, policy_kwargs={"net_arch": [96, 96]}, seed=0, device="cpu"
     ).learn(50)
-    manifest = export_bundle(model, tmp_path / "bundle", precision)
+    observations = reacher_data["observations"]
+    manifest = export_bundle(model, tmp_path / "bundle", precision, observations=observations)
     policy = GuidedPolicy.load(tmp_path / "bundle")
     random, worst = np.random.default_rng(0), 0.0
-    for observation in reacher_data["observations"][:170]:
+    for observation in observations[:170]:
         noise = random.standard_normal((1, 2)).astype(np.float32)
         for omega in (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0):
             expected = predict_with(model, observation, noise, omega, monkeypatch)
-            worst = max(worst, float(np.abs(policy.act(observation, omega=omega, noise=noise).action - expected).max()) / 2)
+            worst = max(
+                worst, float(np.abs(policy.act(observation, omega=omega, noise=noise).action - expected).max()) / 2
+            )
     assert worst <= manifest.parity.action_tolerance
     assert manifest.parity.action_error <= (1e-4 if precision == "fp32" else 0.05)
     if precision == "int8":
