@@ -219,7 +219,7 @@ def describe_recorded(types: Mapping[str, Any]) -> Describe:
 
     def describe(name: str) -> Description:
         if full_name(name) not in types:
-            raise ContractError(f"message type {name} is not in the recording's type table")
+            raise ContractError(f"message type {name} is neither installed nor in the recording's table of types")
         return {field: _recorded_type(kind) for field, kind in types[full_name(name)][1]}
 
     return describe

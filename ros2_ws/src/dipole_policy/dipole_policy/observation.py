@@ -186,13 +186,14 @@ class ObservationLayout:
 
     def __init__(self, readers: Sequence[EntryReader], spec: ObservationSpec) -> None:
         self._spec = spec
-        self._order = list(readers)
+        self.order = list(readers)
+        """The contract's entries in the bundle's order."""
         if spec.is_dict:
             keys = [part.key for part in spec.parts]
-            self._order = [entry for key in keys for entry in readers if entry.entry.key == key]
+            self.order = [entry for key in keys for entry in readers if entry.entry.key == key]
         _require_keys(readers, spec)
-        _require_sizes(self._order, spec)
-        _require_elements(self._order, spec)
+        _require_sizes(self.order, spec)
+        _require_elements(self.order, spec)
 
     def build(self, inputs: Mapping[str, Received], now_ns: int) -> NDArray[np.float32]:
         """The flat observation, float32 of shape [size], finite.
@@ -202,7 +203,7 @@ class ObservationLayout:
         :raises InputError: naming the first topic that is missing, stale, wrongly sized or not finite.
         """
         parts = []
-        for entry in self._order:
+        for entry in self.order:
             topic = entry.entry.topic
             received = inputs.get(topic)
             if received is None:
@@ -240,7 +241,7 @@ class ObservationLayout:
     def _not_finite(self, flat: NDArray[np.float32]) -> Cause:
         index = int(np.argmin(np.isfinite(flat)))
         end = 0
-        for entry in self._order:
+        for entry in self.order:
             end += entry.size
             if index < end:
                 break

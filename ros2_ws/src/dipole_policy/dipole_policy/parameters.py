@@ -41,6 +41,8 @@ class Specification:
         descriptor = ParameterDescriptor(
             description=self.description, read_only=self.read_only, dynamic_typing=self.dynamic
         )
+        if not self.dynamic:
+            descriptor.type = Parameter.Type.from_parameter_value(self.default).value
         if self.low is not None and isinstance(self.default, float):
             descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
         elif self.low is not None:

@@ -1,0 +1,116 @@
+"""``dipole_policy check CONTRACT --bundle B``: whether they fit, without ROS running."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dipole_policy.contract import Contract
+from dipole_policy.errors import ContractError, GuidedPolicyError
+from dipole_policy.fields import (
+    Describe,
+    Description,
+    describe_installed,
+    describe_recorded,
+    message_class,
+    shown_field,
+)
+from dipole_policy.holder import Fitting, Loaded, PolicyOptions
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line.
+
+    :return: exit status: 0 when everything fits, 1 with one sentence on stderr otherwise.
+    """
+    parser = argparse.ArgumentParser("dipole_policy", description="A guided policy on a robot.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="whether a contract, its message types and a bundle fit")
+    check.add_argument("contract", help="YAML file")
+    check.add_argument("--bundle", help="directory or .dipole file; without it, only contract and types are checked")
+    options = parser.parse_args(arguments)
+    try:
+        print("\n".join(checked(options.contract, options.bundle)))
+    except (ContractError, GuidedPolicyError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def checked(contract_path: str, bundle: str | None) -> list[str]:
+    """Checks what the node checks when it is configured.
+
+    :return: what goes where, line by line.
+    :raises ContractError: where the contract fits neither the types nor the bundle.
+    :raises GuidedPolicyError: for what is no bundle that acts here as it did where it was made.
+    """
+    contract = Contract.load(contract_path)
+    fitting = Fitting(contract, describe_available(), PolicyOptions())
+    lines = [f"contract {contract.where}: {contract.rate_hz:g} Hz, deadline {contract.deadline_s:g} s"]
+    loaded = None if bundle is None else fitting.load(bundle)
+    lines += _observation_lines(fitting, loaded)
+    if loaded is None:
+        return [*lines, _action_line(contract), "no bundle given: sizes and names are not checked"]
+    try:
+        installed = message_class(contract.action.type)
+    except ContractError:
+        lines.append(f"{contract.action.type} is not installed here: writing it is not tried")
+    else:
+        loaded.writer.try_out(lambda name: installed() if name == contract.action.type else message_class(name)())
+    action, omega = loaded.policy.manifest.action, loaded.policy.manifest.omega
+    lines.append(_action_line(contract))
+    for name, low, high in zip(action.names, action.low, action.high, strict=True):
+        lines.append(f"  {name}: {low:g} to {high:g}")
+    return [
+        *lines,
+        f"omega {omega.low:g} to {omega.high:g}, default {omega.default:g}",
+        f"bundle {bundle} ({loaded.policy.hash[:12]}) fits",
+    ]
+
+
+def _observation_lines(fitting: Fitting, loaded: Loaded | None) -> list[str]:
+    lines, start = [], 0
+    order = fitting.readers if loaded is None else loaded.layout.order
+    for reader in order:
+        entry = reader.entry
+        fields = ", ".join(map(shown_field, entry.fields))
+        what = fields if entry.function is None else f"{entry.function}({fields})"
+        names = () if loaded is None else loaded.policy.manifest.observation.names[start : start + reader.size]
+        shown = "" if not names else f": {', '.join(names)}"
+        key = "" if entry.key is None else f" → {entry.key}"
+        lines.append(f"  {entry.topic} {entry.type} {what}{key}, {reader.size} elements{shown}")
+        start += reader.size
+    return [f"observation, {start} elements:", *lines]
+
+
+def _action_line(contract: Contract) -> str:
+    entry = contract.action
+    return f"action: {entry.topic} {entry.type} {', '.join(map(shown_field, entry.fields))}; on stop: {entry.on_stop}"
+
+
+def describe_available() -> Describe:
+    """Types that are installed and, where the rosbags package is, those of a plain ROS 2 Humble."""
+    recorded = _recorded()
+
+    def describe(name: str) -> Description:
+        try:
+            return describe_installed(name)
+        except ContractError:
+            if recorded is None:
+                raise
+            return recorded(name)
+
+    return describe
+
+
+def _recorded() -> Describe | None:
+    try:
+        from rosbags.typesys import Stores, get_typestore
+    except ImportError:
+        return None
+    return describe_recorded(get_typestore(Stores.ROS2_HUMBLE).fielddefs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
