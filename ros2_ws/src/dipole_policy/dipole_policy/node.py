@@ -33,7 +33,7 @@ TURNS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 _REFUSALS = (ContractError, GuidedPolicyError, ReloadBusy)
 
 
-class PolicyNode(LifecycleNode):
+class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
     """Drives a robot with a bundle under a contract; see the package's documentation for topics and parameters.
 
     :param problem: what was wrong with the command line; configuring fails with it.

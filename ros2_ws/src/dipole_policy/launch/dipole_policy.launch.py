@@ -38,7 +38,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("bundle", description="directory or .dipole file of the policy"),
             DeclareLaunchArgument(
-                "contract", description="YAML file: which topics make the observation and the action"
+                "contract", description="YAML file: the topics of observation and action"
             ),
             DeclareLaunchArgument("params_file", default_value=defaults, description="parameters of the node"),
             DeclareLaunchArgument("namespace", default_value="", description="of the node"),

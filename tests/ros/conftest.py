@@ -1,0 +1,56 @@
+"""Bundles and contracts for a small robot; the ROS graph of the tests is this machine's alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+for folder in ("ros2_ws/src/dipole_policy", "ros2_ws/src/dipole_runtime", "tests/runtime", "tests/ros"):
+    sys.path.insert(0, str(ROOT / folder))
+# Before rclpy is imported anywhere, and inherited by the processes that tests start.
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_LOCALHOST_ONLY"] = "1"
+os.environ.setdefault("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))
+
+MISSING = [name for name in ("onnxruntime", "onnx", "yaml", "hypothesis") if find_spec(name) is None]
+collect_ignore_glob = ["test_*.py"] if MISSING else []
+
+
+def pytest_report_header() -> str:
+    """Says why nothing of this folder runs."""
+    return (
+        f"tests/ros: not collected, because {', '.join(MISSING)} is not installed"
+        if MISSING
+        else "tests/ros: collected"
+    )
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a bundle; the same arguments give the same directory."""
+    from small_bundles import Sizes, make_files, make_policy, rehashed
+
+    root = tmp_path_factory.mktemp("bundles")
+
+    def make(seed: int = 0, observation: int = 3, action: int = 2, **changes: object) -> Path:
+        path = root / f"{seed}_{observation}_{action}_{abs(hash(str(changes)))}"
+        if not path.exists():
+            path.mkdir()
+            files = make_files(make_policy(Sizes(observation, action), seed=seed))
+            for name, content in rehashed(files, **changes).items():
+                (path / name).write_bytes(content)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle(make_bundle: Callable[..., Path]) -> Path:
+    """3 observations, 2 actions (−1 to 2 and −2 to 2), ω from −1 to 4 with 0.5 by default."""
+    return make_bundle()

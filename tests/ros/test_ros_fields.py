@@ -1,0 +1,397 @@
+"""Fields by name, and the observation and the messages that are made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from dipole_policy.action import ActionLimits, ActionWriter
+from dipole_policy.errors import ContractError, InputError, Kind
+from dipole_policy.fields import describe_recorded, leaves, parse_path, reader, size
+from dipole_policy.observation import Inputs, ObservationLayout, entry_readers
+from dipole_runtime.manifest import ActionSpec, ObservationPart, ObservationSpec
+from robots import CONTRACT, contract, describe, joint_state, make, number, replaced
+
+SECOND = 1_000_000_000
+NOW = 100 * SECOND
+
+
+def spec(size: int = 3, **parts: int) -> ObservationSpec:
+    names = tuple(f"o{index}" for index in range(size))
+    found = tuple(ObservationPart(key, (count,), "float32", "Box", None) for key, count in parts.items())
+    return ObservationSpec(size, names, found or (ObservationPart(None, (size,), "float32", "Box", None),))
+
+
+def actions(low: float = -1.0, high: float = 2.0, size: int = 2) -> ActionSpec:
+    names = tuple(f"joint_{index}" for index in range(size))
+    return ActionSpec(size, (size,), names, (low,) * size, (high,) * size)
+
+
+class Robot:
+    """Inputs and layout of a contract."""
+
+    def __init__(self, text: str = CONTRACT, of: ObservationSpec | None = None) -> None:
+        readers = entry_readers(contract(text), describe)
+        self.inputs = Inputs(readers)
+        self.layout = ObservationLayout(readers, of or spec())
+
+    def hear(self, topic: str, message: Any, at: int = NOW) -> None:
+        self.inputs.receive(topic, message, at)
+
+    def build(self, now: int = NOW) -> np.ndarray:
+        return self.layout.build(self.inputs.snapshot(), now)
+
+    def cause(self, now: int = NOW) -> tuple[Kind, str]:
+        with pytest.raises(InputError) as caught:
+            self.build(now)
+        return caught.value.cause.kind, caught.value.cause.detail
+
+
+def heard(text: str = CONTRACT, **joints: float) -> Robot:
+    robot = Robot(text)
+    robot.hear("/joint_states", joint_state(joints or {"elbow": 1.0, "wrist": 2.0}))
+    robot.hear("/speed", number(3.0))
+    return robot
+
+
+# ---- fields
+
+
+def test_paths_and_their_values():
+    odometry = make("geometry_msgs/msg/PoseWithCovariance")
+    odometry.pose.position.y = 2.0
+    odometry.covariance[35] = 7.0
+    whole = reader("geometry_msgs/msg/PoseWithCovariance", parse_path("pose.position"), describe)
+    np.testing.assert_array_equal(whole(odometry), [0.0, 2.0, 0.0])
+    one = reader("geometry_msgs/msg/PoseWithCovariance", parse_path("covariance[35]"), describe)
+    np.testing.assert_array_equal(one(odometry), [7.0])
+    found = leaves("geometry_msgs/msg/PoseWithCovariance", parse_path("covariance"), describe)
+    assert size(found) == 36
+    assert size(leaves("sensor_msgs/msg/JointState", parse_path("position"), describe)) is None
+
+
+@pytest.mark.parametrize(
+    ("type_name", "path", "message"),
+    [
+        (
+            "geometry_msgs/msg/Twist",
+            "linear.w",
+            "linear of geometry_msgs/msg/Twist has no field w",
+        ),
+        ("geometry_msgs/msg/Twist", "linear.x.y", "has no field y: it is double"),
+        ("geometry_msgs/msg/Twist", "linear[0]", r"is geometry_msgs/msg/Vector3, expected an array for \[0\]"),
+        ("geometry_msgs/msg/PoseWithCovariance", "covariance[36]", "has 36 elements"),
+        ("sensor_msgs/msg/JointState", "name", "is an array of string, expected numbers"),
+        ("sensor_msgs/msg/JointState", "header", "is string, expected numbers"),
+        ("geometry_msgs/msg/PoseArray", "poses", "is an array of geometry_msgs/msg/Pose, expected numbers"),
+    ],
+)
+def test_fields_that_are_not_there(type_name: str, path: str, message: str):
+    with pytest.raises(ContractError, match=message):
+        reader(type_name, parse_path(path), describe)
+
+
+def test_an_index_beyond_a_sequence_is_a_wrong_size():
+    read = reader("geometry_msgs/msg/PoseArray", parse_path("poses[1].position.x"), describe)
+    message = make("geometry_msgs/msg/PoseArray")
+    message.poses = [make("geometry_msgs/msg/Pose")]
+    with pytest.raises(InputError, match="poses has 1 elements, expected more than 1"):
+        read(message)
+
+
+def test_a_recordings_types_describe_themselves_the_same():
+    rosbags = pytest.importorskip("rosbags.typesys", reason="needs the rosbags package")
+    recorded = describe_recorded(rosbags.get_typestore(rosbags.Stores.ROS2_HUMBLE).fielddefs)
+    for path, type_name in (
+        ("position", "sensor_msgs/msg/JointState"),
+        ("covariance", "geometry_msgs/msg/PoseWithCovariance"),
+        ("pose", "geometry_msgs/msg/PoseWithCovariance"),
+    ):
+        theirs = leaves(type_name, parse_path(path), recorded)
+        ours = leaves(type_name, parse_path(path), describe)
+        assert [(leaf, kind.length) for leaf, kind in theirs] == [(leaf, kind.length) for leaf, kind in ours]
+
+
+# ---- observations
+
+
+def test_joints_come_by_name_in_any_order():
+    robot = heard(wrist=2.0, gripper=9.0, elbow=1.0)
+    np.testing.assert_array_equal(robot.build(), np.array([1.0, 2.0, 3.0], np.float32))
+    assert robot.build().dtype == np.float32
+
+
+def test_a_message_about_other_joints_only_is_not_taken():
+    robot = heard()
+    robot.hear("/joint_states", joint_state({"gripper": 5.0}), NOW + SECOND // 10)
+    np.testing.assert_array_equal(robot.build(), [1.0, 2.0, 3.0])
+    assert robot.inputs.ages_s(NOW + SECOND // 10)["/joint_states"] == pytest.approx(0.1)
+
+
+def test_missing_topics():
+    robot = Robot()
+    assert robot.cause() == (Kind.MISSING, "nothing has arrived on /joint_states")
+    robot.hear("/joint_states", joint_state({"elbow": 1.0, "wrist": 2.0}))
+    assert robot.cause() == (Kind.MISSING, "nothing has arrived on /speed")
+
+
+def test_age_counts_from_the_arrival_without_a_stamp():
+    robot = heard()
+    assert len(robot.build(NOW + 200_000_000)) == 3
+    kind, detail = robot.cause(NOW + 200_000_001)
+    assert kind is Kind.STALE
+    assert detail == "/joint_states is 0.200 s old, expected at most 0.2 s"
+
+
+def test_age_counts_from_the_stamp_where_there_is_one():
+    robot = heard()
+    late = joint_state({"elbow": 1.0, "wrist": 2.0}, NOW - 300_000_000)
+    robot.hear("/joint_states", late)
+    assert robot.cause() == (Kind.STALE, "/joint_states is 0.300 s old, expected at most 0.2 s")
+    received = Robot(
+        replaced("max_age_s: 0.2}\n  - {topic: /speed", "max_age_s: 0.2, stamp: received}\n  - {topic: /speed")
+    )
+    received.hear("/joint_states", late)
+    received.hear("/speed", number(3.0))
+    assert len(received.build()) == 3
+
+
+def test_a_stamp_in_the_future_is_a_clock_that_is_wrong():
+    robot = heard()
+    robot.hear("/joint_states", joint_state({"elbow": 1.0, "wrist": 2.0}, NOW + 2 * SECOND))
+    assert robot.cause() == (Kind.CLOCK, "/joint_states is stamped 2.000 s in the future of this clock")
+
+
+def test_a_header_that_must_be_stamped_is():
+    text = replaced("names: [elbow, wrist], ", "names: [elbow, wrist], stamp: header, ")
+    assert heard(text).cause() == (Kind.STALE, "/joint_states has no stamp in its header")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_not_finite(value: float):
+    robot = heard()
+    robot.hear("/speed", number(value))
+    kind, detail = robot.cause()
+    assert kind is Kind.NON_FINITE
+    assert detail.startswith("/speed gives ")
+    assert "'o2' (element 2)" in detail
+
+
+def test_wrong_sizes():
+    robot = heard()
+    message = joint_state({"elbow": 1.0, "wrist": 2.0})
+    message.position = [1.0]
+    robot.hear("/joint_states", message)
+    assert robot.cause() == (Kind.WRONG_SIZE, "/joint_states has 1 elements in position for 2 names")
+    robot.hear("/joint_states", joint_state({"elbow": 1.0}))
+    assert robot.cause() == (Kind.WRONG_SIZE, "/joint_states has no 'wrist' among its 1 names")
+    array = CONTRACT.replace("type: std_msgs/msg/Float64,", "type: std_msgs/msg/Float64MultiArray, size: 1,")
+    robot = heard(array)
+    several = make("std_msgs/msg/Float64MultiArray")
+    several.data = [1.0, 2.0]
+    robot.hear("/speed", several)
+    assert robot.cause() == (Kind.WRONG_SIZE, "/speed has 2 elements, expected 1")
+
+
+def test_what_cannot_be_read_at_all_is_a_cause_too():
+    robot = heard()
+    robot.hear("/speed", number("fast"))  # type: ignore[arg-type]
+    assert robot.cause()[0] is Kind.WRONG_SIZE
+
+
+def test_a_snapshot_does_not_change():
+    robot = heard()
+    snapshot = robot.inputs.snapshot()
+    robot.hear("/speed", number(9.0))
+    assert robot.layout.build(snapshot, NOW)[2] == 3.0
+    robot.inputs.forget()
+    assert robot.cause()[0] is Kind.MISSING
+
+
+def test_functions():
+    text = """
+rate_hz: 20
+observation:
+  - {topic: /j, type: sensor_msgs/msg/JointState, field: position, names: [a, b], function: cos, max_age_s: 1}
+  - {topic: /j, type: sensor_msgs/msg/JointState, field: position, names: [a, b], function: sin, max_age_s: 1}
+  - {topic: /q, type: geometry_msgs/msg/Quaternion, fields: [x, y, z, w], function: yaw, max_age_s: 1}
+action: {topic: /command, type: std_msgs/msg/Float64MultiArray, field: data, on_stop: zero}
+"""
+    robot = Robot(text, spec(5))
+    robot.hear("/j", joint_state({"b": 0.5, "a": -2.0}))
+    turned = make("geometry_msgs/msg/Quaternion")
+    turned.z, turned.w = np.sin(0.6), np.cos(0.6)
+    robot.hear("/q", turned)
+    expected = [np.cos(-2.0), np.cos(0.5), np.sin(-2.0), np.sin(0.5), 1.2]
+    np.testing.assert_allclose(robot.build(), expected, rtol=1e-6)
+
+
+def test_dict_observations_come_in_the_bundles_order():
+    text = CONTRACT.replace("names: [elbow, wrist],", "names: [elbow, wrist], key: arm,").replace(
+        "field: data, max", "field: data, key: speed, max"
+    )
+    robot = Robot(text, spec(3, speed=1, arm=2))
+    robot.hear("/joint_states", joint_state({"elbow": 1.0, "wrist": 2.0}))
+    robot.hear("/speed", number(3.0))
+    flat = robot.build()
+    np.testing.assert_array_equal(flat, [3.0, 1.0, 2.0])
+    arranged = robot.layout.arrange(flat)
+    assert list(arranged) == ["speed", "arm"]
+    np.testing.assert_array_equal(arranged["arm"], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "of", "message"),
+    [
+        (CONTRACT, spec(4), r"observation has 2 \+ 1 = 3 elements, expected the bundle's 4"),
+        (CONTRACT, spec(3, arm=2, speed=1), "no entry with the key 'arm'"),
+        (
+            replaced("field: data, max", "field: data, elements: [speed], max"),
+            spec(),
+            "give 'speed', but",
+        ),
+        (
+            replaced("field: data, max", "field: data, elements: [a, b], max"),
+            spec(),
+            "elements holds 2 names",
+        ),
+        (replaced("names: [elbow, wrist],", ""), spec(), "position of sensor_msgs/msg/JointState may have any length"),
+        (
+            replaced("field: data, max", "field: data, size: 2, max"),
+            spec(),
+            "size is 2, but the fields",
+        ),
+        (
+            replaced("field: data, max", "field: data, names: [a], max"),
+            spec(),
+            "std_msgs/msg/Float64 has",
+        ),
+        (
+            replaced("field: data, max", "field: data, stamp: header, max"),
+            spec(),
+            "stamp is header, but",
+        ),
+        (replaced("field: data, max", "field: data, function: yaw, max"), spec(), "function yaw got 1 elements"),
+        (
+            CONTRACT.replace("msg/Float64,", "msg/Unheard,"),
+            spec(),
+            r"observation\[1\]: message type",
+        ),
+    ],
+)
+def test_contracts_that_do_not_fit(text: str, of: ObservationSpec, message: str):
+    with pytest.raises(ContractError, match=message):
+        Robot(text, of)
+
+
+def test_elements_may_be_insisted_on():
+    assert Robot(replaced("field: data, max", "field: data, elements: [o2], max"))
+
+
+def test_unknown_keys_are_named():
+    text = CONTRACT.replace("names: [elbow, wrist],", "names: [elbow, wrist], key: arm,").replace(
+        "field: data, max", "field: data, key: velocity, max"
+    )
+    with pytest.raises(ContractError, match="no entry with the key 'speed'"):
+        Robot(text, spec(3, speed=1, arm=2))
+    with pytest.raises(ContractError, match="has the key 'arm', but the bundle's observation is no Dict"):
+        Robot(text)
+
+
+# ---- actions
+
+
+def writer(text: str, of: ActionSpec | None = None) -> ActionWriter:
+    return ActionWriter(contract(text), of or actions(), describe)
+
+
+def action_text(action: str) -> str:
+    return CONTRACT[: CONTRACT.index("action:")] + f"action: {action}\n"
+
+
+STAMPED = action_text(
+    "{topic: /cmd_vel, type: geometry_msgs/msg/TwistStamped, fields: [twist.linear.x, twist.angular.z],"
+    " constants: {header.frame_id: base_link}, on_stop: zero}"
+)
+TRAJECTORY = action_text(
+    "{topic: /go, type: trajectory_msgs/msg/JointTrajectory, field: 'points[0].positions', names: [elbow, wrist],"
+    " constants: {'points[0].time_from_start.nanosec': 50000000}, on_stop: hold}"
+)
+
+
+def test_commands_in_arrays_fields_and_trajectories():
+    command = np.array([0.25, -0.5])
+    assert writer(CONTRACT).message(command, make, None).data == [0.25, -0.5]
+    stamp = make("builtin_interfaces/msg/Time")
+    twist = writer(STAMPED).message(command, make, stamp)
+    assert (twist.twist.linear.x, twist.twist.angular.z, twist.twist.linear.y) == (0.25, -0.5, 0.0)
+    assert twist.header.frame_id == "base_link"
+    assert twist.header.stamp is stamp
+    trajectory = writer(TRAJECTORY).message(command, make, None)
+    assert trajectory.joint_names == ["elbow", "wrist"]
+    assert [point.positions for point in trajectory.points] == [[0.25, -0.5]]
+    assert trajectory.points[0].time_from_start.nanosec == 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "of", "message"),
+    [
+        (STAMPED, actions(size=3), "twist.linear.x, twist.angular.z take 2 elements, expected the bundle's 3"),
+        (action_text("{topic: /a, type: std_msgs/msg/Int32, field: data, on_stop: zero}"), actions(size=1), "is int32"),
+        (
+            action_text("{topic: /a, type: std_msgs/msg/String, field: data, on_stop: zero}"),
+            actions(),
+            "is string",
+        ),
+        (CONTRACT.replace("field: data, on", "field: data, names: [a, b], on"), actions(), "has no array of names"),
+        (STAMPED.replace("header.frame_id", "header.frame"), actions(), "header of .* has no field frame"),
+        (STAMPED.replace("header.frame_id", "header"), actions(), "constants.header is no single number or text"),
+    ],
+)
+def test_actions_that_do_not_fit(text: str, of: ActionSpec, message: str):
+    with pytest.raises(ContractError, match=f"action: .*{message}"):
+        writer(text, of)
+
+
+def limits(text: str = CONTRACT, of: ActionSpec | None = None) -> ActionLimits:
+    return ActionLimits(contract(text).action, of or actions(), 0.1)
+
+
+def test_bounds_hold_for_every_command():
+    np.testing.assert_array_equal(limits().apply(np.array([-5.0, 5.0], np.float32), None), [-1.0, 2.0])
+
+
+def test_rates_hold_from_the_last_command():
+    limited = limits(replaced("on_stop: zero", "on_stop: zero, max_rate: [1.0, 20.0]"))
+    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), np.zeros(2)), [0.1, 1.0])
+    np.testing.assert_allclose(limited.apply(np.array([-1.0, 1.0]), np.array([0.5, 0.5])), [0.4, 1.0])
+    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), None), [1.0, 1.0])
+    # A reload may leave the last command outside of the new bounds; those come first.
+    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), np.array([9.0, 0.0])), [2.0, 1.0])
+
+
+def test_actions_that_are_none():
+    with pytest.raises(ValueError, match="3 elements, expected 2"):
+        limits().apply(np.zeros(3), None)
+    with pytest.raises(ValueError, match="nan for 'joint_1', expected finite"):
+        limits().apply(np.array([0.0, np.nan]), None)
+
+
+def test_zero_must_be_an_action_to_stop_with():
+    with pytest.raises(ContractError, match=r"on_stop is zero, but 'joint_0' of the bundle ranges from 0.5 to 2.0"):
+        limits(of=actions(low=0.5))
+    assert limits(replaced("on_stop: zero", "on_stop: hold"), actions(low=0.5))
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ("on_stop: zero, max_rate: [1.0]", "max_rate has 1 numbers, expected the bundle's 2"),
+        ("on_stop: zero, elements: [a, b]", "action.elements is a, b, expected the bundle's joint_0, joint_1"),
+        ("on_stop: zero, names: [a]", "action.names holds 1 names, expected the bundle's 2"),
+    ],
+)
+def test_limits_that_do_not_fit(new: str, message: str):
+    with pytest.raises(ContractError, match=message):
+        limits(replaced("on_stop: zero", new))
