@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,3 +54,23 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 def bundle(make_bundle: Callable[..., Path]) -> Path:
     """3 observations, 2 actions (−1 to 2 and −2 to 2), ω from −1 to 4 with 0.5 by default."""
     return make_bundle()
+
+
+@pytest.fixture(scope="module")
+def ros() -> Iterator[None]:
+    """The context that nodes are made in."""
+    import rclpy
+
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def contract(tmp_path: Path) -> Path:
+    """Of the robot of ``graph``."""
+    from graph import CONTRACT
+
+    path = tmp_path / "contract.yaml"
+    path.write_text(CONTRACT)
+    return path
