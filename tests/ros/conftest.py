@@ -15,7 +15,8 @@ for folder in ("ros2_ws/src/dipole_policy", "ros2_ws/src/dipole_runtime", "tests
     sys.path.insert(0, str(ROOT / folder))
 # Before rclpy is imported anywhere, and inherited by the processes that tests start.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ["ROS_LOCALHOST_ONLY"] = "1"
+if os.environ.get("ROS_DISTRO") == "humble":
+    os.environ["ROS_LOCALHOST_ONLY"] = "1"
 os.environ.setdefault("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))
 
 MISSING = [name for name in ("onnxruntime", "onnx", "yaml", "hypothesis") if find_spec(name) is None]

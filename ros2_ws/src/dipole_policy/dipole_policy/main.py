@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from time import monotonic, sleep
 from typing import Any
 
 import rclpy
@@ -36,17 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     node = PolicyNode(problem=problem)
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
-    thread = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=True)
+    # No daemon, and so the pool's threads, which it starts, are none either: see _end.
+    thread = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=False)
     thread.start()
     try:
         ending.wait()
     finally:
         node.halt(ending.why)
-    finished = executor.shutdown(timeout_sec=2.0)
-    thread.join(timeout=2.0)
-    if not finished or thread.is_alive():
+    if not _end(executor, thread):
         # An inference that hangs would keep the process, and with it the robot's hope for commands, forever.
         node.get_logger().fatal("a callback does not end, the process ends without it")
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
     _shut_down(node)
@@ -121,6 +122,29 @@ def _spin(executor: MultiThreadedExecutor, node: PolicyNode, ending: Ending) -> 
             node.executor_failed(error)
             if failures >= _LARGEST_RUN_OF_FAILURES:
                 ending.give_up(f"the executor fails again and again: {one_line(error)}")
+
+
+def _end(executor: MultiThreadedExecutor, thread: threading.Thread) -> bool:
+    """Ends the executor's threads.
+
+    :return: whether they did, within a few seconds.
+    """
+    executor.shutdown(timeout_sec=2.0)
+    thread.join(timeout=2.0)
+    # rclpy leaves its pool to the interpreter's end, which waits for it as long as it takes.
+    pool = getattr(executor, "_executor", None)
+    if pool is not None:
+        pool.shutdown(wait=False)
+    end = monotonic() + 2.0
+    while monotonic() < end:
+        if not [other for other in threading.enumerate() if other.is_alive() and not _may_stay(other)]:
+            return not thread.is_alive()
+        sleep(0.01)
+    return False
+
+
+def _may_stay(thread: threading.Thread) -> bool:
+    return thread.daemon or thread is threading.main_thread()
 
 
 def _shut_down(node: PolicyNode) -> None:

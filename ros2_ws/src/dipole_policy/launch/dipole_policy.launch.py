@@ -37,9 +37,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             DeclareLaunchArgument("bundle", description="directory or .dipole file of the policy"),
-            DeclareLaunchArgument(
-                "contract", description="YAML file: the topics of observation and action"
-            ),
+            DeclareLaunchArgument("contract", description="YAML file: the topics of observation and action"),
             DeclareLaunchArgument("params_file", default_value=defaults, description="parameters of the node"),
             DeclareLaunchArgument("namespace", default_value="", description="of the node"),
             DeclareLaunchArgument("use_sim_time", default_value="false", description="follow /clock"),
