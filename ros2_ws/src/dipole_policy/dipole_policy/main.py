@@ -129,7 +129,10 @@ def _end(executor: MultiThreadedExecutor, thread: threading.Thread) -> bool:
 
     :return: whether they did, within a few seconds.
     """
-    executor.shutdown(timeout_sec=2.0)
+    # Some distributions' wait for their pool whatever the timeout is.
+    shutting = threading.Thread(target=executor.shutdown, args=(2.0,), name="shutdown", daemon=True)
+    shutting.start()
+    shutting.join(timeout=3.0)
     thread.join(timeout=2.0)
     # rclpy leaves its pool to the interpreter's end, which waits for it as long as it takes.
     pool = getattr(executor, "_executor", None)
