@@ -70,11 +70,10 @@ def test_a_signal_ends_with_the_stop(bundle: Path, contract: Path, number: signa
         assert "Traceback" not in output
 
 
-def test_a_second_signal_does_not_hurt(bundle: Path, contract: Path):
+def test_many_signals_do_not_hurt(bundle: Path, contract: Path):
     with driving(bundle, contract) as (running, found):
-        running.send_signal(signal.SIGINT)
-        running.send_signal(signal.SIGINT)
-        running.send_signal(signal.SIGTERM)
+        for number in [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] * 20:
+            running.send_signal(number)
         output, _ = running.communicate(timeout=20.0)
         assert running.returncode == 0, output
         time.sleep(0.2)

@@ -7,11 +7,12 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from dipole_policy.errors import one_line
@@ -31,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     ending = Ending()
     # rclpy's own handlers shut the context down first, and then no stop action can be published any more.
-    for number in _SIGNALS:
-        signal.signal(number, ending.on_signal)
+    ending.listen()
     problem = _initialize(list(sys.argv if arguments is None else arguments))
     node = PolicyNode(problem=problem)
     executor = MultiThreadedExecutor(THREADS)
@@ -55,30 +55,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Ending:
-    """What the main thread waits for."""
+    """What the main thread waits for: a byte in a pipe.
+
+    Of several signals in a row, the operating system gives some to other threads than the main one, which then sleeps
+    on, its handlers not called; and threading's locks may hang when one handler interrupts another. The byte that the
+    interpreter's own C handler writes comes from any thread.
+    """
 
     def __init__(self) -> None:
         self.why = "the process ends"
         self.status = 0
-        self._event = threading.Event()
+        self._has_come = False
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
 
-    def on_signal(self, number: int, frame: Any) -> None:
-        """Only takes note: everything else happens where it is safe."""
-        self.why = signal.Signals(number).name
-        self._event.set()
+    def listen(self) -> None:
+        """From now on, signals end the process this way. For the main thread."""
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, _nothing)
 
     def give_up(self, why: str) -> None:
         """The executor cannot go on."""
         self.why, self.status = why, 1
-        self._event.set()
+        # Full, it holds enough bytes already.
+        with suppress(BlockingIOError):
+            os.write(self._writer, b"\0")
 
     def is_set(self) -> bool:
         """Whether the end has come."""
-        return self._event.is_set()
+        return self._has_come
 
     def wait(self) -> None:
-        """Until the end comes."""
-        self._event.wait()
+        """Until the end comes. For the main thread."""
+        (number,) = os.read(self._reader, 1)
+        self._has_come = True
+        if number:
+            self.why = signal.Signals(number).name
+
+
+def _nothing(number: int, frame: Any) -> None:
+    """The byte says it all; but without a handler, the signal would end the process on the spot."""
 
 
 def _initialize(arguments: list[str]) -> str | None:
@@ -111,16 +128,17 @@ def _without_parameter_files(arguments: Sequence[str]) -> list[str]:
 
 def _spin(executor: MultiThreadedExecutor, node: PolicyNode, ending: Ending) -> None:
     failures = 0
-    while not ending.is_set():
+    while not ending.is_set() and failures < _LARGEST_RUN_OF_FAILURES:
+        if not executor.context.ok():
+            ending.give_up("the ROS context was shut down")
+            return
         try:
             executor.spin_once(timeout_sec=1.0)
             failures = 0
-        except ExternalShutdownException:
-            ending.give_up("the ROS context was shut down")
         except Exception as error:
             failures += 1
             node.executor_failed(error)
-            if failures >= _LARGEST_RUN_OF_FAILURES:
+            if failures == _LARGEST_RUN_OF_FAILURES:
                 ending.give_up(f"the executor fails again and again: {one_line(error)}")
 
 
