@@ -29,6 +29,7 @@ setup(
         "console_scripts": [
             "policy_node = dipole_policy.main:main",
             "dipole_policy = dipole_policy.cli:main",
+            "simulated_arm = dipole_policy.simulated_arm:main",
         ]
     },
     zip_safe=False,
