@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Bench:
         self.fitting = Fitting(contract(text), describe, PolicyOptions())
         loaded = self.fitting.load(str(bundle))
         self.now = 100.0
+        self.wall_offset = 0.0
         self.sent: list[list[float]] = []
         self.decisions: list[Decision] = []
         self.faults: list[tuple[Cause, bool]] = []
@@ -64,7 +66,7 @@ class Bench:
         self.loop.start()
 
     def now_ns(self) -> int:
-        return int(self.now * 1e9)
+        return int((self.now + self.wall_offset) * 1e9)
 
     def hear(self, speed: float = 0.3) -> None:
         self.loop.inputs.receive("/joint_states", joint_state({"elbow": 0.1, "wrist": 0.2}), self.now_ns())
@@ -116,8 +118,9 @@ def test_a_stale_input_stops_and_fresh_ones_resume_after_a_while(bench: Bench):
     assert bench.sent[-1] == [0.0, 0.0]
     assert bench.faults[-1][0].kind is Kind.STALE
     for _ in range(4):
+        count = len(bench.sent)
         bench.period()
-        assert bench.sent[-1] == [0.0, 0.0], "it recovers first"
+        assert bench.sent[count:] == [[0.0, 0.0]], "it recovers first, and says so to the actuators"
     bench.period()
     assert bench.sent[-1] == expected(bench)
     assert bench.loop.statistics.faults() == {"stale input": 1}
@@ -216,6 +219,32 @@ def test_a_jump_of_the_clock_forgets_the_inputs(bench: Bench):
     bench.period(fresh=False)
     assert bench.faults[-1][0].kind is Kind.MISSING
     assert bench.sent[1:] == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_a_jump_between_two_periods(bench: Bench):
+    bench.period()
+    bench.wall_offset = -50.0
+    bench.period()
+    assert str(bench.faults[-1][0]) == "clock: the clock jumped back by 49.950 s"
+    assert bench.sent[-1] == [0.0, 0.0]
+
+
+def test_what_the_clock_does_while_the_node_is_inactive_does_not_matter(bench: Bench):
+    bench.period()
+    bench.loop.end()
+    bench.wall_offset = -50.0
+    bench.loop.start()
+    bench.period()
+    assert bench.faults == []
+    assert bench.sent[-1] == expected(bench)
+
+
+def test_messages_from_before_the_activation_do_not_drive(bench: Bench):
+    bench.loop.end()
+    bench.hear()
+    bench.loop.start()
+    bench.period(fresh=False)
+    assert bench.sent[-1] == [0.0, 0.0]
 
 
 def test_what_is_told_about_a_command_cannot_stop_the_stop(bench: Bench):
@@ -327,26 +356,62 @@ def test_one_reload_at_a_time(bench: Bench):
         pass
 
 
-def test_a_range_and_its_bundle_belong_together(bench: Bench, make_bundle: Callable[..., Path]):
-    """ω is turned to what only the new bundle allows while it takes over: no period sees the one without the other."""
-    wide = bench.fitting.load(str(make_bundle(seed=5, omega=OmegaRange(0.5, -1.0, 40.0))))
-    narrow = bench.loop.holder.current
-    done = threading.Event()
+class Belonging:
+    """Two bundles, and a thread that lets the wide one take over and turns ω to what only that one allows."""
 
-    def turn() -> None:
-        for _ in range(200):
-            bench.loop.swap(wide)
-            bench.loop.omega.request(30.0, "topic")
-            bench.loop.omega.request(0.5, "topic")
-            while bench.loop.omega._value != 0.5:
-                pass
-            bench.loop.swap(narrow)
-        done.set()
+    def __init__(self, bench: Bench, make_bundle: Callable[..., Path]) -> None:
+        self.bench = bench
+        self.wide = bench.fitting.load(str(make_bundle(seed=5, omega=OmegaRange(0.5, -1.0, 40.0))))
 
-    thread = threading.Thread(target=turn)
-    thread.start()
-    while not done.is_set():
-        bench.period()
-        bench.now -= PERIOD
-    thread.join()
+    def meanwhile(self, do: Callable[[], Any]) -> None:
+        """Starts it, and goes on when it is over or waits for us."""
+        thread = threading.Thread(target=do, daemon=True)
+        thread.start()
+        thread.join(0.3)
+
+    def take_over(self) -> None:
+        self.bench.loop.swap(self.wide)
+        self.bench.loop.omega.request(30.0, "topic")
+
+
+def test_no_period_sees_a_bundle_with_the_next_ones_omega(bench: Bench, make_bundle: Callable[..., Path]):
+    belonging = Belonging(bench, make_bundle)
+    snapshot = bench.loop.inputs.snapshot
+
+    def disturbed() -> Any:
+        bench.loop.inputs.snapshot = snapshot  # type: ignore[method-assign]
+        belonging.meanwhile(belonging.take_over)
+        return snapshot()
+
+    bench.loop.inputs.snapshot = disturbed  # type: ignore[method-assign]
+    bench.period()
+    wait_until(lambda: bench.loop.omega.target == 30.0)
+    bench.period()
     assert [str(cause) for cause, _ in bench.faults] == []
+    assert [decision.action.omega for decision in bench.decisions] == [0.5, 30.0]
+
+
+def test_no_omega_is_accepted_for_a_bundle_that_does_not_drive_yet(bench: Bench, make_bundle: Callable[..., Path]):
+    belonging = Belonging(bench, make_bundle)
+    swap = bench.loop.holder.swap
+
+    def turn_and_drive() -> None:
+        bench.loop.omega.request(30.0, "topic")
+        bench.period()
+
+    def disturbed(loaded: Loaded) -> None:
+        belonging.meanwhile(turn_and_drive)
+        swap(loaded)
+
+    bench.loop.holder.swap = disturbed  # type: ignore[method-assign]
+    bench.loop.swap(belonging.wide)
+    wait_until(lambda: bench.sent)
+    assert [str(cause) for cause, _ in bench.faults] == []
+    assert bench.decisions[0].loaded is belonging.wide
+
+
+def wait_until(holds: Callable[[], Any]) -> None:
+    end = time.monotonic() + 10.0
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)
