@@ -113,6 +113,21 @@ def test_a_recordings_types_describe_themselves_the_same():
         assert [(leaf, kind.length) for leaf, kind in theirs] == [(leaf, kind.length) for leaf, kind in ours]
 
 
+def test_messages_of_a_recording_make_the_same_observation():
+    rosbags = pytest.importorskip("rosbags.typesys", reason="needs the rosbags package")
+    store = rosbags.get_typestore(rosbags.Stores.ROS2_HUMBLE)
+    readers = entry_readers(contract(CONTRACT), describe_recorded(store.fielddefs))
+    inputs, layout = Inputs(readers), ObservationLayout(readers, spec())
+    types = store.types
+    header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](100, 0), "")
+    numbers = [np.array(values, np.float64) for values in ([2.0, 9.0, 1.0], [], [])]
+    joints = types["sensor_msgs/msg/JointState"](header, ["wrist", "gripper", "elbow"], *numbers)
+    for topic, message in (("/joint_states", joints), ("/speed", types["std_msgs/msg/Float64"](3.0))):
+        recorded = store.serialize_cdr(message, message.__msgtype__)
+        inputs.receive(topic, store.deserialize_cdr(recorded, message.__msgtype__), NOW)
+    np.testing.assert_array_equal(layout.build(inputs.snapshot(), NOW), [1.0, 2.0, 3.0])
+
+
 # ---- observations
 
 

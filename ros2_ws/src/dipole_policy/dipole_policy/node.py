@@ -50,6 +50,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._command_line_problem = problem
         self._numbers = count(1)
         self._bundle_root = ""
+        self._parameter_problems: dict[str, str] = {}
         super().__init__(name, start_parameter_services=False, **kwargs)
         self._parameter_problems = parameters.declare(self)
         self._unknown = parameters.undeclared(self)
