@@ -68,7 +68,10 @@ class Network:
         return result
 
     def _refused(self, what: str, error: Exception) -> GuidedPolicyError:
-        reason = shown(str(error).removeprefix("[ONNXRuntimeError] : "), 160)
+        reason = str(error).removeprefix("[ONNXRuntimeError] : ").strip()
+        # The kind of failure is at its beginning, the cause at its end, and paths of its source code between them.
+        if len(reason) > 200:
+            reason = f"{reason[:80]} … {reason[-118:]}"
         return GuidedPolicyError(f"{self._name} {what} in ONNX Runtime {onnxruntime.__version__} ({reason})")
 
 
