@@ -40,6 +40,7 @@ def package() -> Any:
 @pytest.fixture(scope="module")
 def arguments() -> dict[str, Any]:
     """What setup.py tells setuptools."""
+    pytest.importorskip("setuptools")
     code = (
         "import json, setuptools\n"
         "setuptools.setup = lambda **arguments: print(json.dumps(arguments))\n"
