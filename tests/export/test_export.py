@@ -98,6 +98,7 @@ def test_int8_is_smaller_and_says_by_how_much_it_differs(wide_model: DIPOLE, tmp
     with pytest.raises(ValueError, match="differ from the model's by") as caught:
         export_bundle(wide_model, tmp_path / "refused", "int8", max_int8_error=short.parity.action_error / 2)
     assert "precision='fp32'" in str(caught.value)
+    assert "at ω = 4" in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fp32", "int8"]
 
 
