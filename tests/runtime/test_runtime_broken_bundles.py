@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import struct
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from dipole_runtime import Bundle, GuidedPolicy, GuidedPolicyError, read_bundle
-from dipole_runtime.archive import archive_bytes
+from dipole_runtime.archive import Archive, archive_bytes
 from dipole_runtime.manifest import (
     BUNDLE_FILES,
     CRITIC,
@@ -65,6 +66,9 @@ class TestWhole:
             assert archive.testzip() is None
             assert {name: archive.read(name) for name in archive.namelist()} == files
         assert archive_bytes(dict(reversed(files.items()))) == archive_bytes(files)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.platform", "win32")
+            assert archive_bytes(files) == (tmp_path / "b.zip").read_bytes()
 
     def test_links_to_it_are_followed(
         self, folder: pathlib.Path, zipped_bundle: pathlib.Path, tmp_path: pathlib.Path
@@ -280,12 +284,12 @@ class TestOtherKindsOfFiles:
         """Even to the very same content."""
         (folder / name).rename(tmp_path / "outside")
         (folder / name).symlink_to(tmp_path / "outside")
-        refusal(folder, name, "symbolic link")
+        refusal(folder, name, "is a symbolic link")
 
     def test_a_link_inside_the_bundle(self, folder: pathlib.Path) -> None:
         (folder / NEGATIVE).unlink()
         (folder / NEGATIVE).symlink_to(POSITIVE)
-        refusal(folder, NEGATIVE, "symbolic link")
+        refusal(folder, NEGATIVE, "is a symbolic link")
 
     def test_a_link_that_appears_after_the_look(self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / NEGATIVE).rename(folder.parent / "outside")
@@ -365,3 +369,47 @@ class TestZipFiles:
                 archive.writestr(name, content)
             archive.comment = b"PK\x05\x06"
         refusal(tmp_path / "b.dipole", "zip file")
+
+    def test_a_member_that_claims_more_than_is_allowed(self) -> None:
+        """Whatever it is compressed to."""
+        for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            archive = Archive(io.BytesIO(zipped({"a": bytes(100_000)}, method)), ["a"])
+            with pytest.raises(GuidedPolicyError, match="a has 100000 bytes in the zip file, expected at most 99999"):
+                archive.read("a", 99_999)
+            assert archive.read("a", 100_000) == bytes(100_000)
+
+    def test_a_members_checksum(self) -> None:
+        data = bytearray(zipped({"a": b"content"}))
+        data[data.index(b"content")] ^= 1
+        with pytest.raises(GuidedPolicyError, match="a is damaged"):
+            Archive(io.BytesIO(bytes(data)), ["a"]).read("a", 100)
+
+    def test_a_very_long_directory(self) -> None:
+        data = zipped({"a": b"content"})
+        comment = b"x" * (1 << 16)
+        entry = bytearray(data[directory_of(data) : -22] + comment)
+        struct.pack_into("<H", entry, 32, 0xFFFF)
+        end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(entry), directory_of(data), 0)
+        with pytest.raises(GuidedPolicyError, match="its directory is not where it says"):
+            Archive(io.BytesIO(data[: directory_of(data)] + entry + end), ["a"])
+
+    def test_a_directory_that_is_longer_than_its_entries(self) -> None:
+        data = zipped({"a": b"content"})
+        end = struct.pack(
+            "<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(data) - 22 - directory_of(data) + 4, directory_of(data), 0
+        )
+        with pytest.raises(GuidedPolicyError, match="longer than its entries"):
+            Archive(io.BytesIO(data[:-22] + b"more" + end), ["a"])
+
+    def test_members_that_share_bytes(self) -> None:
+        """The second begins inside the first, as in archives that hold one content many times."""
+        inner = zipped({"b": b"content"})[:-22]
+        inner = inner[: inner.index(b"PK\x01\x02")]
+        data = bytearray(zipped({"a": inner, "b": b"content"}))
+        second = data.index(b"PK\x01\x02", directory_of(data) + 1)
+        struct.pack_into("<L", data, second + 42, data.index(inner))
+        with zipfile.ZipFile(io.BytesIO(bytes(data))) as archive:
+            entry = archive.getinfo("b")
+        assert entry.header_offset == data.index(inner)
+        with pytest.raises(GuidedPolicyError, match="overlaps"):
+            Archive(io.BytesIO(bytes(data)), ["a", "b"])

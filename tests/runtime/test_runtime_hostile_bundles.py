@@ -127,6 +127,10 @@ def training_information(model: onnx.ModelProto) -> None:
     model.training_info.add()
 
 
+def negative_sizes(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(onnx.TensorProto(dims=[-1, -1], data_type=1, raw_data=bytes(4), name="negative"))
+
+
 def quantization(model: onnx.ModelProto) -> None:
     model.graph.quantization_annotation.add().tensor_name = "x"
 
@@ -168,6 +172,7 @@ class TestStructure:
             (function, "field 25"),
             (training_information, "field 20"),
             (quantization, "field 14"),
+            (negative_sizes, "claims [-1, -1] elements"),
             (subgraph_of("Loop"), "Loop"),
             (subgraph_of("If"), "If"),
             (subgraph_of("SequenceMap"), "SequenceMap"),
@@ -310,6 +315,9 @@ class TestWeights:
         def half(model: onnx.ModelProto) -> None:
             model.graph.initializer.append(numpy_helper.from_array(np.array([np.inf], np.float16), "t"))
 
+        def half_as_numbers(model: onnx.ModelProto) -> None:
+            model.graph.initializer.append(helper.make_tensor("t", TensorProto.FLOAT16, [2], [1.0, np.nan]))
+
         def double(model: onnx.ModelProto) -> None:
             model.graph.initializer.append(helper.make_tensor("t", TensorProto.DOUBLE, [1], [np.nan]))
 
@@ -319,11 +327,11 @@ class TestWeights:
         def attributes(model: onnx.ModelProto) -> None:
             model.graph.node.append(helper.make_node("Constant", [], ["c"], value_floats=[1.0, float("inf")]))
 
-        for edit in (as_numbers, half, double, attribute, attributes):
+        for edit in (as_numbers, half, half_as_numbers, double, attribute, attributes):
             refusal_of_structure(edited(files, POSITIVE, edit), "NaN or infinity")
 
     @pytest.mark.parametrize(
-        "dims", [[1 << 40], [1 << 31, 1 << 31, 4], [-1, -104], [3], [], [1 << 62, 1 << 62], [0]], ids=str
+        "dims", [[1 << 40], [1 << 31, 1 << 31, 4], [-6, -8], [3], [], [1 << 62, 1 << 62], [0]], ids=str
     )
     def test_other_sizes_than_claimed(self, files: Files, dims: list[int]) -> None:
         def edit(model: onnx.ModelProto) -> None:
@@ -360,6 +368,7 @@ class TestWeights:
             helper.make_tensor("t", TensorProto.UINT8, [], [255]),
             helper.make_tensor("t", TensorProto.BOOL, [2], [True, False]),
             helper.make_tensor("t", TensorProto.DOUBLE, [1], [1e300]),
+            helper.make_tensor("t", TensorProto.FLOAT16, [2], [1.0, -2.0]),
             numpy_helper.from_array(np.zeros((0, 3), np.float32), "t"),
         ],
         ids=lambda tensor: TensorProto.DataType.Name(tensor.data_type),
@@ -559,9 +568,37 @@ def bombs(files: Files) -> dict[str, bytes]:
     for name in ("observations.npy", "q.npy"):
         vectors = zipped({**members, name: zeros}, zipfile.ZIP_DEFLATED)
         result[f"deflated {name}"] = archive_bytes(rehashed({**files, VECTORS: vectors}))
+    many = 8 << 20
+    for name, more in (
+        ("empty nodes", b"\x0a\x00" * many),
+        ("empty attributes", field(1, b"\x2a\x00" * many)),
+        ("packed numbers", field(5, field(7, bytes(many)) + b"\x10\x07")),
+        ("packed sizes", field(5, field(1, bytes(many)) + b"\x10\x07")),
+        ("long names", field(1, field(1, b"x" * many))),
+    ):
+        result[name] = zipped(rehashed({**files, POSITIVE: with_more(files[POSITIVE], more)}), zipfile.ZIP_DEFLATED)
+    empty = rehashed({**files, POSITIVE: files[POSITIVE] + b"\x72\x00" * many})
+    result["empty fields"] = zipped(empty, zipfile.ZIP_DEFLATED)
     result["overlapping members"] = overlapping(files)
     result["a million entries"] = million_entries()
     return result
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer that holds bytes."""
+    size, length = len(content), b""
+    while size > 0x7F:
+        length += bytes([size & 0x7F | 0x80])
+        size >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+def with_more(data: bytes, graph: bytes) -> bytes:
+    """A model with more bytes in its graph."""
+    model = onnx.load_from_string(data)
+    whole = field(7, model.graph.SerializeToString() + graph)
+    model.ClearField("graph")
+    return model.SerializeToString() + whole
 
 
 def overlapping(files: Files) -> bytes:

@@ -238,7 +238,7 @@ class TestContradictions:
     @pytest.mark.parametrize(
         ("part", "change", "words"),
         [
-            ("observation", {"size": 4}, "observation.size 4"),
+            ("observation", {"size": 4}, "observation.parts: found 3 elements"),
             ("observation", {"names": ("a", "b")}, "observation.names: found 2"),
             ("observation", {"names": ("a", "b", "a")}, "'a' twice"),
             ("observation", {"names": ("a", "b", "c\n")}, "printable"),
