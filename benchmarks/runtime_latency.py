@@ -11,8 +11,10 @@ take turns, a few calls each, so that other load on the machine falls on all of 
                    exported at opset 17, where the exporter spells GELU out in elementary operators
   two sessions     the same at the bundle's opset 20, which has a Gelu operator: the bundle's own reference
   fused, int8      ``GuidedPolicy.act`` of an fp32 and of an int8 bundle
-  streaming        the bound: every weight of both velocity fields read once per flow step, and the critics' once, by
-                   matrix-vector products in single precision
+
+The bound of single precision is the larger of two times: streaming, every weight of both velocity fields read once per
+flow step and the critics' once, by matrix-vector products; and the products' operations at the rate of a large product,
+both by NumPy's BLAS.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ from dipole_sb3 import DIPOLE
 
 OMEGA = 1.0
 SWEEP = (-1.0, 0.0, 1.0, 2.0, 4.0)
+STREAMING, LARGE_PRODUCT = "streaming", "large product"
 _CALLS_A_TURN = 10
+_LARGE = 512
 
 LOADED = """
 import os, re, sys, time
@@ -134,8 +138,24 @@ def contenders(model: DIPOLE, bundles: dict[str, Path], candidates: int) -> dict
         "two sessions": lambda: reference.run(observation, draw(), omegas),
         "fused": lambda: fused.act(observation, omega=OMEGA, rng=random, num_candidates=candidates),
         "int8": lambda: short.act(observation, omega=OMEGA, rng=random, num_candidates=candidates),
-        "streaming": streaming(model),
+        STREAMING: streaming(model),
+        LARGE_PRODUCT: large_product(),
     }
+
+
+def operations(model: DIPOLE, candidates: int) -> int:
+    """Floating-point operations (two per multiply-add) of the matrix products of one action."""
+    pair, critics = (
+        sum(weight.size for member in range(2) for weight in _matrices(head.mlp, member))
+        for head in (model.policy.actor.head, model.policy.critic.head)
+    )
+    return 2 * candidates * (model.policy.flow_steps * pair + critics)
+
+
+def large_product() -> Callable[[], object]:
+    """A product that no memory holds back."""
+    square = np.random.default_rng(3).standard_normal((_LARGE, _LARGE)).astype(np.float32)
+    return lambda: square @ square
 
 
 def streaming(model: DIPOLE) -> Callable[[], object]:
@@ -176,17 +196,31 @@ def measure(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str,
     return {name: np.asarray(values) for name, values in times.items()}
 
 
-def summary(times: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """One row for each contender; ratios are of medians."""
+def bound_seconds(times: dict[str, np.ndarray], needed: int) -> float:
+    """What single precision cannot go below on this core.
+
+    :param needed: floating-point operations of an action.
+    """
+    rate = 2 * _LARGE**3 / float(np.median(times[LARGE_PRODUCT]))
+    return max(float(np.median(times[STREAMING])), needed / rate)
+
+
+def summary(times: dict[str, np.ndarray], bound: float) -> list[dict[str, Any]]:
+    """One row for each contender; ratios are of medians.
+
+    :param bound: in seconds.
+    """
     rows = []
     for name, values in times.items():
+        if name in (STREAMING, LARGE_PRODUCT):
+            continue
         p50, p99 = np.percentile(values * 1e3, [50, 99])
         ratios = {
             f"of_{base.replace(' ', '_')}": p50 / 1e3 / float(np.median(times[base]))
-            for base in ("decomposed", "two sessions", "streaming")
-            if base in times
+            for base in ("decomposed", "two sessions")
         }
-        rows.append({"contender": name, "p50_ms": p50, "p99_ms": p99, "p99_of_p50": p99 / p50, **ratios})
+        row = {"contender": name, "p50_ms": p50, "p99_ms": p99, "p99_of_p50": p99 / p50, **ratios}
+        rows.append({**row, "of_bound": p50 / 1e3 / bound})
     return rows
 
 
@@ -228,9 +262,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             result["loaded"].append({"precision": precision, "seconds": seconds, "mebibytes": mebibytes})
         for candidates in options.candidates:
-            rows = summary(measure(contenders(model, bundles, candidates), options.seconds))
-            result["rows"] += [{"candidates": candidates, **row} for row in rows]
-            print(f"\nN = {candidates}\n{_table(rows)}", flush=True)
+            times = measure(contenders(model, bundles, candidates), options.seconds)
+            bound = bound_seconds(times, operations(model, candidates))
+            noise = float(np.percentile(times[STREAMING], 99) / np.median(times[STREAMING]))
+            rows = summary(times, bound)
+            result["rows"] += [{"candidates": candidates, "bound_ms": bound * 1e3, **row} for row in rows]
+            print(
+                f"\nN = {candidates}: bound {bound * 1e3:.2f} ms (streaming {np.median(times[STREAMING]) * 1e3:.2f} "
+                f"ms, whose own p99/p50 is {noise:.2f})\n{_table(rows)}",
+                flush=True,
+            )
         rows = _sweep(bundles, options.seconds / 2)
         result["sweep"] = rows
         print(f"\nFive ω in one sweep at N = 1, as a multiple of one ω: {', '.join(_sweep_text(row) for row in rows)}")
@@ -263,10 +304,10 @@ def _sweep_text(row: dict[str, Any]) -> str:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     columns = {"": 13, "p50 ms": 8, "p99 ms": 8, "p99/p50": 8, "of decomposed": 14, "of two sessions": 16}
-    head = " ".join(f"{name:>{width}}" for name, width in {**columns, "of streaming": 13}.items())
+    head = " ".join(f"{name:>{width}}" for name, width in {**columns, "of bound": 9}.items())
     lines = [
         f"{row['contender']:>13} {row['p50_ms']:>8.2f} {row['p99_ms']:>8.2f} {row['p99_of_p50']:>8.2f} "
-        f"{row['of_decomposed']:>14.2f} {row['of_two_sessions']:>16.2f} {row['of_streaming']:>13.2f}"
+        f"{row['of_decomposed']:>14.2f} {row['of_two_sessions']:>16.2f} {row['of_bound']:>9.2f}"
         for row in rows
     ]
     return "\n".join([head, *lines])

@@ -39,7 +39,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from dipole_export import graphs
 from dipole_export.onnx_files import quantized, to_onnx
-from dipole_export.rounding import NOT_ROUNDED, Rounded, rounded_layers
+from dipole_export.rounding import LEAST_WIDTH, NOT_ROUNDED, Rounded, rounded_layers
 from dipole_export.trainer import drawn_observations, random_observations, trainer_vectors
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3 import DIPOLE
@@ -252,12 +252,17 @@ def _in_8_bits(
         {f"perceptron.weights.{index}": layer for index, layer in enumerate(layers) if layer is not NOT_ROUNDED}
         for layers in fields
     )
+    if not positive:
+        raise ValueError(
+            f"precision is 'int8', but no hidden layer has {LEAST_WIDTH} × {LEAST_WIDTH} weights or more, where 8 bits "
+            "begin to pay; export with precision='fp32'"
+        )
     named = {
         GUIDED: _prefixed("positive", positive) | _prefixed("negative", negative),
         POSITIVE: _prefixed("field", positive),
         NEGATIVE: _prefixed("field", negative),
     }
-    return {name: quantized(graph, named[name]) if named.get(name) else graph for name, graph in networks.items()}
+    return {name: quantized(graph, named[name]) if name in named else graph for name, graph in networks.items()}
 
 
 def _prefixed(prefix: str, layers: Mapping[str, Rounded]) -> dict[str, Rounded]:

@@ -131,6 +131,8 @@ def test_what_bundles_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="images of shape"):
         export_bundle(images, tmp_path / "bundle")
     model = model_of("vector")
+    with pytest.raises(ValueError, match="no hidden layer has 64 × 64 weights"):
+        export_bundle(model, tmp_path / "bundle", "int8")
     with pytest.raises(ValueError, match="precision is 'fp16'"):
         export_bundle(model, tmp_path / "bundle", "fp16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"omega 0\.5 is not in omega_range 1 … 2"):
