@@ -14,7 +14,7 @@ take turns, a few calls each, so that other load on the machine falls on all of 
 
 The bound of single precision is the larger of two times: streaming, every weight of both velocity fields read once per
 flow step and the critics' once, by matrix-vector products; and the products' operations at the rate of a large product,
-both by NumPy's BLAS.
+both by torch on one thread (NumPy's BLAS would use the other cores).
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def contenders(model: DIPOLE, bundles: dict[str, Path], candidates: int) -> dict
 def operations(model: DIPOLE, candidates: int) -> int:
     """Floating-point operations (two per multiply-add) of the matrix products of one action."""
     pair, critics = (
-        sum(weight.size for member in range(2) for weight in _matrices(head.mlp, member))
+        sum(weight.numel() for member in range(2) for weight in _matrices(head.mlp, member))
         for head in (model.policy.actor.head, model.policy.critic.head)
     )
     return 2 * candidates * (model.policy.flow_steps * pair + critics)
@@ -154,7 +154,7 @@ def operations(model: DIPOLE, candidates: int) -> int:
 
 def large_product() -> Callable[[], object]:
     """A product that no memory holds back."""
-    square = np.random.default_rng(3).standard_normal((_LARGE, _LARGE)).astype(np.float32)
+    square = torch.randn(_LARGE, _LARGE, generator=torch.Generator().manual_seed(3))
     return lambda: square @ square
 
 
@@ -163,18 +163,18 @@ def streaming(model: DIPOLE) -> Callable[[], object]:
     pair = [layer for member in range(2) for layer in _matrices(model.policy.actor.head.mlp, member)]
     critics = [layer for member in range(2) for layer in _matrices(model.policy.critic.head.mlp, member)]
     order = [*pair * model.policy.flow_steps, *critics]
-    vectors = {weight.shape[1]: np.ones(weight.shape[1], np.float32) for weight in order}
+    vectors = {weight.shape[1]: torch.ones(weight.shape[1]) for weight in order}
 
     def read() -> None:
         for weight in order:
-            weight @ vectors[weight.shape[1]]
+            torch.mv(weight, vectors[weight.shape[1]])
 
     return read
 
 
-def _matrices(mlp: Any, member: int) -> list[np.ndarray]:
+def _matrices(mlp: Any, member: int) -> list[torch.Tensor]:
     layers = [*mlp.hidden, mlp.output]
-    return [np.ascontiguousarray(layer.weight[member].detach().numpy().T) for layer in layers]
+    return [layer.weight[member].detach().T.contiguous() for layer in layers]
 
 
 def measure(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, np.ndarray]:
