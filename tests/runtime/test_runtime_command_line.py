@@ -17,18 +17,8 @@ from dipole_runtime.archive import archive_bytes
 from dipole_runtime.benchmark import Latency, draw_histograms, table
 from dipole_runtime.manifest import DATA_FILES, MANIFEST, NEGATIVE, POSITIVE, Parity
 from onnx import numpy_helper
-from small_bundles import (
-    Sizes,
-    assert_one_sentence,
-    dict_parts,
-    edited,
-    environment,
-    make_files,
-    make_policy,
-    rehashed,
-    run_python,
-    written,
-)
+from runtime_helpers import assert_one_sentence, environment, run_python
+from small_bundles import Sizes, dict_parts, edited, make_files, make_policy, rehashed, written
 
 Files = dict[str, bytes]
 
