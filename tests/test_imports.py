@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "dipole_sb3": (ROOT / "dipole_sb3", {"dipole_sb3"}),
     "dipole_runtime": (ROOT / "ros2_ws/src/dipole_runtime/dipole_runtime", {"dipole_runtime"}),
+    "dipole_policy": (ROOT / "ros2_ws/src/dipole_policy/dipole_policy", {"dipole_policy", "dipole_runtime"}),
     "dipole_export": (ROOT / "export/dipole_export", {"dipole_export", "dipole_sb3", "dipole_runtime"}),
 }
 ONNX_AND_ROS = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "rclpy"}
