@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,11 @@ class Operator:
                 raise RuntimeError(f"waited {_TIMEOUT_S:g} s for {what}")
             self._executor.spin_once(timeout_sec=0.05)
 
-    def turn(self, omega: float, by_topic: bool = False) -> None:
-        """Asks for another ω, and waits for its record in the audit."""
+    def turn(self, omega: float, by_topic: bool = False) -> bool:
+        """Asks for another ω, and waits for its record in the audit.
+
+        :return: whether it was accepted.
+        """
         count = len(self.course.audit)
         if by_topic:
             self._topic.publish(Float64(data=omega))
@@ -124,6 +128,7 @@ class Operator:
             future = self._parameter.call_async(request)
             self.wait(future.done, "the node's answer")
         self.wait(lambda: len(self.course.audit) > count, "the audit's record")
+        return self.course.audit[-1]["accepted"] == "True"
 
     def _on_remaining(self, message: Vector3Stamped) -> None:
         stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
@@ -158,38 +163,48 @@ def drive(operator: Operator, arguments: argparse.Namespace, out: Path) -> None:
     """Starts node and arm, and turns ω through its values, over the same targets each time."""
     # Simulated time: the arm waits for each command, and a run can be repeated whatever else the machine does.
     given = {"use_sim_time": "true", "max_stall_s": "0.0", "autostart": "true"}
+    # One candidate, drawn anew for every decision: here ω makes the difference, and not the critics' choice among many.
+    given |= {"num_candidates": "1", "deterministic": "false"}
     # As texts: a folder may be called 2024 or true.
     given |= {"bundle": f"'{arguments.bundle.resolve()}'", "contract": f"'{arguments.contract.resolve()}'"}
     operator.start("dipole_policy.main", out / "node.log", *_parameters(given))
     operator.wait(lambda: operator.model, "the node to have read its bundle")
-    print(f"The node has read the bundle {operator.model['hash'][:12]}; omega may be {operator.model['omega.low']} to "
-          f"{operator.model['omega.high']}.")  # fmt: skip
+    model = operator.model
+    print(f"The node has read bundle {model['hash'][:12]}; omega may be {model['omega.low']} to {model['omega.high']}.")
     # One target more than counted: ω is turned at the beginning of that one's episode.
     arm = {"simulated_time": "true", "targets": arguments.episodes + 1, "episode_steps": operator.course.steps}
     operator.start("dipole_policy.simulated_arm", out / "simulated_arm.log", *_parameters(arm))
     course = operator.course
     operator.wait(lambda: course.driven, "the first command")
-    operator.wait(lambda: course.returns, "the first episode")
+    begun = len(course.returns)
+    operator.wait(lambda: len(course.returns) > begun, "the first episode")
     for index, omega in enumerate(arguments.omegas):
         count = len(course.returns)
-        operator.turn(omega, by_topic=index % 2 == 1)
+        course.turned.append(count)
+        if not operator.turn(omega, by_topic=index % 2 == 1):
+            raise RuntimeError(f"omega {omega} was rejected: {course.audit[-1]['reason']}")
         if index == len(arguments.omegas) // 2:
-            operator.turn(float(operator.model["omega.high"]) + 1.0)
-        operator.wait(lambda seen=count: len(course.returns) > seen + arguments.episodes, "the episodes")
+            operator.turn(float(model["omega.high"]) + 1.0)
+        target = count + arguments.episodes + 1
+        operator.wait(partial(_has, course, target), "the episodes")
 
 
-def _parameters(values: dict[str, object]) -> list[str]:
+def _has(course: Course, episodes: int) -> bool:
+    return len(course.returns) >= episodes
+
+
+def _parameters(values: Mapping[str, object]) -> list[str]:
     return [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
 
 
 def report(course: Course) -> list[str]:
     """What each ω has earned, line by line."""
-    lines = ["  omega   episodes   return   distance at the end   mean |command|"]
+    lines = ["  omega   episodes   return   metres left   mean |command|"]
     for omega, episodes in course.episodes().items():
-        distance = np.mean([course.distance(number)[-10:].mean() for number in episodes])
+        distance = np.mean([course.distance(number)[-1] for number in episodes])
         effort = np.mean([np.abs(course.commands(number)).mean() for number in episodes])
         total = np.mean([course.returns[number] for number in episodes])
-        lines.append(f"  {omega:5.1f}   {len(episodes):8d}   {total:6.2f}   {distance:19.3f}   {effort:14.3f}")
+        lines.append(f"  {omega:5.1f}   {len(episodes):8d}   {total:6.2f}   {distance:11.3f}   {effort:14.3f}")
     return lines
 
 
@@ -223,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: exit status: 0, 1 with one sentence on stderr, or 130 after a signal.
     """
     parser = argparse.ArgumentParser("python -m dipole_policy.demo", description="A bundle drives an arm over ROS 2.")
-    parser.add_argument("--bundle", type=Path, required=True, help="of a policy for Reacher-v5, as `make demo` makes it")
+    parser.add_argument("--bundle", type=Path, required=True, help="as `make demo` makes it, for Reacher-v5")
     parser.add_argument("--out", type=Path, default=Path("runs/ros-demo"), help="folder of picture and logs")
     parser.add_argument("--contract", type=Path, help="the simulated arm's by default")
     parser.add_argument("--omegas", type=float, nargs="+", default=OMEGAS)
