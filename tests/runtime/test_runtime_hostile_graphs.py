@@ -323,9 +323,10 @@ class TestWeights:
 class TestDamageThatHashesDoNotSee:
     """Whoever can edit a bundle can also write its hashes."""
 
+    @pytest.mark.filterwarnings("error")
     @pytest.mark.parametrize("name", NETWORK_FILES)
-    def test_of_a_graph(self, files: Files, name: str) -> None:
-        """One sentence, or a graph that passes for the trainer's; never anything else."""
+    def test_of_a_graph(self, files: Files, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+        """One sentence, or a graph that passes for the trainer's; never anything else, and nothing printed."""
         rng = np.random.default_rng(3)
         for _ in range(60):
             data = bytearray(files[name])
@@ -335,6 +336,25 @@ class TestDamageThatHashesDoNotSee:
                 GuidedPolicy.from_bundle(Bundle.from_files(rehashed({**files, name: bytes(data)}), "robot's bundle"))
             except GuidedPolicyError as error:
                 assert_one_sentence(error, "robot's bundle")
+        assert capfd.readouterr() == ("", "")
+
+    def test_names_that_are_no_text(self, files: Files, capfd: pytest.CaptureFixture[str]) -> None:
+        """ONNX Runtime's Python code stumbles over them, says so on stdout and tries again."""
+        for name in NETWORK_FILES:
+            weight = weights(onnx.load_from_string(files[name]))[0].name.encode()
+            data = files[name].replace(weight, weight[:-1] + b"\xff")
+            refusal_of(rehashed({**files, name: data}), name)
+        assert capfd.readouterr() == ("", "")
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("name", NETWORK_FILES)
+    def test_weights_whose_results_are_infinite(self, files: Files, name: str) -> None:
+        def edit(model: onnx.ModelProto) -> None:
+            for tensor in model.graph.initializer:
+                if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2:
+                    tensor.raw_data = np.full(tensor.dims, 3e38, np.float32).tobytes()
+
+        refusal_of(edited(files, name, edit), "error", "expected at most")
 
     def test_of_the_test_vectors(self, files: Files) -> None:
         rng = np.random.default_rng(4)
