@@ -111,7 +111,7 @@ def test_a_contract_that_is_none_is_one_sentence(make_bundle: Callable[..., Path
 
 def test_only_whole_episodes_count():
     """10 steps each: undriven, turned, driven, turned, driven but for one step, driven at two ω, driven."""
-    course = Course(STEPS, returns=[-1.0 * number for number in range(7)], turned=[1, 3])
+    course = Course(STEPS, turned=[1, 3])
     omegas = [None, 0.0, 0.0, 2.0, 2.0, None, 2.0]
     for number, omega in enumerate(omegas):
         for step in range(STEPS):
@@ -120,8 +120,12 @@ def test_only_whole_episodes_count():
             value = (0.0 if step < 4 else 2.0) if number == 5 else omega
             if value is not None and not (number == 4 and step == 3):
                 course.driven.append((time_s, value, 0.5, -0.5))
+        if number > 0:
+            course.ended(-1.0 * number)
     assert course.episodes() == {0.0: [2], 2.0: [6]}
     np.testing.assert_array_equal(course.commands(6), [[0.5, -0.5]] * STEPS)
+    assert course.returns == {number: -number for number in range(1, 7)}, "the first was not heard"
+    assert course.current == 7
     assert course.begins(6) == pytest.approx(61 * STEP_S)
 
 

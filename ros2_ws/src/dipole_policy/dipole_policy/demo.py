@@ -61,7 +61,7 @@ class Operator:
         self._executor.add_node(self._node)
         listen = self._node.create_subscription
         listen(Vector3Stamped, "fingertip_to_target", self._on_remaining, ALL)
-        listen(Float64, "simulated_arm/return", lambda message: self.course.returns.append(message.data), ALL)
+        listen(Float64, "simulated_arm/return", lambda message: self.course.ended(message.data), ALL)
         listen(Float64MultiArray, "effort_controller/commands", self._on_command, ALL)
         listen(Float64MultiArray, "dipole_policy/driven", self._on_driven, ALL)
         listen(DiagnosticArray, "dipole_policy/audit", self._on_audit, AUDIT)
@@ -176,21 +176,19 @@ def drive(operator: Operator, arguments: argparse.Namespace, out: Path) -> None:
     operator.start("dipole_policy.simulated_arm", out / "simulated_arm.log", *_parameters(arm))
     course = operator.course
     operator.wait(lambda: course.driven, "the first command")
-    begun = len(course.returns)
-    operator.wait(lambda: len(course.returns) > begun, "the first episode")
+    operator.wait(partial(_reached, course, course.current + 1), "the first episode")
     for index, omega in enumerate(arguments.omegas):
-        count = len(course.returns)
-        course.turned.append(count)
+        course.turned.append(course.current)
+        last = course.current + arguments.episodes
         if not operator.turn(omega, by_topic=index % 2 == 1):
             raise RuntimeError(f"omega {omega} was rejected: {course.audit[-1]['reason']}")
         if index == len(arguments.omegas) // 2:
             operator.turn(float(model["omega.high"]) + 1.0)
-        target = count + arguments.episodes + 1
-        operator.wait(partial(_has, course, target), "the episodes")
+        operator.wait(partial(_reached, course, last + 1), "the episodes")
 
 
-def _has(course: Course, episodes: int) -> bool:
-    return len(course.returns) >= episodes
+def _reached(course: Course, episode: int) -> bool:
+    return course.current >= episode
 
 
 def _parameters(values: Mapping[str, object]) -> list[str]:

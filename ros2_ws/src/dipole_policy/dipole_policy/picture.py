@@ -28,18 +28,30 @@ class Course:
     """Time, metres from fingertip to target."""
     driven: list[tuple[float, ...]] = field(default_factory=list)
     """Time, ω, then one command for each joint."""
-    returns: list[float] = field(default_factory=list)
-    """Of every episode, undriven ones included."""
+    returns: dict[int, float] = field(default_factory=dict)
+    """Episode, counted from the arm's start → its return, undriven ones included."""
     turned: list[int] = field(default_factory=list)
     """Episodes at whose beginning ω was turned: they do not count, so that every ω has the same targets."""
     audit: list[dict[str, str]] = field(default_factory=list)
 
+    @property
+    def current(self) -> int:
+        """The episode that has begun last."""
+        return max(self.returns, default=-1) + 1
+
+    def ended(self, total: float) -> None:
+        """An episode is over. Which one, the time tells: nobody hears what was said before he was found."""
+        if self.distances:
+            # Whichever of the two topics is heard first, the time is that of the last step or of the one after it.
+            self.returns[round(self.distances[-1][0] / STEP_S / self.steps) - 1] = total
+
     def episodes(self) -> dict[float, list[int]]:
         """ω → the episodes that count: driven with it from the first step to the last."""
         found: dict[float, list[int]] = {}
-        for number in range(len(self.returns)):
+        for number in sorted(self.returns.keys() - set(self.turned)):
             omegas = self._of(self.driven, number)[:, 1]
-            if len(omegas) == self.steps and np.ptp(omegas) == 0.0 and number not in self.turned:
+            is_whole = len(omegas) == len(self.distance(number)) == self.steps
+            if is_whole and np.ptp(omegas) == 0.0:
                 found.setdefault(float(omegas[0]), []).append(number)
         return found
 
@@ -125,7 +137,7 @@ def _mark_requests(axis: Any, course: Course) -> None:
 def _mark_blocks(axes: Any, course: Course) -> None:
     """One block for each ω, with what it has earned."""
     turns = [(time_s, omega) for time_s, omega, accepted, _ in _requests(course) if accepted]
-    end = course.begins(len(course.returns))
+    end = course.begins(course.current)
     ends = [time_s for time_s, _ in turns[1:]] + [end]
     counted = course.episodes()
     for index, ((start, omega), stop) in enumerate(zip(turns, ends, strict=True)):
@@ -146,7 +158,7 @@ def _mark_blocks(axes: Any, course: Course) -> None:
                 va="bottom",
                 fontsize=11,
             )
-    for number in range(len(course.returns)):
+    for number in range(course.current):
         for axis in axes[:2]:
             axis.axvline(course.begins(number), color="#BBBBBB", linewidth=0.6, zorder=-1)
     axes[0].set_xlim(turns[0][0] - 0.5 if turns else None, end)
