@@ -50,8 +50,8 @@ class Course:
         found: dict[float, list[int]] = {}
         for number in sorted(self.returns.keys() - set(self.turned)):
             omegas = self._of(self.driven, number)[:, 1]
-            is_whole = len(omegas) == len(self.distance(number)) == self.steps
-            if is_whole and np.ptp(omegas) == 0.0:
+            # Of the distances, whose topic keeps only the last one for slow listeners, some may be missing.
+            if len(omegas) == self.steps and np.ptp(omegas) == 0.0 and len(self.distance(number)):
                 found.setdefault(float(omegas[0]), []).append(number)
         return found
 
@@ -60,7 +60,7 @@ class Course:
         return self._of(self.driven, number)[:, 2:]
 
     def distance(self, number: int) -> NDArray[np.float64]:
-        """Metres from fingertip to target in an episode; shape [steps]."""
+        """Metres from fingertip to target in an episode; at most ``steps`` of them."""
         return self._of(self.distances, number)[:, 1]
 
     def begins(self, number: int) -> float:
