@@ -12,6 +12,7 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+from runtime_latency import make_model, operations  # noqa: E402
 from train_speed import update_operations  # noqa: E402
 
 
@@ -35,3 +36,30 @@ def test_speed_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     assert printed[0] == "16"
     assert float(printed[-1]) == pytest.approx(row["ratio_to_bound"], abs=0.006)
     assert float(printed[-2]) == pytest.approx(row["updates_per_second"], abs=0.06)
+
+
+def test_latency_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "runtime_latency.py", "--width", "64", "--flow-steps", "2"]
+    run = subprocess.run(
+        [*command, "--candidates", "2", "--seconds", "0.5", "--json", tmp_path / "latency.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    written = json.loads((tmp_path / "latency.json").read_text())
+    names = [row["contender"] for row in written["rows"]]
+    assert names == ["eager", "compiled", "decomposed", "two sessions", "fused", "int8"]
+    for row in written["rows"]:
+        table = [line.strip() for line in run.stdout.splitlines() if line.startswith(" ")]
+        (line,) = [line for line in table if line.startswith(row["contender"])]
+        assert float(line.split()[-1]) == pytest.approx(row["of_bound"], abs=0.006)
+    (loaded,) = [line for line in run.stdout.splitlines() if line.startswith("fp32 bundle")]
+    assert f"{written['loaded'][0]['mebibytes']:.0f} MiB resident" in loaded
+    assert written["rows"][3]["of_two_sessions"] == 1
+
+
+def test_operations_of_an_action() -> None:
+    # By hand for 34 → 512 → 512 → 512 → 5 twice in ten steps, and 33 → 512 → 512 → 512 → 1 twice.
+    square = 512 * 512
+    pair, critics = 2 * (34 * 512 + 2 * square + 512 * 5), 2 * (33 * 512 + 2 * square + 512)
+    assert operations(make_model(28, 5, 512, 10), 4) == 2 * 4 * (10 * pair + critics)

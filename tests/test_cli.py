@@ -67,13 +67,12 @@ def timesteps(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["data", "train", "evaluate", "demo", "examples:"]),
+        (["--help"], ["data", "train", "evaluate", "examples:"]),
         (
             ["train", "--help"],
             ["task=ogbench/cube-single-play", "resume=FOLDER", "algo.beta", "-m task=reacher seed=0"],
         ),
         (["evaluate", "-h"], ["model=PATH", "omegas=", "examples:"]),
-        (["demo", "--help"], ["runs/demo/", "examples:"]),
         (["data", "--help"], ["make", "record"]),
         (["data", "make", "--help"], ["--episodes", "--processes", "examples:"]),
         (["data", "record", "--help"], ["--algo", "--steps", "example"]),

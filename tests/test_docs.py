@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dipole_export import export_bundle
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,12 +20,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
-def test_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    shorter = example.replace("8_000", "3").replace("progress_bar=True", "progress_bar=False")
-    assert shorter != example
+def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training, then, after what its command line does, driving."""
+    training, driving = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    shorter = training.replace("8_000", "3").replace("progress_bar=True", "progress_bar=False")
+    assert shorter != training
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(compile(shorter, "README.md", "exec"), names)
     assert (tmp_path / "reacher.zip").is_file()
-    assert names["model"].omega == 2.0  # type: ignore[attr-defined]
+    assert names["model"].omega == 2.0
+    export_bundle(names["model"], "robot.dipole")
+    names["observation"] = names["model"].get_env().reset()[0]
+    exec(compile(driving, "README.md", "exec"), names)
+    assert names["decision"].action.shape == (2,)
+    assert names["decision"].omega == 2.0

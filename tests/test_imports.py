@@ -1,7 +1,20 @@
-"""``import dipole_sb3`` asks for nothing that an optional extra brings, nor for a robot's software."""
+"""``import dipole_sb3`` asks for nothing that an optional extra brings, and imports between packages go one way."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+MAY_IMPORT = {
+    "dipole_sb3": (ROOT / "dipole_sb3", {"dipole_sb3"}),
+    "dipole_runtime": (ROOT / "ros2_ws/src/dipole_runtime/dipole_runtime", {"dipole_runtime"}),
+    "dipole_export": (ROOT / "export/dipole_export", {"dipole_export", "dipole_sb3", "dipole_runtime"}),
+}
+ONNX_AND_ROS = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "rclpy"}
 
 OPTIONAL = (
     "ament_index_python",
@@ -10,6 +23,7 @@ OPTIONAL = (
     "ogbench",
     "onnx",
     "onnxruntime",
+    "onnxscript",
     "rclpy",
     "rosbag2_py",
     "sb3_contrib",
@@ -31,8 +45,30 @@ def modules_loaded_by(statements: str) -> set[str]:
     return set(finished.stdout.split())
 
 
+def imported_by(file: Path) -> set[str]:
+    """Top-level packages that a file imports, at whatever place in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_go_one_way(package: str) -> None:
+    """The robot's side knows nothing of training, and training nothing of ONNX and ROS."""
+    folder, allowed = MAY_IMPORT[package]
+    forbidden = set(MAY_IMPORT) - allowed | (ONNX_AND_ROS if package == "dipole_sb3" else set())
+    files = sorted(folder.rglob("*.py"))
+    assert files
+    wrong = {file.name: found for file in files if (found := imported_by(file) & forbidden)}
+    assert wrong == {}
+
+
 def test_importing_the_package_and_its_command_loads_no_optional_package() -> None:
-    loaded = modules_loaded_by("import dipole_sb3, dipole_sb3.cli")
+    loaded = modules_loaded_by("import dipole_sb3, dipole_sb3.cli, dipole_export.cli")
     assert "dipole_sb3" in loaded
     assert sorted(loaded & set(OPTIONAL)) == []
 

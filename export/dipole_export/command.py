@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.cli import run_folder
 from dipole_sb3.cli.models import config_of, load_model, model_path
+
+if TYPE_CHECKING:
+    from dipole_runtime.manifest import Manifest
 
 _DESCRIPTION = """\
 Writes a bundle: the policy as ONNX, with everything that a robot's program needs to act, and nothing of torch.
@@ -74,10 +77,17 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"{options.bundle}: {manifest.precision}, observation {manifest.observation.size} → action "
         f"{manifest.action.size}, ω {manifest.omega.low:g} … {manifest.omega.high:g} (default "
-        f"{manifest.omega.default:g}), N = {manifest.num_candidates}, {_size(manifest.files.values())}; actions differ "
-        f"from the model's by at most {manifest.parity.action_error:.1g} of their range"
+        f"{manifest.omega.default:g}), N = {manifest.num_candidates}, {_size(manifest.files.values())}\n"
+        f"{error_phrase(manifest)}"
     )
     return 0
+
+
+def error_phrase(manifest: Manifest) -> str:
+    """By how much the bundle's actions differ from the model's at every ω that was measured."""
+    errors = manifest.provenance["action_error_by_omega"].items()
+    listed = ", ".join(f"{error:.1g} at ω = {omega}" for omega, error in errors)
+    return f"Largest differences of {manifest.precision} actions from the model's, of their range: {listed}"
 
 
 def provenance_of_run(model: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig
 
-from dipole_export.command import flat_rows, provenance_of_run
+from dipole_export.command import error_phrase, flat_rows, provenance_of_run
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, train
 from dipole_sb3.cli.dispatch import HydraCommand
 from dipole_sb3.evaluation import (
@@ -91,12 +91,10 @@ def demo(config: DictConfig, folder: Path) -> None:
         for precision, name in BUNDLES.items():
             write_sweep_csv(driven[precision].result, folder / f"{name}.csv")
         print(f"\n{format_bundle_table(result, driven)}")
-    for precision, manifest in manifests.items():
-        print(
-            f"{folder / BUNDLES[precision]}/: {precision}; actions differ from the model's by at most "
-            f"{manifest.parity.action_error:.1g} of their range"
-        )
-    print(f"\nThis run is in {folder}/")
+    print()
+    for manifest in manifests.values():
+        print(error_phrase(manifest))
+    print(f"\nThis run is in {folder}/, its bundles in {' and '.join(BUNDLES.values())}")
     if drawn:
         print(f"Its pictures: {', '.join(path.name for path in drawn)}")
 

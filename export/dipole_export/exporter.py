@@ -39,7 +39,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from dipole_export import graphs
 from dipole_export.onnx_files import quantized, to_onnx
-from dipole_export.rounding import NOT_ROUNDED, Rounded, rounded_layers
+from dipole_export.rounding import LEAST_WIDTH, NOT_ROUNDED, Rounded, rounded_layers
 from dipole_export.trainer import drawn_observations, random_observations, trainer_vectors
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3 import DIPOLE
@@ -127,20 +127,23 @@ def export_bundle(
         provenance={**_provenance(model), **(provenance or {})},
     )
     many = trainer_vectors(model, flat, _PARITY_CANDIDATES, omegas, _SEED + 1)
-    accepted = ACTION_TOLERANCE if precision == "fp32" else max_int8_error
-    unmeasured = Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path))
-    manifest = replace(manifest, parity=_measured(unmeasured, [vectors, many], accepted))
+    errors = _errors(Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path)), vectors, many)
+    manifest = replace(
+        manifest,
+        parity=_accepted(errors, precision, max_int8_error, str(path)),
+        provenance={
+            **manifest.provenance,
+            "action_error_by_omega": {f"{omega:g}": error.action_error for omega, error in errors.items()},
+        },
+    )
     bundle = Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path))
     GuidedPolicy.from_bundle(bundle)
     write_bundle(bundle, Path(path))
     return manifest
 
 
-def _measured(bundle: Bundle, vectors: Sequence[TestVectors], accepted: float) -> Parity:
-    """How far the fused graph and the two networks are from the trainer, and what a robot's runtime may accept.
-
-    :raises ValueError: further than accepted.
-    """
+def _errors(bundle: Bundle, vectors: TestVectors, many: TestVectors) -> dict[float, Parity]:
+    """By ω, how far the fused graph is from the trainer on both, and the two networks on the bundle's own vectors."""
     guided = Network(GUIDED, bundle.files[GUIDED])
 
     def fused(observation: Floats, noise: Floats, omegas: Floats) -> tuple[Floats, Floats]:
@@ -148,25 +151,45 @@ def _measured(bundle: Bundle, vectors: Sequence[TestVectors], accepted: float) -
         action, q = guided.run(("action", "q"), inputs)
         return action, q
 
-    runs = (fused, TwoNetworkPolicy(bundle).run)
-    measured = [compare(run, some, bundle.manifest) for run in runs for some in vectors]
-    action = max(one.action_error for one in measured)
-    q = max(one.q_error for one in measured)
-    precision = bundle.manifest.precision
-    if not action <= accepted:
-        advice = "" if precision == "fp32" else "; export with precision='fp32', or accept more with max_int8_error"
-        raise ValueError(
-            f"{bundle.where}: not written, because the {precision} bundle's actions differ from the model's by "
-            f"{action:.2g} of their range, expected at most {accepted:g}{advice}"
+    compared = [(fused, vectors), (fused, many), (TwoNetworkPolicy(bundle).run, vectors)]
+    errors = {}
+    for index, omega in enumerate(vectors.omegas):
+        measured = [compare(run, _at_omega(some, index), bundle.manifest) for run, some in compared]
+        errors[float(omega)] = replace(
+            measured[0],
+            action_error=max(one.action_error for one in measured),
+            q_error=max(one.q_error for one in measured),
         )
-    if precision == "fp32":
-        if not q <= Q_TOLERANCE:
-            raise ValueError(
-                f"{bundle.where}: not written, because the bundle's Q-values differ from the model's by {q:.2g} of "
-                f"max(1, |q|), expected at most {Q_TOLERANCE:g}"
-            )
-        return Parity(action, ACTION_TOLERANCE, q, Q_TOLERANCE)
-    return Parity(action, max(_INT8_MARGIN * action, ACTION_TOLERANCE), q, max(_INT8_MARGIN * q, Q_TOLERANCE))
+    return errors
+
+
+def _at_omega(vectors: TestVectors, index: int) -> TestVectors:
+    at = slice(index, index + 1)
+    return replace(vectors, omegas=vectors.omegas[at], candidates=vectors.candidates[:, at], q=vectors.q[:, at])
+
+
+def _accepted(errors: Mapping[float, Parity], precision: Precision, max_int8_error: float, where: str) -> Parity:
+    """The largest errors of all ω, and what a robot's runtime may accept.
+
+    :raises ValueError: further from the trainer than accepted.
+    """
+    omega, worst = max(errors.items(), key=lambda item: item[1].action_error)
+    action, q = worst.action_error, max(one.q_error for one in errors.values())
+    accepted = ACTION_TOLERANCE if precision == "fp32" else max_int8_error
+    if not action <= accepted:
+        advice = "; export with precision='fp32', a smaller omega_range, or accept more with max_int8_error"
+        raise ValueError(
+            f"{where}: not written, because the {precision} bundle's actions differ from the model's by {action:.2g} "
+            f"of their range at ω = {omega:g}, expected at most {accepted:g}{advice if precision == 'int8' else ''}"
+        )
+    if precision == "int8":
+        return Parity(action, max(_INT8_MARGIN * action, ACTION_TOLERANCE), q, max(_INT8_MARGIN * q, Q_TOLERANCE))
+    if not q <= Q_TOLERANCE:
+        raise ValueError(
+            f"{where}: not written, because the bundle's Q-values differ from the model's by {q:.2g} of max(1, |q|), "
+            f"expected at most {Q_TOLERANCE:g}"
+        )
+    return Parity(action, ACTION_TOLERANCE, q, Q_TOLERANCE)
 
 
 def _source(model: DIPOLE) -> graphs.Source:
@@ -229,12 +252,17 @@ def _in_8_bits(
         {f"perceptron.weights.{index}": layer for index, layer in enumerate(layers) if layer is not NOT_ROUNDED}
         for layers in fields
     )
+    if not positive:
+        raise ValueError(
+            f"precision is 'int8', but no hidden layer has {LEAST_WIDTH} × {LEAST_WIDTH} weights or more, where 8 bits "
+            "begin to pay; export with precision='fp32'"
+        )
     named = {
         GUIDED: _prefixed("positive", positive) | _prefixed("negative", negative),
         POSITIVE: _prefixed("field", positive),
         NEGATIVE: _prefixed("field", negative),
     }
-    return {name: quantized(graph, named[name]) if named.get(name) else graph for name, graph in networks.items()}
+    return {name: quantized(graph, named[name]) if name in named else graph for name, graph in networks.items()}
 
 
 def _prefixed(prefix: str, layers: Mapping[str, Rounded]) -> dict[str, Rounded]:

@@ -253,8 +253,8 @@ class GuidedPolicy(nn.Module):
         towards, away = (1.0 + omega) / steps, omega / steps
 
         def step(x: Tensor, shares: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            x = x + (towards * self.positive(shares[0], x) - away * self.negative(shares[1], x))
-            return x, x[:1, :1].clone()  # Scan wants an output for every step; this one is not used
+            change = towards * self.positive(shares[0], x) - away * self.negative(shares[1], x)
+            return x + change, change  # Scan wants an output of every step; nobody reads this one
 
         shares = tuple(field.share(features, self.times) for field in (self.positive, self.negative))
         end, _ = scan(step, x, shares)

@@ -93,8 +93,8 @@ def drawn_observations(
     :raises ValueError: other keys or shapes than the space's, no rows, or numbers that are not finite.
     """
     order = flat_order(space)
-    given: dict[str | None, np.ndarray] = {}
-    given.update(observations.items() if isinstance(observations, Mapping) else {None: observations})
+    by_key = observations.items() if isinstance(observations, Mapping) else [(None, observations)]
+    given: dict[str | None, np.ndarray] = dict(by_key)
     if set(given) != set(order):
         raise ValueError(f"observations: found the keys {sorted(map(str, given))}, expected {sorted(map(str, order))}")
     columns = []

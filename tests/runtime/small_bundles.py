@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
+import pathlib
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+import dipole_runtime
 import numpy as np
 import onnx
 from dipole_runtime.manifest import (
@@ -375,3 +380,42 @@ def zipped(files: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> byte
         for name, content in files.items():
             archive.writestr(name, content)
     return file.getvalue()
+
+
+def written(files: Mapping[str, bytes], path: pathlib.Path) -> pathlib.Path:
+    """The files as a directory."""
+    path.mkdir()
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    return path
+
+
+# ---- programs beside the tests
+
+
+def environment() -> dict[str, str]:
+    """For a process that imports the same dipole_runtime, and renders nothing."""
+    source = str(pathlib.Path(dipole_runtime.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def run_python(*arguments: str, cwd: pathlib.Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter, at most a minute."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env=environment(),
+        cwd=cwd,
+        timeout=60,
+        check=False,
+    )
+
+
+def assert_one_sentence(error: BaseException | str, *words: str) -> None:
+    """One line of under 400 characters with the given words in it."""
+    sentence = str(error)
+    assert len(sentence.splitlines()) == 1, sentence
+    assert len(sentence) < 400, sentence
+    for word in words:
+        assert word in sentence, f"{word!r} is not in: {sentence}"

@@ -112,10 +112,6 @@ class Archive:
             )
         return member, following
 
-    def size(self, name: str) -> int:
-        """What the archive claims of a member's size, in bytes."""
-        return self._members[name].size
-
     def read(self, name: str, limit: int) -> bytes:
         """Content of a member.
 

@@ -101,8 +101,6 @@ def _read_archive(path: Path, where: str) -> tuple[Manifest, dict[str, bytes]]:
     with _readable("it"), _regular_file(path, "it", os.O_RDONLY) as file:
         archive = Archive(file, BUNDLE_FILES)
         manifest = Manifest.from_bytes(archive.read(MANIFEST, MAX_MANIFEST_SIZE), where)
-        for name in DATA_FILES:
-            _require_size(name, archive.size(name), manifest.files[name].size)
         return manifest, {name: archive.read(name, manifest.files[name].size) for name in DATA_FILES}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dipole_runtime.errors import GuidedPolicyError, shown
 from dipole_runtime.manifest import CRITIC, GUIDED, NEGATIVE, POSITIVE, Manifest
-from dipole_runtime.protobuf import FIXED32, FIXED64, Message
+from dipole_runtime.protobuf import FIXED32, FIXED64, Budget, Message
 
 Shape = tuple[int | None, ...]
 """None: any size."""
@@ -103,6 +103,7 @@ _REFUSED = {"Loop", "If", "SequenceMap", "Bernoulli", "Multinomial", "RandomNorm
     "RandomUniform",
     "RandomUniformLike",
 }
+_MAX_FIELDS = 400_000
 _MAX_NODES = 20_000
 _MAX_DEPTH = 2
 _MAX_STRUCTURE = 2 << 20
@@ -150,8 +151,9 @@ def require_graph(name: str, data: bytes, manifest: Manifest) -> None:
 
 
 def _require_model(data: memoryview, manifest: Manifest, signature: Signature) -> None:
-    model = Message(data, _MODEL, "the model")
-    opsets = [Message(entry, _OPSET, "an opset") for entry in model.all("opset_import")]
+    budget = Budget(_MAX_FIELDS)
+    model = Message(data, _MODEL, "the model", budget)
+    opsets = [Message(entry, _OPSET, "an opset", budget) for entry in model.all("opset_import")]
     versions = {(_standard(entry.text("domain")), entry.number("version")) for entry in opsets}
     if versions != {("", manifest.opset)}:
         found = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in sorted(versions)) or "none"
@@ -160,10 +162,10 @@ def _require_model(data: memoryview, manifest: Manifest, signature: Signature) -
         raise GuidedPolicyError(
             f"found IR version {model.number('ir_version')}, expected {manifest.ir_version} as in the manifest"
         )
-    graph = Message(model.blob("graph"), _GRAPH, "the graph")
-    _require_values("input", graph.all("input"), signature.inputs)
-    _require_values("output", graph.all("output"), signature.outputs)
-    contents = _Contents()
+    graph = Message(model.blob("graph"), _GRAPH, "the graph", budget)
+    _require_values("input", graph.all("input"), signature.inputs, budget)
+    _require_values("output", graph.all("output"), signature.outputs, budget)
+    contents = _Contents(budget)
     contents.read(graph, depth=0, inside_scan=False)
     if len(data) - contents.numbers > _MAX_STRUCTURE:
         raise GuidedPolicyError(
@@ -171,18 +173,20 @@ def _require_model(data: memoryview, manifest: Manifest, signature: Signature) -
         )
 
 
-def _require_values(kind: str, entries: Sequence[memoryview], expected: Mapping[str, Shape]) -> None:
-    values = [Message(entry, _VALUE_INFO, f"an {kind}") for entry in entries]
+def _require_values(kind: str, entries: Sequence[memoryview], expected: Mapping[str, Shape], budget: Budget) -> None:
+    values = [Message(entry, _VALUE_INFO, f"an {kind}", budget) for entry in entries]
     names = [value.text("name") for value in values]
     if sorted(names) != sorted(expected):
         raise GuidedPolicyError(f"has the {kind}s {shown(', '.join(names))}, expected {', '.join(expected)}")
     for name, value in zip(names, values, strict=True):
-        tensor = Message(Message(value.blob("type"), _TYPE, name).blob("tensor_type"), _TENSOR_TYPE, name)
+        kind_of_value = Message(value.blob("type"), _TYPE, name, budget)
+        tensor = Message(kind_of_value.blob("tensor_type"), _TENSOR_TYPE, name, budget)
         if tensor.number("elem_type") != _FLOAT:
             raise GuidedPolicyError(
                 f"{kind} {name} has element type {tensor.number('elem_type')}, expected float32 (1)"
             )
-        dims = [Message(dim, _DIM, name) for dim in Message(tensor.blob("shape"), _SHAPE, name).all("dim")]
+        shape_of_tensor = Message(tensor.blob("shape"), _SHAPE, name, budget)
+        dims = [Message(dim, _DIM, name, budget) for dim in shape_of_tensor.all("dim")]
         shape = tuple(dim.number("dim_value") if "dim_value" in dim else None for dim in dims)
         if shape != expected[name]:
             raise GuidedPolicyError(f"{kind} {name} has shape {_words(shape)}, expected {_words(expected[name])}")
@@ -199,7 +203,8 @@ def _standard(domain: str) -> str:
 class _Contents:
     """Walks through a graph and its subgraphs; counts nodes and the bytes that are plain numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self.nodes = 0
         self.numbers = 0
 
@@ -212,7 +217,7 @@ class _Contents:
             self.nodes += 1
             if self.nodes > _MAX_NODES:
                 raise GuidedPolicyError(f"has more than {_MAX_NODES} nodes")
-            self._node(Message(entry, _NODE, "a node"), depth, inside_scan)
+            self._node(Message(entry, _NODE, "a node", self._budget), depth, inside_scan)
 
     def _node(self, node: Message, depth: int, inside_scan: bool) -> None:
         operator, domain = node.text("op_type"), node.text("domain")
@@ -221,17 +226,17 @@ class _Contents:
         if operator in _REFUSED or (operator == "Scan" and inside_scan):
             raise GuidedPolicyError(f"has the operator {operator}, which a policy of bounded time and memory needs not")
         for entry in node.all("attribute"):
-            attribute = Message(entry, _ATTRIBUTE, f"an attribute of {shown(operator)}")
+            attribute = Message(entry, _ATTRIBUTE, f"an attribute of {shown(operator)}", self._budget)
             if "t" in attribute:
                 self._tensor(attribute.blob("t"))
             if "g" in attribute:
-                body = Message(attribute.blob("g"), _GRAPH, "a subgraph")
+                body = Message(attribute.blob("g"), _GRAPH, "a subgraph", self._budget)
                 self.read(body, depth + 1, inside_scan or operator == "Scan")
             values = attribute.joined("f", FIXED32) + attribute.joined("floats", FIXED32)
             _require_finite(np.frombuffer(values, np.dtype("<f4")), f"an attribute of {shown(operator)}")
 
     def _tensor(self, data: memoryview) -> None:
-        tensor = Message(data, _TENSOR, "a tensor")
+        tensor = Message(data, _TENSOR, "a tensor", self._budget)
         name = shown(tensor.text("name"))
         if "external_data" in tensor or tensor.number("data_location"):
             raise GuidedPolicyError(f"the tensor {name} keeps its data outside the file, expected it inside")
@@ -251,19 +256,21 @@ class _Contents:
             found = np.frombuffer(raw[: len(raw) // size * size], dtype)
             exact = len(raw) % size == 0
         else:
-            found, exact = _typed(tensor, field), True
+            found, exact = _typed(tensor, field, dtype), True
         if min(dims, default=0) < 0 or math.prod(dims) != len(found) or not exact:
             raise GuidedPolicyError(f"the tensor {name} claims {_words(tuple(dims))} elements, found {len(found)}")
         if np.issubdtype(found.dtype, np.floating):
             _require_finite(found, f"the tensor {name}")
 
 
-def _typed(tensor: Message, field: str) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+def _typed(tensor: Message, field: str, dtype: type[np.generic]) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
     if field == "float_data":
         return np.frombuffer(tensor.joined(field, FIXED32), np.dtype("<f4"))
     if field == "double_data":
         return np.frombuffer(tensor.joined(field, FIXED64), np.dtype("<f8"))
-    return np.asarray(tensor.numbers(field), np.int64)
+    numbers = np.array(tensor.numbers(field), np.int64)
+    # Half precision is kept as the bits of its numbers.
+    return numbers.astype(np.uint16).view(np.float16) if dtype is np.float16 else numbers
 
 
 def _require_finite(values: np.ndarray[tuple[int], np.dtype[np.generic]], what: str) -> None:

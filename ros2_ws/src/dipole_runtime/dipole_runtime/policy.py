@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -61,7 +60,6 @@ class GuidedPolicy:
         self._guided = Network(GUIDED, bundle.files[GUIDED], threads, providers)
         self._read_observation = ObservationReader(self.manifest.observation).read
         self._rng = np.random.default_rng()
-        self._rng_lock = threading.Lock()
         self._action_size = self.manifest.action.size
         self._action_shape = self.manifest.action.shape
         self._omega = self.manifest.omega
@@ -176,11 +174,13 @@ class GuidedPolicy:
             if not isinstance(rng, np.random.Generator):
                 raise GuidedPolicyError(f"rng is {shown(type(rng).__name__)}, expected a numpy.random.Generator")
             return rng.standard_normal(shape, np.float32)
-        with self._rng_lock:
-            return self._rng.standard_normal(shape, np.float32)
+        # NumPy's generators hold a lock of their own while they draw.
+        return self._rng.standard_normal(shape, np.float32)
 
     def _require_omega(self, omega: float) -> float:
         try:
+            if isinstance(omega, str):
+                raise TypeError
             value = float(omega)
         except (TypeError, ValueError, OverflowError) as error:
             raise GuidedPolicyError(f"omega is {shown(omega)}, expected a number") from error

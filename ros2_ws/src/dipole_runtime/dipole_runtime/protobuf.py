@@ -16,17 +16,36 @@ Field = tuple[int, int | memoryview]
 """Wire type, and a varint's value or the bytes of anything else."""
 
 
+class Budget:
+    """How much may still be parsed: a small file can hold millions of empty fields.
+
+    :param fields: fields and packed numbers, of all messages together.
+    """
+
+    def __init__(self, fields: int) -> None:
+        self._limit = self._left = fields
+
+    def spend(self, fields: int) -> None:
+        """Counts what is about to be parsed."""
+        self._left -= fields
+        if self._left < 0:
+            raise GuidedPolicyError(f"has more than {self._limit} fields")
+
+
 class Message:
     """The fields of one message, by name.
 
     :param data: its bytes; not copied.
     :param kinds: number → name of the fields that it may have; a name that ends with "*" may come repeatedly.
     :param what: the message's name for errors.
+    :param budget: of the whole file.
     """
 
-    def __init__(self, data: memoryview, kinds: Mapping[int, str], what: str) -> None:
+    def __init__(self, data: memoryview, kinds: Mapping[int, str], what: str, budget: Budget) -> None:
+        self._budget = budget
         self._fields: dict[str, list[Field]] = {}
         for number, field in _fields(data):
+            budget.spend(1)
             name = kinds.get(number)
             if name is None:
                 raise GuidedPolicyError(f"{what} has the field {number}, which bundles do not use")
@@ -66,6 +85,7 @@ class Message:
                 result.append(value)
                 continue
             packed = _expect((kind, value), BYTES)
+            self._budget.spend(len(packed))
             place = 0
             while place < len(packed):
                 number, place = _varint(packed, place)

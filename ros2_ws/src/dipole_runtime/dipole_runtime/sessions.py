@@ -21,6 +21,9 @@ DEFAULT_PROVIDERS: tuple[Provider, ...] = ("CPUExecutionProvider",)
 _MEMORY = 512 << 20
 """Bytes that all sessions of this package may allocate together for weights and values."""
 _FATAL = 4
+# Up to 1.23 at least, folding computes constants, of any size, outside the memory that is bounded below. Exported
+# graphs are folded already.
+_DISABLED_OPTIMIZERS = ["ConstantFolding"]
 
 _allocator_lock = threading.Lock()
 _allocator_registered = False
@@ -44,7 +47,9 @@ class Network:
         self._name = name
         _register_allocator()
         try:
-            self._session = onnxruntime.InferenceSession(data, _options(threads), providers=wanted)
+            self._session = onnxruntime.InferenceSession(
+                data, _options(threads), providers=wanted, disabled_optimizers=_DISABLED_OPTIMIZERS
+            )
         # ONNX Runtime's exceptions have no common class, and damaged models find all of them.
         except Exception as error:
             raise self._refused("cannot be loaded", error) from error
@@ -68,7 +73,10 @@ class Network:
         return result
 
     def _refused(self, what: str, error: Exception) -> GuidedPolicyError:
-        reason = shown(str(error).removeprefix("[ONNXRuntimeError] : "), 160)
+        reason = str(error).removeprefix("[ONNXRuntimeError] : ").strip()
+        # The kind of failure is at its beginning, the cause at its end, and paths of its source code between them.
+        if len(reason) > 200:
+            reason = f"{reason[:80]} … {reason[-118:]}"
         return GuidedPolicyError(f"{self._name} {what} in ONNX Runtime {onnxruntime.__version__} ({reason})")
 
 

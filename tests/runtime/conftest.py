@@ -1,0 +1,58 @@
+"""Small bundles for the runtime's tests."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+from dipole_runtime import Bundle, GuidedPolicy
+from dipole_runtime.archive import archive_bytes
+from small_bundles import PAPER, Sizes, SmallPolicy, dict_parts, make_files, make_policy, written
+
+
+@pytest.fixture(scope="session")
+def small() -> SmallPolicy:
+    return make_policy()
+
+
+@pytest.fixture(scope="session")
+def files(small: SmallPolicy) -> dict[str, bytes]:
+    """Of a good bundle; tests change copies."""
+    return make_files(small)
+
+
+@pytest.fixture(scope="session")
+def policy(files: dict[str, bytes]) -> GuidedPolicy:
+    return GuidedPolicy.from_bundle(Bundle.from_files(files, "small"))
+
+
+@pytest.fixture(scope="session")
+def small_dict() -> SmallPolicy:
+    return make_policy(Sizes(observation=7), dict_parts(), seed=5)
+
+
+@pytest.fixture(scope="session")
+def dict_policy(small_dict: SmallPolicy) -> GuidedPolicy:
+    return GuidedPolicy.from_bundle(Bundle.from_files(make_files(small_dict), "small dict"))
+
+
+@pytest.fixture
+def folder(files: dict[str, bytes], tmp_path: pathlib.Path) -> pathlib.Path:
+    """A good bundle as a directory."""
+    return written(files, tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def zipped_bundle(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A good bundle as a .dipole file; not to be changed."""
+    path = tmp_path_factory.mktemp("bundles") / "small.dipole"
+    path.write_bytes(archive_bytes(files))
+    return path
+
+
+@pytest.fixture(scope="session")
+def paper_bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Networks of the paper's size, random weights; not to be changed."""
+    path = tmp_path_factory.mktemp("bundles") / "paper.dipole"
+    path.write_bytes(archive_bytes(make_files(make_policy(PAPER))))
+    return path
