@@ -78,10 +78,13 @@ def test_storages_give_the_same(tmp_path: Path, storage: StoragePlugin) -> None:
 
 def test_a_missing_command_ends_the_episode_after_a_step_of_one_period(tmp_path: Path) -> None:
     said = without(drive(10), COMMAND, 0.24, 0.26)
+    # A little later than one period after command 4, at 0.251 s: too late to be its consequence.
+    said += [(0.26, SPEED, number(-1.0)), (0.26, REWARD, number(-1.0))]
     recording = convert(tmp_path, said)
     # Number 4's step ends with observation 5 although nothing answered that; number 5 has no command.
     assert episodes(recording) == [[0, 1, 2, 3, 4], [6, 7, 8]]
-    assert recording.arrays["next_observations"][4, 0] == 5
+    assert recording.arrays["next_observations"][4].tolist() == [5, 5.25, 5.5]
+    assert recording.arrays["rewards"][4] == 105
     assert recording.arrays["masks"].all()
     assert recording.provenance["episode_ends"] == {"no command": 1, "end of the recording": 1}
 
@@ -287,12 +290,11 @@ def test_simulated_time_is_that_of_the_clock(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_jumps_back_ends_the_episode(tmp_path: Path) -> None:
-    said = drive(10)
-    said = [(at, topic, joints(-1.7e9, 1.0, 2.0) if topic == JOINTS else what) for at, topic, what in said]
-    said = [one for one in said if one[1] != JOINTS]
+    # Speed 5 is lost: what was heard last comes from a time that is yet to be, and must not count as fresh.
+    said = [one for one in without(drive(10), SPEED, 0.24, 0.26) if one[1] != JOINTS]
     times = [1.0 + PERIOD_S * index for index in range(5)] + [1.0 + PERIOD_S * index for index in range(5)]
     said += [(PERIOD_S * index - 0.001, "/clock", clock(now)) for index, now in enumerate(times)]
     text = CONTRACT.replace(CONTRACT.splitlines()[3] + "\n", "")
     recording = convert(tmp_path, said, text, use_sim_time=True)
-    assert episodes(recording) == [[0.5, 1.5, 2.5, 3.5], [5.5, 6.5, 7.5, 8.5]]
+    assert episodes(recording) == [[0.5, 1.5, 2.5, 3.5], [6.5, 7.5, 8.5]]
     assert recording.provenance["episode_ends"] == {"clock": 1, "end of the recording": 1}
