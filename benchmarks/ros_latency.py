@@ -23,6 +23,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -241,7 +242,7 @@ def node_process(bundle: Path, contract: Path) -> Iterator[subprocess.Popen[byte
     command = [sys.executable, "-c", NODE, "--ros-args", "-r", f"__ns:={NAMESPACE}", "--log-level", "error"]
     for name, value in values.items():
         command += ["-p", f"{name}:={value}"]
-    running = subprocess.Popen(command, env=environment, start_new_session=True)
+    running = subprocess.Popen(command, env=environment)
     try:
         yield running
     finally:
@@ -370,6 +371,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-minutes", type=float, default=0.0, help="a further, longer run at the first rate (0)")
     parser.add_argument("--json", type=Path, default=None, help="write the same figures to this file")
     options = parser.parse_args(arguments)
+    # Ended like any other way: the node's process must not stay behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         import rclpy
     except ImportError as error:
