@@ -21,34 +21,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from dipole_runtime import GuidedPolicy
+from ros_robot import NAMESPACE, OBSERVATIONS, Robot
 from train_speed import describe_machine
 
-# Before rclpy is imported: nothing of this leaves the machine.
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-if os.environ.get("ROS_DISTRO") == "humble":
-    os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")
-os.environ.setdefault("ROS_DOMAIN_ID", str(20 + os.getpid() % 80))
-
 ROOT = Path(__file__).resolve().parent.parent
-NAMESPACE = "/ros_latency"
-OBSERVATIONS = 61
 PARTS = ("bare", "published", "waiting", "answering", "jitter")
 CONTRACT = """
 rate_hz: {rate}
@@ -101,109 +92,6 @@ def bare_seconds(policy: GuidedPolicy, inputs: np.ndarray, rate: float, seconds:
         policy.act(row, noise=noise)
         times.append(time.perf_counter() - began)
     return times
-
-
-class Robot:
-    """The other side of the node's topics. Times in nanoseconds of the wall, which the node reads too.
-
-    :param lead_s: how long before the node's next control period an observation is published.
-    """
-
-    def __init__(self, inputs: np.ndarray, rate: float, lead_s: float) -> None:
-        import rclpy
-        from diagnostic_msgs.msg import DiagnosticArray
-        from rclpy.executors import SingleThreadedExecutor
-        from rclpy.qos import QoSProfile, ReliabilityPolicy
-        from std_msgs.msg import Float64MultiArray
-
-        self._message = Float64MultiArray
-        self._inputs = inputs.tolist()
-        self.period_ns, self._lead_ns = round(1e9 / rate), round(lead_s * 1e9)
-        self._ended = threading.Event()
-        self._heard = threading.Condition()
-        self.taken_ns = 0
-        self.is_measuring = False
-        self.published: list[tuple[int, int]] = []
-        """Time, number of the observation among those that take turns."""
-        self.arrived: list[tuple[int, bytes]] = []
-        """Time, command."""
-        self.driven: list[tuple[int, float, bytes]] = []
-        """Time when the node took the observation, value, command."""
-        self.periods: list[float] = []
-        """Between two of the node's control periods; seconds."""
-        self.diagnostics: dict[str, str] = {}
-        self._node = rclpy.create_node("robot", namespace=NAMESPACE)
-        # Deeper than a robot's: what this process is late for is not lost.
-        report = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        listen = self._node.create_subscription
-        listen(Float64MultiArray, "command", self._on_command, report)
-        listen(Float64MultiArray, "dipole_policy/driven", self._on_driven, report)
-        listen(Float64MultiArray, "dipole_policy/latency", self._on_latency, report)
-        listen(DiagnosticArray, "/diagnostics", self._on_diagnostics, report)
-        self._publisher = self._node.create_publisher(Float64MultiArray, "observation", 1)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._spin, self._speak)]
-        for thread in self._threads:
-            thread.start()
-
-    def _spin(self) -> None:
-        from rclpy.executors import ExternalShutdownException
-
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
-
-    def _speak(self) -> None:
-        turn, last = 0, 0
-        while not self._ended.is_set():
-            with self._heard:
-                # Until the node drives, and where it stops, observations come all the same.
-                self._heard.wait_for(lambda last=last: self.taken_ns != last, 2e-9 * self.period_ns)  # type: ignore[misc]
-                last = self.taken_ns
-            due = last + self.period_ns - self._lead_ns
-            time.sleep(max(0.0, (due - time.time_ns()) * 1e-9))
-            message = self._message(data=self._inputs[turn])
-            if self.is_measuring:
-                self.published.append((time.time_ns(), turn))
-            self._publisher.publish(message)
-            turn = (turn + 1) % OBSERVATIONS
-
-    def _on_command(self, message: Any) -> None:
-        now = time.time_ns()
-        if self.is_measuring:
-            self.arrived.append((now, message.data.tobytes()))
-
-    def _on_driven(self, message: Any) -> None:
-        """Number, time, ω, value, command."""
-        taken_ns = round(message.data[1] * 1e9)
-        with self._heard:
-            self.taken_ns = taken_ns
-            self._heard.notify()
-        if self.is_measuring:
-            self.driven.append((taken_ns, float(message.data[3]), message.data[4:].tobytes()))
-
-    def _on_latency(self, message: Any) -> None:
-        if self.is_measuring and math.isfinite(message.data[2]):
-            self.periods.append(float(message.data[2]))
-
-    def _on_diagnostics(self, array: Any) -> None:
-        for status in array.status:
-            if status.name == f"dipole_policy: {NAMESPACE}/dipole_policy":
-                self.diagnostics = {item.key: item.value for item in status.values}
-
-    def faults(self) -> Counter[str]:
-        """By kind, since the node was configured; as of its last diagnostics."""
-        kinds = {key: value for key, value in self.diagnostics.items() if key.startswith("faults.")}
-        kinds["deadline_misses"] = self.diagnostics.get("deadline_misses", "0")
-        return Counter({key.removeprefix("faults."): int(value) for key, value in kinds.items()})
-
-    def close(self) -> None:
-        """Ends its threads."""
-        self._ended.set()
-        self._threads[1].join(5.0)
-        self._executor.shutdown(timeout_sec=5.0)
-        self._threads[0].join(5.0)
-        self._node.destroy_node()
 
 
 def matched(robot: Robot, values: np.ndarray) -> np.ndarray:
@@ -282,12 +170,8 @@ def run_node(bundle: Path, policy: GuidedPolicy, inputs: np.ndarray, rate: float
     """
     manifest = policy.manifest
     can_stop = all(low <= 0.0 <= high for low, high in zip(manifest.action.low, manifest.action.high, strict=True))
-    text = CONTRACT.format(
-        rate=rate,
-        size=manifest.observation.size,
-        max_age_s=10.0 / rate,
-        on_stop="zero" if can_stop else "hold",
-    )
+    on_stop = "zero" if can_stop else "hold"
+    text = CONTRACT.format(rate=rate, size=manifest.observation.size, max_age_s=10.0 / rate, on_stop=on_stop)
     robot = Robot(inputs, rate, lead_s)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -311,7 +195,8 @@ def run_node(bundle: Path, policy: GuidedPolicy, inputs: np.ndarray, rate: float
     finally:
         robot.close()
     published, waiting, answering = matched(robot, answers(policy, inputs))
-    jitter = np.abs(np.array(robot.periods) - 1.0 / rate)
+    times = {"published": published, "waiting": waiting, "answering": answering}
+    times["jitter"] = np.abs(np.array(robot.periods) - 1.0 / rate)
     figures = {
         "commands": len(published),
         "expected_commands": int(wall * rate),
@@ -322,7 +207,7 @@ def run_node(bundle: Path, policy: GuidedPolicy, inputs: np.ndarray, rate: float
         "memory_end_mib": memories[-1],
         "memory_max_mib": max(memories),
     }
-    return {"published": published, "waiting": waiting, "answering": answering, "jitter": jitter}, figures
+    return times, figures
 
 
 def measure(bundle: Path, policy: GuidedPolicy, rate: float, seconds: float, lead_s: float) -> dict[str, Any]:
@@ -350,16 +235,19 @@ def table(row: dict[str, Any]) -> str:
         for name, part in row["parts"].items()
     ]
     faults = ", ".join(f"{key} {count}" for key, count in row["faults"].items()) or "none"
-    return "\n".join(
-        [
-            *lines,
-            f"answering's p99 beyond the bare one's: {row['answering_p99_beyond_bare_ms']:.2f} ms",
-            f"{row['commands']} commands of {row['expected_commands']} expected, {row['deadline_misses']} missed "
-            f"deadlines, other faults: {faults}",
-            f"CPU {100 * row['cpu_share']:.0f} % of a core; resident {row['memory_start_mib']:.1f} MiB at the start, "
-            f"{row['memory_end_mib']:.1f} at the end, {row['memory_max_mib']:.1f} at most",
-        ]
-    )
+    lines += [
+        f"answering's p99 beyond the bare one's: {row['answering_p99_beyond_bare_ms']:.2f} ms",
+        f"{row['commands']} commands of {row['expected_commands']} expected, {row['deadline_misses']} missed "
+        f"deadlines, other faults: {faults}",
+        f"CPU {100 * row['cpu_share']:.0f} % of a core; {memory_text(row)}",
+    ]
+    return "\n".join(lines)
+
+
+def memory_text(figures: dict[str, Any]) -> str:
+    """What the node's process holds."""
+    start, end, most = (figures[f"memory_{when}_mib"] for when in ("start", "end", "max"))
+    return f"resident {start:.1f} MiB at the start, {end:.1f} at the end, {most:.1f} at most"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -371,35 +259,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-minutes", type=float, default=0.0, help="a further, longer run at the first rate (0)")
     parser.add_argument("--json", type=Path, default=None, help="write the same figures to this file")
     options = parser.parse_args(arguments)
-    # Ended like any other way: the node's process must not stay behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         import rclpy
+        from rclpy.signals import SignalHandlerOptions
     except ImportError as error:
         raise SystemExit(f"ros_latency: {error}; needs a ROS installation, or rclpy's wheels") from error
     machine = {**describe_machine(), "onnxruntime": onnxruntime.__version__}
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     result: dict[str, Any] = {"benchmark": "ros_latency", **machine, "rows": [], "memory": None}
+    lead_s = options.lead_ms * 1e-3
     with tempfile.TemporaryDirectory() as folder:
         bundle = options.bundle or default_bundle(Path(folder))
         policy = GuidedPolicy.load(bundle)
         result["bundle"] = {"hash": policy.hash, "observation": policy.manifest.observation.size}
-        rclpy.init()
+        # Not rclpy's handlers, which end the context and nothing else: the node's process must not stay behind.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
             for rate in options.rates:
-                row = measure(bundle, policy, rate, options.seconds, options.lead_ms * 1e-3)
+                row = measure(bundle, policy, rate, options.seconds, lead_s)
                 result["rows"].append(row)
                 print(f"\n{table(row)}", flush=True)
             if options.memory_minutes > 0.0:
-                seconds = 60.0 * options.memory_minutes
-                _, figures = run_node(
-                    bundle, policy, observations(policy), options.rates[0], seconds, options.lead_ms * 1e-3
-                )
-                result["memory"] = {"minutes": options.memory_minutes, **figures}
-                print(
-                    f"\n{options.memory_minutes:g} minutes at {options.rates[0]:g} Hz: resident "
-                    f"{figures['memory_start_mib']:.1f} MiB at the start, {figures['memory_end_mib']:.1f} at the end"
-                )
+                rate, minutes = options.rates[0], options.memory_minutes
+                _, figures = run_node(bundle, policy, observations(policy), rate, 60.0 * minutes, lead_s)
+                result["memory"] = {"minutes": minutes, **figures}
+                print(f"\n{minutes:g} minutes at {rate:g} Hz: {memory_text(figures)}")
         finally:
             rclpy.try_shutdown()
     if options.json is not None:
