@@ -1,8 +1,9 @@
 # Everything here needs Python (3.10 or newer), pip and make, and puts what it installs into $(VENV).
 #
-#   make demo    train on recorded data, turn omega, leave pictures in runs/demo
-#   make test    the test suite
-#   make lint    ruff and strict mypy
+#   make demo      train on recorded data, turn omega, leave pictures in runs/demo
+#   make ros-demo  what that trained drives a simulated arm over ROS 2, no ROS install needed; runs/ros-demo
+#   make test      the test suite
+#   make lint      ruff and strict mypy
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,10 +15,16 @@ RUN := $(VENV)/bin/python
 # The tests run side by side, one thread each; nothing is rendered.
 TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 
-.PHONY: demo test lint format clean
+.PHONY: demo ros-demo test lint format clean
 
 demo: $(VENV)/.demo
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo $(ARGS)
+
+ros-demo: $(VENV)/.ros runs/demo/bundle/manifest.json
+	MUJOCO_GL=disable $(RUN) -m dipole_policy.demo --bundle runs/demo/bundle --out runs/ros-demo $(ARGS)
+
+runs/demo/bundle/manifest.json:
+	$(MAKE) demo ARGS=
 
 test: $(VENV)/.dev
 	$(TEST_ENVIRONMENT) $(RUN) -m pytest tests $(PYTEST_ARGS)
@@ -45,9 +52,13 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	$(RUN) -m pip install --quiet --editable ".[demo]"
 	@touch $@
 
+$(VENV)/.ros: pyproject.toml $(VENV)/.torch
+	$(RUN) -m pip install --quiet --editable ".[ros]"
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(RUN) -m pip install --quiet --editable ".[dev]"
-	@touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo $(VENV)/.ros
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

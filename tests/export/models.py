@@ -36,7 +36,7 @@ def unbounded(*shape: int, dtype: Any = np.float32) -> spaces.Box:
 
 
 DICT = spaces.Dict({"speed": unbounded(2), "arm": unbounded(2, 2, dtype=np.float64), "gear": spaces.Discrete(3)})
-UNEVEN_ACTIONS = spaces.Box(np.array([-3.0, 0.1, -0.02]), np.array([1.0, 40.0, 0.7]), dtype=np.float64)
+UNEVEN_ACTIONS = spaces.Box(np.array([-3.0, 0.7, -0.02]), np.array([1.3, 40.0, 0.1]), dtype=np.float64)
 
 MODELS: dict[str, tuple[spaces.Space[Any], spaces.Box, dict[str, Any], dict[str, Any]]] = {
     # observation space, action space, policy_kwargs, arguments of DIPOLE

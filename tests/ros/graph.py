@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -202,7 +203,7 @@ def _spin(executor: Any) -> None:
 
 def namespace() -> str:
     """Of this test alone."""
-    return f"/test_{next(_numbers)}"
+    return f"/test_{os.getpid()}_{next(_numbers)}"
 
 
 @contextmanager

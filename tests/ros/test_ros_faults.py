@@ -225,6 +225,7 @@ def test_two_nodes_in_two_namespaces(bundle: Path, contract: Path, make_bundle: 
 
 
 def test_a_simulations_clock_that_jumps_back(bundle: Path, contract: Path):
+    from rclpy.clock import ClockType
     from rosgraph_msgs.msg import Clock
 
     with pair(bundle, contract, use_sim_time=True, max_stall_s=0.0) as (node, found):
@@ -251,6 +252,16 @@ def test_a_simulations_clock_that_jumps_back(bundle: Path, contract: Path):
         count = len(found.driven)
         tick(0.01, lambda: len(found.driven) > count)
         assert found.driven[-1][1] < 60.0
+        # Back and forth again before the next period: the periods alone would not see it.
+        for seconds in (now[0] - 10.0, now[0]):
+            stamp = rclpy.time.Time(nanoseconds=int(seconds * 1e9), clock_type=ClockType.ROS_TIME)
+            node.get_clock().set_ros_time_override(stamp)
+        wait(
+            lambda: any(
+                f"clock jumped by -{back}" in status.message for status, _ in found.diagnostics for back in "19"
+            ),
+            "the cause",
+        )
         tick(0.01, lambda: node.session.loop.supervisor.state.value == "driving")
         assert found.change("deactivate")
         time.sleep(0.2)

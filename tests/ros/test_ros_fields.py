@@ -1,4 +1,4 @@
-"""Fields by name, and the observation and the messages that are made of them."""
+"""Fields by name, and the observation that is made of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dipole_policy.action import ActionLimits, ActionWriter
 from dipole_policy.errors import ContractError, InputError, Kind
 from dipole_policy.fields import describe_recorded, leaves, parse_path, reader, size
 from dipole_policy.observation import Inputs, ObservationLayout, entry_readers
-from dipole_runtime.manifest import ActionSpec, ObservationPart, ObservationSpec
+from dipole_runtime.manifest import ObservationPart, ObservationSpec
 from robots import CONTRACT, contract, describe, joint_state, make, number, replaced
 
 SECOND = 1_000_000_000
@@ -21,11 +20,6 @@ def spec(size: int = 3, **parts: int) -> ObservationSpec:
     names = tuple(f"o{index}" for index in range(size))
     found = tuple(ObservationPart(key, (count,), "float32", "Box", None) for key, count in parts.items())
     return ObservationSpec(size, names, found or (ObservationPart(None, (size,), "float32", "Box", None),))
-
-
-def actions(low: float = -1.0, high: float = 2.0, size: int = 2) -> ActionSpec:
-    names = tuple(f"joint_{index}" for index in range(size))
-    return ActionSpec(size, (size,), names, (low,) * size, (high,) * size)
 
 
 class Robot:
@@ -111,6 +105,21 @@ def test_a_recordings_types_describe_themselves_the_same():
         theirs = leaves(type_name, parse_path(path), recorded)
         ours = leaves(type_name, parse_path(path), describe)
         assert [(leaf, kind.length) for leaf, kind in theirs] == [(leaf, kind.length) for leaf, kind in ours]
+
+
+def test_messages_of_a_recording_make_the_same_observation():
+    rosbags = pytest.importorskip("rosbags.typesys", reason="needs the rosbags package")
+    store = rosbags.get_typestore(rosbags.Stores.ROS2_HUMBLE)
+    readers = entry_readers(contract(CONTRACT), describe_recorded(store.fielddefs))
+    inputs, layout = Inputs(readers), ObservationLayout(readers, spec())
+    types = store.types
+    header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](100, 0), "")
+    numbers = [np.array(values, np.float64) for values in ([2.0, 9.0, 1.0], [], [])]
+    joints = types["sensor_msgs/msg/JointState"](header, ["wrist", "gripper", "elbow"], *numbers)
+    for topic, message in (("/joint_states", joints), ("/speed", types["std_msgs/msg/Float64"](3.0))):
+        recorded = store.serialize_cdr(message, message.__msgtype__)
+        inputs.receive(topic, store.deserialize_cdr(recorded, message.__msgtype__), NOW)
+    np.testing.assert_array_equal(layout.build(inputs.snapshot(), NOW), [1.0, 2.0, 3.0])
 
 
 # ---- observations
@@ -297,101 +306,3 @@ def test_unknown_keys_are_named():
         Robot(text, spec(3, speed=1, arm=2))
     with pytest.raises(ContractError, match="has the key 'arm', but the bundle's observation is no Dict"):
         Robot(text)
-
-
-# ---- actions
-
-
-def writer(text: str, of: ActionSpec | None = None) -> ActionWriter:
-    return ActionWriter(contract(text), of or actions(), describe)
-
-
-def action_text(action: str) -> str:
-    return CONTRACT[: CONTRACT.index("action:")] + f"action: {action}\n"
-
-
-STAMPED = action_text(
-    "{topic: /cmd_vel, type: geometry_msgs/msg/TwistStamped, fields: [twist.linear.x, twist.angular.z],"
-    " constants: {header.frame_id: base_link}, on_stop: zero}"
-)
-TRAJECTORY = action_text(
-    "{topic: /go, type: trajectory_msgs/msg/JointTrajectory, field: 'points[0].positions', names: [elbow, wrist],"
-    " constants: {'points[0].time_from_start.nanosec': 50000000}, on_stop: hold}"
-)
-
-
-def test_commands_in_arrays_fields_and_trajectories():
-    command = np.array([0.25, -0.5])
-    assert writer(CONTRACT).message(command, make, None).data == [0.25, -0.5]
-    stamp = make("builtin_interfaces/msg/Time")
-    twist = writer(STAMPED).message(command, make, stamp)
-    assert (twist.twist.linear.x, twist.twist.angular.z, twist.twist.linear.y) == (0.25, -0.5, 0.0)
-    assert twist.header.frame_id == "base_link"
-    assert twist.header.stamp is stamp
-    trajectory = writer(TRAJECTORY).message(command, make, None)
-    assert trajectory.joint_names == ["elbow", "wrist"]
-    assert [point.positions for point in trajectory.points] == [[0.25, -0.5]]
-    assert trajectory.points[0].time_from_start.nanosec == 50_000_000
-
-
-@pytest.mark.parametrize(
-    ("text", "of", "message"),
-    [
-        (STAMPED, actions(size=3), "twist.linear.x, twist.angular.z take 2 elements, expected the bundle's 3"),
-        (action_text("{topic: /a, type: std_msgs/msg/Int32, field: data, on_stop: zero}"), actions(size=1), "is int32"),
-        (
-            action_text("{topic: /a, type: std_msgs/msg/String, field: data, on_stop: zero}"),
-            actions(),
-            "is string",
-        ),
-        (CONTRACT.replace("field: data, on", "field: data, names: [a, b], on"), actions(), "has no array of names"),
-        (STAMPED.replace("header.frame_id", "header.frame"), actions(), "header of .* has no field frame"),
-        (STAMPED.replace("header.frame_id", "header"), actions(), "constants.header is no single number or text"),
-    ],
-)
-def test_actions_that_do_not_fit(text: str, of: ActionSpec, message: str):
-    with pytest.raises(ContractError, match=f"action: .*{message}"):
-        writer(text, of)
-
-
-def limits(text: str = CONTRACT, of: ActionSpec | None = None) -> ActionLimits:
-    return ActionLimits(contract(text).action, of or actions(), 0.1)
-
-
-def test_bounds_hold_for_every_command():
-    np.testing.assert_array_equal(limits().apply(np.array([-5.0, 5.0], np.float32), None), [-1.0, 2.0])
-
-
-def test_rates_hold_from_the_last_command():
-    limited = limits(replaced("on_stop: zero", "on_stop: zero, max_rate: [1.0, 20.0]"))
-    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), np.zeros(2)), [0.1, 1.0])
-    np.testing.assert_allclose(limited.apply(np.array([-1.0, 1.0]), np.array([0.5, 0.5])), [0.4, 1.0])
-    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), None), [1.0, 1.0])
-    # A reload may leave the last command outside of the new bounds; those come first.
-    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), np.array([9.0, 0.0])), [2.0, 1.0])
-
-
-def test_actions_that_are_none():
-    with pytest.raises(ValueError, match="3 elements, expected 2"):
-        limits().apply(np.zeros(3), None)
-    with pytest.raises(ValueError, match="nan for 'joint_1', expected finite"):
-        limits().apply(np.array([0.0, np.nan]), None)
-
-
-def test_zero_must_be_an_action_to_stop_with():
-    with pytest.raises(ContractError, match=r"on_stop is zero, but 'joint_0' of the bundle ranges from 0.5 to 2.0"):
-        limits(of=actions(low=0.5))
-    assert limits(replaced("on_stop: zero", "on_stop: hold"), actions(low=0.5))
-
-
-@pytest.mark.parametrize(
-    ("new", "message"),
-    [
-        ("on_stop: zero, max_rate: [1.0]", "max_rate has 1 numbers, expected the bundle's 2"),
-        ("on_stop: zero, elements: [a, b]", "action.elements is a, b, expected the bundle's joint_0, joint_1"),
-        ("on_stop: zero, names: [a]", "action.names holds 1 names, expected the bundle's 2"),
-    ],
-)
-def test_limits_that_do_not_fit(new: str, message: str):
-    with pytest.raises(ContractError, match=message):
-        limits(replaced("on_stop: zero", new))

@@ -88,6 +88,16 @@ def test_a_hundred_turns_while_driving_are_all_in_the_audit(bundle: Path, contra
             assert late.audit == found.audit
 
 
+def test_omega_refused_together_with_a_bundle_is_audited_too(bundle: Path, contract: Path):
+    with driving(bundle, contract) as (node, found):
+        together = [Parameter("omega", value=1.0), Parameter("bundle", value=str(bundle))]
+        assert not node.set_parameters_atomically(together).successful
+        wait(lambda: len(found.audit) >= 2, "the record")
+        assert found.audit[-1]["accepted"] == "False"
+        assert "expected it alone" in found.audit[-1]["reason"]
+        assert found.get("omega") == 0.5
+
+
 def test_slew(bundle: Path, contract: Path):
     with driving(bundle, contract, omega_slew_per_s=2.0) as (_, found):
         assert found.set(omega=1.5).successful

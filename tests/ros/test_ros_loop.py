@@ -3,94 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from dipole_policy.clocks import ClockGuard
-from dipole_policy.errors import Cause, ContractError, GuidedPolicyError, Kind
-from dipole_policy.holder import Fitting, Loaded, PolicyHolder, PolicyOptions, ReloadBusy
-from dipole_policy.loop import ControlLoop, Decision, distance
-from dipole_policy.observation import Inputs
-from dipole_policy.omega import OmegaControl
-from dipole_policy.supervisor import State, Supervisor
-from dipole_policy.wire import Wire
-from dipole_runtime import GuidedPolicy
-from dipole_runtime.manifest import OmegaRange
-from robots import CONTRACT, contract, describe, joint_state, number, replaced
-
-PERIOD = 0.05
-
-
-class Slow:
-    """A policy that does something before it answers."""
-
-    def __init__(self, policy: GuidedPolicy, before: Callable[[], None]) -> None:
-        self._policy, self._before = policy, before
-        self.manifest, self.hash = policy.manifest, policy.hash
-
-    def act(self, *arguments: Any, **more: Any) -> Any:
-        self._before()
-        return self._policy.act(*arguments, **more)
-
-
-class Bench:
-    """A loop whose clock stands still until it is turned."""
-
-    def __init__(self, bundle: Path, text: str = CONTRACT, shadow_only: bool = False, automatic: bool = True) -> None:
-        self.fitting = Fitting(contract(text), describe, PolicyOptions())
-        loaded = self.fitting.load(str(bundle))
-        self.now = 100.0
-        self.sent: list[list[float]] = []
-        self.decisions: list[Decision] = []
-        self.faults: list[tuple[Cause, bool]] = []
-        self.loop = ControlLoop(
-            PolicyHolder(loaded),
-            Inputs(self.fitting.readers),
-            Wire(lambda command: self.sent.append(command.tolist()), self.fitting.contract.action.on_stop, 2),
-            Supervisor(0.19, automatic),
-            OmegaControl(loaded.policy.manifest.omega, 0.0, self.now_ns, lambda record: None),
-            ClockGuard(False, 0.2),
-            period_s=PERIOD,
-            deadline_s=self.fitting.contract.deadline_s,
-            now_ns=self.now_ns,
-            on_decision=self.decisions.append,
-            on_fault=lambda cause, news: self.faults.append((cause, news)),
-            shadow_only=shadow_only,
-            steady=lambda: self.now,
-        )
-        self.loop.start()
-
-    def now_ns(self) -> int:
-        return int(self.now * 1e9)
-
-    def hear(self, speed: float = 0.3) -> None:
-        self.loop.inputs.receive("/joint_states", joint_state({"elbow": 0.1, "wrist": 0.2}), self.now_ns())
-        self.loop.inputs.receive("/speed", number(speed), self.now_ns())
-
-    def period(self, fresh: bool = True) -> None:
-        if fresh:
-            self.hear()
-        self.loop.period()
-        self.now += PERIOD
-
-    def replace_policy(self, before: Callable[[], None]) -> None:
-        holder = self.loop.holder
-        slow: Any = Slow(holder.current.policy, before)
-        holder.current = Loaded(**{**vars(holder.current), "policy": slow})
+from bench import Bench, expected
+from dipole_policy.errors import Cause, Kind
+from dipole_policy.loop import Decision, distance
+from dipole_policy.supervisor import State
+from robots import replaced
 
 
 @pytest.fixture
 def bench(bundle: Path) -> Bench:
     return Bench(bundle)
-
-
-def expected(bench: Bench, omega: float = 0.5) -> list[float]:
-    policy = bench.loop.holder.current.policy
-    action = policy.act(np.array([0.1, 0.2, 0.3], np.float32), omega, policy.deterministic_noise()).action
-    return [float(value) for value in action]
 
 
 def test_a_period_sends_the_policys_action(bench: Bench):
@@ -116,8 +43,9 @@ def test_a_stale_input_stops_and_fresh_ones_resume_after_a_while(bench: Bench):
     assert bench.sent[-1] == [0.0, 0.0]
     assert bench.faults[-1][0].kind is Kind.STALE
     for _ in range(4):
+        count = len(bench.sent)
         bench.period()
-        assert bench.sent[-1] == [0.0, 0.0], "it recovers first"
+        assert bench.sent[count:] == [[0.0, 0.0]], "it recovers first, and says so to the actuators"
     bench.period()
     assert bench.sent[-1] == expected(bench)
     assert bench.loop.statistics.faults() == {"stale input": 1}
@@ -218,6 +146,32 @@ def test_a_jump_of_the_clock_forgets_the_inputs(bench: Bench):
     assert bench.sent[1:] == [[0.0, 0.0], [0.0, 0.0]]
 
 
+def test_a_jump_between_two_periods(bench: Bench):
+    bench.period()
+    bench.wall_offset = -50.0
+    bench.period()
+    assert str(bench.faults[-1][0]) == "clock: the clock jumped back by 49.950 s"
+    assert bench.sent[-1] == [0.0, 0.0]
+
+
+def test_what_the_clock_does_while_the_node_is_inactive_does_not_matter(bench: Bench):
+    bench.period()
+    bench.loop.end()
+    bench.wall_offset = -50.0
+    bench.loop.start()
+    bench.period()
+    assert bench.faults == []
+    assert bench.sent[-1] == expected(bench)
+
+
+def test_messages_from_before_the_activation_do_not_drive(bench: Bench):
+    bench.loop.end()
+    bench.hear()
+    bench.loop.start()
+    bench.period(fresh=False)
+    assert bench.sent[-1] == [0.0, 0.0]
+
+
 def test_what_is_told_about_a_command_cannot_stop_the_stop(bench: Bench):
     def fail(decision: Decision) -> None:
         raise RuntimeError("telemetry")
@@ -281,72 +235,3 @@ def test_rates_hold_from_one_command_to_the_next_and_from_a_stop(bundle: Path):
     steps = np.diff(np.vstack([[0.0, 0.0], *bench.sent]), axis=0)
     assert np.abs(steps).max() <= 0.05 + 1e-9
     assert np.abs(steps).max() > 0.0
-
-
-# ---- reload
-
-
-def test_a_swap_counts_from_the_next_period(bench: Bench, make_bundle: Callable[..., Path]):
-    other = bench.fitting.replace(bench.loop.holder.current, str(make_bundle(seed=7)))
-    before = expected(bench)
-    # In the middle of an inference: that one still ends with the old bundle.
-    bench.replace_policy(lambda: bench.loop.swap(other))
-    bench.period()
-    bench.period()
-    assert bench.sent == [before, expected(bench)]
-    assert bench.decisions[1].loaded is other
-    assert before != expected(bench)
-
-
-def test_bundles_that_may_not_take_over(bench: Bench, make_bundle: Callable[..., Path], tmp_path: Path):
-    current = bench.loop.holder.current
-    with pytest.raises(GuidedPolicyError, match="cannot load"):
-        bench.fitting.replace(current, str(tmp_path / "nothing"))
-    with pytest.raises(ContractError, match=r"observation has 2 \+ 1 = 3 elements, expected the bundle's 4"):
-        bench.fitting.replace(current, str(make_bundle(observation=4)))
-    with pytest.raises(
-        ContractError, match=r"action has the elements .* expected those that drive: 'joint_0, joint_1'"
-    ):
-        bench.fitting.replace(current, str(make_bundle(action=3)))
-    bench.loop.omega.request(3.0, "parameter")
-    narrow = bench.fitting.replace(current, str(make_bundle(seed=3, omega=OmegaRange(0.5, 0.0, 1.0))))
-    with pytest.raises(ContractError, match=r"omega is 3.0, expected 0.0 to 1.0, the bundle's range"):
-        bench.loop.swap(narrow)
-    bench.loop.omega.request(0.5, "parameter")
-    bench.loop.shadow_omegas = (2.0,)
-    with pytest.raises(ContractError, match=r"shadow_omegas: omega is 2.0, expected 0.0 to 1.0"):
-        bench.loop.swap(narrow)
-    assert bench.loop.holder.current is current
-    assert bench.loop.holder.reloads == 0
-
-
-def test_one_reload_at_a_time(bench: Bench):
-    with bench.loop.holder.reloading(), pytest.raises(ReloadBusy), bench.loop.holder.reloading():
-        pass
-    with bench.loop.holder.reloading():
-        pass
-
-
-def test_a_range_and_its_bundle_belong_together(bench: Bench, make_bundle: Callable[..., Path]):
-    """ω is turned to what only the new bundle allows while it takes over: no period sees the one without the other."""
-    wide = bench.fitting.load(str(make_bundle(seed=5, omega=OmegaRange(0.5, -1.0, 40.0))))
-    narrow = bench.loop.holder.current
-    done = threading.Event()
-
-    def turn() -> None:
-        for _ in range(200):
-            bench.loop.swap(wide)
-            bench.loop.omega.request(30.0, "topic")
-            bench.loop.omega.request(0.5, "topic")
-            while bench.loop.omega._value != 0.5:
-                pass
-            bench.loop.swap(narrow)
-        done.set()
-
-    thread = threading.Thread(target=turn)
-    thread.start()
-    while not done.is_set():
-        bench.period()
-        bench.now -= PERIOD
-    thread.join()
-    assert [str(cause) for cause, _ in bench.faults] == []

@@ -24,7 +24,7 @@ HUMBLE = json.loads((Path(__file__).parent / "humble_api.json").read_text())
 
 KEYS = {"numpy": "python3-numpy", "yaml": "python3-yaml"}
 """Import → rosdep key, where they differ."""
-OPTIONAL = {"rosbags", "gymnasium", "mujoco"}
+OPTIONAL = {"rosbags", "gymnasium", "mujoco", "matplotlib"}
 """Imported where they are needed, with a sentence when they are not there."""
 
 
@@ -165,9 +165,13 @@ def test_no_pickle_no_shell_no_evaluation():
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec", "compile", "__import__"), path
-        assert not imports(path) & {"pickle", "subprocess", "shelve", "dill", "cloudpickle"}, path
-        assert "pickle" not in path.read_text(), path
-        assert "os.system" not in path.read_text(), path
+        assert not imports(path) & {"pickle", "shelve", "dill", "cloudpickle"}, path
+        text = path.read_text()
+        # The demo starts the node and the arm as its user would.
+        assert "subprocess" not in text or path.name == "demo.py", path
+        assert "shell" not in text, path
+        assert "pickle" not in text, path
+        assert "os.system" not in text, path
 
 
 def test_files_are_short():
@@ -215,7 +219,7 @@ def test_what_is_newer_would_be_found():
 
 def test_the_core_needs_no_ros():
     """Contract, loop, safety and the check import nothing of ROS, whatever is installed."""
-    needs_ros = {"node.py", "main.py", "session.py", "reports.py", "parameters.py", "simulated_arm.py"}
+    needs_ros = {"node.py", "main.py", "session.py", "reports.py", "parameters.py", "simulated_arm.py", "demo.py"}
     ros = {"rclpy", "std_msgs", "std_srvs", "diagnostic_msgs", "rcl_interfaces", "sensor_msgs", "rosgraph_msgs"}
     for path in SOURCES:
         if path.name not in needs_ros:

@@ -80,6 +80,27 @@ def test_many_signals_do_not_hurt(bundle: Path, contract: Path):
         assert found.commands[-1] == STOP
 
 
+ELSEWHERE = """
+import pathlib, signal, threading, time
+def shoot():
+    while not pathlib.Path("{file}").exists():
+        time.sleep(0.01)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(3600)
+threading.Thread(target=shoot, daemon=True).start()
+"""
+
+
+def test_a_signal_that_another_thread_is_given(bundle: Path, contract: Path, tmp_path: Path):
+    file = tmp_path / "shoot"
+    with driving(bundle, contract, code=ELSEWHERE.format(file=file)) as (running, found):
+        file.touch()
+        output, _ = running.communicate(timeout=20.0)
+        assert running.returncode == 0, output
+        time.sleep(0.2)
+        assert found.commands[-1] == STOP
+
+
 HANGING = """
 import time
 from dipole_runtime import GuidedPolicy

@@ -160,6 +160,14 @@ def test_nothing_follows_the_last_stop():
     assert tape.sent == [[0.0, 0.0]]
 
 
+def test_a_ticket_of_an_earlier_opening_is_worthless():
+    tape = Tape()
+    ticket = tape.wire.ticket()
+    tape.wire.close()
+    tape.wire.open()
+    assert tape.wire.drive(DRIVE, ticket) is None, "an inference may hang from one opening into the next"
+
+
 def test_nothing_of_an_earlier_opening_is_held():
     tape = Tape("hold")
     tape.wire.drive(DRIVE, tape.wire.ticket())
@@ -274,8 +282,20 @@ def test_another_bundles_range_must_hold_what_drives():
     narrow = OmegaRange(0.0, 0.0, 2.0)
     assert omega.range_problem(narrow) == "omega is 3.0, expected 0.0 to 2.0, the bundle's range"
     assert omega.range_problem(OmegaRange(0.0, 0.0, 3.0)) is None
+    omega.request(1.0, "parameter")
+    assert omega.range_problem(narrow) is None, "whether or not there was a period since"
     omega.change_range(OmegaRange(0.0, 0.0, 3.0))
     assert omega.request(3.5, "parameter") is not None
+
+
+def test_what_still_drives_during_a_slew_counts_too():
+    omega, _ = control(slew=1.0)
+    omega.begin(3.0, "configure")
+    omega.request(1.0, "parameter")
+    omega.step(0.5)
+    assert omega.range_problem(OmegaRange(0.0, 0.0, 2.0)) is not None
+    omega.step(0.5)
+    assert omega.range_problem(OmegaRange(0.0, 0.0, 2.0)) is None
 
 
 def test_records_are_complete_and_in_order_from_many_threads():

@@ -33,7 +33,7 @@ def arm_contract(tmp_path: Path) -> Path:
     """The shipped one, with time for a machine that is busy."""
     path = tmp_path / "arm.yaml"
     text = CONTRACT.read_text().replace("max_age_s: 0.1", "max_age_s: 1.0")
-    path.write_text(text.replace("rate_hz: 50", "rate_hz: 50\ndeadline_s: 1.0"))
+    path.write_text(text.replace("deadline_s: 0.2", "deadline_s: 1.0"))
     return path
 
 

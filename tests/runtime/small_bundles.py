@@ -5,17 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import pathlib
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-import dipole_runtime
 import numpy as np
 import onnx
 from dipole_runtime.manifest import (
@@ -39,6 +35,8 @@ from dipole_runtime.vectors import TestVectors as Vectors
 from onnx import TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
+
+
 Layers = list[tuple[Array, Array]]
 
 
@@ -134,9 +132,6 @@ def dict_parts() -> tuple[ObservationPart, ...]:
     )
 
 
-# ---- the mathematics, in float64
-
-
 def gelu(x: Array) -> Array:
     return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
@@ -190,9 +185,6 @@ def make_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1) -> Vectors:
     )
     omegas = np.array(policy.omegas, np.float32)
     return Vectors(observations, noise, omegas, candidates.astype(np.float32), q.astype(np.float32))
-
-
-# ---- the same as graphs
 
 
 class Graph:
@@ -317,9 +309,6 @@ def guided_model(policy: SmallPolicy) -> onnx.ModelProto:
     )
 
 
-# ---- bundles
-
-
 def make_manifest(policy: SmallPolicy, files: Mapping[str, bytes]) -> Manifest:
     sizes = policy.sizes
     return Manifest(
@@ -390,32 +379,10 @@ def written(files: Mapping[str, bytes], path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-# ---- programs beside the tests
-
-
-def environment() -> dict[str, str]:
-    """For a process that imports the same dipole_runtime, and renders nothing."""
-    source = str(pathlib.Path(dipole_runtime.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-
-
-def run_python(*arguments: str, cwd: pathlib.Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter, at most a minute."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env=environment(),
-        cwd=cwd,
-        timeout=60,
-        check=False,
+def observation_and_noise(policy: SmallPolicy, seed: int, candidates: int = 3) -> tuple[Array, Array]:
+    """Standard normal: [obs] and [N, act], float32."""
+    rng = np.random.default_rng(seed)
+    return (
+        rng.normal(size=policy.sizes.observation).astype(np.float32),
+        rng.normal(size=(candidates, policy.sizes.action)).astype(np.float32),
     )
-
-
-def assert_one_sentence(error: BaseException | str, *words: str) -> None:
-    """One line of under 400 characters with the given words in it."""
-    sentence = str(error)
-    assert len(sentence.splitlines()) == 1, sentence
-    assert len(sentence) < 400, sentence
-    for word in words:
-        assert word in sentence, f"{word!r} is not in: {sentence}"

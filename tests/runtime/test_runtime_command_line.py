@@ -10,22 +10,15 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from dipole_runtime.__main__ import main
 from dipole_runtime.archive import archive_bytes
 from dipole_runtime.benchmark import Latency, draw_histograms, table
 from dipole_runtime.manifest import DATA_FILES, MANIFEST, NEGATIVE, POSITIVE, Parity
-from small_bundles import (
-    Sizes,
-    assert_one_sentence,
-    dict_parts,
-    environment,
-    make_files,
-    make_policy,
-    rehashed,
-    run_python,
-    written,
-)
+from onnx import numpy_helper
+from runtime_helpers import assert_one_sentence, environment, run_python
+from small_bundles import Sizes, dict_parts, edited, make_files, make_policy, rehashed, written
 
 Files = dict[str, bytes]
 
@@ -232,8 +225,6 @@ class TestErrors:
 
     def test_quiet_when_onnx_runtime_complains(self, files: Files, tmp_path: pathlib.Path) -> None:
         """Its own log lines would be a second sentence."""
-        import onnx
-        from small_bundles import edited
 
         def edit(model: onnx.ModelProto) -> None:
             model.graph.node[0].input[0] = "nowhere"
@@ -244,3 +235,13 @@ class TestErrors:
         assert result.returncode == 1
         assert len(io.StringIO(result.stderr).readlines()) == 1
         assert_one_sentence(result.stderr.strip("\n"), str(path), POSITIVE)
+
+    def test_quiet_when_onnx_runtime_warns(self, files: Files, tmp_path: pathlib.Path) -> None:
+        def edit(model: onnx.ModelProto) -> None:
+            """It tells of every weight that no node reads."""
+            model.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "unused"))
+
+        path = tmp_path / "b.dipole"
+        path.write_bytes(archive_bytes(edited(files, POSITIVE, edit)))
+        result = run("selftest", path)
+        assert (result.returncode, result.stderr) == (0, "")

@@ -9,7 +9,7 @@ import sys
 
 import dipole_runtime
 import pytest
-from small_bundles import run_python
+from runtime_helpers import run_python
 
 PACKAGE = pathlib.Path(dipole_runtime.__file__).parent
 

@@ -25,7 +25,7 @@ from dipole_runtime.manifest import (
 from dipole_runtime.schema import first_problem, manifest_schema
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_bundles import assert_one_sentence
+from runtime_helpers import assert_one_sentence
 
 WHERE = "/robot/the.dipole"
 

@@ -50,6 +50,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._command_line_problem = problem
         self._numbers = count(1)
         self._bundle_root = ""
+        self._parameter_problems: dict[str, str] = {}
         super().__init__(name, start_parameter_services=False, **kwargs)
         self._parameter_problems = parameters.declare(self)
         self._unknown = parameters.undeclared(self)
@@ -219,6 +220,9 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             loaded = None if session is None else self._prepare(session, changes)
         except _REFUSALS as error:
             self._fail("reloading failed", error)
+            for change in changes:
+                if change.name == "omega" and session is not None:
+                    session.loop.omega.request(change.value, source, one_line(error))
             return SetParametersResult(successful=False, reason=one_line(error))
         with self._parameter_lock:
             if session is None or session is not self._session:

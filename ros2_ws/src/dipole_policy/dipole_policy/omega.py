@@ -102,6 +102,8 @@ class OmegaControl:
             new = float(value) if isinstance(value, int | float) else math.nan
             if problem is None:
                 self._target = new
+                if self.slew_per_s <= 0.0:
+                    self._value = new
             reason = problem or "accepted"
             self._record(OmegaRecord(next(self._numbers), self._now_ns(), source, old, new, problem is None, reason))
             return problem

@@ -46,11 +46,13 @@ class SimulatedArm(Node):  # type: ignore[misc]  # rclpy is not typed
             return self.declare_parameter(name, default, descriptor).value
 
         seed = given("seed", 0, "Of the targets and the starting positions.")
+        targets = given("targets", 0, "After so many episodes the targets come again in the same order; 0: never.")
         steps = given("episode_steps", 50, "Steps of 0.02 s after which the arm starts anew.")
         self._simulated = given("simulated_time", False, "Publish /clock, and wait for a command before each step.")
         self._timeout_s = given("command_timeout_s", 0.2, "Seconds of the wall after which a command no longer counts.")
         self._environment = _make_environment(steps) if environment is None else environment
         self._arm = self._environment.unwrapped
+        self._seed, self._targets = seed, targets
         self._efforts = np.zeros(2, np.float32)
         self._heard_at = -math.inf
         self._heard = 0
@@ -123,7 +125,8 @@ class SimulatedArm(Node):  # type: ignore[misc]  # rclpy is not typed
             self.returns.append(self._return)
             self._return_topic.publish(Float64(data=self._return))
             self.get_logger().info(f"episode {len(self.returns)}: return {self._return:.3f}")
-            self._environment.reset()
+            number = len(self.returns)
+            self._environment.reset(seed=self._seed + number % self._targets if self._targets > 0 else None)
             self._begin_episode()
 
     def _begin_episode(self) -> None:

@@ -28,19 +28,21 @@ def compare(run: Run, vectors: TestVectors, manifest: Manifest) -> Parity:
     width = np.asarray(manifest.action.high) - np.asarray(manifest.action.low)
     rows = np.arange(len(vectors.omegas))
     action_error = q_error = 0.0
-    for observation, noise, candidates, trainer_q in zip(
-        vectors.observations, vectors.noise, vectors.candidates, vectors.q, strict=True
-    ):
-        action, q = run(observation, noise, vectors.omegas)
-        if q.shape != trainer_q.shape or action.shape != (len(rows), candidates.shape[-1]):
-            raise GuidedPolicyError(
-                f"action and q have the shapes {action.shape} and {q.shape}, "
-                f"expected {(len(rows), candidates.shape[-1])} and {trainer_q.shape}"
-            )
-        expected = candidates[rows, q.argmax(axis=1)].astype(np.float64)
-        action_error = max(action_error, _largest(np.abs(action - expected) / width))
-        scale = np.maximum(1.0, np.abs(trainer_q.astype(np.float64)))
-        q_error = max(q_error, _largest(np.abs(q - trainer_q.astype(np.float64)) / scale))
+    # What is infinite on the way is an error of infinity at the end, not a warning.
+    with np.errstate(all="ignore"):
+        for observation, noise, candidates, trainer_q in zip(
+            vectors.observations, vectors.noise, vectors.candidates, vectors.q, strict=True
+        ):
+            action, q = run(observation, noise, vectors.omegas)
+            if q.shape != trainer_q.shape or action.shape != (len(rows), candidates.shape[-1]):
+                raise GuidedPolicyError(
+                    f"action and q have the shapes {action.shape} and {q.shape}, "
+                    f"expected {(len(rows), candidates.shape[-1])} and {trainer_q.shape}"
+                )
+            expected = candidates[rows, q.argmax(axis=1)].astype(np.float64)
+            action_error = max(action_error, _largest(np.abs(action - expected) / width))
+            scale = np.maximum(1.0, np.abs(trainer_q.astype(np.float64)))
+            q_error = max(q_error, _largest(np.abs(q - trainer_q.astype(np.float64)) / scale))
     return Parity(action_error, manifest.parity.action_tolerance, q_error, manifest.parity.q_tolerance)
 
 

@@ -48,7 +48,12 @@ class Network:
         _register_allocator()
         try:
             self._session = onnxruntime.InferenceSession(
-                data, _options(threads), providers=wanted, disabled_optimizers=_DISABLED_OPTIMIZERS
+                data,
+                _options(threads),
+                providers=wanted,
+                disabled_optimizers=_DISABLED_OPTIMIZERS,
+                # It would print that it failed, and try once more with other providers.
+                enable_fallback=0,
             )
         # ONNX Runtime's exceptions have no common class, and damaged models find all of them.
         except Exception as error:

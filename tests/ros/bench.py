@@ -1,0 +1,94 @@
+"""A control loop on a real bundle, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dipole_policy.clocks import ClockGuard
+from dipole_policy.errors import Cause
+from dipole_policy.holder import Fitting, Loaded, PolicyHolder, PolicyOptions
+from dipole_policy.loop import ControlLoop, Decision
+from dipole_policy.observation import Inputs
+from dipole_policy.omega import OmegaControl
+from dipole_policy.supervisor import Supervisor
+from dipole_policy.wire import Wire
+from dipole_runtime import GuidedPolicy
+from robots import CONTRACT, contract, describe, joint_state, number
+
+PERIOD = 0.05
+
+
+class Slow:
+    """A policy that does something before it answers."""
+
+    def __init__(self, policy: GuidedPolicy, before: Callable[[], None]) -> None:
+        self._policy, self._before = policy, before
+        self.manifest, self.hash = policy.manifest, policy.hash
+
+    def act(self, *arguments: Any, **more: Any) -> Any:
+        self._before()
+        return self._policy.act(*arguments, **more)
+
+
+class Bench:
+    """A loop whose clock stands still until it is turned."""
+
+    def __init__(self, bundle: Path, text: str = CONTRACT, shadow_only: bool = False, automatic: bool = True) -> None:
+        self.fitting = Fitting(contract(text), describe, PolicyOptions())
+        loaded = self.fitting.load(str(bundle))
+        self.now = 100.0
+        self.wall_offset = 0.0
+        self.sent: list[list[float]] = []
+        self.decisions: list[Decision] = []
+        self.faults: list[tuple[Cause, bool]] = []
+        self.loop = ControlLoop(
+            PolicyHolder(loaded),
+            Inputs(self.fitting.readers),
+            Wire(lambda command: self.sent.append(command.tolist()), self.fitting.contract.action.on_stop, 2),
+            Supervisor(0.19, automatic),
+            OmegaControl(loaded.policy.manifest.omega, 0.0, self.now_ns, lambda record: None),
+            ClockGuard(False, 0.2),
+            period_s=PERIOD,
+            deadline_s=self.fitting.contract.deadline_s,
+            now_ns=self.now_ns,
+            on_decision=self.decisions.append,
+            on_fault=lambda cause, news: self.faults.append((cause, news)),
+            shadow_only=shadow_only,
+            steady=lambda: self.now,
+        )
+        self.loop.start()
+
+    def now_ns(self) -> int:
+        return int((self.now + self.wall_offset) * 1e9)
+
+    def hear(self, speed: float = 0.3) -> None:
+        self.loop.inputs.receive("/joint_states", joint_state({"elbow": 0.1, "wrist": 0.2}), self.now_ns())
+        self.loop.inputs.receive("/speed", number(speed), self.now_ns())
+
+    def period(self, fresh: bool = True) -> None:
+        if fresh:
+            self.hear()
+        self.loop.period()
+        self.now += PERIOD
+
+    def replace_policy(self, before: Callable[[], None]) -> None:
+        holder = self.loop.holder
+        slow: Any = Slow(holder.current.policy, before)
+        holder.current = Loaded(**{**vars(holder.current), "policy": slow})
+
+
+def expected(bench: Bench, omega: float = 0.5) -> list[float]:
+    policy = bench.loop.holder.current.policy
+    action = policy.act(np.array([0.1, 0.2, 0.3], np.float32), omega, policy.deterministic_noise()).action
+    return [float(value) for value in action]
+
+
+def wait_until(holds: Callable[[], Any]) -> None:
+    end = time.monotonic() + 10.0
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)
