@@ -13,9 +13,12 @@ MAY_IMPORT = {
     "dipole_sb3": (ROOT / "dipole_sb3", {"dipole_sb3"}),
     "dipole_runtime": (ROOT / "ros2_ws/src/dipole_runtime/dipole_runtime", {"dipole_runtime"}),
     "dipole_policy": (ROOT / "ros2_ws/src/dipole_policy/dipole_policy", {"dipole_policy", "dipole_runtime"}),
-    "dipole_export": (ROOT / "export/dipole_export", {"dipole_export", "dipole_sb3", "dipole_runtime"}),
+    "dipole_export": (
+        ROOT / "export/dipole_export",
+        {"dipole_export", "dipole_sb3", "dipole_policy", "dipole_runtime"},
+    ),
 }
-ONNX_AND_ROS = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "rclpy"}
+ONNX_AND_ROS = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "rclpy", "rosbags"}
 
 OPTIONAL = (
     "ament_index_python",
@@ -27,6 +30,7 @@ OPTIONAL = (
     "onnxscript",
     "rclpy",
     "rosbag2_py",
+    "rosbags",
     "sb3_contrib",
 )
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dipole_sb3.cli.dispatch import ParsedCommand
 
 _DESCRIPTION = """\
-Makes OGBench's data sets anew from the oracles that ship with it, or records an agent while it learns."""
+Makes OGBench's data sets anew from the oracles that ship with it, records an agent while it learns, or
+reads what robots recorded."""
 
 _MAKE = """\
 Makes an OGBench data set anew, train and validation, in OGBench's own format, where `dipole train` finds
@@ -34,11 +39,13 @@ example, the demo's data (about two minutes):
   dipole data record --algo tqc --env Reacher-v5 --steps 10000 --seed 0 --out reacher-tqc-10k.npz"""
 
 
-def add_parser(commands: Any) -> None:
-    """Adds ``data`` and its two sub-commands to the command's subparsers."""
+def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> None:
+    """Adds ``data`` and its sub-commands to the command's subparsers.
+
+    :param more_actions: those of packages that build on this one.
+    """
     raw = argparse.RawDescriptionHelpFormatter
     data = commands.add_parser("data", help="make and record data sets", description=_DESCRIPTION, formatter_class=raw)
-    data.set_defaults(run=run)
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
 
     make = actions.add_parser(
@@ -48,6 +55,7 @@ def add_parser(commands: Any) -> None:
         epilog=_MAKE_EXAMPLES,
         formatter_class=raw,
     )
+    make.set_defaults(run=_make)
     make.add_argument("name", metavar="NAME", help="e.g. ogbench/cube-single-play")
     make.add_argument("--episodes", type=int, metavar="N", help="training episodes (default: as many as the original)")
     make.add_argument("--seed", type=int, default=0, metavar="S", help="of the first episode (default: 0)")
@@ -64,6 +72,7 @@ def add_parser(commands: Any) -> None:
         epilog=_RECORD_EXAMPLES,
         formatter_class=raw,
     )
+    record.set_defaults(run=_record)
     record.add_argument("--algo", default="tqc", help="the agent: tqc (default)")
     record.add_argument("--env", default="Reacher-v5", metavar="ID", help="Gymnasium id (default: Reacher-v5)")
     record.add_argument("--steps", type=int, default=10_000, metavar="N", help="transitions (default: 10000)")
@@ -73,13 +82,12 @@ def add_parser(commands: Any) -> None:
     )
     record.add_argument("--out", required=True, metavar="FILE", help="the .npz file to write")
 
-
-def run(options: argparse.Namespace) -> int:
-    """``dipole data make`` or ``dipole data record``; failures raise."""
-    return _make(options) if options.action == "make" else _record(options)
+    for action in more_actions:
+        action.add_parser(actions)
 
 
 def _make(options: argparse.Namespace) -> int:
+    """``dipole data make``; failures raise."""
     from dipole_sb3.datasets.ogbench_generation import make_dataset
 
     path = make_dataset(
@@ -96,6 +104,7 @@ def _make(options: argparse.Namespace) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
+    """``dipole data record``; failures raise."""
     from dipole_sb3.datasets import recorded
 
     recorded.require_output(options.out)

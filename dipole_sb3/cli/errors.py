@@ -30,6 +30,7 @@ _EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
+    "rosbags": "bags",
 }
 """Packages that an extra of the distribution brings."""
 

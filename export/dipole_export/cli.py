@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from dipole_export import command, demo
-from dipole_sb3.cli import dispatch
+from dipole_export import command, demo, from_bag
+from dipole_sb3.cli import data, dispatch
+
+
+class DataCommand:
+    """``dipole data``, which here also reads recordings of robots."""
+
+    @staticmethod
+    def add_parser(commands: Any) -> None:
+        """Adds ``data`` to the command's subparsers."""
+        data.add_parser(commands, more_actions=(from_bag,))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return dispatch.main(
         arguments,
         {**dispatch.HYDRA_COMMANDS, "demo": demo.COMMAND},
-        (*dispatch.PARSED_COMMANDS, command),
+        (*(one for one in dispatch.PARSED_COMMANDS if one is not data), DataCommand, command),
     )
 
 

@@ -1,0 +1,88 @@
+"""Commands of a recording as actions, in the robot's units: the action writer's way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from dipole_policy.contract import Contract, ObservationEntry
+from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
+from dipole_policy.fields import Describe, leaves, reader, shown_field, size
+from dipole_policy.observation import EntryReader
+from numpy.typing import NDArray
+
+
+class CommandReader:
+    """Reads the contract's action from messages of its topic.
+
+    :param topic: as the recording calls it.
+    :param count: elements of an action; None: as many as the fields have or, where they may have any number, as the
+        first message has.
+    :raises ContractError: where the type does not have the fields, or they do not hold ``count`` elements.
+    """
+
+    def __init__(self, contract: Contract, topic: str, describe: Describe, count: int | None) -> None:
+        self.topic = topic
+        self._entry, self._describe = contract.action, describe
+        self._where = f"contract {contract.where}: action"
+        try:
+            found = [leaf for path in self._entry.fields for leaf in leaves(self._entry.type, path, describe)]
+        except ContractError as error:
+            raise ContractError(f"{self._where}: {error}") from error
+        declared = len(self._entry.names) * len(self._entry.fields) or size(found)
+        if declared is not None and count is not None and declared != count:
+            texts = ", ".join(map(shown_field, self._entry.fields))
+            raise ContractError(
+                f"{self._where}: fields {texts} hold {declared} elements, expected the bundle's {count}"
+            )
+        count = count if declared is None else declared
+        self._read: EntryReader | None = None if count is None else self._reader(count)
+
+    @property
+    def size(self) -> int | None:
+        """Elements of an action; None while nothing has said it."""
+        return None if self._read is None else self._read.size
+
+    def settle(self, message: Any) -> int:
+        """Takes the size from a message unless it is known.
+
+        :raises ContractError: for a message that cannot be read.
+        """
+        if self._read is None:
+            entry = self._entry
+            try:
+                parts = [reader(entry.type, path, self._describe)(message) for path in entry.fields]
+            except InputError as error:
+                raise ContractError(f"{self._where}: the first command cannot be read ({error})") from error
+            count = sum(map(len, parts))
+            if not count:
+                raise ContractError(f"{self._where}: the first command on {self.topic} is empty, expected elements")
+            self._read = self._reader(count)
+        return self._read.size
+
+    def read(self, message: Any) -> NDArray[np.float32]:
+        """The action, float32 of shape [size], finite.
+
+        :raises InputError: for another number of elements, or values that are not finite.
+        """
+        assert self._read is not None, "settle() comes first"
+        try:
+            values = self._read.read(message)
+        except InputError:
+            raise
+        except (IndexError, TypeError, ValueError) as error:
+            detail = f"{self.topic} cannot be read ({one_line(error)})"
+            raise InputError(Cause(Kind.WRONG_SIZE, detail)) from error
+        with np.errstate(over="ignore"):
+            action = values.astype(np.float32)
+        if not np.isfinite(action).all():
+            at = int(np.argmin(np.isfinite(action)))
+            raise InputError(Cause(Kind.NON_FINITE, f"{self.topic} gives {action[at]} for element {at} of the action"))
+        return action
+
+    def _reader(self, count: int) -> EntryReader:
+        entry = self._entry
+        size_of = None if entry.names else count
+        # Ages do not matter here: a command counts when it was sent.
+        as_input = ObservationEntry(self.topic, entry.type, entry.fields, 1.0, names=entry.names, size=size_of)
+        return EntryReader(as_input, self._where, self._describe)

@@ -1,0 +1,260 @@
+"""A recording and a contract → a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dipole_policy.contract import Contract
+from dipole_policy.errors import ContractError
+from dipole_policy.observation import EntryReader, Inputs, ObservationLayout, entry_readers
+from dipole_runtime import read_bundle
+from dipole_runtime.manifest import Manifest, ObservationPart, ObservationSpec
+
+from dipole_export.bags.commands import CommandReader
+from dipole_export.bags.expressions import Expression, Vector
+from dipole_export.bags.reading import CLOCK, CLOCK_TYPE, Bag, BagError, answered_earlier
+from dipole_export.bags.rewards import ExpressionReward, Reward, TopicReward, signal
+from dipole_export.bags.transitions import END, NO_COMMAND, Sources, Transitions
+from dipole_sb3.datasets.recorded import Recording
+
+NODE = "dipole_policy"
+_LARGEST_PACE_ERROR = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class BagOptions:
+    """What a recording does not say itself.
+
+    :param reward: ``/topic``, ``/topic:field.path``, or an expression.
+    :param terminal: the topic (and field) that ends episodes for good; None: nothing does.
+    :param set_back: the topic (and field) that tells that the robot was set back to a start.
+    :param bundle: whose manifest the contract must fit, and whose bounds actions have.
+    :param action_low: one number for all elements or one for each, in the robot's units; None: the bundle's, else −1.
+    :param action_high: likewise; None: the bundle's, else 1.
+    :param namespace: of the contract's relative topics.
+    :param delay_s: from taking an observation to the command that answers it, in the recording; at least 0.
+    :param hold_s: how long a command stays in force where no other comes; 0: no longer than its period.
+    :param reward_max_age_s: older values of a reward's topic are none; None: two periods.
+    :param use_sim_time: whether the recording's time is that of its /clock.
+    """
+
+    reward: str
+    terminal: str | None = None
+    set_back: str | None = None
+    bundle: Path | None = None
+    action_low: tuple[float, ...] | None = None
+    action_high: tuple[float, ...] | None = None
+    namespace: str = "/"
+    delay_s: float = 0.0
+    hold_s: float = 0.0
+    reward_max_age_s: float | None = None
+    use_sim_time: bool = False
+
+
+def recording_of_bag(path: Path, contract_path: Path, options: BagOptions) -> Recording:
+    """Transitions of a rosbag2 recording, seen as the node would have seen them.
+
+    :param path: a folder of rosbag2, or one .mcap or .db3 file.
+    :return: float32 arrays, actions in the robot's units, and the provenance as a JSON-ready dictionary.
+    :raises ValueError: naming what of the recording, the contract, the bundle or the options does not fit.
+    """
+    for name in ("delay_s", "hold_s", "reward_max_age_s"):
+        value = getattr(options, name)
+        if value is not None and not 0.0 <= value <= 3600.0:
+            raise ValueError(f"{name.removesuffix('_s').replace('_', '-')} is {value}, expected 0 to 3600 seconds")
+    contract = _resolved(Contract.load(contract_path), options.namespace)
+    manifest = None if options.bundle is None else read_bundle(options.bundle).manifest
+    with Bag(path) as bag:
+        _require_topics(bag, contract, options.use_sim_time)
+        try:
+            readers = entry_readers(contract, bag.describe)
+            spec = _own_spec(readers) if manifest is None else manifest.observation
+            if spec.is_dict or any(reader.entry.key is not None for reader in readers):
+                raise ContractError("the observation is a Dict, expected one vector: .npz files hold one array")
+            layout = ObservationLayout(readers, spec)
+        except ContractError as error:
+            raise ContractError(f"contract {contract.where}: {error}") from error
+        count = None if manifest is None else manifest.action.size
+        command = CommandReader(contract, contract.action.topic, bag.describe, count)
+        first = next(bag.events([command.topic]), None)
+        if first is None:
+            raise BagError(f"{path}: {command.topic} cannot be read, expected commands; the recording is damaged")
+        command.settle(first.message)
+        assert command.size is not None
+        names = contract.action.elements or contract.action.names if manifest is None else manifest.action.names
+        reward = _reward(bag, options, contract, spec, command.size, names)
+        terminal = None if options.terminal is None else signal(bag, options.terminal, "the terminal")
+        set_back = None if options.set_back is None else signal(bag, options.set_back, "the reset")
+        low, high = _bounds(options, manifest, command.size)
+        inputs = Inputs(readers)
+        transitions = Transitions(
+            Sources(inputs, layout, command, reward, terminal, set_back),
+            _nanoseconds(contract.period_s),
+            _nanoseconds(options.hold_s),
+        )
+        topics = {*inputs.topics, command.topic}
+        topics |= {one.topic for one in (reward, terminal, set_back) if one is not None and one.topic is not None}
+        events = bag.events(topics, options.use_sim_time)
+        transitions.read(answered_earlier(events, command.topic, _nanoseconds(options.delay_s)))
+    _require_steps(path, transitions, contract)
+    arrays = transitions.rows.arrays()
+    _require_within(path, arrays["actions"], low, high)
+    return Recording(arrays, _provenance(path, contract_path, contract, options, transitions, arrays, low, high))
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _resolved(contract: Contract, namespace: str) -> Contract:
+    """The contract with every topic's full name, as recordings have them."""
+
+    def full(topic: str) -> str:
+        if topic.startswith("/"):
+            return topic
+        inner = f"{NODE}/{topic.removeprefix('~/')}" if topic.startswith("~/") else topic
+        return "/" + "/".join(part for part in (*namespace.split("/"), *inner.split("/")) if part)
+
+    observation = tuple(dataclasses.replace(entry, topic=full(entry.topic)) for entry in contract.observation)
+    action = dataclasses.replace(contract.action, topic=full(contract.action.topic))
+    return dataclasses.replace(contract, observation=observation, action=action)
+
+
+def _require_topics(bag: Bag, contract: Contract, simulated: bool) -> None:
+    for entry in contract.observation:
+        bag.require(entry.topic, "the observation", entry.type)
+    bag.require(contract.action.topic, "the action", contract.action.type)
+    if simulated:
+        bag.require(CLOCK, "simulated time", CLOCK_TYPE)
+
+
+def _own_spec(readers: list[EntryReader]) -> ObservationSpec:
+    """What a bundle would say of an observation that is the contract's entries, one after the other."""
+    names: list[str] = []
+    for reader in readers:
+        names += reader.entry.elements or (f"observation_{len(names) + index}" for index in range(reader.size))
+    part = ObservationPart(None, (len(names),), "float32", "Box", None)
+    return ObservationSpec(len(names), tuple(names), (part,))
+
+
+def _reward(
+    bag: Bag, options: BagOptions, contract: Contract, spec: ObservationSpec, actions: int, names: tuple[str, ...]
+) -> Reward:
+    text = options.reward.strip()
+    if text.startswith("/"):
+        age = 2.0 * contract.period_s if options.reward_max_age_s is None else options.reward_max_age_s
+        return TopicReward(bag, text, age)
+    observation = Vector(spec.size, spec.names)
+    vectors = {"observation": observation, "action": Vector(actions, names), "next_observation": observation}
+    try:
+        return ExpressionReward(Expression(text, vectors))
+    except ValueError as error:
+        raise ValueError(f"the reward is neither a topic (/name or /name:field) nor allowed: {error}") from error
+
+
+def _bounds(options: BagOptions, manifest: Manifest | None, size: int) -> tuple[list[float], list[float]]:
+    found = []
+    for name, given, of_bundle, default in (
+        ("low", options.action_low, None if manifest is None else manifest.action.low, -1.0),
+        ("high", options.action_high, None if manifest is None else manifest.action.high, 1.0),
+    ):
+        values = given or of_bundle or (default,)
+        if len(values) not in (1, size):
+            raise ValueError(f"the action's {name} has {len(values)} numbers, expected 1 or {size}, one per element")
+        if not np.isfinite(values).all():
+            raise ValueError(f"the action's {name} is {list(values)}, expected finite numbers")
+        found.append(list(values) * (size if len(values) == 1 else 1))
+    low, high = found
+    for at, (least, most) in enumerate(zip(low, high, strict=True)):
+        if least >= most:
+            raise ValueError(f"action[{at}] has the bounds {least:g} and {most:g}, expected low below high")
+    return low, high
+
+
+def _require_steps(path: Path, transitions: Transitions, contract: Contract) -> None:
+    count = len(transitions.rows)
+    if not count:
+        causes = ", ".join(f"{reason} ({found})" for reason, found in (transitions.ends + transitions.left_out).items())
+        first = f"; the first: {transitions.first_problem}" if transitions.first_problem is not None else ""
+        raise BagError(f"{path}: holds no complete step of the contract: {causes}{first}")
+    mean_s = transitions.duration_ns * 1e-9 / count
+    if abs(mean_s / contract.period_s - 1.0) > _LARGEST_PACE_ERROR:
+        raise BagError(
+            f"{path}: the commands make steps of {mean_s:.4f} s in the mean, expected {contract.period_s:.4f} s for "
+            f"the contract's rate_hz {contract.rate_hz:g}"
+        )
+
+
+def _require_within(path: Path, actions: np.ndarray, low: list[float], high: list[float]) -> None:
+    """As the file will be read: bounds and actions in single precision."""
+    for at, (least, most) in enumerate(zip(np.array(low, np.float32), np.array(high, np.float32), strict=True)):
+        found_low, found_high = float(actions[:, at].min()), float(actions[:, at].max())
+        if found_low < least or found_high > most:
+            raise BagError(
+                f"{path}: action[{at}] goes from {found_low:g} to {found_high:g}, expected {least:g} to {most:g}; give "
+                "the robot's bounds by --action-low and --action-high, or its --bundle"
+            )
+
+
+def _provenance(
+    path: Path,
+    contract_path: Path,
+    contract: Contract,
+    options: BagOptions,
+    transitions: Transitions,
+    arrays: dict[str, np.ndarray],
+    low: list[float],
+    high: list[float],
+) -> dict[str, Any]:
+    episodes = int(arrays["terminals"].sum())
+    packages = ("dipole-sb3", "rosbags", "numpy")
+    return {
+        "recorded_by": "rosbag2",
+        "bag": path.resolve().name,
+        "contract": contract_path.read_text(encoding="utf-8"),
+        "rate_hz": contract.rate_hz,
+        **{key: str(value) if isinstance(value, Path) else value for key, value in _given(options).items()},
+        "steps": len(transitions.rows),
+        "action_low": low,
+        "action_high": high,
+        "episode_ends": dict(transitions.ends),
+        "commands_left_out": dict(transitions.left_out),
+        "first_problem": None if transitions.first_problem is None else str(transitions.first_problem),
+        "step_mean_s": round(transitions.duration_ns * 1e-9 / len(transitions.rows), 6),
+        "packages": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "data_episodes": episodes,
+        "data_return_mean": round(float(arrays["rewards"].sum(dtype=np.float64)) / episodes, 3),
+    }
+
+
+def _given(options: BagOptions) -> dict[str, Any]:
+    """The options that have no place of their own in the provenance."""
+    given = dataclasses.asdict(options)
+    return {key: value for key, value in given.items() if value is not None and not key.startswith("action_")}
+
+
+def summary(recording: Recording) -> str:
+    """What came out, in a few lines."""
+    facts = recording.provenance
+    ends = ", ".join(f"{_END_TEXTS.get(reason, reason)} {count}" for reason, count in facts["episode_ends"].items())
+    lines = [
+        f"{facts['steps']} transitions in {facts['data_episodes']} episodes, mean return "
+        f"{facts['data_return_mean']:.2f}, {1e3 * facts['step_mean_s']:.1f} ms a step",
+        f"episodes ended by: {ends}",
+    ]
+    if facts["commands_left_out"]:
+        left_out = ", ".join(f"{reason} {count}" for reason, count in facts["commands_left_out"].items())
+        lines.append(f"commands that could begin no episode: {left_out}")
+    if facts["first_problem"] is not None:
+        lines.append(f"first problem: {facts['first_problem']}")
+    return "\n".join(lines)
+
+
+_END_TEXTS = {NO_COMMAND: "no further command", END: "end of the recording"}

@@ -1,0 +1,152 @@
+"""The reward of a step, from a topic or by an expression; and the topics that end episodes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
+from dipole_policy.fields import Path, Reader, leaves, parse_path, reader, shown_field, size
+from dipole_policy.observation import Received
+from numpy.typing import NDArray
+
+from dipole_export.bags.expressions import Expression
+from dipole_export.bags.reading import Bag, BagError
+
+_ONE_FIELD = "data"
+"""Of the std_msgs that hold one value."""
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class Step(NamedTuple):
+    """What a reward may depend on.
+
+    :param newest: the reward topic's last message at the end of the step; None: there was none.
+    :param end_ns: of the step.
+    """
+
+    observation: NDArray[np.float32]
+    action: NDArray[np.float32]
+    next_observation: NDArray[np.float32]
+    newest: Received | None
+    end_ns: int
+
+
+class Reward(Protocol):
+    """Step → reward; raises InputError where there is none.
+
+    :param topic: whose messages it reads; None: no topic's.
+    """
+
+    @property
+    def topic(self) -> str | None: ...
+
+    def __call__(self, step: Step) -> float: ...
+
+
+def one_number(bag: Bag, text: str, role: str) -> tuple[str, Reader, str]:
+    """``TOPIC`` or ``TOPIC:field.path`` → the topic, the reader of its number, and the field.
+
+    :raises BagError: where the recording has no such topic, or the field is no single number.
+    """
+    topic, _, field = text.partition(":")
+    type_name = bag.require(topic, role)
+    try:
+        path: Path = parse_path(field or _ONE_FIELD)
+        found = leaves(type_name, path, bag.describe)
+        count = size(found)
+        # An index past the end of an array is seen message by message.
+        if count != 1:
+            many = "any number of" if count is None else str(count)
+            raise ContractError(f"{shown_field(path)} of {type_name} holds {many} numbers, expected one")
+        return topic, reader(type_name, path, bag.describe), shown_field(path)
+    except ContractError as error:
+        hint = "" if field else f"; name a field by {topic}:field.path"
+        raise BagError(f"{role}: {error}{hint}") from error
+
+
+class TopicReward:
+    """The newest value of a topic at the end of the step.
+
+    :param text: ``TOPIC`` or ``TOPIC:field.path``.
+    :param max_age_s: older values are none.
+    """
+
+    def __init__(self, bag: Bag, text: str, max_age_s: float) -> None:
+        self.topic, self._read, self._field = one_number(bag, text, "the reward")
+        self._max_age_s = max_age_s
+
+    def __call__(self, step: Step) -> float:
+        if step.newest is None:
+            raise InputError(Cause(Kind.MISSING, f"no reward has arrived on {self.topic}"))
+        age = (step.end_ns - step.newest.received_ns) * 1e-9
+        if age > self._max_age_s:
+            raise InputError(
+                Cause(
+                    Kind.STALE, f"the reward on {self.topic} is {age:.3f} s old, expected at most {self._max_age_s} s"
+                )
+            )
+        value = float(self._read(step.newest.message)[0])
+        if not abs(value) <= _LARGEST:
+            raise InputError(Cause(Kind.NON_FINITE, f"the reward on {self.topic} is {value}"))
+        return value
+
+
+class ExpressionReward:
+    """An expression over ``observation``, ``action`` and ``next_observation`` of the step."""
+
+    topic: str | None = None
+
+    def __init__(self, expression: Expression) -> None:
+        self._expression = expression
+
+    def __call__(self, step: Step) -> float:
+        vectors = {
+            "observation": step.observation.tolist(),
+            "action": step.action.tolist(),
+            "next_observation": step.next_observation.tolist(),
+        }
+        try:
+            value = self._expression(vectors)
+        except (ArithmeticError, ValueError) as error:
+            raise InputError(Cause(Kind.NON_FINITE, f"the reward has no value ({one_line(error)})")) from error
+        if not abs(value) <= _LARGEST:
+            raise InputError(Cause(Kind.NON_FINITE, f"the reward is {value}"))
+        return value
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A topic that ends episodes: by a number that is not zero, or, when it has none, by every message.
+
+    :param read: None: every message says it.
+    """
+
+    topic: str
+    read: Reader | None
+
+    @property
+    def is_level(self) -> bool:
+        """Whether it lasts until the topic says otherwise."""
+        return self.read is not None
+
+    def is_on(self, message: Any) -> bool:
+        """What a message says; a value that is no number says it too: something is wrong with the robot."""
+        if self.read is None:
+            return True
+        value = float(self.read(message)[0])
+        return math.isnan(value) or value != 0.0
+
+
+def signal(bag: Bag, text: str, role: str) -> Signal:
+    """``TOPIC:field.path`` or a topic of std_msgs/Bool by its value; any other ``TOPIC`` by every message.
+
+    :raises BagError: as :func:`one_number`.
+    """
+    topic, _, field = text.partition(":")
+    type_name = bag.require(topic, role)
+    if field or type_name == "std_msgs/msg/Bool":
+        return Signal(topic, one_number(bag, text, role)[1])
+    return Signal(topic, None)

@@ -1,0 +1,276 @@
+"""Finds the control periods of a recording and makes transitions of them."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
+from dipole_policy.observation import Inputs, ObservationLayout, Received
+from numpy.typing import NDArray
+
+from dipole_export.bags.commands import CommandReader
+from dipole_export.bags.reading import Event
+from dipole_export.bags.rewards import Reward, Signal, Step
+
+NO_COMMAND = "no command"
+TERMINAL = "terminal"
+SET_BACK = "set back"
+END = "end of the recording"
+
+Vector = NDArray[np.float32]
+
+
+class View(NamedTuple):
+    """What the node would have known at a moment."""
+
+    time_ns: int
+    inputs: Mapping[str, Received]
+    reward: Received | None
+
+
+class Tick(NamedTuple):
+    """The beginning of a step."""
+
+    time_ns: int
+    observation: Vector
+    action: Vector
+
+
+class Sources(NamedTuple):
+    """Where everything of a transition comes from; see :class:`Transitions`."""
+
+    inputs: Inputs
+    layout: ObservationLayout
+    command: CommandReader
+    reward: Reward
+    terminal: Signal | None
+    set_back: Signal | None
+
+
+class Rows:
+    """Transitions in arrays that grow: 4 bytes for each number that comes out, and nothing beside them."""
+
+    def __init__(self) -> None:
+        self._columns = {key: array("f") for key in ("observations", "actions", "next_observations")}
+        self._scalars = {key: array("f") for key in ("rewards", "terminals", "masks")}
+
+    def __len__(self) -> int:
+        return len(self._scalars["rewards"])
+
+    def append(self, tick: Tick, reward: float, next_observation: Vector, is_terminal: bool) -> None:
+        self._columns["observations"].frombytes(tick.observation.tobytes())
+        self._columns["actions"].frombytes(tick.action.tobytes())
+        self._columns["next_observations"].frombytes(next_observation.tobytes())
+        self._scalars["rewards"].append(reward)
+        self._scalars["terminals"].append(float(is_terminal))
+        self._scalars["masks"].append(float(not is_terminal))
+
+    def end_episode(self) -> None:
+        """The last row is the last of its episode."""
+        if len(self):
+            self._scalars["terminals"][-1] = 1.0
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By the keys of :func:`dipole_sb3.datasets.files.load`; float32."""
+        count = max(len(self), 1)
+        columns = {
+            key: np.frombuffer(column, np.float32).reshape(-1, len(column) // count)
+            for key, column in self._columns.items()
+        }
+        return {**columns, **{key: np.frombuffer(column, np.float32) for key, column in self._scalars.items()}}
+
+
+class Transitions:
+    """Reads a recording once, message by message.
+
+    The node's control periods are seen in a recording by its commands: each ends with one. A step begins at a command,
+    with the observation of that moment; it ends at the command that lies nearest to one period later, within half a
+    period, and that is where the next one begins. Commands in between, of a faster source, are left out.
+
+    Where no command comes, a command that is no older than ``hold_ns`` counts again; else the episode ends there, by
+    a time limit, after a last step of one period. It also ends where an observation, a command or a reward cannot be
+    had: the step that would have needed it is left out.
+
+    :param period_ns: of the contract.
+    :param hold_ns: 0: commands do not count again.
+    """
+
+    def __init__(self, sources: Sources, period_ns: int, hold_ns: int = 0) -> None:
+        self.rows = Rows()
+        self.ends: Counter[str] = Counter()
+        """Why episodes ended → how many."""
+        self.left_out: Counter[str] = Counter()
+        """Why commands outside of episodes could not begin one → how many."""
+        self.first_problem: Cause | None = None
+        self.duration_ns = 0
+        """Of all steps together."""
+        self._sources = sources
+        self._period_ns, self._half_ns, self._hold_ns = period_ns, period_ns // 2, hold_ns
+        self._now_ns: int | None = None
+        self._tick: Tick | None = None
+        self._early: tuple[View, Any] | None = None
+        self._at_due: View | None = None
+        self._newest_command: Received | None = None
+        self._reward: Received | None = None
+        self._terminal_at: int | None = None
+        self._is_terminal = False
+        self._set_back_at: int | None = None
+
+    def read(self, events: Iterable[Event]) -> None:
+        """Everything, to the end."""
+        for event in events:
+            self._hear(event)
+        if self._early is not None:
+            self._step(*self._early)
+        self._end(END)
+
+    def _hear(self, event: Event) -> None:
+        now, topic, message = event.time_ns, event.topic, event.message
+        if self._now_ns is not None and now < self._now_ns:
+            self._end(Kind.CLOCK.value)
+            self._forget()
+        self._now_ns = now
+        self._advance(now)
+        sources = self._sources
+        if topic in sources.inputs.topics:
+            sources.inputs.receive(topic, message, now)
+        if topic == sources.reward.topic:
+            self._reward = Received(message, now)
+        if sources.terminal is not None and topic == sources.terminal.topic:
+            self._hear_terminal(sources.terminal, message, now)
+        if sources.set_back is not None and topic == sources.set_back.topic and sources.set_back.is_on(message):
+            self._set_back_at = now
+            # What was seen before is not where the robot is now.
+            self._forget()
+        if topic == sources.command.topic:
+            self._hear_command(message, now)
+
+    def _hear_terminal(self, terminal: Signal, message: Any, now: int) -> None:
+        is_on = terminal.is_on(message)
+        self._is_terminal = is_on and terminal.is_level
+        if is_on and self._tick is not None and self._terminal_at is None:
+            self._terminal_at = now
+
+    def _forget(self) -> None:
+        self._sources.inputs.forget()
+        self._reward = self._newest_command = None
+
+    def _view(self, time_ns: int) -> View:
+        return View(time_ns, self._sources.inputs.snapshot(), self._reward)
+
+    # ---- where steps begin and end
+
+    def _advance(self, now: int) -> None:
+        """Before what happens now counts: ends the steps for which no command can come any more."""
+        while self._tick is not None:
+            due = self._tick.time_ns + self._period_ns
+            if now <= due:
+                return
+            if self._at_due is None:
+                self._at_due = self._view(due)
+            if now <= due + self._half_ns:
+                return
+            newest = self._newest_command
+            if self._early is not None:
+                self._step(*self._early)
+            elif newest is not None and due - newest.received_ns <= self._hold_ns:
+                self._step(self._at_due, newest.message)
+            else:
+                self._step(self._at_due, None)
+
+    def _hear_command(self, message: Any, now: int) -> None:
+        self._newest_command = Received(message, now)
+        while self._tick is not None:
+            due = self._tick.time_ns + self._period_ns
+            if now < due - self._half_ns:
+                return
+            if now < due:
+                self._early = (self._view(now), message)
+                return
+            if self._early is None or now - due < due - self._early[0].time_ns:
+                break
+            self._step(*self._early)
+        self._step(self._view(now), message)
+
+    def _step(self, view: View, command: Any) -> None:
+        """Ends the step under way, if one is, and begins the next, if there is a command."""
+        tick, self._tick, self._early, self._at_due = self._tick, None, None, None
+        try:
+            observation, problem = self._sources.layout.build(view.inputs, view.time_ns), None
+        except InputError as error:
+            observation, problem = None, error.cause
+        reason = None if tick is None else self._close(tick, view, observation, problem, command is None)
+        if command is not None and not self._is_over(view):
+            try:
+                if problem is not None:
+                    raise InputError(problem)
+                assert observation is not None
+                self._tick = Tick(view.time_ns, observation, self._sources.command.read(command))
+            except InputError as error:
+                reason = self._begin_failed(error.cause, reason, tick)
+        elif command is None:
+            reason = reason or NO_COMMAND
+        if tick is not None and reason is not None:
+            self.rows.end_episode()
+            self.ends[reason] += 1
+        self._take_back_events(view)
+
+    def _begin_failed(self, cause: Cause, reason: str | None, tick: Tick | None) -> str:
+        self.first_problem = self.first_problem or cause
+        if tick is None:
+            self.left_out[cause.kind.value] += 1
+        return reason or cause.kind.value
+
+    def _close(
+        self, tick: Tick, view: View, observation: Vector | None, problem: Cause | None, is_last: bool
+    ) -> str | None:
+        """Writes the step, if it is whole.
+
+        :return: why the episode ends; None when it goes on.
+        """
+        if self._set_back_at is not None and self._set_back_at <= view.time_ns:
+            return SET_BACK
+        if observation is None:
+            assert problem is not None
+            self.first_problem = self.first_problem or problem
+            return problem.kind.value
+        step = Step(tick.observation, tick.action, observation, view.reward, view.time_ns)
+        try:
+            reward = self._reward_of(step)
+        except InputError as error:
+            self.first_problem = self.first_problem or error.cause
+            return f"reward: {error.cause.kind.value}"
+        # Where nothing follows, what was said within half a period of the end belongs to it.
+        is_terminal = self._terminal_at is not None and (is_last or self._terminal_at <= view.time_ns)
+        self.rows.append(tick, reward, observation, is_terminal)
+        self.duration_ns += view.time_ns - tick.time_ns
+        return TERMINAL if is_terminal else None
+
+    def _reward_of(self, step: Step) -> float:
+        try:
+            return self._sources.reward(step)
+        except (ContractError, IndexError, TypeError) as error:
+            raise InputError(Cause(Kind.WRONG_SIZE, f"the reward cannot be read ({one_line(error)})")) from error
+
+    def _is_over(self, view: View) -> bool:
+        """Whether the robot is in an end state, in which no episode begins."""
+        is_later = self._terminal_at is not None and self._terminal_at > view.time_ns
+        return self._is_terminal and not is_later
+
+    def _take_back_events(self, view: View) -> None:
+        """What was said before the step that begins now is no end of it."""
+        if self._tick is None or (self._terminal_at is not None and self._terminal_at <= view.time_ns):
+            self._terminal_at = None
+        if self._tick is None or (self._set_back_at is not None and self._set_back_at <= view.time_ns):
+            self._set_back_at = None
+
+    def _end(self, reason: str) -> None:
+        """Ends the episode without the step that is under way."""
+        if self._tick is not None:
+            self.rows.end_episode()
+            self.ends[reason] += 1
+        self._tick = self._early = self._at_due = self._terminal_at = self._set_back_at = None
