@@ -172,7 +172,13 @@ def drive(operator: Operator, arguments: argparse.Namespace, out: Path) -> None:
     model = operator.model
     print(f"The node has read bundle {model['hash'][:12]}; omega may be {model['omega.low']} to {model['omega.high']}.")
     # One target more than counted: ω is turned at the beginning of that one's episode.
-    arm = {"simulated_time": "true", "targets": arguments.episodes + 1, "episode_steps": operator.course.steps}
+    # A busy machine may take a while to answer: the arm waits, as long as the contract lets the node think.
+    arm = {
+        "simulated_time": "true",
+        "command_timeout_s": "2.0",
+        "targets": arguments.episodes + 1,
+        "episode_steps": operator.course.steps,
+    }
     operator.start("dipole_policy.simulated_arm", out / "simulated_arm.log", *_parameters(arm))
     course = operator.course
     operator.wait(lambda: course.driven, "the first command")
