@@ -136,22 +136,22 @@ def field_type(message: str, path: Path, describe: Describe) -> FieldType:
     """
     kind = FieldType(full_name(message))
     for depth, step in enumerate(path):
-        at = shown_field(path[:depth]) or message
+        at = f"{shown_field(path[:depth])} of {message}" if depth else message
         if isinstance(step, int):
             if not kind.is_array:
-                raise ContractError(f"{at} of {message} is {kind.element}, expected an array for [{step}]")
+                raise ContractError(f"{at} is {kind.element}, expected an array for [{step}]")
             if kind.length is not None and step >= kind.length:
-                raise ContractError(f"{at} of {message} has {kind.length} elements, expected more for [{step}]")
+                raise ContractError(f"{at} has {kind.length} elements, expected more for [{step}]")
             kind = FieldType(kind.element)
             continue
         if kind.is_array or not kind.is_message:
             raise ContractError(
-                f"{at} of {message} has no field {step}: it is {'an array' if kind.is_array else kind.element}"
+                f"{at} has no field {step}: it is {'an array' if kind.is_array else kind.element}"
             )
         fields = describe(kind.element)
         if step not in fields:
             known = ", ".join(list(fields)[:12])
-            raise ContractError(f"{at} of {message} has no field {step}, expected one of {known}")
+            raise ContractError(f"{at} has no field {step}, expected one of {known}")
         kind = parse_type(fields[step])
     return kind
 
