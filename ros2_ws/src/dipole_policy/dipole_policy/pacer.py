@@ -12,8 +12,8 @@ _LONGEST_END_S = 1.0
 class Pacer:
     """Calls a control period at fixed intervals until it is ended.
 
-    A timer of rclpy waits for the executor, which builds a wait set in Python for whatever arrives. This thread waits for
-    nothing but its time. Periods that are missed are left out, as a timer does.
+    A timer of rclpy waits for the executor, which builds a wait set in Python for whatever arrives. This thread waits
+    for nothing but its time. Periods that are missed are left out, as a timer does.
 
     :param period: must not raise.
     :param period_s: between two calls; positive.
