@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dipole_sb3.cli import data_fetch
+
 if TYPE_CHECKING:
     from dipole_sb3.cli.dispatch import ParsedCommand
 
@@ -82,6 +84,7 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
     )
     record.add_argument("--out", required=True, metavar="FILE", help="the .npz file to write")
 
+    data_fetch.add_parser(actions)
     for action in more_actions:
         action.add_parser(actions)
 

@@ -26,6 +26,7 @@ _EXTRAS = {
     "sb3_contrib": "record",
     "mujoco": "record",
     "ogbench": "ogbench",
+    "dm_control": "exorl",
     "matplotlib": "plots",
     "onnx": "export",
     "onnxscript": "export",
