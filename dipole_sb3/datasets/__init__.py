@@ -15,8 +15,11 @@ from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.errors import DatasetError
 
 EXPECTED_NAMES = (
-    "ogbench/<single-task name>, exorl/<domain>/<algorithm>/<task>, demo/<name>, or the path of an .npz file"
+    "ogbench/<single-task name>, exorl/<domain>/<algorithm>/<task>, demo/<name>, or the path of an .npz or .hdf5 file or "
+    "of a stored data set's folder"
 )
+
+FILE_SUFFIXES = (".npz", ".hdf5", ".h5")
 
 
 def load_dataset(
@@ -25,8 +28,10 @@ def load_dataset(
     """Recorded data, ready to train on.
 
     :param name: ``"ogbench/cube-single-play-singletask-task2-v0"`` (any single-task name of OGBench),
-        ``"exorl/walker/rnd/walk"`` (any of nine tasks on any of ExORL's recordings), ``"demo/reacher-tqc-10k"`` (ships with the package), or the path of an .npz file
-        (:func:`dipole_sb3.datasets.files.load` says with which keys).
+        ``"exorl/walker/rnd/walk"`` (any of nine tasks on ExORL's recordings),
+        ``"demo/reacher-tqc-10k"`` (ships with the package), the path of an .npz or .hdf5 file
+        (:func:`dipole_sb3.datasets.files.load` says with which keys), or of a folder that
+        :class:`dipole_sb3.datasets.storage.DatasetWriter` or ``dipole data convert`` wrote.
     :param device: where batches will be drawn.
     :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``dataset_dir``,
         ``processes`` for ExORL; ``observation_space``, ``action_space`` for files.
@@ -46,6 +51,10 @@ def load_dataset(
             from dipole_sb3.datasets import exorl
 
             return exorl.load(name, device=device, **options)
+    if Path(name).is_dir():
+        from dipole_sb3.datasets import storage
+
+        return storage.load(name, device=device, **options)
     if not is_file_name(name):
         raise DatasetError(f"{name}: no data set of this name; {_suggestion(str(name))}")
     return files.load(name, device=device, **options)
@@ -80,7 +89,8 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
 
 def is_file_name(name: str | os.PathLike[str]) -> bool:
     """Whether :func:`load_dataset` reads ``name`` as a file, whose actions are in the environment's units."""
-    return not isinstance(name, str) or Path(name).suffix == ".npz" or Path(name).is_file()
+    path = Path(name)
+    return not path.is_dir() and (not isinstance(name, str) or path.suffix in FILE_SUFFIXES or path.is_file())
 
 
 def _suggestion(name: str) -> str:
