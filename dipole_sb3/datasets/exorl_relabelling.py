@@ -145,7 +145,7 @@ def _receive(connection: Connection, process: SpawnProcess, file: EpisodeFile) -
             f"{file.path}: the worker process that relabelled it ended with exit code {process.exitcode} (negative: "
             "killed by that signal, often for lack of memory; positive: its message is above); nothing was kept"
         ) from error
-    if isinstance(answer, (DatasetError, OSError)):
+    if isinstance(answer, DatasetError):
         raise answer
     if isinstance(answer, str):
         raise RuntimeError(f"{file.path} failed in its worker process:\n{answer}")
@@ -161,10 +161,10 @@ def _work(connection: Connection, share: _Share) -> None:
             relabeller = Relabeller(share.domain, share.task)
             for file in share.episodes:
                 connection.send(relabeller.label(file))
-        except (DatasetError, OSError) as error:
-            connection.send(error)
+        # Neither sent as they are: not every exception survives pickling.
+        except DatasetError as error:
+            connection.send(DatasetError(str(error)))
         except Exception:
-            # Sent as text: not every exception survives pickling.
             connection.send(traceback.format_exc())
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)  # nobody waits for it any more

@@ -26,7 +26,7 @@ PUBLISHED_WIDTHS = {"cheetah": (17, 6, 18), "jaco": (42, 9, 18), "quadruped": (7
 LIMITS = {"cheetah": 1000, "jaco": 250, "quadruped": 1000, "walker": 1000}
 
 
-@pytest.fixture(scope="module", params=TASKS, ids="-".join)
+@pytest.fixture(scope="module", params=TASKS, ids=map("-".join, TASKS))
 def environment(request: pytest.FixtureRequest) -> Iterator[gymnasium.Env[Any, Any]]:
     opened = open_environment(*request.param)
     yield opened
@@ -110,7 +110,7 @@ def test_actions_are_scaled_to_the_actuators() -> None:
 
 
 def test_the_target_of_jaco_does_not_move() -> None:
-    """Left and right are as seen from the arm's front camera: the first axis points to the right."""
+    """Not between episodes either; it lies on the table, at the corners that ExORL names."""
     targets = {task: Relabeller("jaco", task)._environment for task in DOMAINS["jaco"].tasks}
     for task, x in (("reach-top-left", -0.09), ("reach-top-right", 0.09)):
         environment = targets[task]
