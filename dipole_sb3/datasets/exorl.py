@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ def load(
     :returns: the buffer; its ``metadata`` names ``env_id``, ``source``, ``episodes`` and the versions used.
     :raises DatasetError: an unknown name, no episodes, one that is damaged or of another domain (named), or a folder
         that cannot be written.
+    :raises OSError: the disk is full; nothing half-made is left.
     :raises ValueError: fewer than one process.
     """
     if processes is not None and processes < 1:
@@ -63,13 +66,10 @@ def load(
     found = _cached(cache, folder, device)
     if found is not None:
         return found
-    try:
-        with FileLock(folder / f".{cache.name}.lock"):
-            found = _cached(cache, folder, device)  # another process may have made it in the meantime
-            if found is None:
-                _relabel(rewarded, folder, cache, processes)
-    except OSError as error:
-        raise DatasetError(f"{cache}: cannot be written ({error.strerror or error}); nothing was kept") from error
+    with _one_at_a_time(folder / f".{cache.name}.lock"):
+        found = _cached(cache, folder, device)  # another process may have made it in the meantime
+        if found is None:
+            _relabel(rewarded, folder, cache, processes)
     return found if found is not None else storage.load(cache, device=device)
 
 
@@ -89,6 +89,19 @@ def make_env(name: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 def cache_path(folder: Path, task: str) -> Path:
     """Where the relabelled transitions are kept; the relabeller's version is a part of the name."""
     return folder / f"{task}.relabelled-v{RELABELLER_VERSION}"
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise DatasetError(f"{path.parent}: the folder cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _cached(cache: Path, folder: Path, device: torch.device | str) -> OfflineReplayBuffer | None:
