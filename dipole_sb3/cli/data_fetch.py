@@ -40,6 +40,8 @@ def _fetch(options: argparse.Namespace) -> int:
     from dipole_sb3.datasets.exorl_fetch import fetch
 
     if not options.name.startswith("exorl/"):
-        raise ValueError(f"{options.name}: only ExORL's recordings are fetched; expected a name such as exorl/walker/rnd")
+        raise ValueError(
+            f"{options.name}: only ExORL's recordings are fetched; expected a name such as exorl/walker/rnd"
+        )
     print(fetch(options.name, dataset_dir=options.dir))
     return 0

@@ -15,8 +15,8 @@ from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.errors import DatasetError
 
 EXPECTED_NAMES = (
-    "ogbench/<single-task name>, exorl/<domain>/<algorithm>/<task>, demo/<name>, or the path of an .npz or .hdf5 file or "
-    "of a stored data set's folder"
+    "ogbench/<single-task name>, exorl/<domain>/<algorithm>/<task>, demo/<name>, or the path of an .npz or .hdf5 file "
+    "or of a stored data set's folder"
 )
 
 FILE_SUFFIXES = (".npz", ".hdf5", ".h5")

@@ -211,5 +211,10 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> int:
 def _require_inside(archive: Path, member: zipfile.ZipInfo) -> None:
     name = member.filename
     leads_out = ".." in (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
-    if leads_out or PurePosixPath(name).anchor or PureWindowsPath(name).anchor or stat.S_ISLNK(member.external_attr >> 16):
+    if (
+        leads_out
+        or PurePosixPath(name).anchor
+        or PureWindowsPath(name).anchor
+        or stat.S_ISLNK(member.external_attr >> 16)
+    ):
         raise DamagedArchiveError(f"{archive}: holds {name!r}, which leads out of the folder it is unpacked to")

@@ -60,9 +60,7 @@ class ExorlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             self._random.seed(self.np_random.integers(2**32, size=4))
         return flat_observation(self._environment.reset().observation), {}
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         step = self._environment.step(np.asarray(action, np.float64))
         return flat_observation(step.observation), float(step.reward), False, False, {}
 

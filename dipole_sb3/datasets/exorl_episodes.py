@@ -94,8 +94,8 @@ def fingerprint(episodes: Sequence[EpisodeFile]) -> str:
 def read_episode(file: EpisodeFile, widths: Widths, domain: str) -> Episode:
     """The transitions of an episode's file.
 
-    Row t of the file holds what was seen after step t, and the action of that step; row 0 holds what was seen first,
-    and an action that nobody took. So transition t goes from row t − 1 to row t, with the action and the state of row t.
+    Row t of the file holds the action of step t and what was seen after it; row 0 holds what was seen first, and an
+    action that nobody took. So transition t goes from row t − 1 to row t, with the action and the state of row t.
 
     :param file: the episode.
     :param widths: of the domain's rows.

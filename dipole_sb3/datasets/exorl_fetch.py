@@ -54,7 +54,9 @@ def _unpack(archive: Path, folder: Path) -> None:
     unfinished.mkdir()
     try:
         if unpack(archive, unfinished, wanted=_is_episode) == 0:
-            raise DamagedArchiveError(f"{archive}: holds no episodes; expected buffer/{episode_name(0, 1000)} and others")
+            raise DamagedArchiveError(
+                f"{archive}: holds no episodes; expected buffer/{episode_name(0, 1000)} and others"
+            )
         (unfinished / "buffer").rename(folder / "buffer")
     except DamagedArchiveError as error:
         archive.unlink()

@@ -25,6 +25,7 @@ from dipole_sb3.errors import DatasetError
 
 SPLITS = ("train", "val")
 
+
 @dataclass(frozen=True)
 class Task:
     """One episode: its split (``train`` or ``val``) and its place there, from 0."""

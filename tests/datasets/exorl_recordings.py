@@ -16,6 +16,8 @@ TASKS = [(name, task) for name, domain in DOMAINS.items() for task in domain.tas
 
 STEPS = 25
 
+Episodes = list[dict[str, np.ndarray]]
+
 
 def open_environment(domain: str, task: str) -> gymnasium.Env[Any, Any]:
     return gymnasium.make(environment_id(domain, task))
@@ -67,7 +69,7 @@ def write_episodes(folder: Path, episodes: Iterable[dict[str, np.ndarray]]) -> l
     return paths
 
 
-def record(folder: Path, domain: str, task: str, episodes: int = 2) -> list[dict[str, np.ndarray]]:
+def record(folder: Path, domain: str, task: str, episodes: int = 2) -> Episodes:
     """Writes a recording, half of it with random and half with smooth actions; lengths differ. Returns its episodes."""
     environment = open_environment(domain, task)
     recorded = [

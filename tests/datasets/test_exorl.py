@@ -10,23 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from dm_control import suite
-from exorl_recordings import STEPS, TASKS, open_environment, record, transitions
+from exorl_recordings import STEPS, TASKS, Episodes, open_environment, record, transitions
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.datasets import exorl, make_env, storage
 from dipole_sb3.datasets.exorl_names import DOMAINS
 from dipole_sb3.datasets.exorl_tasks import REACH_TARGETS
 from dipole_sb3.errors import DatasetError
-
-Episodes = list[dict[str, np.ndarray]]
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], Episodes]]:
-    """A recording per task, named after the task that was rewarded; and its episodes."""
-    folder = tmp_path_factory.mktemp("exorl")
-    return folder, {(domain, task): record(folder / domain / task, domain, task) for domain, task in TASKS}
-
 
 @pytest.fixture
 def walker(recorded: tuple[Path, Any], tmp_path: Path) -> Path:
@@ -243,12 +233,21 @@ def test_no_processes(walker: Path) -> None:
 MIDDLE = f"episode_000002_{STEPS}.npz"
 
 DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
-    "another width": ({"observation": lambda array: array[:, 1:]}, r"observation has shape \(26, 23\), expected \(26, 24\)"),
+    "another width": (
+        {"observation": lambda array: array[:, 1:]},
+        r"observation has shape \(26, 23\), expected \(26, 24\)",
+    ),
     "another domain": ({"physics": lambda array: np.zeros((26, 57))}, r"physics has shape \(26, 57\).*domain walker"),
     "a row too few": ({"action": lambda array: array[1:]}, "action has 25 rows, expected 26: the 25 steps of its name"),
     "no actions": ({"action": None}, "lacks action; found discount, observation, physics, reward; expected"),
-    "NaN": ({"observation": lambda array: np.where(array == array[7], np.nan, array)}, "NaN or infinity, first in row 7"),
-    "impossible state": ({"physics": lambda array: np.where(array == array[3], 1e30, array)}, "physics row 3 is no state"),
+    "NaN": (
+        {"observation": lambda array: np.where(array == array[7], np.nan, array)},
+        "NaN or infinity, first in row 7",
+    ),
+    "impossible state": (
+        {"physics": lambda array: np.where(array == array[3], 1e30, array)},
+        "physics row 3 is no state",
+    ),
     "large action": ({"action": lambda array: np.where(array == array[5], 1.5, array)}, "action row 5 holds 1.5"),
     "an end": ({"discount": lambda array: np.where(np.arange(26)[:, None] == 25, 0, array)}, "discount is not 1"),
 }
@@ -283,7 +282,9 @@ def test_damaged_bytes_in_an_episode_are_noticed(walker: Path) -> None:
 def test_a_recording_of_another_domain(recorded: tuple[Path, Any], tmp_path: Path) -> None:
     """Cheetah and walker have states of the same width; what is seen tells them apart."""
     shutil.copytree(recorded[0] / "cheetah/run/buffer", tmp_path / "walker/rnd/buffer")
-    with pytest.raises(DatasetError, match=r"episode_000000_25\.npz: observation has shape \(26, 17\), .*domain walker"):
+    with pytest.raises(
+        DatasetError, match=r"episode_000000_25\.npz: observation has shape \(26, 17\), .*domain walker"
+    ):
         load(tmp_path)
 
 
@@ -291,7 +292,9 @@ def test_no_recording_names_the_next_command(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no recording in it; .*`dipole data fetch exorl/walker/rnd` fetches"):
         load(tmp_path)
     (tmp_path / "walker/rnd/buffer").mkdir(parents=True)
-    with pytest.raises(DatasetError, match=r"buffer: the folder has no episodes in it; expected files such as episode_"):
+    with pytest.raises(
+        DatasetError, match=r"buffer: the folder has no episodes in it; expected files such as episode_"
+    ):
         load(tmp_path)
     (tmp_path / "walker/rnd/buffer/copy of episode.npz").touch()
     with pytest.raises(DatasetError, match=r"copy of episode\.npz: this is no episode's name"):

@@ -90,7 +90,10 @@ def test_interrupted_relabelling(recording: Path, number: signal.Signals, proces
         assert not list(recording.glob("*.partial"))
     buffer = load_dataset(NAME, device="cpu", dataset_dir=recording.parents[1], processes=1)
     assert buffer.size() == EPISODES * STEPS
-    assert [path.name for path in recording.iterdir() if path.suffix != ".lock"] in (["buffer", CACHE], [CACHE, "buffer"])
+    assert [path.name for path in recording.iterdir() if path.suffix != ".lock"] in (
+        ["buffer", CACHE],
+        [CACHE, "buffer"],
+    )
 
 
 def test_runs_side_by_side_relabel_once(recording: Path) -> None:
@@ -120,4 +123,3 @@ def test_killed_worker(published: Path) -> None:
     with pytest.raises(DatasetError, match=r"episode_0000\d+_250\.npz: the worker process .* exit code -9"):
         list(labelled)
     assert multiprocessing.active_children() == []
-

@@ -188,11 +188,6 @@ def test_unknown_names_offer_the_nearest() -> None:
         load_dataset("qqq")
 
 
-def test_exorl_is_not_there_yet() -> None:
-    with pytest.raises(DatasetError, match=r"ExORL loader is not part of this version.*ogbench/.*demo/"):
-        load_dataset("exorl/walker-walk")
-
-
 def test_written_files_are_reproducible_and_ordinary(tmp_path: Path) -> None:
     first = files.write_npz(tmp_path / "new" / "a.npz", transitions())
     second = files.write_npz(tmp_path / "b.npz", transitions())
