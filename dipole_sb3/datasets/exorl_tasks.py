@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from dm_control.suite import cheetah
 from dm_control.suite.wrappers import action_scale
 from dm_control.utils import rewards
 from numpy.typing import NDArray
+
+# dm_control's own cheetah uses an attribute that MuJoCo calls deprecated, which would be said at every start.
+logging.getLogger("absl").addFilter(lambda record: "'settotalmass' is deprecated" not in record.getMessage())
 
 RUN_SPEED = 10.0
 """Speed, in metres per second, from which a cheetah's reward is 1; from there it falls to 0 at a standstill."""

@@ -16,6 +16,7 @@ from gymnasium.utils.env_checker import check_env as check_gymnasium_env
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
 from dipole_sb3.datasets import exorl_tasks, make_env
+from dipole_sb3.datasets.exorl_environments import ExorlEnv
 from dipole_sb3.datasets.exorl_names import DOMAINS
 from dipole_sb3.datasets.exorl_relabelling import Relabeller
 from dipole_sb3.errors import DatasetError
@@ -130,15 +131,14 @@ def test_names_of_data_give_their_environment() -> None:
         make_env("exorl/walker-fly-v0")
 
 
+def test_nothing_is_said_of_dm_controls_own_models(caplog: pytest.LogCaptureFixture) -> None:
+    open_environment("cheetah", "run-backward")
+    assert caplog.messages == []
+
+
 def test_unknown_render_mode() -> None:
     with pytest.raises(ValueError, match=r"render_mode is 'human'; expected None or 'rgb_array'"):
-        exorl_environment_class()("walker", "walk", render_mode="human")
-
-
-def exorl_environment_class() -> Any:
-    from dipole_sb3.datasets.exorl_environments import ExorlEnv
-
-    return ExorlEnv
+        ExorlEnv("walker", "walk", render_mode="human")
 
 
 def test_versions_that_do_not_fit_together_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
