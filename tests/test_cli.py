@@ -313,7 +313,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
         ),
         (
             ["train", "task=exorl/walker-walk", "task.dataset_dir=nowhere"],
-            "no recording in it; expected nowhere/walker/rnd/buffer, which `dipole data fetch exorl/walker/rnd` fetches",
+            "expected nowhere/walker/rnd/buffer, which `dipole data fetch exorl/walker/rnd` fetches",
         ),
         (
             ["train", "task=ogbench/scene-play", "task_id=9"],

@@ -121,7 +121,7 @@ def _receive(url: str, part: _Part, room: int) -> None:
     """One connection's worth of a file, from where the last one ended if the server still has that file."""
     known, size = part.known(url), part.size()
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "dipole-sb3"})
-    if size and known.get("validator"):
+    if known.get("validator") and 0 < size < known["total"]:
         request.add_header("Range", f"bytes={size}-")
         request.add_header("If-Range", known["validator"])
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:

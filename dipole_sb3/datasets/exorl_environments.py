@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -31,7 +31,7 @@ class ExorlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     :raises ImportError: dm_control is not installed, or does not work with the installed mujoco.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's own declaration)
 
     def __init__(
         self, domain: str, task: str, render_mode: str | None = None, width: int = 480, height: int = 480
@@ -64,7 +64,7 @@ class ExorlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         step = self._environment.step(np.asarray(action, np.float64))
         return flat_observation(step.observation), float(step.reward), False, False, {}
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         if self.render_mode is None:
             return None
         image: NDArray[np.uint8] = self.physics.render(**self._rendering)

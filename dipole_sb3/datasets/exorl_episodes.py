@@ -24,7 +24,7 @@ class EpisodeFile(NamedTuple):
     """A file of one episode, and the steps that its name promises."""
 
     path: Path
-    index: int
+    number: int
     steps: int
 
 
@@ -53,9 +53,9 @@ class Episode(NamedTuple):
     states: NDArray[np.float64]
 
 
-def episode_name(index: int, steps: int) -> str:
+def episode_name(number: int, steps: int) -> str:
     """Name of an episode's file: ``episode_000007_1000.npz``."""
-    return f"episode_{index:06d}_{steps}.npz"
+    return f"episode_{number:06d}_{steps}.npz"
 
 
 def is_episode_name(name: str) -> bool:
@@ -80,7 +80,7 @@ def find_episodes(folder: Path) -> list[EpisodeFile]:
         if name is None:
             raise DatasetError(f"{path}: this is no episode's name; expected one such as {episode_name(0, 1000)}")
         episodes.append(EpisodeFile(path, int(name[1]), int(name[2])))
-    return sorted(episodes, key=lambda episode: (episode.index, episode.path.name))
+    return sorted(episodes, key=lambda episode: (episode.number, episode.path.name))
 
 
 def fingerprint(episodes: Sequence[EpisodeFile]) -> str:

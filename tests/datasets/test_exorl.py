@@ -18,6 +18,7 @@ from dipole_sb3.datasets.exorl_names import DOMAINS
 from dipole_sb3.datasets.exorl_tasks import REACH_TARGETS
 from dipole_sb3.errors import DatasetError
 
+
 @pytest.fixture
 def walker(recorded: tuple[Path, Any], tmp_path: Path) -> Path:
     """A folder of recordings of this test's own: walker/rnd, five episodes."""

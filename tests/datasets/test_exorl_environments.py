@@ -153,9 +153,9 @@ def test_versions_that_do_not_fit_together_are_named(monkeypatch: pytest.MonkeyP
 
 
 _RENDER = """
-import gymnasium, numpy, dipole_sb3
+import gymnasium, numpy
 for name in ("walker-walk", "jaco-reach-top-left"):
-    environment = gymnasium.make(f"exorl/{name}-v0", render_mode="rgb_array", width=64, height=48)
+    environment = gymnasium.make(f"dipole_sb3:exorl/{name}-v0", render_mode="rgb_array", width=64, height=48)
     environment.reset(seed=0)
     image = environment.render()
     assert image.shape == (48, 64, 3) and image.dtype == numpy.uint8 and image.std() > 1, image.shape

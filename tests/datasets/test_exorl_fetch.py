@@ -33,6 +33,7 @@ class Server:
         self.tag: str | None = '"first"'
         self.ranges = True
         self.length = True
+        self.shift = 0
         self.break_after: list[int | None] = []
         self.status: list[int] = []
         self.requests: list[tuple[str, str | None, str | None]] = []
@@ -58,7 +59,7 @@ class Server:
         if wanted and self.ranges and condition == self.tag:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             handler.send_response(206)
-            handler.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            handler.send_header("Content-Range", f"bytes {start + self.shift}-{len(body) - 1}/{len(body)}")
         else:
             handler.send_response(200)
         if self.tag:
@@ -170,6 +171,12 @@ def test_servers_that_cannot_go_on_start_anew(server: Server, tmp_path: Path, we
     fetch(NAME, dataset_dir=tmp_path)
     assert server.ranges_asked_for == [None, "bytes=1000-" if weakness == "no ranges" else None]
     assert everything(tmp_path) == EPISODES
+
+
+def test_a_server_that_sends_another_range_is_refused(server: Server, tmp_path: Path) -> None:
+    server.break_after, server.shift = [1000, None], 5
+    with pytest.raises(DatasetError, match=r"the server sends bytes 1005-\d+/(\d+), expected bytes 1000-\d+/\1"):
+        fetch(NAME, dataset_dir=tmp_path)
 
 
 def test_complete_archive_of_a_stopped_command_is_only_unpacked(server: Server, tmp_path: Path) -> None:
