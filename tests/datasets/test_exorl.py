@@ -190,10 +190,11 @@ def test_names(walker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # Relabelling
 
 
-def test_processes_do_not_change_a_bit(walker: Path, tmp_path: Path) -> None:
-    alone = storage.checksum(_cache_after(walker, processes=1))
-    shutil.rmtree(walker / "walker/rnd/walk.relabelled-v1")
-    assert storage.checksum(_cache_after(walker, processes=2)) == alone
+def test_processes_do_not_change_a_bit(tmp_path: Path) -> None:
+    record(tmp_path / "walker/rnd", "walker", "walk", episodes=5)
+    alone = storage.checksum(_cache_after(tmp_path, processes=1))
+    shutil.rmtree(tmp_path / "walker/rnd/walk.relabelled-v1")
+    assert storage.checksum(_cache_after(tmp_path, processes=2)) == alone
 
 
 def _cache_after(folder: Path, **options: Any) -> Path:

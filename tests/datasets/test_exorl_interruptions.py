@@ -68,8 +68,10 @@ def start(recording: Path, processes: int, *more: str) -> subprocess.Popen[str]:
 
 
 def wait_until_writing(recording: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
     while not any(path.stat().st_size > 10_000 for path in recording.glob(f".{CACHE}.partial/*.npy")):
         assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "nothing was written"
         time.sleep(0.005)
 
 
