@@ -139,7 +139,7 @@ def _workers(shares: Sequence[_Share]) -> Iterator[list[tuple[Connection, SpawnP
 def _receive(connection: Connection, process: SpawnProcess, file: EpisodeFile) -> dict[str, NDArray[Any]]:
     try:
         answer = connection.recv()
-    except (EOFError, ConnectionResetError) as error:
+    except (EOFError, OSError) as error:  # between two episodes, or in the middle of one
         process.join()
         raise DatasetError(
             f"{file.path}: the worker process that relabelled it ended with exit code {process.exitcode} (negative: "
