@@ -2,9 +2,10 @@
 
     python benchmarks/exorl_relabelling.py [--turns 5] [--steps 200] [--json FILE]
 
-In every turn an episode is played in the environment with random actions, written as ExORL publishes episodes, read again and
-rewarded. Both are timed by the processor time of this one process, in turns, and the median turn counts, so that other load
-on the machine falls on both. A recording's ten million steps take as long as the last column says, divided by the cores.
+In every turn an episode is played in the environment with random actions, written as ExORL publishes episodes, read
+again and rewarded. Both are timed by the processor time of this one process, in turns, and the median turn counts, so
+that other load on the machine falls on both. A recording's ten million steps take as long as the last column says,
+divided by the cores.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class ExorlEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     @property
     def physics(self) -> Any:
-        """dm_control's physics, for Jaco a new one in every episode; ``get_state()`` is what ExORL records as ``physics``."""
+        """dm_control's physics, whose ``get_state()`` ExORL records; Jaco has another one in every episode."""
         return self._environment.physics
 
     def reset(
