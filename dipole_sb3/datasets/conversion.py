@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dipole_sb3.datasets.array_files import HDF5_SUFFIXES, Arrays, opened
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.persistence import cannot_write, replaced_when_complete
 
-ROWS_AT_A_TIME = 65_536
+_ROWS_AT_A_TIME = 65_536
 
 
 def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -59,18 +59,24 @@ def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str],
 def _store(source: str | os.PathLike[str], destination: Path, overwrite: bool) -> None:
     if not is_file_name(source):
         buffer = load_dataset(source, device="cpu")
-        metadata = {**buffer.metadata, "converted_from": str(source)}
+        metadata = _provenance(buffer.metadata, source)
         storage.save(buffer, destination, metadata=metadata, overwrite=overwrite)
         return
     path = Path(source)
-    metadata = {**files.read_metadata(path), "converted_from": str(path)}
+    metadata = _provenance(files.read_metadata(path), path)
     with opened(path) as arrays:
         observation_space, action_space = spaces_of(path, arrays, metadata)
         with storage.DatasetWriter(
             destination, observation_space, action_space, metadata, overwrite, source=str(path)
         ) as writer:
-            for block in files.transition_blocks(path, arrays, ROWS_AT_A_TIME):
+            for block in files.transition_blocks(path, arrays):
                 writer.append(block)
+
+
+def _provenance(metadata: Mapping[str, Any], source: str | os.PathLike[str]) -> dict[str, Any]:
+    # The digest of the source's file is not one of the new file's.
+    kept = {key: value for key, value in metadata.items() if key != "sha256"}
+    return {**kept, "converted_from": str(source)}
 
 
 def spaces_of(path: Path, arrays: Arrays, metadata: dict[str, Any]) -> tuple[spaces.Space[Any], spaces.Box]:
@@ -96,8 +102,8 @@ def _extremes(path: Path, actions: Any) -> np.ndarray:
     if len(actions.shape) < 2:
         return np.broadcast_to(np.float32(0), actions.shape)  # refused for its shape, whatever is in it
     extremes: list[np.ndarray] = []
-    for start in range(0, actions.shape[0], ROWS_AT_A_TIME):
-        part = checks.require_numeric(str(path), "actions", actions[start : start + ROWS_AT_A_TIME])
+    for start in range(0, actions.shape[0], _ROWS_AT_A_TIME):
+        part = checks.require_numeric(str(path), "actions", actions[start : start + _ROWS_AT_A_TIME])
         extremes = [np.min([*extremes, part.min(axis=0)], axis=0), np.max([*extremes, part.max(axis=0)], axis=0)]
     return checks.require_numeric(str(path), "actions", np.asarray(extremes))
 
@@ -109,8 +115,7 @@ def _write_file(buffer: OfflineReplayBuffer, path: Path) -> None:
         _write_hdf5(buffer, path)
     space = checks.require_box_actions(buffer.action_space)
     metadata = {
-        **buffer.metadata,
-        "converted_from": buffer.source,
+        **_provenance(buffer.metadata, buffer.source),
         "action_low": space.low.tolist(),
         "action_high": space.high.tolist(),
     }

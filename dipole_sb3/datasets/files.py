@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from dipole_sb3 import checks
+from dipole_sb3 import checks, layouts
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.datasets.array_files import Arrays, opened
 from dipole_sb3.errors import DatasetError
@@ -60,7 +61,7 @@ def load(
     path = Path(path)
     metadata = read_metadata(path)
     with opened(path) as arrays:
-        (transitions,) = transition_blocks(path, arrays, rows=None)
+        (transitions,) = transition_blocks(path, arrays, whole=True)
     return OfflineReplayBuffer.from_arrays(
         transitions,
         observation_space=observation_space,
@@ -78,7 +79,7 @@ def known_action_space(metadata: Mapping[str, Any]) -> spaces.Box | None:
     return spaces.Box(np.asarray(metadata["action_low"], np.float32), np.asarray(metadata["action_high"], np.float32))
 
 
-def transition_blocks(path: Path, arrays: Arrays, rows: int | None) -> Iterator[dict[str, Any]]:
+def transition_blocks(path: Path, arrays: Arrays, *, whole: bool = False) -> Iterator[dict[str, Any]]:
     """The transitions of a file, in the words of :meth:`OfflineReplayBuffer.from_arrays`.
 
     Without ``next_observations`` a transition's next observation is the observation of the next row, exactly as
@@ -88,12 +89,12 @@ def transition_blocks(path: Path, arrays: Arrays, rows: int | None) -> Iterator[
 
     :param path: for messages.
     :param arrays: as :func:`~dipole_sb3.datasets.array_files.opened` gives them.
-    :param rows: to read at a time; None: all.
+    :param whole: all in one block, instead of in parts that take little memory.
     :raises DatasetError: arrays of several lengths, ends named twice, or no way to tell the next observations.
     """
     used: dict[str, Any] = {key: arrays[key] for key in (*TRANSITION_KEYS, *END_KEYS) if key in arrays}
     length = common_length(str(path), used)
-    rows = max(length, 1) if rows is None else rows
+    rows = max(length, 1) if whole else layouts.rows_per_block(_row_bytes(used))
     parts = (
         _episode_ends(sliced(used, slice(start, min(start + rows, length))), source=str(path))
         for start in range(0, max(length, 1), rows)
@@ -134,6 +135,13 @@ def _with_successors(parts: Iterator[dict[str, Any]], length: int) -> Iterator[d
             sliced(following, kept + 1) if isinstance(following, dict) else following[kept + 1]
         )
         yield transitions
+
+
+def _row_bytes(arrays: Mapping[str, Any]) -> int:
+    return sum(
+        _row_bytes(array) if isinstance(array, Mapping) else array.dtype.itemsize * math.prod(array.shape[1:])
+        for array in arrays.values()
+    )
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.checksums import TransitionDigest
 from dipole_sb3.datasets import files, is_file_name, load_dataset, storage
 from dipole_sb3.datasets.array_files import opened
-from dipole_sb3.datasets.conversion import ROWS_AT_A_TIME, in_environment_units, spaces_of
+from dipole_sb3.datasets.conversion import in_environment_units, spaces_of
 from dipole_sb3.errors import DatasetError
 
 SATURATED = 0.998
@@ -28,7 +27,13 @@ HISTOGRAM_BINS = 50
 
 @dataclass
 class ElementStatistics:
-    """Running statistics of every element of an array, [*shape]; values that are not finite are counted apart."""
+    """Running statistics of every element of an array, over the values that are finite.
+
+    :param shape: of a row.
+    :param count: finite values, [*shape], as ``total``, ``squares`` (sum of squares), ``low`` and ``high``.
+    :param rows: that were looked at.
+    :param not_finite: rows with a value that is not finite; ``first_not_finite`` is the first of them.
+    """
 
     shape: tuple[int, ...]
     count: np.ndarray = field(init=False)
@@ -36,6 +41,7 @@ class ElementStatistics:
     squares: np.ndarray = field(init=False)
     low: np.ndarray = field(init=False)
     high: np.ndarray = field(init=False)
+    rows: int = 0
     not_finite: int = 0
     first_not_finite: int | None = None
 
@@ -47,6 +53,7 @@ class ElementStatistics:
     def update(self, values: np.ndarray, first_row: int) -> None:
         """Adds [n, *shape], whose first row is ``first_row`` of the whole."""
         values = values.astype(np.float64)
+        self.rows += len(values)
         # What becomes infinite as float32 is refused by buffers, too.
         finite = np.abs(values) <= np.finfo(np.float32).max
         if not finite.all():
@@ -65,17 +72,17 @@ class ElementStatistics:
 
     @property
     def mean(self) -> np.ndarray:
-        return self.total / np.maximum(self.count, 1)
+        return np.asarray(self.total / np.maximum(self.count, 1))
 
     @property
     def deviation(self) -> np.ndarray:
         """Standard deviation; from sums of squares, so to about eight digits of the mean."""
-        return np.sqrt(np.maximum(self.squares / np.maximum(self.count, 1) - self.mean**2, 0.0))
+        return np.asarray(np.sqrt(np.maximum(self.squares / np.maximum(self.count, 1) - self.mean**2, 0.0)))
 
     @property
     def constant(self) -> np.ndarray:
         """Which elements never change."""
-        return (self.low == self.high) & (self.count > 1)
+        return np.asarray((self.low == self.high) & (self.count > 1))
 
 
 @dataclass
@@ -142,7 +149,7 @@ def _inspect_file(found: Inspection, path: Path) -> None:
         except DatasetError as error:
             found.problems.append(str(error))
         survey = _Survey(found)
-        for block in files.transition_blocks(path, arrays, ROWS_AT_A_TIME):
+        for block in files.transition_blocks(path, arrays):
             survey.add(_with_ends(found, block))
         survey.finish()
 
@@ -155,7 +162,7 @@ def _with_ends(found: Inspection, block: dict[str, Any]) -> dict[str, Any]:
         missing.append("terminals or masks")
     if missing:
         raise DatasetError(f"{found.name}: missing {', '.join(missing)}; found {checks.describe_keys(block)}")
-    columns = {}
+    columns: dict[str, Any] = {}
     for key in ("rewards", "terminals", "masks"):
         if key in block:
             column = checks.require_numeric(found.name, key, block[key])
@@ -182,7 +189,7 @@ def _inspect_buffer(found: Inspection, buffer: OfflineReplayBuffer) -> str:
     found.metadata, found.observation_space = buffer.metadata, buffer.observation_space
     found.action_space = checks.require_box_actions(buffer.action_space)
     survey, digest = _Survey(found), TransitionDigest(buffer.observation_space)
-    for block in buffer.blocks(ROWS_AT_A_TIME):
+    for block in buffer.blocks():
         digest.update(block)
         survey.add({**block, "actions": in_environment_units(block["actions"], buffer.action_space)})
     survey.finish()
@@ -194,7 +201,8 @@ class _Survey:
 
     def __init__(self, found: Inspection) -> None:
         self._found = found
-        self._problems: dict[str, tuple[str, int]] = {}
+        self._problems: dict[str, str] = {}
+        self._apart, self._first_apart = 0, 0
         self._previous: dict[str, np.ndarray] | None = None
         self._return, self._length = 0.0, 0
         self._saturated = 0
@@ -208,11 +216,11 @@ class _Survey:
                 if known.shape != values.shape[1:]:
                     raise DatasetError(f"{self._found.name}: {name} changes its shape from {known.shape}")
                 known.update(values, first)
-        for key in ("terminals", "masks", "dones", "timeouts"):
-            if key in block:
-                self._complain(f"{key} other", lambda key=key: _require_ends(self._found.name, key, block[key]))
+        recorded: list[str] = [key for key in ("terminals", "masks") if key in block] or ["dones", "timeouts"]
+        for key in recorded:
+            self._complain(key, lambda key=key: checks.require_zero_or_one(self._found.name, key, block[key]))
         for key in ("observations", "next_observations"):
-            self._complain(f"{key} outside", lambda key=key: self._require_observations(key, block[key]))
+            self._complain(key, lambda key=key: self._require_within(key, block[key]))
         if self._found.action_space is not None:
             self._add_actions(block["actions"], self._found.action_space)
         self._add_joins(block, first)
@@ -224,14 +232,19 @@ class _Survey:
             try:
                 check()
             except checks.RowError as error:
-                self._problems[kind] = (str(error.counted_from(self._found.transitions)), 1)
+                self._problems[kind] = str(error.counted_from(self._found.transitions))
             except DatasetError as error:
-                self._problems[kind] = (str(error), 1)
+                self._problems[kind] = str(error)
 
-    def _require_observations(self, key: str, value: Any) -> None:
+    def _require_within(self, key: str, value: Any) -> None:
         space = self._found.observation_space
-        for name, values in checks.named_arrays(key, value):
-            part = space[name.split("[")[1][1:-2]] if isinstance(space, spaces.Dict) else space
+        if isinstance(space, spaces.Dict) and isinstance(value, dict):
+            parts: list[tuple[str, Any, Any]] = [
+                (f"{key}[{name!r}]", values, space[name]) for name, values in value.items()
+            ]
+        else:
+            parts = [(key, value, space)]
+        for name, values, part in parts:
             if isinstance(part, spaces.Box) and values.dtype != np.uint8 and values.shape[1:] == part.shape:
                 checks.require_within(self._found.name, name, values, part)
 
@@ -241,7 +254,7 @@ class _Survey:
         )
         if actions.shape[1:] != space.shape:
             return
-        self._complain("actions outside", lambda: checks.require_within(self._found.name, "actions", actions, space))
+        self._complain("actions", lambda: checks.require_within(self._found.name, "actions", actions, space))
         scaled = (2.0 * (actions - space.low) / (space.high - space.low) - 1.0).reshape(len(actions), -1)
         self._saturated += int((np.abs(scaled) >= SATURATED).sum())
         edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)
@@ -256,19 +269,14 @@ class _Survey:
         apart = np.zeros(len(block["rewards"]), bool)
         for key, state in states.items():
             if state.shape == following[key].shape:
-                differs = (following[key][:-1] != state[1:]).reshape(len(state) - 1, -1).any(axis=1)
-                apart[1:] |= differs
+                apart[1:] |= _differ(following[key][:-1], state[1:])
                 if self._previous is not None:
-                    apart[0] |= bool((self._previous[key] != state[0]).any())
+                    apart[0] |= _differ(self._previous[key][None], state[:1])[0]
         going_on = np.concatenate([[self._previous is not None and self._length > 0], block["dones"][:-1] == 0])
         wrong = np.flatnonzero(apart & going_on)
-        if len(wrong):
-            text, count = self._problems.get("joins", ("", 0))
-            text = text or (
-                f"row {first + wrong[0] - 1} does not end an episode, and row {first + wrong[0]} does not go on from its "
-                "next observation"
-            )
-            self._problems["joins"] = (text, count + len(wrong))
+        if len(wrong) and not self._apart:
+            self._first_apart = first + int(wrong[0])
+        self._apart += len(wrong)
         self._previous = {key: value[-1] for key, value in following.items()}
 
     def _add_episodes(self, rewards: np.ndarray, dones: np.ndarray, timeouts: np.ndarray) -> None:
@@ -288,16 +296,19 @@ class _Survey:
         for key, statistics in found.elements.items():
             if statistics.not_finite:
                 found.problems.append(
-                    f"{found.name}: {key} has NaN or infinity in {_counted(statistics.not_finite, 'row')}, first in row "
-                    f"{statistics.first_not_finite}; expected finite float32 numbers"
+                    f"{found.name}: {key} has NaN or infinity in {_counted(statistics.not_finite, 'row')}, first in "
+                    f"row {statistics.first_not_finite}; expected finite float32 numbers"
                 )
             constant = np.argwhere(statistics.constant)
             if key != "next_observations" and not key.startswith("next_observations[") and len(constant):
                 found.warnings.append(f"{found.name}: {_constants(key, statistics, constant)}")
-        for kind, (text, count) in self._problems.items():
-            if kind == "joins":
-                text = f"{found.name}: episodes do not join in {_counted(count, 'place')}, first: {text}"
-            found.problems.append(text)
+        found.problems += self._problems.values()
+        if self._apart:
+            found.problems.append(
+                f"{found.name}: episodes do not join in {_counted(self._apart, 'place')}, first: row "
+                f"{self._first_apart - 1} does not end an episode, and row {self._first_apart} does not go on from its "
+                "next observation"
+            )
         if not found.lengths:
             found.warnings.append(f"{found.name}: no transition ends an episode")
         actions = found.elements.get("actions")
@@ -305,8 +316,10 @@ class _Survey:
             found.saturated = self._saturated / max(found.transitions * int(np.prod(actions.shape)), 1)
 
 
-def _require_ends(source: str, key: str, values: np.ndarray) -> None:
-    checks.require_zero_or_one(source, key, values.reshape(-1))
+def _differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Which rows are not the same; NaN, complained of elsewhere, is the same as NaN."""
+    same = (one == other) | ((one != one) & (other != other))
+    return np.asarray(~same.all(axis=tuple(range(1, same.ndim))))
 
 
 def _constants(key: str, statistics: ElementStatistics, constant: np.ndarray) -> str:

@@ -13,6 +13,7 @@ Of Dict observations every key has files of its own, ``observations.KEY.npy``.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
-from dipole_sb3 import checks
+from dipole_sb3 import checks, layouts
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.checksums import TransitionDigest
 from dipole_sb3.datasets import described_spaces
@@ -40,8 +41,6 @@ DESCRIPTION = "dataset.json"
 FORMAT = "dipole-sb3 data set"
 VERSION = 1
 COLUMNS = ("actions", "rewards", "dones", "timeouts")
-
-_ROWS_AT_A_TIME = 65_536
 
 
 class DatasetWriter:
@@ -80,6 +79,9 @@ class DatasetWriter:
         self._overwrite = overwrite
         described_spaces.describe(observation_space)  # refused before hours of work, not after
         _require_json(self.path, self.metadata)
+        self._layout = _layout(observation_space, self.action_space, 0, 0)
+        row_bytes = sum(dtype.itemsize * math.prod(shape[1:]) for _, shape, dtype in self._layout.values())
+        self._rows_at_a_time = layouts.rows_per_block(row_bytes)
         self._digest = TransitionDigest(observation_space)
         self._following: dict[str | None, np.ndarray] = {}
         self._episodes, self._open_episode, self._failed = 0, False, False
@@ -88,7 +90,7 @@ class DatasetWriter:
         with ExitStack() as stack:
             folder = stack.enter_context(replaced_folder(self.path, DESCRIPTION, self._overwrite))
             self._writers: dict[str, NpyWriter] = {}
-            for name, (_, shape, dtype) in _layout(self.observation_space, self.action_space, 0, 0).items():
+            for name, (_, shape, dtype) in self._layout.items():
                 with self._failures_named():
                     self._writers[name] = NpyWriter(folder / name, shape[1:], dtype)
                 stack.callback(self._writers[name].abandon)
@@ -105,8 +107,8 @@ class DatasetWriter:
         """
         with self._failures_named():
             length = common_length(self._source, arrays)
-        for start in range(0, max(length, 1), _ROWS_AT_A_TIME):
-            part = sliced(arrays, slice(start, min(start + _ROWS_AT_A_TIME, length)))
+        for start in range(0, max(length, 1), self._rows_at_a_time):
+            part = sliced(arrays, slice(start, min(start + self._rows_at_a_time, length)))
             with self._failures_named():
                 buffer = OfflineReplayBuffer.from_arrays(
                     part,
