@@ -27,6 +27,7 @@ _EXTRAS = {
     "mujoco": "record",
     "ogbench": "ogbench",
     "dm_control": "exorl",
+    "h5py": "hdf5",
     "matplotlib": "plots",
     "onnx": "export",
     "onnxscript": "export",
