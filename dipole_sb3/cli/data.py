@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from dipole_sb3.cli.dispatch import ParsedCommand
 
 _DESCRIPTION = """\
-Makes OGBench's data sets anew from the oracles that ship with it, records an agent while it learns, reads
-what robots recorded, converts between formats, and tells what is in a data set and what is wrong with it."""
+Makes OGBench's data sets anew from the oracles that ship with it, downloads ExORL's recordings, records an
+agent while it learns, reads what robots recorded, converts between formats, and tells what is in a data set
+and what is wrong with it."""
 
 _MAKE = """\
 Makes an OGBench data set anew, train and validation, in OGBench's own format, where `dipole train` finds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def load(
 
     Rewards are the task's of the *next* state, computed through dm_control's physics. Every mask is 1: episodes end by
     their time limit alone. What was computed is kept beside the recording, as memory-mapped arrays, and found there the
-    next time as long as the episodes are the same; runs started side by side compute it once.
+    next time as long as the episodes are the same, by name and size; runs started side by side compute it once.
 
     :param name: ``{domain}/{algorithm}/{task}``, for example ``walker/rnd/walk``.
     :param device: where batches will be drawn.
@@ -131,12 +131,14 @@ def _relabel(rewarded: RewardedTask, folder: Path, cache: Path, processes: int |
     }
     steps = sum(episode.steps for episode in episodes)
     count = processes or min(available_cores(), math.ceil(steps / _STEPS_WORTH_A_PROCESS))
+    count = max(1, min(count, len(episodes)))
     with (
         storage.DatasetWriter(cache, observation_space, action_space, metadata=metadata, overwrite=True) as writer,
         # Nothing is shown where nobody watches.
         tqdm(total=steps, desc=f"rewards of {rewarded}", unit=" steps", unit_scale=True, disable=None) as progress,
+        closing(label_all(domain, rewarded.task, episodes, count)) as all_labelled,
     ):
-        for labelled in label_all(domain, rewarded.task, episodes, min(count, len(episodes))):
+        for labelled in all_labelled:
             writer.append(labelled)
             progress.update(len(labelled["rewards"]))
 

@@ -6,14 +6,13 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from dipole_sb3 import checks
-from dipole_sb3.datasets import files
 from dipole_sb3.errors import DatasetError
 
 _NAME = re.compile(r"episode_(\d+)_(\d+)\.npz")
@@ -104,17 +103,14 @@ def read_episode(file: EpisodeFile, widths: Widths, domain: str) -> Episode:
         infinity, actions outside [−1, 1], or an end that is no time limit.
     """
     source = str(file.path)
-    try:
-        arrays = files.read_npz(file.path)
-    except OSError as error:
-        raise DatasetError(f"{source}: cannot be read ({error.strerror or error})") from error
+    if file.steps < 1:
+        raise DatasetError(f"{source}: its name promises {file.steps} steps; expected at least 1")
+    arrays = _read_arrays(file.path)
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise DatasetError(
             f"{source}: lacks {', '.join(missing)}; found {checks.describe_keys(arrays)}; expected {', '.join(_KEYS)}"
         )
-    if file.steps < 1:
-        raise DatasetError(f"{source}: its name promises {file.steps} steps; expected at least 1")
     rows = file.steps + 1
     for key, width in widths._asdict().items():
         array = checks.require_numeric(source, key, arrays[key])
@@ -139,3 +135,15 @@ def read_episode(file: EpisodeFile, widths: Widths, domain: str) -> Episode:
         next_observations=observation[1:],
         states=np.asarray(arrays["physics"][1:], np.float64),
     )
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as error:  # damaged bytes surface as whatever zipfile or NumPy stumbles over
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(
+            f"{path}: cannot be read as an .npz file, it may be truncated or damaged ({text}); expected an episode as "
+            "ExORL publishes them"
+        ) from error
