@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from exorl_recordings import TASKS
+from exorl_recordings import TASKS, record
 
 from dipole_sb3.cli import main
 
@@ -32,3 +33,13 @@ def test_trained_models_are_evaluated_in_their_environment(recorded: tuple[Path,
     options = ["episodes=2", "omegas=[0]", "candidates=[1]", "processes=1"]
     run = train(recorded, "jaco", "reach-top-right", tmp_path / "run", *options)
     assert (run / "omega_sweep.csv").exists()
+
+
+def test_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path / "walker/rnd", "walker", "walk")
+    monkeypatch.setenv("EXORL_DATA_DIR", str(tmp_path))
+    page = Path(__file__).parents[2] / "docs" / "exorl.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, page.name, "exec"), names)
+    assert names["env"].observation_space == names["dataset"].observation_space
