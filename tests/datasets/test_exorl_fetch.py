@@ -231,7 +231,7 @@ BAD_ARCHIVES = {
     "wrong bytes": (damaged, r"the archive is damaged \(Bad CRC-32"),
     "no episodes": (lambda archive: zipped({"video/0.mp4": b"a film"}), "holds no episodes; expected buffer/episode_"),
     "a way out": (lambda archive: zipped({"buffer/../../evil": b"!"}), r"'buffer/\.\./\.\./evil', which leads out of"),
-    "an absolute path": (lambda archive: zipped({"/tmp/evil": b"!"}), "'/tmp/evil', which leads out of"),
+    "an absolute path": (lambda archive: zipped({"/etc/evil": b"!"}), "'/etc/evil', which leads out of"),
     "a drive": (lambda archive: zipped({"C:\\evil": b"!"}), "which leads out of"),
 }
 
