@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.datasets import load_dataset
+from dipole_sb3.datasets.exorl_names import register_environments
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
@@ -20,3 +21,5 @@ __all__ = [
     "OfflineReplayBuffer",
     "load_dataset",
 ]
+
+register_environments()

@@ -11,6 +11,14 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 
 from dipole_sb3.checks import ObservationArrays
 
+BLOCK_BYTES = 32 * 2**20
+"""About as much as is in memory at a time of data that are read from one end to the other."""
+
+
+def rows_per_block(row_bytes: int) -> int:
+    """Rows to read at a time, of so many bytes each."""
+    return max(1, min(65_536, BLOCK_BYTES // max(row_bytes, 1)))
+
 
 def channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """The space with the channels of its images first, as SB3's extractors expect."""
@@ -28,12 +36,16 @@ def same_shapes(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
     return one.shape == other.shape
 
 
-def transposed(value: ObservationArrays, space: spaces.Space[Any]) -> ObservationArrays:
-    """A view with the last axis moved to the front of each observation, where the shapes of ``space`` ask for it."""
+def transposed(value: ObservationArrays, space: spaces.Space[Any], leading: int = 2) -> ObservationArrays:
+    """A view with the last axis moved to the front of each observation, where the shapes of ``space`` ask for it.
+
+    :param value: observations after ``leading`` axes of rows (and environments).
+    """
     if isinstance(value, dict):
         assert isinstance(space, spaces.Dict)
-        return {key: transposed(array, space[key]) for key, array in value.items()}  # type: ignore[misc]
-    return value if value.shape[2:] == space.shape else np.moveaxis(value, -1, 2)
+        return {key: transposed(array, space[key], leading) for key, array in value.items()}  # type: ignore[misc]
+    turned = (value.shape[-1], *value.shape[leading:-1])
+    return np.moveaxis(value, -1, leading) if turned == space.shape != value.shape[leading:] else value
 
 
 def adopted(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -311,7 +311,10 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
             ["train", "task=custom", "task.dataset=demo/reacher-tqc-10k", "eval_freq=5", "algo.verbose=0"],
             "no environment",
         ),
-        (["train", "task=exorl/walker-walk"], "the ExORL loader is not part of this version"),
+        (
+            ["train", "task=exorl/walker-walk", "task.dataset_dir=nowhere"],
+            "expected nowhere/walker/rnd/buffer, which `dipole data fetch exorl/walker/rnd` fetches",
+        ),
         (
             ["train", "task=ogbench/scene-play", "task_id=9"],
             "scene-play-singletask-task9-v0 is no single-task data set",

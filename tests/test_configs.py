@@ -91,10 +91,15 @@ def test_exorl_rows(row: list[str]) -> None:
     network = {"activation_fn": "mish", "actor_layer_norm": True, "time_features": 16}
     assert {key: algo["policy_kwargs"][key] for key in network} == network
     resolved = OmegaConf.create(config)
-    assert resolved.task.dataset == f"exorl/{task}"
+    domain, _, behaviour = task.partition("-")
+    assert resolved.task.dataset == resolved.task.env == f"exorl/{domain}/rnd/{behaviour}"
     phrase = paper_target(resolved.task, None)
     assert phrase is not None
     assert phrase.startswith(f"return {target} ")
+    # The paper's figures are for RND's recordings; another agent's are another task.
+    other = OmegaConf.create(train_config(f"task=exorl/{task}", "task.algorithm=proto"))
+    assert other.task.dataset == f"exorl/{domain}/proto/{behaviour}"
+    assert paper_target(other.task, None) is None
 
 
 def test_every_task_is_in_a_table() -> None:

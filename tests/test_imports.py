@@ -22,6 +22,8 @@ ONNX_AND_ROS = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "rclpy", "rosbag
 
 OPTIONAL = (
     "ament_index_python",
+    "dm_control",
+    "h5py",
     "matplotlib",
     "mujoco",
     "ogbench",

@@ -64,6 +64,6 @@ def paper_target(task: Mapping[str, Any], task_id: int | None) -> str | None:
     if dataset.startswith("ogbench/") and task_id is not None and task.get("domain") in targets["ogbench"]:
         row = targets["ogbench"][task["domain"]]
         return f"success {row['mean'][task_id - 1]} ± {row['std'][task_id - 1]} % (8 seeds, ω not published)"
-    if dataset.startswith("exorl/") and task["name"] in targets["exorl"]:
+    if dataset.startswith("exorl/") and task.get("algorithm") == "rnd" and task["name"] in targets["exorl"]:
         return f"return {targets['exorl'][task['name']]['mean']} (8 seeds, ω not published)"
     return None

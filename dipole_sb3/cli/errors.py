@@ -26,6 +26,8 @@ _EXTRAS = {
     "sb3_contrib": "record",
     "mujoco": "record",
     "ogbench": "ogbench",
+    "dm_control": "exorl",
+    "h5py": "hdf5",
     "matplotlib": "plots",
     "onnx": "export",
     "onnxscript": "export",

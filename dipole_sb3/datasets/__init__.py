@@ -14,7 +14,12 @@ import torch
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.errors import DatasetError
 
-EXPECTED_NAMES = "ogbench/<single-task name>, demo/<name>, or the path of an .npz file"
+EXPECTED_NAMES = (
+    "ogbench/<single-task name>, exorl/<domain>/<algorithm>/<task>, demo/<name>, or the path of an .npz or .hdf5 file "
+    "or of a stored data set's folder"
+)
+
+FILE_SUFFIXES = (".npz", ".hdf5", ".h5")
 
 
 def load_dataset(
@@ -23,11 +28,13 @@ def load_dataset(
     """Recorded data, ready to train on.
 
     :param name: ``"ogbench/cube-single-play-singletask-task2-v0"`` (any single-task name of OGBench),
-        ``"demo/reacher-tqc-10k"`` (ships with the package), or the path of an .npz file
-        (:func:`dipole_sb3.datasets.files.load` says with which keys).
+        ``"exorl/walker/rnd/walk"`` (any of nine tasks on ExORL's recordings),
+        ``"demo/reacher-tqc-10k"`` (ships with the package), the path of an .npz or .hdf5 file
+        (:func:`dipole_sb3.datasets.files.load` says with which keys), or of a folder that
+        :class:`dipole_sb3.datasets.storage.DatasetWriter` or ``dipole data convert`` wrote.
     :param device: where batches will be drawn.
-    :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``observation_space``,
-        ``action_space`` for files.
+    :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``dataset_dir``,
+        ``processes`` for ExORL; ``observation_space``, ``action_space`` for files.
     :raises DatasetError: an unknown name (with the nearest known ones), or data that is missing or malformed.
     """
     from dipole_sb3.datasets import files, recorded
@@ -41,7 +48,13 @@ def load_dataset(
         if source == "demo" and rest in recorded.DEMO_NAMES:
             return recorded.load_demo(rest, device=device, **options)
         if source == "exorl":
-            raise DatasetError(f"{name}: the ExORL loader is not part of this version; available are {EXPECTED_NAMES}")
+            from dipole_sb3.datasets import exorl
+
+            return exorl.load(name, device=device, **options)
+    if Path(name).is_dir():
+        from dipole_sb3.datasets import storage
+
+        return storage.load(name, device=device, **options)
     if not is_file_name(name):
         raise DatasetError(f"{name}: no data set of this name; {_suggestion(str(name))}")
     return files.load(name, device=device, **options)
@@ -50,8 +63,8 @@ def load_dataset(
 def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env[Any, Any]:
     """The environment a data set belongs to, or one by name.
 
-    :param source: a buffer whose metadata has ``env_id``; or a name: ``"ogbench/<single-task name>"``, else a
-        Gymnasium id.
+    :param source: a buffer whose metadata has ``env_id``; or a name: ``"ogbench/<single-task name>"``, the name of an
+        ExORL data set, else a Gymnasium id.
     :param options: handed to ``ogbench.make_env`` or ``gymnasium.make``.
     :raises DatasetError: the data set does not say where it was recorded.
     :raises gymnasium.error.Error: Gymnasium does not know the id.
@@ -67,12 +80,17 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
         from dipole_sb3.datasets import ogbench
 
         return ogbench.make_env(source, **options)
+    if source.startswith("exorl/") and source.count("/") > 1:  # data's name; the environments' own have one part less
+        from dipole_sb3.datasets import exorl
+
+        return exorl.make_env(source, **options)
     return gymnasium.make(source, **options)
 
 
 def is_file_name(name: str | os.PathLike[str]) -> bool:
     """Whether :func:`load_dataset` reads ``name`` as a file, whose actions are in the environment's units."""
-    return not isinstance(name, str) or Path(name).suffix == ".npz" or Path(name).is_file()
+    path = Path(name)
+    return not path.is_dir() and (not isinstance(name, str) or path.suffix in FILE_SUFFIXES or path.is_file())
 
 
 def _suggestion(name: str) -> str:

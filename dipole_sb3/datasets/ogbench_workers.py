@@ -7,10 +7,9 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -20,19 +19,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from dipole_sb3.child_processes import quiet_children
 from dipole_sb3.datasets.ogbench_oracles import RECIPES, Collector, Episode
 from dipole_sb3.errors import DatasetError
 
 SPLITS = ("train", "val")
-
-_CHILD_ENVIRONMENT = {
-    # Each worker keeps one core busy with matrices too small to share; results must not hang on the number of threads.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # Nothing is rendered, so nothing is asked of the graphics driver.
-    "MUJOCO_GL": "disable",
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ def make_episodes(job: Job, tasks: Sequence[Task], processes: int) -> Generator[
     workers: dict[Connection, tuple[SpawnProcess, Task]] = {}
     pending = iter(tasks)
     try:
-        with _quiet_children():
+        with quiet_children():
             for task in itertools.islice(pending, processes):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs, job), daemon=True)
@@ -130,25 +121,6 @@ def _receive(connection: Connection, process: SpawnProcess, task: Task) -> None:
         raise failure
     if failure is not None:
         raise RuntimeError(f"{task.split} episode {task.index} failed in its worker process:\n{failure}")
-
-
-@contextmanager
-def _quiet_children() -> Iterator[None]:
-    """Processes started inside are single-threaded and ignore Ctrl-C, which is this process's to handle."""
-    before = {key: os.environ.get(key) for key in _CHILD_ENVIRONMENT}
-    main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else signal.SIG_DFL
-    os.environ.update(_CHILD_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
-        if main_thread:
-            signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
 
 
 def _work(connection: Connection, job: Job) -> None:

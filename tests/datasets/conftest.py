@@ -1,10 +1,11 @@
-"""Small OGBench sets, made once for all tests of this folder."""
+"""Small OGBench sets and ExORL recordings, made once for all tests of this folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from exorl_recordings import TASKS, Episodes, record
 from small_ogbench_sets import SMALL_SETS, make
 
 from dipole_sb3.datasets.ogbench_generation import make_dataset
@@ -23,3 +24,10 @@ def ogbench_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The point maze's set, made in one process and one go."""
     return make(tmp_path_factory.mktemp("made")).parent
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], Episodes]]:
+    """ExORL recordings, one per task and named after the task that was rewarded meanwhile; and their episodes."""
+    folder = tmp_path_factory.mktemp("exorl")
+    return folder, {(domain, task): record(folder / domain / task, domain, task) for domain, task in TASKS}
