@@ -245,6 +245,7 @@ class OfflineAlgorithm(SavedAlgorithm):
         :raises ValueError: no data to learn from, or timesteps that would need an environment.
         """
         self._plan_phases(total_timesteps, reset_num_timesteps)
+        self._require_consecutive_data()
         if self._vec_normalize_env is not None and self.dataset is not None:
             fit_vec_normalize(self._vec_normalize_env, recorded_part(self._buffer()))
             self._normalizer = None
@@ -283,6 +284,18 @@ class OfflineAlgorithm(SavedAlgorithm):
             raise ValueError(
                 f"learn() would go on online after timestep {self._offline_end} and has no environment: pass env=, or "
                 "dataset= (and a larger offline_steps=) to learn from recorded data"
+            )
+
+    def _require_consecutive_data(self) -> None:
+        """Refuses to make one-step returns out of n-step ones where no row of the data set follows on another."""
+        if self.n_steps == 1 or self.dataset is None:
+            return
+        data = recorded_part(self._buffer())
+        open_ended = int((data.dones[: data.size()] == 0).sum()) - data.n_envs
+        if open_ended > 0 and data.breaks()[: data.size()].all():
+            raise DatasetError(
+                f"{data.source}: n_steps={self.n_steps} needs transitions in the order in which they were recorded: "
+                f"found no next observation that is the observation of the row after it, in {data.n_transitions} rows"
             )
 
     def _has_recorded_data(self) -> bool:
