@@ -46,9 +46,7 @@ def ring_of(columns: list[dict[str, np.ndarray]], capacity: int, cls: Any = Offl
         row = {key: np.stack([column[key][step] for column in columns]) for key in columns[0]}
         timeouts = (row["terminals"] == 1) & (row["masks"] == 1)
         infos = [{"TimeLimit.truncated": bool(timeout)} for timeout in timeouts]
-        ring.add(
-            row["observations"], row["next_observations"], row["actions"], row["rewards"], row["terminals"], infos
-        )
+        ring.add(row["observations"], row["next_observations"], row["actions"], row["rewards"], row["terminals"], infos)
     return ring
 
 
@@ -103,9 +101,7 @@ def test_rings(seed: int, length: int, capacity: int, n_envs: int, n_steps: int,
     for step in range(known, length):
         one = ring_of([{key: value[[step]] for key, value in column.items()} for column in columns], 1)
         infos = [{"TimeLimit.truncated": bool(timeout)} for timeout in one.timeouts[0]]
-        ring.add(
-            one.observations[0], one.next_observations[0], one.actions[0], one.rewards[0], one.dones[0], infos
-        )
+        ring.add(one.observations[0], one.next_observations[0], one.actions[0], one.rewards[0], one.dones[0], infos)
     stored = min(length, capacity)
     steps = np.arange(length - stored, length)
     rows = steps % capacity
