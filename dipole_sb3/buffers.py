@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dipole_sb3 import checks, layouts
 from dipole_sb3.checks import ObservationArrays
+from dipole_sb3.checksums import TransitionDigest
 from dipole_sb3.device_mirror import DeviceMirror, ObservationTensors
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.n_steps import differ, find_breaks, windows
@@ -111,6 +112,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._mirror: DeviceMirror | None = None
         self._rows_to_send = 0
         self._breaks: np.ndarray | None = None
+        self._checksum: str | None = None
 
     def _allocate_observations(self) -> ObservationArrays:
         shape = (self.buffer_size, self.n_envs)
@@ -240,6 +242,9 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def size(self) -> int:
         """Rows that hold transitions (each of ``n_envs`` transitions)."""
+        return self._filled_rows()
+
+    def _filled_rows(self) -> int:
         return self.buffer_size if self.full else self.pos
 
     @property
@@ -268,6 +273,7 @@ class OfflineReplayBuffer(ReplayBuffer):
             self._breaks[row - 1] = (self.dones[row - 1] > 0) | self._begins_anew(row)
             self._breaks[row] = True
         self._rows_to_send = min(self._rows_to_send + 1, self.buffer_size)
+        self._checksum = None
         self.pos = (row + 1) % self.buffer_size
         self.full = self.full or self.pos == 0
 
@@ -282,8 +288,7 @@ class OfflineReplayBuffer(ReplayBuffer):
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
         columns = np.random.randint(0, self.n_envs, size=len(batch_inds))
         observations, following = (
-            self._normalize_obs(_rows(value, batch_inds, columns), env)
-            for value in (self.observations, self.next_observations)
+            self._normalize_obs(value, env) for value in self._observation_pairs(batch_inds, columns)
         )
         dones = self.dones[batch_inds, columns] * (1 - self.timeouts[batch_inds, columns])
         rewards = self._normalize_reward(self.rewards[batch_inds, columns].reshape(-1, 1), env)
@@ -302,6 +307,38 @@ class OfflineReplayBuffer(ReplayBuffer):
         return ReplayBufferSamples(
             self.to_torch(observations), actions, self.to_torch(following), ends, self.to_torch(rewards)
         )
+
+    def _observation_pairs(self, rows: np.ndarray, columns: np.ndarray) -> tuple[ObservationArrays, ObservationArrays]:
+        """Observations of the transitions and what followed them, [n, *observation] each."""
+        return _rows(self.observations, rows, columns), _rows(self.next_observations, rows, columns)
+
+    def blocks(self, rows: int = 65_536) -> Iterator[dict[str, Any]]:
+        """All transitions in the order of flat indices, as copies or views of at most so many at a time.
+
+        Memory stays bounded where the data lie in storage.
+
+        :param rows: of a block; each holds ``n_envs`` transitions.
+        :return: ``observations`` and ``next_observations`` [n, *observation] (or dicts of those), ``actions``
+            [n, action] scaled to [−1, 1], ``rewards``, ``dones`` and ``timeouts`` [n].
+        """
+        filled = self._filled_rows()
+        for start in range(0, filled, rows):
+            part = slice(start, min(start + rows, filled))
+            yield {key: _flattened(getattr(self, key), part) for key in TRANSITION_ARRAYS}
+
+    @property
+    def checksum(self) -> str:
+        """What identifies the data: SHA-256 over every transition as training sees it, in hexadecimal digits.
+
+        It does not depend on where the data lie (in memory, in storage, in a file of either kind), nor on whether
+        images have their channels first or last. Computed once, then remembered until something is added.
+        """
+        if self._checksum is None:
+            digest = TransitionDigest(self.observation_space)
+            for block in self.blocks():
+                digest.update(block)
+            self._checksum = digest.hexdigest()
+        return self._checksum
 
     # Training's face
 
@@ -395,6 +432,12 @@ class OfflineReplayBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         # These are derived; pickling them (SB3's save_replay_buffer) would store everything twice.
         return {**self.__dict__, "_mirror": None, "_breaks": None}
+
+
+def _flattened(value: ObservationArrays, rows: slice) -> ObservationArrays:
+    if isinstance(value, dict):
+        return {key: array[rows].reshape(-1, *array.shape[2:]) for key, array in value.items()}
+    return value[rows].reshape(-1, *value.shape[2:])
 
 
 def _observation_arrays(source: str, key: str, value: Any) -> ObservationArrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -70,7 +71,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
 
     def size(self) -> int:
         """Rows (each of ``n_envs`` transitions) of the ring that are filled, and that the recorded data would fill."""
-        return super().size() + -(-self.n_recorded // self.n_envs)
+        return self._filled_rows() + -(-self.n_recorded // self.n_envs)
 
     @property
     def n_recorded(self) -> int:
@@ -80,7 +81,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
     @property
     def n_online(self) -> int:
         """Online transitions in the ring, over all environments."""
-        return super().size() * self.n_envs
+        return self._filled_rows() * self.n_envs
 
     @property
     def n_transitions(self) -> int:
@@ -103,6 +104,13 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         else:
             share = self._next_share(batch_size)
         return _joined(self.recorded.sample(share, env), super().sample(batch_size - share, env))
+
+    def blocks(self, rows: int = 65_536) -> Iterator[dict[str, Any]]:
+        if self.recorded is not None:
+            yield from self.recorded.blocks(rows)
+        yield from super().blocks(rows)
+
+    blocks.__doc__ = OfflineReplayBuffer.blocks.__doc__
 
     # Training's face
 
@@ -159,7 +167,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         :return: the filled rows [rows, n_envs, ...] of the ring under SB3's names, Dict observations under
             ``observations/key``; ``pos`` and ``full`` of the ring; ``owed``, what rounding carries over.
         """
-        rows = super().size()
+        rows = self._filled_rows()
         state = {name: array[:rows] for name, array in self._arrays().items()}
         return {**state, "pos": np.array(self.pos), "full": np.array(self.full), "owed": np.array(self._owed)}
 
@@ -186,7 +194,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         for name, array in arrays.items():
             array[:rows] = state[name]
         self.pos, self.full, self._owed = pos, full, float(state["owed"])
-        self._mirror = self._breaks = None
+        self._mirror = self._breaks = self._checksum = None
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {
@@ -203,7 +211,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
 
         :param n_envs: environments that will write at a time.
         """
-        count, filled = self.n_online, super().size()
+        count, filled = self.n_online, self._filled_rows()
         oldest = self.pos if self.full else 0
         order = (oldest + np.arange(filled)) % self.buffer_size
         rows = -(-count // n_envs)
