@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -271,7 +271,7 @@ class OfflineAlgorithm(SavedAlgorithm):
             self._offline_end = total_timesteps
         elif self.env is None:
             self._offline_end = max(self._offline_end, start + total_timesteps)
-        if self._offline_end > start and self.dataset is None:
+        if self._offline_end > start and not self._has_recorded_data():
             raise ValueError(
                 "learn() has no data to learn offline from: pass dataset= to the constructor or to load(), "
                 "or call set_dataset()"
@@ -280,10 +280,18 @@ class OfflineAlgorithm(SavedAlgorithm):
             raise ValueError(
                 f"offline_ratio={self.offline_ratio!r} needs recorded data: found none; pass dataset= or leave it out"
             )
-        if start + total_timesteps > self._offline_end and self.env is None:
+        if start + total_timesteps <= self._offline_end:
+            return
+        if self.env is None:
             raise ValueError(
                 f"learn() would go on online after timestep {self._offline_end} and has no environment: pass env=, or "
                 "dataset= (and a larger offline_steps=) to learn from recorded data"
+            )
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit == TrainFrequencyUnit.EPISODE and self.n_envs > 1:
+            raise ValueError(
+                f"train_freq=({self.train_freq.frequency}, 'episode') with {self.n_envs} environments: expected one "
+                "environment, or train_freq in steps"
             )
 
     def _require_consecutive_data(self) -> None:
