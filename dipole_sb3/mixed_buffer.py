@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from dipole_sb3.buffers import TRANSITION_ARRAYS, Batch, OfflineReplayBuffer
-from dipole_sb3.checks import ObservationArrays
+from dipole_sb3.observations import mapped
 
 SelfMixedReplayBuffer = TypeVar("SelfMixedReplayBuffer", bound="MixedReplayBuffer")
 
@@ -197,11 +197,14 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         self._mirror = self._breaks = self._checksum = None
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {
-            name if key is None else f"{name}/{key}": array
-            for name in TRANSITION_ARRAYS
-            for key, array in _by_key(getattr(self, name))
-        }
+        arrays = {}
+        for name in TRANSITION_ARRAYS:
+            value = getattr(self, name)
+            by_key = (
+                {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+            )
+            arrays.update(by_key)
+        return arrays
 
     def with_environments(self: SelfMixedReplayBuffer, n_envs: int) -> SelfMixedReplayBuffer:
         """A buffer with these transitions for another number of environments; the recorded part is shared.
@@ -227,9 +230,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
 
         other = copy.copy(self)
         for name in TRANSITION_ARRAYS:
-            value = getattr(self, name)
-            parts = {key: divided(array) for key, array in _by_key(value)}
-            setattr(other, name, parts if isinstance(value, dict) else parts[None])
+            setattr(other, name, mapped(divided, getattr(self, name)))
         other.n_envs, other.buffer_size = n_envs, capacity
         other.pos, other.full = rows % capacity, rows == capacity
         return other
@@ -245,10 +246,6 @@ def recorded_part(buffer: OfflineReplayBuffer) -> OfflineReplayBuffer:
     """What was recorded before the online data beside it; the whole buffer where nothing was."""
     recorded = buffer.recorded if isinstance(buffer, MixedReplayBuffer) else None
     return buffer if recorded is None else recorded
-
-
-def _by_key(value: ObservationArrays) -> list[tuple[str | None, np.ndarray]]:
-    return list(value.items()) if isinstance(value, dict) else [(None, value)]
 
 
 Fields = TypeVar("Fields", bound=NamedTuple)
@@ -270,8 +267,6 @@ def _chosen(first_where: Tensor, first: Batch, second: Batch) -> Batch:
 
 def _merged(first: Fields, second: Fields, merge: Any) -> Fields:
     def merged(one: Any, other: Any) -> Any:
-        if one is None:
-            return None
-        return {key: merge(one[key], other[key]) for key in one} if isinstance(one, dict) else merge(one, other)
+        return None if one is None else mapped(merge, one, other)
 
     return type(first)(*map(merged, first, second))
