@@ -207,6 +207,15 @@ def test_the_number_of_environments_changes_between_calls(
     assert gathered < rewards
 
 
+def test_more_environments_begin_with_a_reset_also_where_none_was_asked_for(
+    algorithm: Any, pendulum_data: Arrays
+) -> None:
+    model = small(algorithm, env=pendulums(), dataset=pendulum_data, offline_steps=1).learn(3)
+    model.set_env(pendulums(3), force_reset=False)
+    model.learn(6, reset_num_timesteps=False)
+    assert model.replay_buffer.n_online == 2 + 1 + 6  # three do not divide two: one stands there twice
+
+
 def test_an_environment_of_other_spaces_changes_nothing(algorithm: Any, pendulum_data: Arrays) -> None:
     model = small(algorithm, env=pendulums(), dataset=pendulum_data).learn(1)
     kept = model.env
@@ -338,6 +347,18 @@ def test_learns_from_returns_over_several_steps(algorithm: Any, inverted_pendulu
     one, again, three = run(1), run(3), run(3)
     assert same_parameters(parameters_of(again), parameters_of(three))
     assert not same_parameters(parameters_of(one), parameters_of(three))
+
+
+def test_validation_is_of_as_many_steps(algorithm: Any, reacher_data: Arrays) -> None:
+    data = OfflineReplayBuffer.from_arrays(reacher_data)
+    data.validation = OfflineReplayBuffer.from_arrays({key: value[:50] for key, value in reacher_data.items()})
+    losses = []
+    for n_steps in (1, 3):
+        model = small(algorithm, dataset=data, n_steps=n_steps)
+        model._record_training()
+        losses.append({k: v for k, v in model.logger.name_to_value.items() if k.startswith("validation/")})
+    different = {name for name in losses[0] if losses[0][name] != losses[1][name]}
+    assert different == {"validation/critic_loss"}
 
 
 def test_rewards_are_normalised_before_they_are_summed(algorithm: Any, pendulum_data: Arrays) -> None:
