@@ -22,7 +22,10 @@ ONNX_AND_ROS = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "rclpy", "rosbag
 
 OPTIONAL = (
     "ament_index_python",
+    "h5py",
+    "jax",
     "matplotlib",
+    "minari",
     "mujoco",
     "ogbench",
     "onnx",

@@ -14,7 +14,7 @@ import torch
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.errors import DatasetError
 
-EXPECTED_NAMES = "ogbench/<single-task name>, demo/<name>, or the path of an .npz file"
+EXPECTED_NAMES = "ogbench/<single-task name>, minari/<id>, demo/<name>, or the path of an .npz file"
 
 
 def load_dataset(
@@ -23,6 +23,7 @@ def load_dataset(
     """Recorded data, ready to train on.
 
     :param name: ``"ogbench/cube-single-play-singletask-task2-v0"`` (any single-task name of OGBench),
+        ``"minari/mujoco/reacher/medium-v0"`` (any set of Minari's local folder),
         ``"demo/reacher-tqc-10k"`` (ships with the package), or the path of an .npz file
         (:func:`dipole_sb3.datasets.files.load` says with which keys).
     :param device: where batches will be drawn.
@@ -38,6 +39,10 @@ def load_dataset(
             from dipole_sb3.datasets import ogbench
 
             return ogbench.load(name, device=device, **options)
+        if source == "minari":
+            from dipole_sb3.datasets import minari
+
+            return minari.load(name, device=device, **options)
         if source == "demo" and rest in recorded.DEMO_NAMES:
             return recorded.load_demo(rest, device=device, **options)
         if source == "exorl":
@@ -50,8 +55,8 @@ def load_dataset(
 def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env[Any, Any]:
     """The environment a data set belongs to, or one by name.
 
-    :param source: a buffer whose metadata has ``env_id``; or a name: ``"ogbench/<single-task name>"``, else a
-        Gymnasium id.
+    :param source: a buffer whose metadata has ``env_id`` (and ``env_kwargs``, where it has those); or a name:
+        ``"ogbench/<single-task name>"``, else a Gymnasium id.
     :param options: handed to ``ogbench.make_env`` or ``gymnasium.make``.
     :raises DatasetError: the data set does not say where it was recorded.
     :raises gymnasium.error.Error: Gymnasium does not know the id.
@@ -62,7 +67,7 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
             return make_env(recorded_in, **options)
         if not environment:
             raise DatasetError(f"{source.source}: its metadata has no env_id; expected the id of the environment")
-        return gymnasium.make(environment, **options)
+        return gymnasium.make(environment, **{**source.metadata.get("env_kwargs", {}), **options})
     if source.startswith("ogbench/"):
         from dipole_sb3.datasets import ogbench
 
