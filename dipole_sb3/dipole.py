@@ -49,8 +49,8 @@ class DIPOLE(OfflineAlgorithm):
     :param action_noise: online: added to the actions, in [−1, 1] units.
     :param replay_buffer_class: a subclass of OfflineReplayBuffer.
     :param replay_buffer_kwargs: its keyword arguments.
-    :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, or a
-        mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`.
+    :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, a
+        mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`, or the replay buffer of an SB3 algorithm.
     :param offline_steps: timesteps (from 0) that are updates on the data set. None: with a data set, all of the first
         ``learn()`` call (every call when there is no env); without one, none.
     :param beta: β > 0, inverse temperature of the weights.

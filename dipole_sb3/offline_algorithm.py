@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
@@ -30,7 +31,7 @@ from dipole_sb3.errors import DatasetError
 from dipole_sb3.normalization import BatchNormalizer, fit_vec_normalize
 from dipole_sb3.saved_algorithm import SavedAlgorithm, plain_device
 
-DatasetLike = OfflineReplayBuffer | str | pathlib.Path | Mapping[str, Any]
+DatasetLike = OfflineReplayBuffer | ReplayBuffer | str | pathlib.Path | Mapping[str, Any]
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
 OFFLINE_LOG_UNIT = 250
@@ -164,6 +165,8 @@ class OfflineAlgorithm(SavedAlgorithm):
         )
         if isinstance(buffer, str | pathlib.Path):
             buffer = load_dataset(buffer, device=self.device, **(known_spaces if is_file_name(buffer) else {}))
+        elif isinstance(buffer, ReplayBuffer) and not isinstance(buffer, OfflineReplayBuffer):
+            buffer = OfflineReplayBuffer.from_replay_buffer(buffer, device=self.device)
         elif not isinstance(buffer, OfflineReplayBuffer):
             buffer = OfflineReplayBuffer.from_arrays(buffer, source="dataset", device=self.device, **known_spaces)
         if known:

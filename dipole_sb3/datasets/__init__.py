@@ -28,7 +28,7 @@ def load_dataset(
         (:func:`dipole_sb3.datasets.files.load` says with which keys).
     :param device: where batches will be drawn.
     :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``observation_space``,
-        ``action_space`` for files.
+        ``action_space`` for files; ``trust_pickle`` for the .pkl file of an SB3 replay buffer.
     :raises DatasetError: an unknown name (with the nearest known ones), or data that is missing or malformed.
     """
     from dipole_sb3.datasets import files, recorded
@@ -47,6 +47,10 @@ def load_dataset(
             return recorded.load_demo(rest, device=device, **options)
         if source == "exorl":
             raise DatasetError(f"{name}: the ExORL loader is not part of this version; available are {EXPECTED_NAMES}")
+    if Path(name).suffix == ".pkl":
+        from dipole_sb3.datasets import replay_buffers
+
+        return replay_buffers.load(name, device=device, **options)
     if not is_file_name(name):
         raise DatasetError(f"{name}: no data set of this name; {_suggestion(str(name))}")
     return files.load(name, device=device, **options)
@@ -77,6 +81,8 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
 
 def is_file_name(name: str | os.PathLike[str]) -> bool:
     """Whether :func:`load_dataset` reads ``name`` as a file, whose actions are in the environment's units."""
+    if Path(name).suffix == ".pkl":
+        return False  # SB3's replay buffers hold scaled actions, and their spaces
     return not isinstance(name, str) or Path(name).suffix == ".npz" or Path(name).is_file()
 
 
