@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.datasets import load_dataset
+from dipole_sb3.datasets.rollouts import record_dataset
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
@@ -19,4 +20,5 @@ __all__ = [
     "MultiInputPolicy",
     "OfflineReplayBuffer",
     "load_dataset",
+    "record_dataset",
 ]

@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 
 from dipole_sb3 import checks
 from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.datasets.environments import environment_facts
 from dipole_sb3.errors import DatasetError
 
 PREFIX = "minari/"
@@ -55,17 +55,6 @@ def load(name: str, *, device: torch.device | str = "auto") -> OfflineReplayBuff
         source=name,
         metadata={"source": name, "minari_version": data.minari_version, **environment_facts(data.env_spec)},
     )
-
-
-def environment_facts(spec: gymnasium.envs.registration.EnvSpec | None) -> dict[str, Any]:
-    """``env_id`` and, where the environment was not made at its defaults, ``env_kwargs`` for ``gymnasium.make``."""
-    if spec is None:
-        return {}
-    keywords = dict(spec.kwargs)
-    registered = gymnasium.registry.get(spec.id)
-    if registered is None or registered.max_episode_steps != spec.max_episode_steps:
-        keywords["max_episode_steps"] = spec.max_episode_steps
-    return {"env_id": spec.id, "env_kwargs": keywords} if keywords else {"env_id": spec.id}
 
 
 def _how_to_get(data_id: str) -> str:

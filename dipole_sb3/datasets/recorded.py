@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,9 +98,8 @@ def record_training(
         "steps": steps,
         "seed": seed,
         "hyperparameters": _hyperparameters(agent, net_arch),
-        **_action_bounds(agent),
-        "packages": _package_versions(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        **action_bounds(agent.action_space),
+        **today_and_versions(),
         "data_episodes": int(arrays["terminals"].sum()),
         "data_return_mean": _mean_episode_return(arrays),
         "agent_evaluation_episodes": evaluation_episodes,
@@ -107,6 +107,21 @@ def record_training(
         **{f"agent_return_{key}": round(value, 3) for key, value in returns._asdict().items()},
     }
     return Recording(arrays, provenance)
+
+
+def action_bounds(space: gymnasium.spaces.Space[Any]) -> dict[str, list[float]]:
+    """Metadata from which the actions' bounds are read again."""
+    assert isinstance(space, gymnasium.spaces.Box)
+    return {"action_low": space.low.tolist(), "action_high": space.high.tolist()}
+
+
+def today_and_versions() -> dict[str, Any]:
+    """The date (UTC), and the versions of what took part in a recording and is installed."""
+    versions = {"python": platform.python_version()}
+    for name in ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"packages": versions, "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
 
 
 def require_output(path: str | os.PathLike[str]) -> None:
@@ -210,14 +225,3 @@ def _hyperparameters(agent: OffPolicyAlgorithm, net_arch: Sequence[int]) -> dict
         "gamma": agent.gamma,
         "others": "the library's defaults",
     }
-
-
-def _action_bounds(agent: OffPolicyAlgorithm) -> dict[str, list[float]]:
-    space = agent.action_space
-    assert isinstance(space, gymnasium.spaces.Box)
-    return {"action_low": space.low.tolist(), "action_high": space.high.tolist()}
-
-
-def _package_versions() -> dict[str, str]:
-    packages = ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
