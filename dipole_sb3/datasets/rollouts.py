@@ -172,7 +172,8 @@ def _saved_normalization(model: BaseAlgorithm) -> Transform:
         if key not in statistics:
             return value
         mean, std, clip = statistics[key]
-        return np.clip((value - mean) / std, -clip, clip).astype(np.float32)
+        scaled: np.ndarray = np.clip((value - mean) / std, -clip, clip).astype(np.float32)
+        return scaled
 
     def normalize(observations: Any) -> Any:
         if isinstance(observations, dict):
@@ -203,12 +204,7 @@ def _exploration(space: spaces.Box, noise: float | Sequence[float], epsilon: flo
     """Adds noise to actions [n, *action], clips them to their bounds, and replaces some by random ones."""
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon is {epsilon}; expected a probability in [0, 1]")
-    try:
-        deviation = np.broadcast_to(np.asarray(noise, np.float64), space.shape)
-    except ValueError as error:
-        raise ValueError(f"noise is {noise}; expected one number, or one for each action of {space.shape}") from error
-    if not (np.isfinite(deviation).all() and (deviation >= 0).all()):
-        raise ValueError(f"noise is {noise}; expected standard deviations ≥ 0, in the units of the actions")
+    deviation = recorded.action_deviation(space, noise)
     generator = np.random.default_rng(seed)
 
     def explore(actions: np.ndarray) -> np.ndarray:
