@@ -306,18 +306,24 @@ class OfflineReplayBuffer(ReplayBuffer):
         """Observations of the transitions and what followed them, [n, *observation] each."""
         return _rows(self.observations, rows, columns), _rows(self.next_observations, rows, columns)
 
-    def blocks(self, rows: int = 65_536) -> Iterator[dict[str, Any]]:
+    def blocks(self, rows: int | None = None) -> Iterator[dict[str, Any]]:
         """All transitions in the order of flat indices, as copies or views of at most so many at a time.
 
         Memory stays bounded where the data lie in storage.
 
-        :param rows: of a block; each holds ``n_envs`` transitions.
+        :param rows: of a block, each of ``n_envs`` transitions; None: as many as are worth while.
         :return: ``observations`` and ``next_observations`` [n, *observation] (or dicts of those), ``actions``
             [n, action] scaled to [−1, 1], ``rewards``, ``dones`` and ``timeouts`` [n].
         """
+        rows = layouts.rows_per_block(self._row_bytes()) if rows is None else rows
         for start in range(0, self.size(), rows):
             part = slice(start, min(start + rows, self.size()))
             yield {key: _flattened(getattr(self, key), part) for key in TRANSITION_ARRAYS}
+
+    def _row_bytes(self) -> int:
+        """Of the observations in a row, by far the most of it."""
+        arrays = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
+        return sum(array[:1].nbytes for array in arrays)
 
     @property
     def checksum(self) -> str:

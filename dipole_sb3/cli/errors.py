@@ -27,6 +27,7 @@ _EXTRAS = {
     "mujoco": "record",
     "minari": "minari",
     "ogbench": "ogbench",
+    "h5py": "hdf5",
     "matplotlib": "plots",
     "onnx": "export",
     "onnxscript": "export",

@@ -124,6 +124,16 @@ class NpyFile:
             raise DatasetError(f"{self.path}: rows are missing: the file has become shorter since it was opened")
         return np.frombuffer(data, self.dtype).reshape(len(rows), count, *self.shape[1:])
 
+    def sha256(self) -> str:
+        """Of what the rows hold, read from the disk."""
+        digest = hashlib.sha256()
+        rows = max(1, 2**24 // max(self.row_bytes, 1))
+        for start in range(0, self.shape[0], rows):
+            digest.update(
+                memoryview(self.read(start, min(start + rows, self.shape[0])).reshape(-1).view(np.uint8).data)
+            )
+        return digest.hexdigest()
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Copies of consecutive rows, without touching the map.
 

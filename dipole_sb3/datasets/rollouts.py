@@ -120,7 +120,7 @@ def record_dataset(
             arrays = _collected(parts, venv.observation_space, action_space, steps)
         facts.update(_returns(rollouts.returns))
         if path is not None:
-            recorded.write_recording(recorded.Recording(arrays, facts), path)
+            recorded.write_recording(recorded.Recording(_flat(arrays), facts), path)
         return OfflineReplayBuffer.from_arrays(
             arrays,
             observation_space=venv.observation_space,
@@ -350,6 +350,16 @@ def _collected(
                 target[rows] = part[key]
         start = rows.stop
     return arrays
+
+
+def _flat(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """As files name them: parts of a Dict observation are ``observations/KEY``."""
+    flat: dict[str, np.ndarray] = {}
+    for key, value in arrays.items():
+        flat.update(
+            {f"{key}/{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    return flat
 
 
 def _returns(returns: Sequence[float]) -> dict[str, Any]:

@@ -324,6 +324,17 @@ def test_in_memory_as_a_folder_and_as_a_file_it_is_the_same_data(tmp_path: Path)
     assert provenance["packages"]["stable-baselines3"]
 
 
+@pytest.mark.parametrize("name", ["folder", "file.npz"])
+def test_dict_observations_are_written_by_key(name: str, tmp_path: Path) -> None:
+    model = agent(SAC, dict_env(), "MultiInputPolicy", buffer_size=10)
+    memory = record_dataset(model, dict_env(), 20, device="cpu")
+    record_dataset(model, dict_env(), 20, tmp_path / name, device="cpu")
+    loaded = load_dataset(tmp_path / name, device="cpu")
+    assert isinstance(loaded.observations, dict)
+    assert set(loaded.observations) == {"camera", "joints"}
+    assert loaded.checksum == memory.checksum
+
+
 def test_a_folder_is_replaced_only_when_asked(tmp_path: Path) -> None:
     model = agent(SAC, "Pendulum-v1")
     record_dataset(model, "Pendulum-v1", 5, tmp_path / "set")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filled_buffers import adopt, counting, few, parts, recorded
-from gymnasium import spaces
+from filled_buffers import adopt, few, parts, recorded
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.datasets import storage
-from dipole_sb3.errors import DatasetError
 from dipole_sb3.stored_buffer import StoredReplayBuffer
 
 
