@@ -141,7 +141,6 @@ def test_a_learning_agent_to_a_folder(record: Record) -> None:
     status, _, err = record(*typed, "--out", "set")
     assert status == 1
     assert "set" in err
-    assert record(*typed, "--overwrite", "--out", "set")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,17 @@ def test_metadata_that_counts_other_steps(tmp_path: Path) -> None:
             load_dataset("minari/test/set-v0")
 
 
+@pytest.mark.parametrize("flag", ["terminations", "truncations"])
+def test_flags_in_the_middle_of_an_episode_count(flag: str, tmp_path: Path) -> None:
+    """As in tasks that go on after success: what follows is the true next observation all the same."""
+    rows = collect(gymnasium.make("Pendulum-v1"), lengths=(20, 20))
+    (file,) = tmp_path.rglob("*.hdf5")
+    with h5py.File(file, "a") as content:
+        content[f"episode_1/{flag}"][4] = True
+    rows[24] = (*rows[24][:4], flag == "terminations", True)
+    require_rows(load_dataset("minari/test/set-v0", device="cpu"), rows)
+
+
 def test_an_image_space_is_recorded_by_the_collector_as_it_is() -> None:
     """Small images are not compressed by Minari."""
     rows = collect(Sampled(image_space(8, 8, 3)))
