@@ -69,6 +69,16 @@ def test_a_model_and_where_its_data_come_from(record: Record, algo: str, kind: A
     assert load_dataset("again", device="cpu").checksum == buffer.checksum
 
 
+def test_what_was_recorded_is_trained_on(record: Record, capfd: pytest.CaptureFixture[str]) -> None:
+    small(SAC).save("model")
+    typed = ["--algo", "sac", "--model", "model.zip", "--env", "Pendulum-v1", "--steps", "40", "--out", "pendulum"]
+    assert record(*typed)[0] == 0
+    options = ["steps=3", "algo.batch_size=8", "algo.policy_kwargs.net_arch=[8]", "algo.verbose=0", "episodes=0"]
+    task = ["task=custom", "task.dataset=pendulum", "task.env=Pendulum-v1", "pictures=false", "run_dir=run"]
+    assert main(["train", *task, *options]) == 0
+    assert DIPOLE.load("run/model.zip", device="cpu").action_space.high == 2
+
+
 def test_greediness_of_dipole_and_the_folder_of_a_run(record: Record) -> None:
     data = {
         "observations": np.zeros((20, 3), np.float32),
