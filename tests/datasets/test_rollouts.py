@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,8 @@ def test_every_algorithm_is_recorded_as_it_was_played(kind: type[BaseAlgorithm])
 
 @pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
 def test_real_ends_and_time_limits_are_told_apart(vec_env: type[VecEnv]) -> None:
-    venv = vec_env([lambda: Monitor(pole())] * 2)  # type: ignore[call-arg]
-    buffer = record_dataset(agent(SAC, "InvertedPendulum-v5"), venv, 200, seed=SEED, epsilon=0.5, device="cpu")
-    venv.close()
+    with closing(vec_env([lambda: Monitor(pole())] * 2)) as venv:  # type: ignore[call-arg]
+        buffer = record_dataset(agent(SAC, "InvertedPendulum-v5"), venv, 200, seed=SEED, epsilon=0.5, device="cpu")
     real, by_time = require_replays(buffer, pole, 2)
     assert real > 3
     assert by_time > 3
@@ -270,6 +270,7 @@ def test_recurrent_models_keep_their_state_over_an_episode() -> None:
     with torch.no_grad():  # so that its memory matters
         for parameter in model.policy.lstm_actor.parameters():
             parameter.mul_(3)
+        model.policy.action_net.weight.mul_(50)
     buffer = record_dataset(model, DummyVecEnv([pole] * 2), 60, deterministic=True, seed=SEED, device="cpu")
     for episode in episodes(buffer):
         state = None
