@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ def record_dataset(
     :param progress: show a progress bar.
     :return: the data; metadata has ``env_id``, algorithm, options, versions and the return of whole episodes with its
         95 % interval.
-    :raises ValueError: values out of range, or spaces that are not the model's.
+    :raises ValueError: values out of range, metadata that JSON cannot hold, or spaces that are not the model's.
     :raises DatasetError: ``path`` is taken.
     :raises OSError: ``path`` cannot be written; nothing half-written stays behind.
     """
@@ -98,15 +99,15 @@ def record_dataset(
         facts = {
             **_place(env, venv),
             "algorithm": type(model).__name__,
-            "steps": steps,
-            "seed": seed,
+            "steps": int(steps),
+            "seed": int(seed),
             "n_envs": venv.num_envs,
-            "deterministic": deterministic,
+            "deterministic": bool(deterministic),
             "noise": np.asarray(noise).tolist(),
-            "epsilon": epsilon,
+            "epsilon": float(epsilon),
             **recorded.action_bounds(action_space),
             **recorded.today_and_versions(),
-            **(metadata or {}),
+            **_json(metadata),
         }
         rollouts = _Rollouts(model, venv, normalize, explore, deterministic)
         with seeded_torch(seed), tqdm(total=steps, unit="step", desc="recording", disable=not progress) as bar:
@@ -360,6 +361,15 @@ def _flat(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
             {f"{key}/{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
         )
     return flat
+
+
+def _json(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Refused before the recording, not after it."""
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata cannot be written as JSON ({error})") from error
+    return dict(metadata or {})
 
 
 def _returns(returns: Sequence[float]) -> dict[str, Any]:

@@ -401,6 +401,7 @@ class Forgetful(DummyVecEnv):
             {},
             "environment 0 ended an episode and its info has no terminal_observation",
         ),
+        ("Pendulum-v1", {"metadata": {"model": SAC}}, "metadata cannot be written as JSON"),
         ("Pendulum-v1", {"path": "set.csv"}, "set.csv: recorded data is written as .npz"),
     ],
 )
