@@ -10,8 +10,10 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from filled_buffers import parts
+from filled_buffers import few, parts
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
 from sampled_environments import Sampled, dict_env, image_env, vector_space
 from stable_baselines3 import SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
@@ -154,6 +156,52 @@ def test_one_array_for_both_observations(steps: int, capacity: int) -> None:
     require_rows(buffer, rows)
     batch = buffer.take(torch.arange(2 * len(rows)))
     np.testing.assert_array_equal(batch.masks.numpy(), 1 - np.stack([row["dones"] for row in rows]).reshape(-1))
+
+
+@few
+@given(
+    n_envs=st.integers(1, 3),
+    capacity=st.integers(1, 8),
+    steps=st.integers(1, 20),
+    shared=st.booleans(),
+    ends=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=60, max_size=60),
+)
+def test_a_ring_of_any_size_at_any_time(
+    n_envs: int, capacity: int, steps: int, shared: bool, ends: list[tuple[bool, bool]]
+) -> None:
+    """What SB3 holds after any number of steps, counted; the newest that fit, oldest first."""
+    theirs = ReplayBuffer(
+        capacity * n_envs,
+        spaces.Box(-1000, 1000, (1,)),
+        spaces.Box(-1, 1, (1,)),
+        "cpu",
+        n_envs,
+        optimize_memory_usage=shared,
+        handle_timeout_termination=not shared,
+    )
+    rows = []
+    states = np.arange(n_envs, dtype=np.float32)[:, None] * 100
+    for step in range(steps):
+        done, by_time = np.array(ends[step * n_envs : (step + 1) * n_envs]).T
+        infos = [{"TimeLimit.truncated": bool(ended and timed)} for ended, timed in zip(done, by_time, strict=True)]
+        theirs.add(states, states + 1, np.zeros((n_envs, 1)), states[:, 0] / 2, done, infos)
+        kept = states if shared else states + 1
+        rows.append((states, np.where(done[:, None], kept, states + 1), done, done & by_time & (not shared)))
+        states = states + np.where(done, 10, 1)[:, None].astype(np.float32)
+    expected = rows[-(capacity - shared) :] if steps >= capacity else rows
+    if capacity == 1 and shared:
+        with pytest.raises(DatasetError, match="holds no transitions"):
+            OfflineReplayBuffer.from_replay_buffer(theirs, device="cpu")
+        return
+    buffer = OfflineReplayBuffer.from_replay_buffer(theirs, device="cpu")
+    seen, following, dones, timeouts = (np.array(column) for column in zip(*expected, strict=True))
+    timeouts[-1] |= ~dones[-1]
+    dones[-1] = True
+    np.testing.assert_array_equal(buffer.observations, seen)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(buffer.next_observations, following)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(buffer.rewards, seen[..., 0] / 2)
+    np.testing.assert_array_equal(buffer.dones, dones)
+    np.testing.assert_array_equal(buffer.timeouts, timeouts)
 
 
 def test_observations_and_rewards_are_those_before_vec_normalize() -> None:
