@@ -19,6 +19,8 @@ _SMOOTHED_SHARE = 20
 _NAMED_ACTIONS = 24
 """More than so many rows cannot be labelled one by one."""
 
+_LENGTH_BARS = 40
+
 _RIDGE = 0.9
 """Height of the most frequent value of an element, of the distance to the next one."""
 
@@ -73,7 +75,9 @@ def _draw_lengths(axes: Axes, lengths: np.ndarray) -> None:
         axes.set_xlim(0, max(1.5 * low, 2))
         axes.set_title(f"all {low:,}", loc="right", fontsize=10, color=MUTED)
         return
-    axes.hist(lengths, bins=min(40, high - low + 1), color=COLOURS[0])
+    # Bars that hold equally many of the whole numbers.
+    width = -(-(high - low + 1) // _LENGTH_BARS)
+    axes.hist(lengths, bins=(np.arange(low, high + width + 1, width) - 0.5).tolist(), color=COLOURS[0])
 
 
 def _draw_actions(axes: Axes, found: Inspection) -> None:
@@ -91,7 +95,7 @@ def _draw_actions(axes: Axes, found: Inspection) -> None:
         axes.axhline(element, color=MUTED, lw=0.5)
     axes.set_xlim(-1, 1)
     axes.set_xticks([-1, -0.5, 0, 0.5, 1])
-    axes.set_ylim(len(shares) - 0.8, -1)
+    axes.set_ylim(len(shares) - 0.6, -1)
     axes.set_xlabel(f"scaled to [−1, 1]; {100 * found.saturated:.1f} % at a bound")
     axes.set_ylabel("element")
     if len(shares) <= _NAMED_ACTIONS:
