@@ -7,6 +7,8 @@ import hashlib
 import pickle
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -168,25 +170,26 @@ def _record_model(options: argparse.Namespace) -> int:
         facts["omega"] = model.omega
     elif options.omega is not None:
         raise ValueError(f"--omega is greediness of dipole; found --algo {options.algo}")
-    env, n_envs = options.env, options.n_envs
-    if options.vec_normalize is not None:
-        env, n_envs = _normalized(options), 1
-        facts["vec_normalize_sha256"] = _sha256(options.vec_normalize)
-    buffer = record_dataset(
-        model,
-        env,
-        options.steps,
-        options.out,
-        deterministic=options.deterministic,
-        noise=_noise(options),
-        epsilon=options.epsilon,
-        n_envs=n_envs,
-        seed=options.seed,
-        metadata=facts,
-        overwrite=options.overwrite,
-        device="cpu",
-        progress=sys.stdout.isatty(),
-    )
+    with ExitStack() as stack:
+        env, n_envs = options.env, options.n_envs
+        if options.vec_normalize is not None:
+            env, n_envs = stack.enter_context(_normalized(options)), 1
+            facts["vec_normalize_sha256"] = _sha256(options.vec_normalize)
+        buffer = record_dataset(
+            model,
+            env,
+            options.steps,
+            options.out,
+            deterministic=options.deterministic,
+            noise=_noise(options),
+            epsilon=options.epsilon,
+            n_envs=n_envs,
+            seed=options.seed,
+            metadata=facts,
+            overwrite=options.overwrite,
+            device="cpu",
+            progress=sys.stdout.isatty(),
+        )
     found = buffer.metadata
     print(f"{options.out}: {options.steps} transitions, {_returns(found)}")
     return _told_where(options.out)
@@ -217,20 +220,24 @@ def _noise(options: argparse.Namespace) -> float | list[float]:
     return noise[0] if len(noise) == 1 else noise
 
 
-def _normalized(options: argparse.Namespace) -> Any:
+@contextmanager
+def _normalized(options: argparse.Namespace) -> Iterator[Any]:
     """The environments in the VecNormalize of a file, which SB3 reads as a pickle."""
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     from dipole_sb3.datasets import make_env
 
     path = options.vec_normalize
-    venv = DummyVecEnv([lambda: make_env(options.env)] * options.n_envs)
-    try:
-        return VecNormalize.load(str(path), venv)
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
-        raise ValueError(f"{path}: holds no VecNormalize ({error}); expected a file written by its save()") from error
-    except AssertionError as error:
-        raise ValueError(f"{path}: its statistics are of other observations than those of {options.env}") from error
+    with closing(DummyVecEnv([lambda: make_env(options.env)] * options.n_envs)) as venv:
+        try:
+            normalized = VecNormalize.load(str(path), venv)
+        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
+            raise ValueError(
+                f"{path}: holds no VecNormalize ({error}); expected a file written by its save()"
+            ) from error
+        except AssertionError as error:
+            raise ValueError(f"{path}: its statistics are of other observations than those of {options.env}") from error
+        yield normalized
 
 
 def _sha256(path: Path) -> str:

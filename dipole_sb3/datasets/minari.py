@@ -40,8 +40,9 @@ def load(name: str, *, device: torch.device | str = "auto") -> OfflineReplayBuff
         data = minari.load_dataset(data_id)
     except FileNotFoundError as error:
         raise DatasetError(f"{name}: not on this machine; {_how_to_get(data_id)}") from error
-    except ValueError as error:  # a format that the installed Minari does not read, or no metadata
-        raise DatasetError(f"{name}: Minari cannot read it ({error})") from error
+    # A format that the installed Minari does not read, or metadata that are damaged or not there.
+    except (AssertionError, KeyError, ValueError) as error:
+        raise DatasetError(f"{name}: Minari cannot read it ({error!r})") from error
     observation_space = _require_boxes(name, data.observation_space)
     try:
         action_space = checks.require_box_actions(data.action_space)

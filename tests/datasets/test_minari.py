@@ -199,6 +199,19 @@ def test_metadata_that_counts_other_steps(tmp_path: Path) -> None:
             load_dataset("minari/test/set-v0")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"data_format"', '"data_shape"'), ('"minari_version": "', '"minari_version": "9'), ("{", "")],
+    ids=["incomplete", "of another version", "no JSON"],
+)
+def test_metadata_that_minari_does_not_read(old: str, new: str, tmp_path: Path) -> None:
+    collect(gymnasium.make("Pendulum-v1"), lengths=(5,))
+    (file,) = tmp_path.rglob("metadata.json")
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(DatasetError, match="minari/test/set-v0: Minari cannot read it"):
+        load_dataset("minari/test/set-v0")
+
+
 @pytest.mark.parametrize("flag", ["terminations", "truncations"])
 def test_flags_in_the_middle_of_an_episode_count(flag: str, tmp_path: Path) -> None:
     """As in tasks that go on after success: what follows is the true next observation all the same."""
