@@ -11,7 +11,7 @@ from dipole_sb3 import DIPOLE, OfflineReplayBuffer
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--episodes", type=int, default=100, help="recorded episodes of 200 steps")
-parser.add_argument("--updates", type=int, default=10_000)
+parser.add_argument("--updates", type=int, default=5_000)
 parser.add_argument("--eval-episodes", type=int, default=50)
 args = parser.parse_args()
 

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
+from stable_baselines3.common.utils import get_device
 
 from dipole_sb3 import checks, layouts
 from dipole_sb3.buffers import ACTION_MARGIN, OfflineReplayBuffer
@@ -60,6 +61,9 @@ def adopted(
     :param kind: class of the result.
     :param source: name of the data in error messages.
     """
+    if isinstance(buffer, kind):
+        buffer.to(get_device(device))
+        return buffer
     if isinstance(buffer, HerReplayBuffer):
         raise DatasetError(
             f"{source}: a HerReplayBuffer makes up goals, and asks its environment for their rewards, whenever it is "

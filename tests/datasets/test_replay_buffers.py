@@ -329,6 +329,16 @@ def test_a_pickle_is_loaded_only_when_it_is_trusted(tmp_path: Path) -> None:
     assert buffer.source == str(path)
 
 
+def test_this_packages_own_buffers_come_back_as_they_were(tmp_path: Path) -> None:
+    model = DIPOLE("MlpPolicy", dataset=small(), **small_agent())
+    assert model.replay_buffer is not None
+    model.replay_buffer.metadata["env_id"] = "Pendulum-v1"
+    model.save_replay_buffer(tmp_path / "own.pkl")
+    loaded = load_dataset(tmp_path / "own.pkl", trust_pickle=True, device="cpu")
+    assert (loaded.metadata, loaded.checksum) == (model.replay_buffer.metadata, model.replay_buffer.checksum)
+    assert OfflineReplayBuffer.from_replay_buffer(loaded, device="cpu") is loaded
+
+
 class Trap:
     """Leaves a file behind when it is unpickled."""
 
