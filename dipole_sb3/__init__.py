@@ -5,6 +5,7 @@ from importlib.metadata import version
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.datasets import load_dataset
 from dipole_sb3.datasets.exorl_names import register_environments
+from dipole_sb3.datasets.rollouts import record_dataset
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.mixed_buffer import MixedReplayBuffer
@@ -22,6 +23,7 @@ __all__ = [
     "MultiInputPolicy",
     "OfflineReplayBuffer",
     "load_dataset",
+    "record_dataset",
 ]
 
 register_environments()

@@ -179,6 +179,25 @@ class OfflineReplayBuffer(ReplayBuffer):
         buffer._adopt_ends(arrays)
         return buffer
 
+    @classmethod
+    def from_replay_buffer(cls, buffer: ReplayBuffer, *, device: torch.device | str = "auto") -> OfflineReplayBuffer:
+        """What an SB3 algorithm's replay buffer holds, oldest first; of several environments, too.
+
+        Arrays are shared with ``buffer`` where they can be, so it must not be written to meanwhile; a full ring is
+        copied into the order of time. As SB3 stores it: actions scaled to [−1, 1], observations and rewards as they
+        were before VecNormalize. With ``optimize_memory_usage`` the observations after the ends of episodes, and which
+        ends were time limits, are lost: every end stops bootstrapping, as in SB3.
+
+        :param buffer: ReplayBuffer or DictReplayBuffer, in whichever algorithm it was filled; an OfflineReplayBuffer
+            is returned as it is.
+        :param device: where batches will be drawn.
+        :raises DatasetError: it is empty, a HerReplayBuffer, has no Box actions, or holds NaN or actions outside
+            [−1, 1].
+        """
+        from dipole_sb3.datasets.replay_buffers import adopted
+
+        return adopted(buffer, cls, device=device)
+
     def _adopt_observations(self, key: str, value: ObservationArrays, length: int) -> ObservationArrays:
         space = self.observation_space
         if isinstance(space, spaces.Dict):

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 import torch
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from dipole_sb3 import checks
@@ -18,7 +19,7 @@ from dipole_sb3.mixed_buffer import MixedReplayBuffer, recorded_part
 from dipole_sb3.normalization import BatchNormalizer
 from dipole_sb3.saved_algorithm import SavedAlgorithm
 
-DatasetLike = OfflineReplayBuffer | str | pathlib.Path | Mapping[str, Any]
+DatasetLike = OfflineReplayBuffer | ReplayBuffer | str | pathlib.Path | Mapping[str, Any]
 
 
 class DataAlgorithm(SavedAlgorithm):
@@ -47,6 +48,8 @@ class DataAlgorithm(SavedAlgorithm):
         )
         if isinstance(buffer, str | pathlib.Path):
             buffer = load_dataset(buffer, device=self.device, **(known_spaces if is_file_name(buffer) else {}))
+        elif isinstance(buffer, ReplayBuffer) and not isinstance(buffer, OfflineReplayBuffer):
+            buffer = OfflineReplayBuffer.from_replay_buffer(buffer, device=self.device)
         elif not isinstance(buffer, OfflineReplayBuffer):
             buffer = OfflineReplayBuffer.from_arrays(buffer, source="dataset", device=self.device, **known_spaces)
         if known:

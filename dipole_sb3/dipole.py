@@ -51,8 +51,8 @@ class DIPOLE(OfflineAlgorithm):
     :param replay_buffer_class: a subclass of MixedReplayBuffer.
     :param replay_buffer_kwargs: its keyword arguments.
     :param n_steps: n ≥ 1, rewards of the recorded or gathered actions before the critics bootstrap; as in SB3's SAC.
-    :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, or a
-        mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`.
+    :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, a
+        mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`, or the replay buffer of an SB3 algorithm.
     :param offline_steps: timesteps (from 0) that are updates on the data set. None: with a data set, all of the first
         ``learn()`` call (every call when there is no env); without one, none.
     :param offline_ratio: online: share in [0, 1] of every batch that is recorded data, or a function of the remaining

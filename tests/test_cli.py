@@ -323,7 +323,10 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
         (["evaluate"], "the option model is missing; give model=VALUE"),
         (["evaluate", "model=a.zip", "algo.beta=1"], "there is no option algo.beta here; `dipole COMMAND --help`"),
         (["evaluate", "model=nowhere.zip"], "nowhere.zip: no such file"),
-        (["data", "record", "--algo", "sac", "--out", "a.npz"], "'sac' is not offered; expected one of tqc"),
+        (
+            ["data", "record", "--algo", "ppo", "--out", "a.npz"],
+            "how 'ppo' learns is not offered; expected one of crossq",
+        ),
         (["data", "record", "--out", "a.csv"], "a.csv: recorded data is written as .npz"),
         (["data", "record", "--env", "Nowhere-v1", "--out", "a.npz"], "Nowhere"),
     ],

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dipole_sb3.cli import data_check, data_convert, data_fetch, data_info
+from dipole_sb3.cli import data_check, data_convert, data_fetch, data_info, data_record
 
 if TYPE_CHECKING:
     from dipole_sb3.cli.dispatch import ParsedCommand
 
 _DESCRIPTION = """\
-Makes OGBench's data sets anew from the oracles that ship with it, downloads ExORL's recordings, records an
-agent while it learns, reads what robots recorded, converts between formats, and tells what is in a data set
-and what is wrong with it."""
+Makes OGBench's data sets anew from the oracles that ship with it, downloads ExORL's recordings, records
+agents, reads what robots recorded, converts between formats, and tells what is in a data set and what is
+wrong with it."""
 
 _MAKE = """\
 Makes an OGBench data set anew, train and validation, in OGBench's own format, where `dipole train` finds
@@ -31,15 +31,6 @@ examples:
   dipole data make ogbench/cube-single-play                  the full set: 1,000 + 100 episodes of 1,001 steps
   dipole data make ogbench/cube-single-play --episodes 20    a small one, to try things
   dipole data make ogbench/scene-play --dir data             elsewhere; dipole train … task.dataset_dir=data"""
-
-_RECORD = """\
-Records every transition while an agent learns an environment from scratch, from its first random steps to
-its last good ones. The agent runs on the CPU at its library's defaults. Beside FILE.npz, FILE.json keeps
-where the data comes from: versions, hyperparameters, checksum, the data's and the final agent's return."""
-
-_RECORD_EXAMPLES = """\
-example, the demo's data (about two minutes):
-  dipole data record --algo tqc --env Reacher-v5 --steps 10000 --seed 0 --out reacher-tqc-10k.npz"""
 
 
 def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> None:
@@ -70,24 +61,7 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
     )
     make.add_argument("--overwrite", action="store_true", help="make it again although it is there")
 
-    record = actions.add_parser(
-        "record",
-        help="record an agent while it learns",
-        description=_RECORD,
-        epilog=_RECORD_EXAMPLES,
-        formatter_class=raw,
-    )
-    record.set_defaults(run=_record)
-    record.add_argument("--algo", default="tqc", help="the agent: tqc (default)")
-    record.add_argument("--env", default="Reacher-v5", metavar="ID", help="Gymnasium id (default: Reacher-v5)")
-    record.add_argument("--steps", type=int, default=10_000, metavar="N", help="transitions (default: 10000)")
-    record.add_argument("--seed", type=int, default=0, metavar="S", help="of the agent (default: 0)")
-    record.add_argument(
-        "--net-arch", type=int, nargs="+", default=[128, 128], metavar="W", help="hidden widths (default: 128 128)"
-    )
-    record.add_argument("--out", required=True, metavar="FILE", help="the .npz file to write")
-
-    for action in (data_convert, data_fetch, data_info, data_check, *more_actions):
+    for action in (data_fetch, data_record, data_convert, data_info, data_check, *more_actions):
         action.add_parser(actions)
 
 
@@ -105,26 +79,4 @@ def _make(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     print(path)
-    return 0
-
-
-def _record(options: argparse.Namespace) -> int:
-    """``dipole data record``; failures raise."""
-    from dipole_sb3.datasets import recorded
-
-    recorded.require_output(options.out)
-    recording = recorded.record_training(
-        options.algo, options.env, options.steps, options.seed, options.net_arch, progress=sys.stdout.isatty()
-    )
-    command = ["dipole", "data", "record", "--algo", options.algo, "--env", options.env, "--steps", str(options.steps)]
-    command += ["--seed", str(options.seed)]
-    if options.net_arch != [128, 128]:
-        command += ["--net-arch", *map(str, options.net_arch)]
-    path, provenance = recorded.write_recording(recording, options.out, [*command, "--out", options.out])
-    facts = recording.provenance
-    print(
-        f"{path}: {facts['steps']} transitions, mean return {facts['data_return_mean']:.2f}; the final agent reaches "
-        f"{facts['agent_return_mean']:.2f} [{facts['agent_return_low']:.2f}, {facts['agent_return_high']:.2f}]\n"
-        f"{provenance}: where they come from"
-    )
     return 0

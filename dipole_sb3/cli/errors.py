@@ -25,6 +25,7 @@ USER_ERRORS: tuple[type[Exception], ...] = (
 _EXTRAS = {
     "sb3_contrib": "record",
     "mujoco": "record",
+    "minari": "minari",
     "ogbench": "ogbench",
     "dm_control": "exorl",
     "h5py": "hdf5",

@@ -15,8 +15,8 @@ from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.errors import DatasetError
 
 EXPECTED_NAMES = (
-    "ogbench/<single-task name>, exorl/<domain>/<algorithm>/<task>, demo/<name>, or the path of an .npz or .hdf5 file "
-    "or of a stored data set's folder"
+    "ogbench/<single-task name>, exorl/<domain>/<algorithm>/<task>, minari/<id>, demo/<name>, or the path of an .npz "
+    "or .hdf5 file or of a stored data set's folder"
 )
 
 FILE_SUFFIXES = (".npz", ".hdf5", ".h5")
@@ -29,12 +29,14 @@ def load_dataset(
 
     :param name: ``"ogbench/cube-single-play-singletask-task2-v0"`` (any single-task name of OGBench),
         ``"exorl/walker/rnd/walk"`` (any of nine tasks on ExORL's recordings),
+        ``"minari/mujoco/reacher/medium-v0"`` (any set of Minari's local folder),
         ``"demo/reacher-tqc-10k"`` (ships with the package), the path of an .npz or .hdf5 file
         (:func:`dipole_sb3.datasets.files.load` says with which keys), or of a folder that
         :class:`dipole_sb3.datasets.storage.DatasetWriter` or ``dipole data convert`` wrote.
     :param device: where batches will be drawn.
     :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``dataset_dir``,
-        ``processes`` for ExORL; ``observation_space``, ``action_space`` for files.
+        ``processes`` for ExORL; ``observation_space``, ``action_space`` for files; ``trust_pickle`` for the .pkl file
+        of an SB3 replay buffer.
     :raises DatasetError: an unknown name (with the nearest known ones), or data that is missing or malformed.
     """
     from dipole_sb3.datasets import files, recorded
@@ -45,6 +47,10 @@ def load_dataset(
             from dipole_sb3.datasets import ogbench
 
             return ogbench.load(name, device=device, **options)
+        if source == "minari":
+            from dipole_sb3.datasets import minari
+
+            return minari.load(name, device=device, **options)
         if source == "demo" and rest in recorded.DEMO_NAMES:
             return recorded.load_demo(rest, device=device, **options)
         if source == "exorl":
@@ -55,6 +61,10 @@ def load_dataset(
         from dipole_sb3.datasets import storage
 
         return storage.load(name, device=device, **options)
+    if Path(name).suffix == ".pkl":
+        from dipole_sb3.datasets import replay_buffers
+
+        return replay_buffers.load(name, device=device, **options)
     if not is_file_name(name):
         raise DatasetError(f"{name}: no data set of this name; {_suggestion(str(name))}")
     return files.load(name, device=device, **options)
@@ -63,8 +73,8 @@ def load_dataset(
 def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env[Any, Any]:
     """The environment a data set belongs to, or one by name.
 
-    :param source: a buffer whose metadata has ``env_id``; or a name: ``"ogbench/<single-task name>"``, the name of an
-        ExORL data set, else a Gymnasium id.
+    :param source: a buffer whose metadata has ``env_id`` (and ``env_kwargs``, where it has those); or a name:
+        ``"ogbench/<single-task name>"``, the name of an ExORL data set, else a Gymnasium id.
     :param options: handed to ``ogbench.make_env`` or ``gymnasium.make``.
     :raises DatasetError: the data set does not say where it was recorded.
     :raises gymnasium.error.Error: Gymnasium does not know the id.
@@ -75,7 +85,7 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
             return make_env(recorded_in, **options)
         if not environment:
             raise DatasetError(f"{source.source}: its metadata has no env_id; expected the id of the environment")
-        return gymnasium.make(environment, **options)
+        return gymnasium.make(environment, **{**source.metadata.get("env_kwargs", {}), **options})
     if source.startswith("ogbench/"):
         from dipole_sb3.datasets import ogbench
 
@@ -90,7 +100,9 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
 def is_file_name(name: str | os.PathLike[str]) -> bool:
     """Whether :func:`load_dataset` reads ``name`` as a file, whose actions are in the environment's units."""
     path = Path(name)
-    return not path.is_dir() and (not isinstance(name, str) or path.suffix in FILE_SUFFIXES or path.is_file())
+    if path.is_dir() or path.suffix == ".pkl":  # both hold scaled actions, and their spaces
+        return False
+    return not isinstance(name, str) or path.suffix in FILE_SUFFIXES or path.is_file()
 
 
 def _suggestion(name: str) -> str:

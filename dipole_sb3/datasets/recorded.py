@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +18,17 @@ import gymnasium
 import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.datasets import files
+from dipole_sb3.datasets.agents import algorithm_class
 from dipole_sb3.intervals import mean_interval
 from dipole_sb3.persistence import replaced_when_complete
 
-RECORDERS = ("tqc",)
-"""Agents that can record."""
+RECORDERS = ("crossq", "ddpg", "sac", "td3", "tqc")
+"""Agents whose learning can be recorded: those that keep what they see in a replay buffer."""
 
 DEMO_NAMES = ("reacher-tqc-10k",)
 """Data sets that ship inside the package."""
@@ -45,6 +48,7 @@ def record_training(
     seed: int = 0,
     net_arch: Sequence[int] = (128, 128),
     *,
+    noise: float | Sequence[float] = 0.0,
     evaluation_episodes: int = 50,
     evaluation_seed: int = 0,
     progress: bool = False,
@@ -52,37 +56,42 @@ def record_training(
     """Every transition of an agent that learns an environment from scratch, on the CPU.
 
     The same for the same seed, versions and machine. The agent runs at its library's default hyperparameters, apart
-    from the networks' widths. When it has learned, its deterministic policy is evaluated; episode i of the evaluation
-    starts from ``reset(seed=evaluation_seed + i)``.
+    from the networks' widths and the noise. When it has learned, its deterministic policy is evaluated; episode i of
+    the evaluation starts from ``reset(seed=evaluation_seed + i)``.
 
-    :param algo: the agent: ``"tqc"`` (sb3-contrib).
+    :param algo: the agent, one of :data:`RECORDERS`.
     :param env_id: Gymnasium id of an environment with Box observations and actions.
     :param steps: environment steps, and so transitions, ≥ 1.
     :param seed: of the agent and the environment.
     :param net_arch: hidden widths of the agent's networks.
+    :param noise: standard deviation of Gaussian noise on the agent's actions, in their own units; a number, or one for
+        each. DDPG and TD3 explore by it alone.
     :param evaluation_episodes: ≥ 2.
     :param evaluation_seed: of the first evaluation episode.
     :param progress: show a progress bar.
     :return: float32 arrays, actions in the environment's units, and the provenance as a JSON-ready dictionary.
     :raises ValueError: an unknown agent, fewer than 1 step, or spaces that are not Box.
-    :raises ImportError: sb3-contrib is not installed.
+    :raises ImportError: the agent's package is not installed.
     """
     if algo not in RECORDERS:
-        raise ValueError(f"recording with {algo!r} is not offered; expected one of {', '.join(RECORDERS)}")
+        raise ValueError(f"recording how {algo!r} learns is not offered; expected one of {', '.join(RECORDERS)}")
     if steps < 1:
         raise ValueError(f"steps is {steps}; expected at least 1")
     if evaluation_episodes < 2:
         raise ValueError(f"evaluation_episodes is {evaluation_episodes}; expected at least 2, for an interval")
-    from sb3_contrib import TQC
+    algorithm: Any = algorithm_class(algo)
 
     environment = gymnasium.make(env_id)
-    for kind, space in (("observation", environment.observation_space), ("action", environment.action_space)):
-        if not isinstance(space, gymnasium.spaces.Box):
-            raise ValueError(f"{env_id}: its {kind} space is {space}; expected a Box")
-    agent = TQC(
+    _require_box(env_id, "observation", environment.observation_space)
+    action_space = _require_box(env_id, "action", environment.action_space)
+    deviation = action_deviation(action_space, noise)
+    half_range = (action_space.high - action_space.low) / 2
+    agent = algorithm(
         "MlpPolicy",
         environment,
         buffer_size=steps,
+        # SB3 adds it to actions that are scaled to [−1, 1].
+        action_noise=NormalActionNoise(np.zeros_like(half_range), deviation / half_range) if deviation.any() else None,
         seed=seed,
         device="cpu",
         policy_kwargs={"net_arch": list(net_arch)},
@@ -97,9 +106,9 @@ def record_training(
         "steps": steps,
         "seed": seed,
         "hyperparameters": _hyperparameters(agent, net_arch),
-        **_action_bounds(agent),
-        "packages": _package_versions(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        **({"noise": np.asarray(noise).tolist()} if deviation.any() else {}),
+        **action_bounds(agent.action_space),
+        **today_and_versions(),
         "data_episodes": int(arrays["terminals"].sum()),
         "data_return_mean": _mean_episode_return(arrays),
         "agent_evaluation_episodes": evaluation_episodes,
@@ -107,6 +116,35 @@ def record_training(
         **{f"agent_return_{key}": round(value, 3) for key, value in returns._asdict().items()},
     }
     return Recording(arrays, provenance)
+
+
+def action_deviation(space: gymnasium.spaces.Box, noise: float | Sequence[float]) -> np.ndarray:
+    """Standard deviation of every action, of the action space's shape.
+
+    :raises ValueError: not one number, nor one for each action, or not ≥ 0.
+    """
+    try:
+        deviation = np.broadcast_to(np.asarray(noise, np.float64), space.shape)
+    except ValueError as error:
+        raise ValueError(f"noise is {noise}; expected one number, or one for each action of {space.shape}") from error
+    if not (np.isfinite(deviation).all() and (deviation >= 0).all()):
+        raise ValueError(f"noise is {noise}; expected standard deviations ≥ 0, in the units of the actions")
+    return deviation
+
+
+def action_bounds(space: gymnasium.spaces.Space[Any]) -> dict[str, list[float]]:
+    """Metadata from which the actions' bounds are read again."""
+    assert isinstance(space, gymnasium.spaces.Box)
+    return {"action_low": space.low.tolist(), "action_high": space.high.tolist()}
+
+
+def today_and_versions() -> dict[str, Any]:
+    """The date (UTC), and the versions of what took part in a recording and is installed."""
+    versions = {"python": platform.python_version()}
+    for name in ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"packages": versions, "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
 
 
 def require_output(path: str | os.PathLike[str]) -> None:
@@ -138,7 +176,7 @@ def write_recording(
     path = files.write_npz(path, recording.arrays)
     provenance = {
         **recording.provenance,
-        "command": shlex.join(command),
+        **({"command": shlex.join(command)} if command else {}),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     beside = path.with_suffix(".json")
@@ -157,6 +195,12 @@ def load_demo(name: str, *, device: torch.device | str = "auto") -> OfflineRepla
         buffer = files.load(folder / f"{name}.npz", device=device)
     buffer.source = f"demo/{name}"
     return buffer
+
+
+def _require_box(env_id: str, kind: str, space: gymnasium.spaces.Space[Any]) -> gymnasium.spaces.Box:
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise ValueError(f"{env_id}: its {kind} space is {space}; expected a Box")
+    return space
 
 
 def _transitions(agent: OffPolicyAlgorithm) -> dict[str, np.ndarray]:
@@ -210,14 +254,3 @@ def _hyperparameters(agent: OffPolicyAlgorithm, net_arch: Sequence[int]) -> dict
         "gamma": agent.gamma,
         "others": "the library's defaults",
     }
-
-
-def _action_bounds(agent: OffPolicyAlgorithm) -> dict[str, list[float]]:
-    space = agent.action_space
-    assert isinstance(space, gymnasium.spaces.Box)
-    return {"action_low": space.low.tolist(), "action_high": space.high.tolist()}
-
-
-def _package_versions() -> dict[str, str]:
-    packages = ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

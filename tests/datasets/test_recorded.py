@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from stable_baselines3 import TD3
 
 from dipole_sb3.datasets import load_dataset, make_env, recorded
 
@@ -52,6 +53,25 @@ def test_rows_replay_in_the_environment(env_id: str, steps: int) -> None:
     assert provenance["agent_return_low"] <= provenance["agent_return_mean"] <= provenance["agent_return_high"]
 
 
+@pytest.mark.parametrize("algo", recorded.RECORDERS)
+def test_every_agent_that_learns_from_a_buffer_is_recorded(algo: str) -> None:
+    arrays, provenance = recorded.record_training(
+        algo, "Pendulum-v1", 105, seed=3, net_arch=(8,), noise=0.4, evaluation_episodes=2
+    )
+    expected = replayed("Pendulum-v1", 3, arrays["actions"])
+    for key in ("observations", "next_observations", "rewards"):
+        np.testing.assert_allclose(arrays[key], expected[key], rtol=1e-4, atol=1e-4, err_msg=key)
+    assert (provenance["algorithm"], provenance["noise"]) == (algo, 0.4)
+
+
+def test_noise_is_in_the_units_of_the_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TD3 has no other exploration; nothing is learned here, and the noise is all there is after random steps."""
+    monkeypatch.setattr(TD3, "train", lambda self, gradient_steps, batch_size: None)
+    monkeypatch.setattr(TD3, "predict", lambda self, seen, **_: (np.zeros((*seen.shape[:-1], 1), np.float32), None))
+    arrays, _ = recorded.record_training("td3", "Pendulum-v1", 1100, noise=0.1, net_arch=(4,), evaluation_episodes=2)
+    assert arrays["actions"][100:].std() == pytest.approx(0.1, rel=0.1)
+
+
 def test_the_same_seed_gives_the_same_rows() -> None:
     first, second, other = (
         recorded.record_training(steps=110, seed=seed, net_arch=(16,), evaluation_episodes=2).arrays
@@ -75,7 +95,8 @@ def test_a_written_recording_is_a_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"algo": "ddpg"}, "'ddpg' is not offered; expected one of tqc"),
+        ({"algo": "ppo"}, "how 'ppo' learns is not offered; expected one of crossq, ddpg, sac, td3, tqc"),
+        ({"noise": -0.1}, "noise is -0.1; expected standard deviations"),
         ({"steps": 0}, "steps is 0"),
         ({"env_id": "CartPole-v1"}, "CartPole-v1: its action space is Discrete"),
         ({"evaluation_episodes": 1}, "evaluation_episodes is 1"),
