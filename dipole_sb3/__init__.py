@@ -7,6 +7,7 @@ from dipole_sb3.datasets import load_dataset
 from dipole_sb3.datasets.rollouts import record_dataset
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.errors import DatasetError
+from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
 
 __version__ = version("dipole-sb3")
@@ -16,6 +17,7 @@ __all__ = [
     "CnnPolicy",
     "DIPOLEPolicy",
     "DatasetError",
+    "MixedReplayBuffer",
     "MlpPolicy",
     "MultiInputPolicy",
     "OfflineReplayBuffer",

@@ -10,7 +10,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from dipole_sb3.buffers import Batch, ObservationTensors, OfflineReplayBuffer
+from dipole_sb3.buffers import Batch, OfflineReplayBuffer
+from dipole_sb3.device_mirror import ObservationTensors
 
 _UNFITTED_COUNT = 1.0
 """SB3 starts its running statistics with a pseudo-count of 1e-4; below one real sample they are not fitted."""
@@ -71,11 +72,9 @@ def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer)
         for block in dataset.blocks() if unfitted else ():
             for key, running in unfitted.items():
                 _add(running, block["observations"] if key is None else block["observations"][key])
-    if vec_normalize.norm_reward:
-        running = vec_normalize.ret_rms
-        if running.count < enough:
-            _forget(running)
-            _add(running, _discounted_returns(dataset, vec_normalize.gamma))
+    if vec_normalize.norm_reward and vec_normalize.ret_rms.count < enough:
+        _forget(vec_normalize.ret_rms)
+        _add(vec_normalize.ret_rms, _discounted_returns(dataset, vec_normalize.gamma))
     vec_normalize.training = False
 
 

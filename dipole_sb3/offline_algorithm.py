@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -14,38 +13,32 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dipole_sb3 import checks
-from dipole_sb3.buffers import Batch, OfflineReplayBuffer
 from dipole_sb3.callbacks import RecordedSpaces, TimestepProgressBar
-from dipole_sb3.datasets import is_file_name, load_dataset
-from dipole_sb3.errors import DatasetError
+from dipole_sb3.data_algorithm import DataAlgorithm, DatasetLike, require_n_steps
+from dipole_sb3.mixed_buffer import MixedReplayBuffer, recorded_part
 from dipole_sb3.normalization import BatchNormalizer, fit_vec_normalize
-from dipole_sb3.saved_algorithm import SavedAlgorithm, plain_device
+from dipole_sb3.saved_algorithm import plain_device
 
-DatasetLike = OfflineReplayBuffer | ReplayBuffer | str | pathlib.Path | Mapping[str, Any]
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
 OFFLINE_LOG_UNIT = 250
 """Updates for which ``log_interval`` counts one in the offline phase, where there are no episodes to count."""
 
 
-class OfflineAlgorithm(SavedAlgorithm):
+class OfflineAlgorithm(DataAlgorithm):
     """An SB3 off-policy algorithm whose first timesteps may be updates on recorded data, without stepping anything.
 
     Sub-classes give :meth:`train` and :meth:`_record_training`. Parameters are explained in
     :class:`~dipole_sb3.DIPOLE`; those of SB3 keep their meaning.
-
-    Randomness of training comes from one generator of its own, so that evaluating or predicting in between does not
-    change what is learned.
     """
 
     def __init__(
@@ -61,10 +54,12 @@ class OfflineAlgorithm(SavedAlgorithm):
         train_freq: int | tuple[int, str],
         gradient_steps: int,
         action_noise: ActionNoise | None,
-        replay_buffer_class: type[OfflineReplayBuffer] | None,
+        replay_buffer_class: type[MixedReplayBuffer] | None,
         replay_buffer_kwargs: dict[str, Any] | None,
+        n_steps: int,
         dataset: DatasetLike | None,
         offline_steps: int | None,
+        offline_ratio: float | Schedule | None,
         stats_window_size: int,
         tensorboard_log: str | None,
         policy_kwargs: dict[str, Any] | None,
@@ -90,6 +85,7 @@ class OfflineAlgorithm(SavedAlgorithm):
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
+            n_steps=n_steps,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -101,6 +97,7 @@ class OfflineAlgorithm(SavedAlgorithm):
         )
         self.dataset = dataset
         self.offline_steps = offline_steps
+        self.offline_ratio = offline_ratio
         self._offline_end = 0
         self._normalizer: BatchNormalizer | None = None
 
@@ -108,25 +105,15 @@ class OfflineAlgorithm(SavedAlgorithm):
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
+        require_n_steps(self.n_steps)
+        self._offline_ratio_now()
         self._adopt_dataset()
         self.set_random_seed(self.seed)
         checks.require_box_actions(self.action_space)
         self._require_policy_for_observations()
         # A model without data or environment only predicts: no need for memory that nothing will fill.
         if self.replay_buffer is None and self.env is not None:
-            buffer_class = self.replay_buffer_class or OfflineReplayBuffer
-            if not issubclass(buffer_class, OfflineReplayBuffer):
-                raise ValueError(
-                    f"replay_buffer_class: found {buffer_class.__name__}, expected a subclass of OfflineReplayBuffer"
-                )
-            self.replay_buffer = buffer_class(
-                self.buffer_size,
-                self.observation_space,
-                self.action_space,
-                self.device,
-                self.n_envs,
-                **self.replay_buffer_kwargs,
-            )
+            self.replay_buffer = self._new_buffer(recorded=None)
         self._setup_policy()
         self._convert_train_freq()
         self._restore_generator()
@@ -148,65 +135,6 @@ class OfflineAlgorithm(SavedAlgorithm):
     @abstractmethod
     def _record_training(self) -> None:
         """Writes the training statistics since the last call to the logger."""
-
-    def _adopt_dataset(self) -> None:
-        """Turns ``dataset`` into the replay buffer, and takes the spaces from it where there is no environment."""
-        known = hasattr(self, "observation_space")
-        if self.dataset is None:
-            if not known:
-                raise ValueError(
-                    f"{type(self).__name__} needs an environment or a data set: found env=None, dataset=None"
-                )
-            return
-        buffer = self.dataset
-        # Arrays and files hold what was recorded, in units that only the environment's spaces tell.
-        known_spaces: dict[str, Any] = (
-            {"observation_space": self.observation_space, "action_space": self.action_space} if known else {}
-        )
-        if isinstance(buffer, str | pathlib.Path):
-            buffer = load_dataset(buffer, device=self.device, **(known_spaces if is_file_name(buffer) else {}))
-        elif isinstance(buffer, ReplayBuffer) and not isinstance(buffer, OfflineReplayBuffer):
-            buffer = OfflineReplayBuffer.from_replay_buffer(buffer, device=self.device)
-        elif not isinstance(buffer, OfflineReplayBuffer):
-            buffer = OfflineReplayBuffer.from_arrays(buffer, source="dataset", device=self.device, **known_spaces)
-        if known:
-            buffer = buffer.with_channels_of(self.observation_space)
-            checks.require_same_spaces(
-                buffer.source, buffer.observation_space, buffer.action_space, self.observation_space, self.action_space
-            )
-        else:
-            buffer = buffer.with_channels_first()
-            self.observation_space, self.action_space, self.n_envs = buffer.observation_space, buffer.action_space, 1
-            self._spaces_from_data = True
-        self.dataset = self.replay_buffer = buffer.to(self.device)
-
-    def set_dataset(self, dataset: DatasetLike) -> None:
-        """Trains on other data from the next ``learn()`` on, for example after ``load``.
-
-        :param dataset: as in the constructor; must have the model's spaces.
-        :raises DatasetError: when it is malformed or disagrees; the model then keeps what it had.
-        """
-        previous, self.dataset = self.dataset, dataset
-        try:
-            self._adopt_dataset()
-        except BaseException:
-            self.dataset = previous
-            raise
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Seeds SB3's generators, and the one of training."""
-        super().set_random_seed(seed)
-        self._generator = torch.Generator(self.device)
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed)
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        super().set_env(env, force_reset)
-        self._normalizer = None
-
-    set_env.__doc__ = SavedAlgorithm.set_env.__doc__
 
     # Learning
 
@@ -236,8 +164,9 @@ class OfflineAlgorithm(SavedAlgorithm):
         :raises ValueError: no data to learn from, or timesteps that would need an environment.
         """
         self._plan_phases(total_timesteps, reset_num_timesteps)
+        self._require_consecutive_data()
         if self._vec_normalize_env is not None and self.dataset is not None:
-            fit_vec_normalize(self._vec_normalize_env, self._buffer())
+            fit_vec_normalize(self._vec_normalize_env, recorded_part(self._buffer()))
             self._normalizer = None
         with self._environment_for_callbacks():
             total_timesteps, callback = self._setup_learn(
@@ -261,15 +190,27 @@ class OfflineAlgorithm(SavedAlgorithm):
             self._offline_end = total_timesteps
         elif self.env is None:
             self._offline_end = max(self._offline_end, start + total_timesteps)
-        if self._offline_end > start and self.dataset is None:
+        if self._offline_end > start and not self._has_recorded_data():
             raise ValueError(
                 "learn() has no data to learn offline from: pass dataset= to the constructor or to load(), "
                 "or call set_dataset()"
             )
-        if start + total_timesteps > self._offline_end and self.env is None:
+        if self.offline_ratio is not None and not self._has_recorded_data():
+            raise ValueError(
+                f"offline_ratio={self.offline_ratio!r} needs recorded data: found none; pass dataset= or leave it out"
+            )
+        if start + total_timesteps <= self._offline_end:
+            return
+        if self.env is None:
             raise ValueError(
                 f"learn() would go on online after timestep {self._offline_end} and has no environment: pass env=, or "
                 "dataset= (and a larger offline_steps=) to learn from recorded data"
+            )
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit == TrainFrequencyUnit.EPISODE and self.n_envs > 1:
+            raise ValueError(
+                f"train_freq=({self.train_freq.frequency}, 'episode') with {self.n_envs} environments: expected one "
+                "environment, or train_freq in steps"
             )
 
     @contextmanager
@@ -336,18 +277,17 @@ class OfflineAlgorithm(SavedAlgorithm):
         """SB3's loop of rollouts and trainings until ``end``."""
         assert self.env is not None
         assert isinstance(self.train_freq, TrainFreq)
-        self._make_room()
+        buffer = self._make_room()
         if self._last_obs is None:
             self._last_obs = self.env.reset()
             self._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
             if self._vec_normalize_env is not None:
                 self._last_original_obs = self._vec_normalize_env.get_original_obs()
         if self.action_noise is not None:
-            if self.n_envs > 1 and not isinstance(self.action_noise, VectorizedActionNoise):
-                self.action_noise = VectorizedActionNoise(self.action_noise, self.n_envs)
+            self.action_noise = _noise_of_environments(self.action_noise, self.n_envs)
             self.action_noise.reset()
         # A policy that has learned from data has no use for random actions.
-        learning_starts = 0 if self.dataset is not None else self.learning_starts
+        learning_starts = 0 if buffer.n_recorded else self.learning_starts
         while self.num_timesteps < end:
             rollout = self.collect_rollouts(
                 self.env,
@@ -355,7 +295,7 @@ class OfflineAlgorithm(SavedAlgorithm):
                 action_noise=self.action_noise,
                 callback=callback,
                 learning_starts=learning_starts,
-                replay_buffer=self._buffer(),
+                replay_buffer=buffer,
                 log_interval=log_interval,
             )
             if not rollout.continue_training:
@@ -364,35 +304,16 @@ class OfflineAlgorithm(SavedAlgorithm):
             if self.num_timesteps > learning_starts and steps > 0:
                 self.train(gradient_steps=steps, batch_size=self.batch_size)
 
-    def _make_room(self) -> None:
-        """Recorded data, also from a loaded replay buffer, are followed by what is gathered, not overwritten."""
-        buffer = self._buffer()
-        recorded = buffer is self.dataset or (buffer.full and buffer.pos == 0)
-        if recorded or buffer.n_envs != self.n_envs:
-            self.replay_buffer = buffer.extended(self.buffer_size, self.n_envs)
-
-    def _buffer(self) -> OfflineReplayBuffer:
-        if self.replay_buffer is None:
-            raise DatasetError(f"{type(self).__name__} has no data to train on: pass dataset= or env=")
-        return self.replay_buffer
-
-    def _draw(self, batch_size: int) -> Batch:
-        """A batch for one update."""
-        return self._normalized(self._buffer().draw(batch_size, self._generator))
-
-    def _normalized(self, batch: Batch) -> Batch:
-        """The batch as the networks see it: normalised where the environment is."""
-        statistics = self._vec_normalize_env
-        if statistics is None:
-            if self._learned_normalized:
-                raise self._without_vec_normalize()
-            return batch
-        self._learned_normalized = True
-        if self._normalizer is None or statistics.training:
-            self._normalizer = BatchNormalizer(statistics, self.device)
-        return self._normalizer(batch)
-
     def dump_logs(self) -> None:
         """Writes the statistics since the last call to all of the logger's outputs."""
         self._record_training()
         super().dump_logs()
+
+
+def _noise_of_environments(noise: ActionNoise, n_envs: int) -> ActionNoise:
+    """The noise for so many environments as SB3 has it, also where there were more or fewer of them before."""
+    if isinstance(noise, VectorizedActionNoise):
+        if noise.n_envs == n_envs:
+            return noise
+        noise = noise.base_noise
+    return noise if n_envs == 1 else VectorizedActionNoise(noise, n_envs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.datasets import files, is_file_name, load_dataset, storage
 from dipole_sb3.datasets.array_files import HDF5_SUFFIXES, Arrays, opened
 from dipole_sb3.errors import DatasetError
-from dipole_sb3.persistence import cannot_write, replaced_when_complete
+from dipole_sb3.persistence import replaced_when_complete
 
 _ROWS_AT_A_TIME = 65_536
 
@@ -42,18 +42,16 @@ def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str],
     if not is_file_name(source):
         _write_file(load_dataset(source, device="cpu"), destination)
         return
+    # How many transitions a file makes is known when it has been read; what was read is kept on the disk, under a name
+    # by which the next conversion finds what a killed one left.
+    stored = destination.with_name(f".{destination.name}.stored")
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        # How many transitions a file makes is known when it has been read; what was read is kept on the disk.
-        folder = tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent)
-    except OSError as error:
-        raise cannot_write(destination, error) from error
-    with folder:
-        stored = Path(folder.name) / "stored"
-        _store(source, stored, overwrite=False)
+        _store(source, stored, overwrite=True)
         buffer = storage.load(stored, device="cpu")
         buffer.source = str(source)
         _write_file(buffer, destination)
+    finally:
+        shutil.rmtree(stored, ignore_errors=True)
 
 
 def _store(source: str | os.PathLike[str], destination: Path, overwrite: bool) -> None:

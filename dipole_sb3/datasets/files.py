@@ -121,6 +121,8 @@ def _with_successors(parts: Iterator[dict[str, Any]], length: int) -> Iterator[d
     read = 0
     for new in parts:
         read += len(new["terminals"])
+        # Columns may be [T, 1], too.
+        new |= {key: new[key].reshape(len(new[key]), -1)[:, 0] for key in ("terminals", "masks")}
         part = new if carried is None else _joined(carried, new)
         without_successor = (part["terminals"] == 1) & (part["masks"] == 1)
         without_successor[-1] |= read == length

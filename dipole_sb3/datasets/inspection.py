@@ -155,7 +155,7 @@ def _inspect_file(found: Inspection, path: Path) -> None:
 
 
 def _with_ends(found: Inspection, block: dict[str, Any]) -> dict[str, Any]:
-    """A file's block with ``dones`` and ``timeouts``; complains of ends that are neither 0 nor 1."""
+    """A file's block with ``dones`` and ``timeouts``, and one number a transition in every column."""
     required = ("observations", "actions", "rewards", "next_observations")
     missing = [key for key in required if key not in block]
     if "terminals" not in block and "masks" not in block:
@@ -197,7 +197,7 @@ def _inspect_buffer(found: Inspection, buffer: OfflineReplayBuffer) -> str:
 
 
 class _Survey:
-    """Collects into an Inspection, block by block; of every kind of problem the first is told, and how many."""
+    """Collects into an Inspection, block by block; of every kind of problem the first is told."""
 
     def __init__(self, found: Inspection) -> None:
         self._found = found

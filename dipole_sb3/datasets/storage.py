@@ -102,8 +102,8 @@ class DatasetWriter:
 
         :param arrays: as in :meth:`OfflineReplayBuffer.from_arrays`: actions in the environment's units; any number
             of rows ≥ 1.
-        :raises DatasetError: what is wrong with them, in which row (counted over all that was appended). The writer
-            then takes no more, and its folder will not appear.
+        :raises DatasetError: what is wrong with them, in which row (counted over all that was appended). The folder
+            will then not appear, even where the error is caught.
         """
         with self._failures_named():
             length = common_length(self._source, arrays)
@@ -286,11 +286,6 @@ def damages(path: Path) -> list[str]:
         if digest != expected:
             found.append(f"{path / name}: its content has changed: SHA-256 is {digest}, expected {expected}")
     return found
-
-
-def is_stored(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a data set of this format."""
-    return (Path(path) / DESCRIPTION).is_file()
 
 
 _FACTS: dict[str, type] = {

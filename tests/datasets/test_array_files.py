@@ -111,6 +111,13 @@ def test_read_in_parts_they_are_the_same(
     assert storage.checksum(folder / "stored") == whole.checksum
 
 
+def test_columns_of_width_one(tmp_path: Path) -> None:
+    dataset = d4rl()
+    wide = {key: dataset[key][:, None] for key in ("rewards", "terminals", "timeouts")}
+    path = saved(tmp_path / "a.npz", {**dataset, **wide})
+    same_as_d4rl(load_dataset(path, device="cpu"), dataset)
+
+
 def test_masks_tell_the_ends_as_well_as_timeouts(tmp_path: Path) -> None:
     dataset = d4rl()
     timeouts, terminals = dataset.pop("timeouts"), dataset.pop("terminals")

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from dipole_policy.executor import ThreadsExecutor
+from dipole_policy.main import THREADS
 from dipole_policy.node import AUDIT, PolicyNode
 from dipole_policy.session import LATCHED
 from dipole_runtime import GuidedPolicy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -231,7 +233,7 @@ def policy(of: str, bundle: Path | str, contract: Path | str, /, **parameters: A
     node = PolicyNode(
         namespace=of, parameter_overrides=[Parameter(name, value=value) for name, value in values.items()]
     )
-    executor = MultiThreadedExecutor(6)
+    executor = ThreadsExecutor(THREADS, node.executor_failed)
     executor.add_node(node)
     thread = threading.Thread(target=_spin, args=(executor,), daemon=True)
     thread.start()
@@ -241,6 +243,7 @@ def policy(of: str, bundle: Path | str, contract: Path | str, /, **parameters: A
         node.halt("the test is over", 0.0)
         executor.shutdown(timeout_sec=5.0)
         thread.join(5.0)
+        executor.abandon()
         node.destroy_node()
 
 

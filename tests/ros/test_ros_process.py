@@ -130,14 +130,14 @@ def test_a_signal_while_an_inference_hangs(bundle: Path, contract: Path):
 
 BROKEN_EXECUTOR = """
 import pathlib
-from rclpy.executors import MultiThreadedExecutor
-spin_once, calls = MultiThreadedExecutor.spin_once, []
+from dipole_policy.executor import ThreadsExecutor
+spin_once, calls = ThreadsExecutor.spin_once, []
 def fail(self, timeout_sec=None):
     if pathlib.Path("{file}").exists() and len(calls) < {times}:
         calls.append(1)
         raise RuntimeError("out of file descriptors")
     return spin_once(self, timeout_sec)
-MultiThreadedExecutor.spin_once = fail
+ThreadsExecutor.spin_once = fail
 """
 
 

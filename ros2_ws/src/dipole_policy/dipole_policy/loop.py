@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -88,6 +89,7 @@ class ControlLoop:
         self._on_decision, self._on_fault = on_decision, on_fault
         self._shadow_only = shadow_only
         self._steady = steady
+        self._one_at_a_time = threading.Lock()
         self._under_way: tuple[float, int] | None = None
         self._overdue: tuple[float, int] | None = None
         self._last_end = steady()
@@ -111,21 +113,23 @@ class ControlLoop:
 
     def period(self) -> None:
         """One control period. Never raises: whatever happens becomes a stop and its cause."""
-        started = self._steady()
-        ticket = self.wire.ticket()
-        self._under_way = (started, ticket)
-        try:
-            decision = self._decide(started, ticket)
-            self._under_way = None
-            if decision is not None:
-                self._on_decision(decision)
-        except InputError as error:
-            self.stop(error.cause)
-        except Exception as error:
-            self.stop(Cause(Kind.EXCEPTION, f"{type(error).__name__}: {one_line(error)}"))
-        finally:
-            self._under_way = None
-            self._last_end = self._steady()
+        # Of an earlier activation, one may still hang.
+        with self._one_at_a_time:
+            started = self._steady()
+            ticket = self.wire.ticket()
+            self._under_way = (started, ticket)
+            try:
+                decision = self._decide(started, ticket)
+                self._under_way = None
+                if decision is not None:
+                    self._on_decision(decision)
+            except InputError as error:
+                self.stop(error.cause)
+            except Exception as error:
+                self.stop(Cause(Kind.EXCEPTION, f"{type(error).__name__}: {one_line(error)}"))
+            finally:
+                self._under_way = None
+                self._last_end = self._steady()
 
     def _decide(self, started: float, ticket: int) -> Decision | None:
         now_ns = self._now_ns()

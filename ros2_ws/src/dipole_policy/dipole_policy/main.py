@@ -12,14 +12,14 @@ from time import monotonic, sleep
 from typing import Any
 
 import rclpy
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from dipole_policy.errors import one_line
+from dipole_policy.executor import ThreadsExecutor
 from dipole_policy.node import PolicyNode
 
-THREADS = 6
-"""Control loop, inputs, lifecycle and clock, parameters, reload, diagnostics: none waits for another."""
+THREADS = 8
+"""Inputs, lifecycle and clock, parameters, reload, resume, ω, diagnostics, a simulation's control loop."""
 _LARGEST_RUN_OF_FAILURES = 100
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ending.listen()
     problem = _initialize(list(sys.argv if arguments is None else arguments))
     node = PolicyNode(problem=problem)
-    executor = MultiThreadedExecutor(THREADS)
+    executor = ThreadsExecutor(THREADS, node.executor_failed)
     executor.add_node(node)
     # No daemon, and so the pool's threads, which it starts, are none either: see _end.
     thread = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=False)
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         ending.wait()
     finally:
-        node.halt(ending.why)
-    if not _end(executor, thread):
+        is_over = node.halt(ending.why)
+    if not _end(executor, thread) or not is_over:
         # An inference that hangs would keep the process, and with it the robot's hope for commands, forever.
         node.get_logger().fatal("a callback does not end, the process ends without it")
         sys.stdout.flush()
@@ -126,7 +126,7 @@ def _without_parameter_files(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _spin(executor: MultiThreadedExecutor, node: PolicyNode, ending: Ending) -> None:
+def _spin(executor: ThreadsExecutor, node: PolicyNode, ending: Ending) -> None:
     failures = 0
     while not ending.is_set() and failures < _LARGEST_RUN_OF_FAILURES:
         if not executor.context.ok():
@@ -142,20 +142,14 @@ def _spin(executor: MultiThreadedExecutor, node: PolicyNode, ending: Ending) -> 
                 ending.give_up(f"the executor fails again and again: {one_line(error)}")
 
 
-def _end(executor: MultiThreadedExecutor, thread: threading.Thread) -> bool:
+def _end(executor: ThreadsExecutor, thread: threading.Thread) -> bool:
     """Ends the executor's threads.
 
     :return: whether they did, within a few seconds.
     """
-    # Some distributions' wait for their pool whatever the timeout is.
-    shutting = threading.Thread(target=executor.shutdown, args=(2.0,), name="shutdown", daemon=True)
-    shutting.start()
-    shutting.join(timeout=3.0)
+    executor.shutdown(timeout_sec=2.0)
     thread.join(timeout=2.0)
-    # rclpy leaves its pool to the interpreter's end, which waits for it as long as it takes.
-    pool = getattr(executor, "_executor", None)
-    if pool is not None:
-        pool.shutdown(wait=False)
+    executor.abandon()
     end = monotonic() + 2.0
     while monotonic() < end:
         if not [other for other in threading.enumerate() if other.is_alive() and not _may_stay(other)]:

@@ -166,22 +166,25 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._clean_up()
         return TransitionCallbackReturn.SUCCESS
 
-    def halt(self, why: str, wait_s: float = 0.5) -> None:
+    def halt(self, why: str, wait_s: float = 0.5) -> bool:
         """Sends the stop action as the last command of this process and refuses to drive again.
 
         May be called from any thread, whatever the executor is doing.
 
         :param wait_s: at most, for the command to reach its readers.
+        :return: whether the control loop is over; one that hangs is not.
         """
         self._halted = True
         session = self._session
         if session is None:
-            return
+            return True
         try:
-            session.halt(wait_s)
+            is_over = session.halt(wait_s)
             self.get_logger().info(f"stopped: {why}")
         except Exception as error:
             self.get_logger().fatal(f"the stop action cannot be sent: {one_line(error)}")
+            return False
+        return is_over
 
     def executor_failed(self, error: Exception) -> None:
         """Something outside of the control loop raised: the robot stops until that is over."""

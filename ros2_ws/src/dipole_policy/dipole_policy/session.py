@@ -8,7 +8,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockChange, ClockType, JumpThreshold, TimeJump
+from rclpy.clock import ClockChange, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -25,6 +25,7 @@ from dipole_policy.holder import Fitting, Loaded, PolicyHolder
 from dipole_policy.loop import ControlLoop, Decision
 from dipole_policy.observation import Inputs
 from dipole_policy.omega import OmegaControl, OmegaRecord
+from dipole_policy.pacer import Pacer
 from dipole_policy.parameters import Settings
 from dipole_policy.supervisor import Supervisor
 from dipole_policy.watchdog import Watchdog
@@ -83,6 +84,7 @@ class Session:
         )
         self._control_group = MutuallyExclusiveCallbackGroup()
         self._timer: Any = None
+        self._pacer: Pacer | None = None
         self._watchdog: Watchdog | None = None
         self._is_driving = False
         try:
@@ -121,10 +123,12 @@ class Session:
             lambda: self.loop.watch(self._settings.max_stall_s), self.contract.period_s, self._watch_failed
         )
         # A simulation's time sets the pace where there is one; otherwise the steady clock, which nobody sets back.
-        clock = self._node.get_clock() if self._settings.simulated else Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = self._node.create_timer(
-            self.contract.period_s, self.loop.period, callback_group=self._control_group, clock=clock
-        )
+        if self._settings.simulated:
+            self._timer = self._node.create_timer(
+                self.contract.period_s, self.loop.period, callback_group=self._control_group
+            )
+        else:
+            self._pacer = Pacer(self.loop.period, self.contract.period_s)
 
     def end(self) -> None:
         """The node is no longer active. May be called from any thread, and again."""
@@ -132,19 +136,25 @@ class Session:
             self.loop.end()
         finally:
             timer, self._timer = self._timer, None
+            pacer, self._pacer = self._pacer, None
             watchdog, self._watchdog = self._watchdog, None
             if timer is not None:
                 self._node.destroy_timer(timer)
+            if pacer is not None:
+                pacer.end()
             if watchdog is not None:
                 watchdog.end()
 
-    def halt(self, wait_s: float) -> None:
+    def halt(self, wait_s: float) -> bool:
         """As :meth:`end`, from outside of ROS's threads, and waits until the last command has reached its readers.
 
         :param wait_s: at most.
+        :return: whether the control loop is over; one that hangs is not.
         """
         self.loop.end()
         self._command.wait_for_all_acked(Duration(seconds=wait_s))
+        pacer = self._pacer
+        return pacer is None or pacer.end()
 
     def stop_for(self, error: Exception) -> None:
         """Something outside of the loop raised."""
