@@ -247,6 +247,7 @@ def test_an_algorithm_takes_it_as_it_is_and_goes_on_online(n_envs: int) -> None:
         offline_steps=3,
         batch_size=8,
         buffer_size=200,
+        n_steps=1 + n_envs,
         **small_agent(),
     )
     model.learn(3 + 8)
