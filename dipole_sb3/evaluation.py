@@ -25,6 +25,7 @@ from dipole_sb3.environment_pool import (
     seconds_per_episode,
 )
 from dipole_sb3.intervals import mean_interval, proportion_interval
+from dipole_sb3.normalization import normalized
 from dipole_sb3.persistence import replaced_when_complete
 from dipole_sb3.policies import require_num_candidates, require_omega
 
@@ -172,10 +173,11 @@ def normalized_observations(model: DIPOLE, observations: Any) -> Any:
     """Observations as the model's networks expect them.
 
     :param observations: raw, shape [batch, *observation], or a dict of those.
-    :return: normalised by the statistics of the model's VecNormalize; unchanged where it has none.
+    :return: normalised by the statistics of the model's VecNormalize, or by those that were saved with it; unchanged
+        where it has learned without.
+    :raises ValueError: it has learned from normalised observations, and no statistics are there.
     """
-    statistics = model.get_vec_normalize_env()
-    return observations if statistics is None else statistics.normalize_obs(observations)
+    return normalized(observations, model.observation_statistics)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +51,26 @@ def observation_statistics(vec_normalize: VecNormalize) -> dict[str | None, Obse
         )
         for key, one in by_key.items()
     }
+
+
+def normalized(observations: Any, statistics: Mapping[str | None, ObservationStatistics]) -> Any:
+    """Raw observations as networks see them that have learned with these statistics.
+
+    :param observations: shape [..., *observation], or a dict of those.
+    :param statistics: by key of a Dict, or under None; what they lack stays as it is.
+    :return: float32 where it is normalised; the observations themselves are not changed.
+    """
+
+    def one(key: str | None, value: np.ndarray) -> np.ndarray:
+        if key not in statistics:
+            return value
+        mean, std, clip = statistics[key]
+        scaled: np.ndarray = np.clip((value - mean) / std, -clip, clip).astype(np.float32)
+        return scaled
+
+    if isinstance(observations, dict):
+        return {key: one(key, value) for key, value in observations.items()}
+    return one(None, observations)
 
 
 def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer) -> None:

@@ -195,7 +195,7 @@ def test_success_told_in_some_episodes_only_is_refused() -> None:
         evaluate_sweep(scripted_model(), SometimesSilent, omegas=[0], num_candidates=[1], episodes=4)
 
 
-def test_observations_are_normalised_as_in_training_and_rewards_are_not() -> None:
+def test_observations_are_normalised_as_in_training_and_rewards_are_not(tmp_path: Path) -> None:
     dataset = load_dataset("demo/reacher-tqc-10k", device="cpu")
     model = DIPOLE(
         "MlpPolicy",
@@ -220,6 +220,10 @@ def test_observations_are_normalised_as_in_training_and_rewards_are_not() -> Non
     assert abs(totals[True] - totals[False]) > 0.1
     result = evaluate_sweep(model, make_reacher, omegas=[0], num_candidates=[1], episodes=1, deterministic=True)
     assert result.returns[0, 0] == pytest.approx(totals[True], abs=1e-3)
+    model.save(tmp_path / "model")
+    alone = DIPOLE.load(tmp_path / "model", device="cpu")
+    again = evaluate_sweep(alone, make_reacher, omegas=[0], num_candidates=[1], episodes=1, deterministic=True)
+    assert again.returns[0, 0] == result.returns[0, 0], "by the statistics that were saved with it"
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -31,6 +31,7 @@ from dipole_sb3.datasets import recorded, storage
 from dipole_sb3.datasets.environments import environment_facts
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.intervals import mean_interval
+from dipole_sb3.normalization import normalized
 
 Row = dict[str, Any]
 Transform = Callable[[Any], Any]
@@ -168,20 +169,7 @@ def _saved_normalization(model: BaseAlgorithm) -> Transform:
     from dipole_sb3.saved_algorithm import SavedAlgorithm
 
     statistics = model.observation_statistics if isinstance(model, SavedAlgorithm) else {}
-
-    def normalized(key: str | None, value: np.ndarray) -> np.ndarray:
-        if key not in statistics:
-            return value
-        mean, std, clip = statistics[key]
-        scaled: np.ndarray = np.clip((value - mean) / std, -clip, clip).astype(np.float32)
-        return scaled
-
-    def normalize(observations: Any) -> Any:
-        if isinstance(observations, dict):
-            return {key: normalized(key, value) for key, value in observations.items()}
-        return normalized(None, observations)
-
-    return normalize
+    return lambda observations: normalized(observations, statistics)
 
 
 def _require_same_spaces(model: BaseAlgorithm, venv: VecEnv) -> None:
