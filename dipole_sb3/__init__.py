@@ -3,8 +3,10 @@
 from importlib.metadata import version
 
 from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.checkpoints import ResumableCheckpoint
 from dipole_sb3.datasets import load_dataset
 from dipole_sb3.dipole import DIPOLE
+from dipole_sb3.episodes import ReplayableEpisodes
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
 
@@ -18,5 +20,7 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "OfflineReplayBuffer",
+    "ReplayableEpisodes",
+    "ResumableCheckpoint",
     "load_dataset",
 ]

@@ -18,6 +18,7 @@ from torch import Tensor
 from dipole_sb3 import checks, layouts
 from dipole_sb3.checks import ObservationArrays
 from dipole_sb3.errors import DatasetError
+from dipole_sb3.saved_ring import SavedRing
 
 ACTION_MARGIN = 1e-5
 """Recorded actions are clipped to ±(1 − this), as in the authors' agent."""
@@ -44,7 +45,7 @@ class Batch(NamedTuple):
     masks: Tensor
 
 
-class OfflineReplayBuffer(ReplayBuffer):
+class OfflineReplayBuffer(SavedRing, ReplayBuffer):
     """An SB3 replay buffer that adopts recorded arrays, and from which whole batches are drawn on the device.
 
     Made by :func:`dipole_sb3.load_dataset` or :meth:`from_arrays`. Built through SB3's constructor it is an ordinary,
@@ -225,6 +226,17 @@ class OfflineReplayBuffer(ReplayBuffer):
             masks = 1.0 - columns["terminals"]
         self.dones = np.maximum(columns.get("terminals", 0.0), 1.0 - masks).astype(np.float32)
         self.timeouts = self.dones * masks
+
+    @property
+    def checksum(self) -> str:
+        import hashlib
+
+        digest = hashlib.sha256()
+        for key in ("observations", "actions", "rewards", "next_observations", "dones", "timeouts"):
+            value = getattr(self, key)
+            for array in value.values() if isinstance(value, dict) else (value,):
+                digest.update(np.ascontiguousarray(array[: self.size()]).data)
+        return digest.hexdigest()
 
     # SB3's face
 

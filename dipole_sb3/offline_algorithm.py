@@ -6,7 +6,7 @@ import pathlib
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -102,6 +102,7 @@ class OfflineAlgorithm(SavedAlgorithm):
         self.offline_steps = offline_steps
         self._offline_end = 0
         self._normalizer: BatchNormalizer | None = None
+        self._iteration_ends: list[Callable[[], bool]] = []
 
     # Setting up
 
@@ -148,6 +149,13 @@ class OfflineAlgorithm(SavedAlgorithm):
     def _record_training(self) -> None:
         """Writes the training statistics since the last call to the logger."""
 
+    def _training_statistics(self) -> dict[str, Any]:
+        """Numbers and arrays that :meth:`_record_training` will need, for a checkpoint."""
+        return {}
+
+    def _restore_training_statistics(self, statistics: Mapping[str, Any]) -> None:
+        """Takes what :meth:`_training_statistics` gave."""
+
     def _adopt_dataset(self) -> None:
         """Turns ``dataset`` into the replay buffer, and takes the spaces from it where there is no environment."""
         known = hasattr(self, "observation_space")
@@ -176,6 +184,34 @@ class OfflineAlgorithm(SavedAlgorithm):
             self.observation_space, self.action_space, self.n_envs = buffer.observation_space, buffer.action_space, 1
             self._spaces_from_data = True
         self.dataset = self.replay_buffer = buffer.to(self.device)
+
+    @classmethod
+    def resume(
+        cls: type[SelfOfflineAlgorithm],
+        path: str | pathlib.Path,
+        env: GymEnv | None = None,
+        dataset: DatasetLike | None = None,
+        device: torch.device | str = "auto",
+        **arguments: Any,
+    ) -> SelfOfflineAlgorithm:
+        """Takes up an interrupted run from its newest checkpoint; ``learn(…, reset_num_timesteps=False)`` goes on.
+
+        On the CPU, and with :class:`~dipole_sb3.ReplayableEpisodes` around every environment, it goes on as if it had
+        never stopped; without them it says so and goes on with new episodes. Load only what you trust: SB3's format
+        holds pickled objects.
+
+        :param path: folder of :class:`~dipole_sb3.ResumableCheckpoint`, or one checkpoint.
+        :param env: the run's environment anew; None where the rest needs none.
+        :param dataset: the data that the run began with.
+        :param device: torch device, or ``"auto"``.
+        :param arguments: constructor arguments to change.
+        :raises FileNotFoundError: there is no checkpoint.
+        :raises ValueError: none is whole, or it has no state of a run, or ``env`` is another kind than the run's.
+        :raises DatasetError: the data set is missing or has another checksum.
+        """
+        from dipole_sb3 import checkpoints
+
+        return checkpoints.resume(cls, path, env, dataset, device, **arguments)
 
     def set_dataset(self, dataset: DatasetLike) -> None:
         """Trains on other data from the next ``learn()`` on, for example after ``load``.
@@ -240,7 +276,11 @@ class OfflineAlgorithm(SavedAlgorithm):
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
+            self._iteration_ends = []
             callback.on_training_start(locals(), globals())
+            if self._before_learning is not None:
+                self._before_learning()
+                self._before_learning = None
             offline_end = min(self._offline_end, total_timesteps)
             if self._learn_offline(offline_end, callback, log_interval) and self.num_timesteps < total_timesteps:
                 self._learn_online(total_timesteps, callback, log_interval)
@@ -327,22 +367,42 @@ class OfflineAlgorithm(SavedAlgorithm):
                 return False
             if updates_per_log and (self.num_timesteps % updates_per_log == 0 or self.num_timesteps == end):
                 self.dump_logs()
+            if not self._iteration_ended():
+                return False
         return True
+
+    def at_iteration_ends(self, listener: Callable[[], bool]) -> None:
+        """Calls ``listener`` until ``learn`` returns, wherever all of a timestep is done; for ``_on_training_start``.
+
+        That is after every update of the offline phase, and online after every rollout with its training: parameters,
+        counters, replay buffer, environment and log then belong together, which they do not in a callback's
+        ``_on_step``.
+
+        :param listener: False ends learning.
+        """
+        self._iteration_ends.append(listener)
+
+    def _iteration_ended(self) -> bool:
+        # Each of them runs, also after one that ends learning.
+        answers = [listener() for listener in self._iteration_ends]
+        return all(answers)
 
     def _learn_online(self, end: int, callback: BaseCallback, log_interval: int) -> None:
         """SB3's loop of rollouts and trainings until ``end``."""
         assert self.env is not None
         assert isinstance(self.train_freq, TrainFreq)
         self._make_room()
+        noise = self.action_noise
+        if noise is not None and self.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
+            self.action_noise = VectorizedActionNoise(noise, self.n_envs)
         if self._last_obs is None:
             self._last_obs = self.env.reset()
             self._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
             if self._vec_normalize_env is not None:
                 self._last_original_obs = self._vec_normalize_env.get_original_obs()
-        if self.action_noise is not None:
-            if self.n_envs > 1 and not isinstance(self.action_noise, VectorizedActionNoise):
-                self.action_noise = VectorizedActionNoise(self.action_noise, self.n_envs)
-            self.action_noise.reset()
+            # Not where an episode goes on: correlated noise goes on with it.
+            if self.action_noise is not None:
+                self.action_noise.reset()
         # A policy that has learned from data has no use for random actions.
         learning_starts = 0 if self.dataset is not None else self.learning_starts
         while self.num_timesteps < end:
@@ -360,6 +420,8 @@ class OfflineAlgorithm(SavedAlgorithm):
             steps = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
             if self.num_timesteps > learning_starts and steps > 0:
                 self.train(gradient_steps=steps, batch_size=self.batch_size)
+            if not self._iteration_ended():
+                return
 
     def _make_room(self) -> None:
         """Recorded data, also from a loaded replay buffer, are followed by what is gathered, not overwritten."""

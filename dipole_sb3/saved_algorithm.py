@@ -6,7 +6,7 @@ import copy
 import io
 import pathlib
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -47,9 +47,18 @@ class SavedAlgorithm(OffPolicyAlgorithm):
     _learned_normalized: bool = False
     """Whether an update has seen normalised observations."""
     _saved_statistics: dict[str | None, ObservationStatistics] | None = None
+    _before_learning: Callable[[], None] | None = None
+    """What a resumed run leaves for the moment at which ``learn`` goes on."""
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "dataset", "_generator", "_normalizer"]
+        return [
+            *super()._excluded_save_params(),
+            "dataset",
+            "_generator",
+            "_normalizer",
+            "_iteration_ends",
+            "_before_learning",
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

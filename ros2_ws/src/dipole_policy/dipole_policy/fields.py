@@ -145,9 +145,7 @@ def field_type(message: str, path: Path, describe: Describe) -> FieldType:
             kind = FieldType(kind.element)
             continue
         if kind.is_array or not kind.is_message:
-            raise ContractError(
-                f"{at} has no field {step}: it is {'an array' if kind.is_array else kind.element}"
-            )
+            raise ContractError(f"{at} has no field {step}: it is {'an array' if kind.is_array else kind.element}")
         fields = describe(kind.element)
         if step not in fields:
             known = ", ".join(list(fields)[:12])
