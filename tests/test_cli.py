@@ -18,7 +18,13 @@ from dipole_sb3 import DIPOLE
 from dipole_sb3.cli import main
 from dipole_sb3.cli.configuration import task_names
 
-TINY = ["steps=20", "algo.batch_size=16", "algo.policy_kwargs.net_arch=[16,16]", "algo.verbose=0", "pictures=false"]
+TINY = [
+    "offline_steps=20",
+    "algo.batch_size=16",
+    "algo.policy_kwargs.net_arch=[16,16]",
+    "algo.verbose=0",
+    "pictures=false",
+]
 UNTESTED = [*TINY, "episodes=0"]
 
 Command = Callable[..., tuple[int, str, str]]
@@ -211,7 +217,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(dipole: Command) -> None:
     assert "run: holds a run already; go on with it by resume=run, replace it by replace=true" in err
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
 
-    status, _, err = dipole("train", "task=reacher", *UNTESTED, "run_dir=run", "replace=true", "steps=5")
+    status, _, err = dipole("train", "task=reacher", *UNTESTED, "run_dir=run", "replace=true", "offline_steps=5")
     assert (status, err) == (0, "")
     assert not list(Path("run/checkpoints").iterdir())
     assert len(list(Path("run").glob("events.*"))) == 1
@@ -224,8 +230,8 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(dipole: Command) -> None:
 
 def test_resuming_goes_on_with_the_very_same_updates(dipole: Command) -> None:
     options = ["task=reacher", *UNTESTED, "log_interval=1"]
-    dipole("train", *options, "steps=40", "run_dir=whole")
-    dipole("train", *options, "steps=40", "checkpoint_freq=25", "run_dir=killed")
+    dipole("train", *options, "offline_steps=40", "run_dir=whole")
+    dipole("train", *options, "offline_steps=40", "checkpoint_freq=25", "run_dir=killed")
     # As a kill after the checkpoint would leave it, and with rows beyond the checkpoint.
     os.remove("killed/model.zip")
     assert timesteps(Path("killed")) == [40]
@@ -237,7 +243,7 @@ def test_resuming_goes_on_with_the_very_same_updates(dipole: Command) -> None:
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
 
-    status, _, _ = dipole("train", "resume=killed", "steps=60")
+    status, _, _ = dipole("train", "resume=killed", "offline_steps=60")
     assert status == 0
     assert timesteps(Path("killed")) == [40, 60]
 
@@ -245,7 +251,7 @@ def test_resuming_goes_on_with_the_very_same_updates(dipole: Command) -> None:
 def test_a_run_made_longer_and_killed_goes_on_from_its_last_checkpoint(dipole: Command) -> None:
     dipole("train", "task=reacher", *UNTESTED, "run_dir=run")
     finished = Path("run/model.zip").read_bytes()
-    dipole("train", "resume=run", "steps=50", "checkpoint_freq=15")
+    dipole("train", "resume=run", "offline_steps=50", "checkpoint_freq=15")
     Path("run/model.zip").write_bytes(finished)  # as if killed after the checkpoint at 35
     os.remove("run/checkpoints/model_50_steps.zip")
     _, out, _ = dipole("train", "resume=run")
@@ -261,7 +267,7 @@ def test_a_run_made_longer_and_killed_goes_on_from_its_last_checkpoint(dipole: C
 def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dipole_sb3.cli", "train", "task=reacher", *UNTESTED, "run_dir=run"]
     process = subprocess.Popen(
-        [*command, "steps=1000000", "checkpoint_freq=5"],
+        [*command, "offline_steps=1000000", "checkpoint_freq=5"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -293,10 +299,10 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
         (["train", "task=reacher", "algo.bta=3"], "there is no option algo.bta here; nearest: algo.beta"),
         (["train", "task=reacher", "algo=sac"], "there is no algo/sac; known are dipole"),
         (
-            ["train", "task=reacher", "steps=many"],
+            ["train", "task=reacher", "offline_steps=many"],
             "steps: Value 'many' of type 'str' could not be converted to Integer",
         ),
-        (["train", "task=reacher", "steps=0"], "steps is 0, expected at least 1"),
+        (["train", "task=reacher", "offline_steps=0"], "steps is 0, expected at least 1"),
         (["train", "task=reacher", "omegas=[-2,0]"], "omegas is [-2.0, 0.0], expected numbers of at least -1"),
         (["train", "task=reacher", "algo.verbose=0", "algo.beta=-1"], "beta is -1, expected"),
         (["train", "task=reacher", "+algo.bogus=1"], "an option of algo does not fit"),
@@ -361,7 +367,7 @@ def test_a_resumed_run_stays_what_it_was(dipole: Command) -> None:
         ("algo.beta=9", "algo.beta=9: a resumed run stays as it was"),
         ("seed=9", "seed=9: a resumed run stays as it was"),
         ("stepps=30", "there is no option stepps here; nearest: steps"),
-        ("steps=soon", "could not be converted to Integer"),
+        ("offline_steps=soon", "could not be converted to Integer"),
     ]:
         status, _, err = dipole("train", "resume=run", option)
         assert status == 1

@@ -54,7 +54,7 @@ def hyperparameters(algo: dict[str, Any], *names: str) -> tuple[Any, ...]:
 def check_general(config: dict[str, Any]) -> None:
     """Table 5's rows that hold everywhere."""
     algo = config["algo"]
-    assert config["steps"] == 1_000_000
+    assert config["offline_steps"] == 1_000_000
     assert hyperparameters(algo, "learning_rate", "tau") == (3e-4, 0.005)
     assert algo["policy_kwargs"]["net_arch"] == [512, 512, 512]
 
@@ -126,7 +126,7 @@ def test_reacher_and_demo() -> None:
     names = ("beta", "shift", "gamma", "expectile", "critic_target", "q_agg", "flow_steps", "batch_size")
     assert hyperparameters(config["algo"], *names) == (2.0, 0.0, 0.98, 0.9, "policy", "min", 10, 256)
     assert config["algo"]["policy_kwargs"]["net_arch"] == [128, 128, 128]
-    assert config["steps"] == 8000
+    assert config["offline_steps"] == 8000
     demo = compose("demo")
     assert demo.task.dataset == "demo/reacher-tqc-10k"
     assert (list(demo.omegas), list(demo.candidates), demo.episodes) == ([-1, 0, 0.5, 1, 2, 4], [1, 4], 50)
