@@ -227,17 +227,6 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
         self.dones = np.maximum(columns.get("terminals", 0.0), 1.0 - masks).astype(np.float32)
         self.timeouts = self.dones * masks
 
-    @property
-    def checksum(self) -> str:
-        import hashlib
-
-        digest = hashlib.sha256()
-        for key in ("observations", "actions", "rewards", "next_observations", "dones", "timeouts"):
-            value = getattr(self, key)
-            for array in value.values() if isinstance(value, dict) else (value,):
-                digest.update(np.ascontiguousarray(array[: self.size()]).data)
-        return digest.hexdigest()
-
     # SB3's face
 
     def size(self) -> int:

@@ -138,7 +138,7 @@ class ContinuedCSV(CSVOutputFormat):
 
 
 class ContinuedTensorBoard(TensorBoardOutputFormat):
-    """SB3's TensorBoard events, which go on after a timestep; TensorBoard forgets what an earlier process had beyond it.
+    """SB3's TensorBoard events, which go on after a timestep: TensorBoard drops what an earlier process had beyond it.
 
     :param folder: of the events.
     :param timesteps: the last one that counts.

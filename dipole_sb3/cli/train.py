@@ -26,7 +26,7 @@ from dipole_sb3.datasets import is_file_name, load_dataset
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.evaluation import format_sweep_table
 
-FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "run_dir", "n_envs")
+FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "run_dir")
 """What a resumed run keeps from its first start."""
 
 
@@ -203,8 +203,8 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
     config.merge_with_dotlist(overrides)
     if config.offline_steps != before and config.online_steps and _timesteps(folder) > before:
         raise ValueError(
-            f"offline_steps is {config.offline_steps}, but the run has gone on online after {before}; only online_steps "
-            "may change now"
+            f"offline_steps is {config.offline_steps}, but the run has gone on online after {before}; expected only "
+            "online_steps to change now"
         )
     return config
 
