@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +17,15 @@ from torch import Tensor
 
 from dipole_sb3 import checks, layouts
 from dipole_sb3.checks import ObservationArrays
+from dipole_sb3.checksums import TransitionDigest
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.saved_ring import SavedRing
 
 ACTION_MARGIN = 1e-5
 """Recorded actions are clipped to ±(1 − this), as in the authors' agent."""
+
+TRANSITION_ARRAYS = ("observations", "actions", "rewards", "next_observations", "dones", "timeouts")
+"""What a buffer holds of every transition."""
 
 ObservationTensors = Tensor | dict[str, Tensor]
 
@@ -102,6 +106,7 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
         self.metadata: dict[str, Any] = {}
         self.validation: OfflineReplayBuffer | None = None
         self._mirror: dict[str, Any] | None = None
+        self._checksum: str | None = None
 
     def _allocate_observations(self) -> ObservationArrays:
         shape = (self.buffer_size, self.n_envs)
@@ -251,6 +256,7 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
         if self.handle_timeout_termination:
             self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
         self._mirror = None if self.device.type != "cpu" else self._mirror
+        self._checksum = None
         self.pos = (row + 1) % self.buffer_size
         self.full = self.full or self.pos == 0
 
@@ -259,8 +265,7 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
         columns = np.random.randint(0, self.n_envs, size=len(batch_inds))
         observations, following = (
-            self._normalize_obs(_rows(value, batch_inds, columns), env)
-            for value in (self.observations, self.next_observations)
+            self._normalize_obs(value, env) for value in self._observation_pairs(batch_inds, columns)
         )
         dones = self.dones[batch_inds, columns] * (1 - self.timeouts[batch_inds, columns])
         rewards = self._normalize_reward(self.rewards[batch_inds, columns].reshape(-1, 1), env)
@@ -279,6 +284,37 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
         return ReplayBufferSamples(
             self.to_torch(observations), actions, self.to_torch(following), ends, self.to_torch(rewards)
         )
+
+    def _observation_pairs(self, rows: np.ndarray, columns: np.ndarray) -> tuple[ObservationArrays, ObservationArrays]:
+        """Observations of the transitions and what followed them, [n, *observation] each."""
+        return _rows(self.observations, rows, columns), _rows(self.next_observations, rows, columns)
+
+    def blocks(self, rows: int = 65_536) -> Iterator[dict[str, Any]]:
+        """All transitions in the order of flat indices, as copies or views of at most so many at a time.
+
+        Memory stays bounded where the data lie in storage.
+
+        :param rows: of a block; each holds ``n_envs`` transitions.
+        :return: ``observations`` and ``next_observations`` [n, *observation] (or dicts of those), ``actions``
+            [n, action] scaled to [−1, 1], ``rewards``, ``dones`` and ``timeouts`` [n].
+        """
+        for start in range(0, self.size(), rows):
+            part = slice(start, min(start + rows, self.size()))
+            yield {key: _flattened(getattr(self, key), part) for key in TRANSITION_ARRAYS}
+
+    @property
+    def checksum(self) -> str:
+        """What identifies the data: SHA-256 over every transition as training sees it, in hexadecimal digits.
+
+        It does not depend on where the data lie (in memory, in storage, in a file of either kind), nor on whether
+        images have their channels first or last. Computed once, then remembered until something is added.
+        """
+        if self._checksum is None:
+            digest = TransitionDigest(self.observation_space)
+            for block in self.blocks():
+                digest.update(block)
+            self._checksum = digest.hexdigest()
+        return self._checksum
 
     # Training's face
 
@@ -310,10 +346,7 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
     def tensors(self) -> dict[str, Any]:
         """All arrays as tensors on the buffer's device, [rows · n_envs, ...]; views of the same memory on the CPU."""
         if self._mirror is None:
-            self._mirror = {
-                key: _to_device(getattr(self, key), self.device)
-                for key in ("observations", "actions", "rewards", "next_observations", "dones", "timeouts")
-            }
+            self._mirror = {key: _to_device(getattr(self, key), self.device) for key in TRANSITION_ARRAYS}
         return self._mirror
 
     def to(self, device: torch.device | str) -> OfflineReplayBuffer:
@@ -377,6 +410,12 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         # The mirror is derived; pickling it (SB3's save_replay_buffer) would store everything twice.
         return {**self.__dict__, "_mirror": None}
+
+
+def _flattened(value: ObservationArrays, rows: slice) -> ObservationArrays:
+    if isinstance(value, dict):
+        return {key: array[rows].reshape(-1, *array.shape[2:]) for key, array in value.items()}
+    return value[rows].reshape(-1, *value.shape[2:])
 
 
 def _observation_arrays(source: str, key: str, value: Any) -> ObservationArrays:

@@ -19,6 +19,23 @@ BOUND_TOLERANCE = 1e-3
 _ROWS_PER_CHECK = 65_536
 
 
+class RowError(DatasetError):
+    """A value that is wrong, with the row that holds it.
+
+    :param before: the sentence up to the row's number.
+    :param row: counted from where the checked part begins.
+    :param after: the rest of the sentence.
+    """
+
+    def __init__(self, before: str, row: int, after: str) -> None:
+        super().__init__(f"{before}{row}{after}")
+        self.before, self.row, self.after = before, row, after
+
+    def counted_from(self, first: int) -> RowError:
+        """The same for data of which ``first`` rows lie before the part that was checked."""
+        return RowError(self.before, self.row + first, self.after)
+
+
 def named_arrays(key: str, value: ObservationArrays) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of an observation: one pair, or one per key of a Dict observation."""
     if isinstance(value, dict):
@@ -51,8 +68,8 @@ def require_finite(source: str, key: str, array: np.ndarray) -> None:
         finite = (np.abs(part) <= np.finfo(np.float32).max).reshape(len(part), -1).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
-            raise DatasetError(
-                f"{source}: {key} has NaN or infinity, first in row {row}; expected finite float32 numbers"
+            raise RowError(
+                f"{source}: {key} has NaN or infinity, first in row ", row, "; expected finite float32 numbers"
             )
 
 
@@ -84,9 +101,10 @@ def require_within(source: str, key: str, array: np.ndarray, space: spaces.Space
         outside = (part < low - margin) | (part > high + margin)
         if outside.any():
             index = tuple(int(i) for i in np.argwhere(outside)[0])
-            raise DatasetError(
-                f"{source}: {key} row {start + index[0]} holds {part[index]:.6g}, expected a value in "
-                f"[{low[index[1:]]:.6g}, {high[index[1:]]:.6g}]"
+            raise RowError(
+                f"{source}: {key} row ",
+                start + index[0],
+                f" holds {part[index]:.6g}, expected a value in [{low[index[1:]]:.6g}, {high[index[1:]]:.6g}]",
             )
 
 
@@ -110,7 +128,7 @@ def require_zero_or_one(source: str, key: str, column: np.ndarray) -> None:
     valid = (column == 0) | (column == 1)
     if not valid.all():
         row = int(np.argmin(valid))
-        raise DatasetError(f"{source}: {key} row {row} holds {float(column[row]):.6g}, expected 0 or 1")
+        raise RowError(f"{source}: {key} row ", row, f" holds {float(column[row]):.6g}, expected 0 or 1")
 
 
 def infer_box(source: str, key: str, array: np.ndarray) -> spaces.Box:

@@ -28,12 +28,16 @@ def same_shapes(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
     return one.shape == other.shape
 
 
-def transposed(value: ObservationArrays, space: spaces.Space[Any]) -> ObservationArrays:
-    """A view with the last axis moved to the front of each observation, where the shapes of ``space`` ask for it."""
+def transposed(value: ObservationArrays, space: spaces.Space[Any], leading: int = 2) -> ObservationArrays:
+    """A view with the last axis moved to the front of each observation, where the shapes of ``space`` ask for it.
+
+    :param value: observations after ``leading`` axes of rows (and environments).
+    """
     if isinstance(value, dict):
         assert isinstance(space, spaces.Dict)
-        return {key: transposed(array, space[key]) for key, array in value.items()}  # type: ignore[misc]
-    return value if value.shape[2:] == space.shape else np.moveaxis(value, -1, 2)
+        return {key: transposed(array, space[key], leading) for key, array in value.items()}  # type: ignore[misc]
+    turned = (value.shape[-1], *value.shape[leading:-1])
+    return np.moveaxis(value, -1, leading) if turned == space.shape != value.shape[leading:] else value
 
 
 def adopted(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

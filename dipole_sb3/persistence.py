@@ -26,7 +26,7 @@ def replaced_when_complete(path: str | pathlib.Path) -> Iterator[io.BufferedIOBa
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         with os.fdopen(descriptor, "w+b") as file:
             yield file
@@ -37,7 +37,7 @@ def replaced_when_complete(path: str | pathlib.Path) -> Iterator[io.BufferedIOBa
         os.replace(partial, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(FileNotFoundError):
             os.unlink(partial)
@@ -77,7 +77,8 @@ def problem_of_model(file: io.BufferedIOBase) -> str | None:
         return f"is truncated or not a .zip file ({error})"
 
 
-def _cannot_write(path: pathlib.Path, error: OSError) -> OSError:
+def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
+    """The error as one sentence with the name of what was to be written."""
     return OSError(error.errno, f"cannot write {path}: {error.strerror or error}; nothing was changed")
 
 

@@ -14,7 +14,11 @@ import torch
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.errors import DatasetError
 
-EXPECTED_NAMES = "ogbench/<single-task name>, demo/<name>, or the path of an .npz file"
+EXPECTED_NAMES = (
+    "ogbench/<single-task name>, demo/<name>, or the path of an .npz or .hdf5 file or of a stored data set's folder"
+)
+
+FILE_SUFFIXES = (".npz", ".hdf5", ".h5")
 
 
 def load_dataset(
@@ -23,8 +27,9 @@ def load_dataset(
     """Recorded data, ready to train on.
 
     :param name: ``"ogbench/cube-single-play-singletask-task2-v0"`` (any single-task name of OGBench),
-        ``"demo/reacher-tqc-10k"`` (ships with the package), or the path of an .npz file
-        (:func:`dipole_sb3.datasets.files.load` says with which keys).
+        ``"demo/reacher-tqc-10k"`` (ships with the package), the path of an .npz or .hdf5 file
+        (:func:`dipole_sb3.datasets.files.load` says with which keys), or of a folder that
+        :class:`dipole_sb3.datasets.storage.DatasetWriter` or ``dipole data convert`` wrote.
     :param device: where batches will be drawn.
     :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``observation_space``,
         ``action_space`` for files.
@@ -42,6 +47,10 @@ def load_dataset(
             return recorded.load_demo(rest, device=device, **options)
         if source == "exorl":
             raise DatasetError(f"{name}: the ExORL loader is not part of this version; available are {EXPECTED_NAMES}")
+    if Path(name).is_dir():
+        from dipole_sb3.datasets import storage
+
+        return storage.load(name, device=device, **options)
     if not is_file_name(name):
         raise DatasetError(f"{name}: no data set of this name; {_suggestion(str(name))}")
     return files.load(name, device=device, **options)
@@ -72,7 +81,8 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
 
 def is_file_name(name: str | os.PathLike[str]) -> bool:
     """Whether :func:`load_dataset` reads ``name`` as a file, whose actions are in the environment's units."""
-    return not isinstance(name, str) or Path(name).suffix == ".npz" or Path(name).is_file()
+    path = Path(name)
+    return not path.is_dir() and (not isinstance(name, str) or path.suffix in FILE_SUFFIXES or path.is_file())
 
 
 def _suggestion(name: str) -> str:

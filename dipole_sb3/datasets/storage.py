@@ -1,0 +1,398 @@
+"""The project's own data format: a folder of .npy files and what is known about them, for data of any size.
+
+    dataset.json                     format and version, spaces, counts, shapes and SHA-256 of the arrays, metadata
+    observations.npy                 [T + 1, *observation]: s of every transition, and what follows the last
+    breaks.npy                       [K]: transitions whose next observation is not the next one's observation
+    break_observations.npy           [K, *observation]: the next observations of those
+    actions.npy                      [T, action], scaled to [−1, 1] by the bounds of the action space, float32
+    rewards.npy, dones.npy, timeouts.npy    [T], float32, as in a replay buffer
+
+Of Dict observations every key has files of its own, ``observations.KEY.npy``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_obs_shape
+
+from dipole_sb3 import checks
+from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.checksums import TransitionDigest
+from dipole_sb3.datasets import described_spaces
+from dipole_sb3.datasets.folders import replaced_folder
+from dipole_sb3.datasets.npy_files import NpyFile, NpyWriter
+from dipole_sb3.errors import DatasetError
+from dipole_sb3.persistence import cannot_write
+from dipole_sb3.stored_buffer import StoredArrays, StoredReplayBuffer
+
+DESCRIPTION = "dataset.json"
+FORMAT = "dipole-sb3 data set"
+VERSION = 1
+COLUMNS = ("actions", "rewards", "dones", "timeouts")
+
+_ROWS_AT_A_TIME = 65_536
+
+
+class DatasetWriter:
+    """Writes transitions to a folder, as many and as few at a time as one likes; memory does not grow with them.
+
+    A context manager: the folder appears under its name, whole and on the disk, when the block ends well, and not at
+    all when it does not. What a killed process left beside it is removed by the next one that writes there.
+
+    :param path: of the folder; missing parent folders are made.
+    :param observation_space: of the environment; every observation is checked against it.
+    :param action_space: likewise; its bounds scale the actions.
+    :param metadata: anything worth keeping that JSON can hold (``env_id``, provenance); more may be put into the
+        attribute ``metadata`` until the block ends.
+    :param overwrite: replace a data set that has this name.
+    :raises DatasetError: on entering: the name is taken, or another process is writing there; on leaving: no
+        transitions were written.
+    :raises ValueError: metadata that JSON cannot hold, or spaces that a replay buffer cannot.
+    :raises OSError: the folder cannot be written, or the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        metadata: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.observation_space, self.action_space = observation_space, checks.require_box_actions(action_space)
+        self.metadata = dict(metadata or {})
+        self.transitions = 0
+        self._overwrite = overwrite
+        described_spaces.describe(observation_space)  # refused before hours of work, not after
+        _require_json(self.path, self.metadata)
+        self._digest = TransitionDigest(observation_space)
+        self._following: dict[str | None, np.ndarray] = {}
+        self._episodes, self._open_episode, self._failed = 0, False, False
+
+    def __enter__(self) -> DatasetWriter:
+        with ExitStack() as stack:
+            folder = stack.enter_context(replaced_folder(self.path, DESCRIPTION, self._overwrite))
+            self._writers: dict[str, NpyWriter] = {}
+            for name, (_, shape, dtype) in _layout(self.observation_space, self.action_space, 0, 0).items():
+                with self._failures_named():
+                    self._writers[name] = NpyWriter(folder / name, shape[1:], dtype)
+                stack.callback(self._writers[name].abandon)
+            self._partial, self._stack = folder, stack.pop_all()
+        return self
+
+    def append(self, arrays: Mapping[str, Any]) -> None:
+        """Adds transitions, whole episodes or parts of them.
+
+        :param arrays: as in :meth:`OfflineReplayBuffer.from_arrays`: actions in the environment's units; any number
+            of rows ≥ 1.
+        :raises DatasetError: what is wrong with them, in which row (counted over all that was appended). The writer
+            then takes no more, and its folder will not appear.
+        """
+        with self._failures_named():
+            length = _common_length(str(self.path), arrays)
+        for start in range(0, max(length, 1), _ROWS_AT_A_TIME):
+            part = _rows(arrays, slice(start, min(start + _ROWS_AT_A_TIME, length)))
+            with self._failures_named():
+                buffer = OfflineReplayBuffer.from_arrays(
+                    part,
+                    observation_space=self.observation_space,
+                    action_space=self.action_space,
+                    device="cpu",
+                    source=str(self.path),
+                )
+                (block,) = buffer.blocks(len(part["actions"]))
+                self._append_block(block)
+
+    def append_buffer(self, buffer: OfflineReplayBuffer) -> None:
+        """Adds all transitions of a buffer with the writer's spaces, bit for bit.
+
+        :raises DatasetError: it has other spaces.
+        """
+        with self._failures_named():
+            checks.require_same_spaces(
+                buffer.source, buffer.observation_space, buffer.action_space, self.observation_space, self.action_space
+            )
+        for block in buffer.blocks():
+            with self._failures_named():
+                self._append_block(block)
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._failed = True
+            if isinstance(error, checks.RowError):
+                raise error.counted_from(self.transitions) from None
+            if isinstance(error, OSError):
+                raise cannot_write(self.path, error) from error
+            raise
+
+    def _append_block(self, block: Mapping[str, Any]) -> None:
+        self._digest.update(block)
+        states, following = _by_key(block["observations"]), _by_key(block["next_observations"])
+        if self._following and any(_differ(self._following[key], state[:1]).any() for key, state in states.items()):
+            self._append_breaks(np.array([-1]), self._following)
+        broken = np.zeros(len(block["rewards"]), bool)
+        for key, state in states.items():
+            broken[:-1] |= _differ(following[key][:-1], state[1:])
+            self._writers[_file("observations", key)].append(state)
+        rows = np.flatnonzero(broken)
+        self._append_breaks(rows, {key: value[rows] for key, value in following.items()})
+        for key in COLUMNS:
+            self._writers[_file(key)].append(block[key])
+        self._following = {key: value[-1:].copy() for key, value in following.items()}
+        self._episodes += int(np.count_nonzero(block["dones"]))
+        self._open_episode = not block["dones"][-1]
+        self.transitions += len(broken)
+
+    def _append_breaks(self, rows: np.ndarray, following: dict[str | None, np.ndarray]) -> None:
+        """Transitions of the present block, −1 for the one before it, whose next observations are not the next rows."""
+        self._writers[_file("breaks")].append((rows + self.transitions).astype(np.int64))
+        for key, value in following.items():
+            self._writers[_file("break_observations", key)].append(value)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._failed:
+            raise DatasetError(f"{self.path}: not written: what was appended before was refused")
+        if self.transitions == 0:
+            raise DatasetError(f"{self.path}: not written: no transitions were appended, expected at least one")
+        _require_json(self.path, self.metadata)
+        with self._failures_named():
+            for key, value in self._following.items():
+                self._writers[_file("observations", key)].append(value)
+            description = {
+                "format": FORMAT,
+                "version": VERSION,
+                "transitions": self.transitions,
+                "episodes": self._episodes + self._open_episode,
+                "checksum": self._digest.hexdigest(),
+                "observation_space": described_spaces.describe(self.observation_space),
+                "action_space": described_spaces.describe(self.action_space),
+                "arrays": {name: writer.finish() for name, writer in self._writers.items()},
+                "metadata": self.metadata,
+            }
+            with (self._partial / DESCRIPTION).open("x", encoding="utf-8") as file:
+                file.write(json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def save(
+    buffer: OfflineReplayBuffer,
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes all transitions of a buffer, bit for bit; memory does not grow with them.
+
+    :param buffer: of any kind.
+    :param path: of the folder; as for :class:`DatasetWriter`, which says what is raised.
+    :param metadata: the buffer's own when None.
+    :param overwrite: replace a data set that has this name.
+    """
+    metadata = buffer.metadata if metadata is None else metadata
+    writer = DatasetWriter(path, buffer.observation_space, buffer.action_space, metadata, overwrite)
+    with writer:
+        writer.append_buffer(buffer)
+
+
+def load(path: str | os.PathLike[str], *, device: torch.device | str = "auto") -> StoredReplayBuffer:
+    """A data set of this format, without reading its arrays: they stay in their files.
+
+    :param path: of the folder.
+    :param device: where batches will be drawn.
+    :raises DatasetError: no such folder, a missing, truncated or foreign file, or a version from the future. What is
+        in the arrays is checked by ``dipole data check``.
+    """
+    path = Path(path)
+    description = read_description(path)
+    observation_space, action_space = _spaces(path, description)
+    buffer = StoredReplayBuffer.over(
+        _open(path, description), observation_space, action_space, device, path, description["checksum"]
+    )
+    buffer.metadata = description["metadata"]
+    return buffer
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+    """What identifies the data, as :attr:`OfflineReplayBuffer.checksum`; as it was when they were written.
+
+    :param path: of the folder.
+    :raises DatasetError: it is no data set of this format.
+    """
+    return str(read_description(Path(path))["checksum"])
+
+
+def open_arrays(path: Path, expected: str | None) -> StoredArrays:
+    """The arrays of a data set.
+
+    :param path: of the folder.
+    :param expected: its checksum; None: any.
+    :raises DatasetError: as :func:`load`, or other data lie there.
+    """
+    description = read_description(path)
+    if expected is not None and description["checksum"] != expected:
+        raise DatasetError(
+            f"{path}: holds other data than before: found checksum {description['checksum'][:12]}…, "
+            f"expected {expected[:12]}…"
+        )
+    return _open(path, description)
+
+
+def is_stored(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a data set of this format."""
+    return (Path(path) / DESCRIPTION).is_file()
+
+
+_FACTS: dict[str, type] = {
+    "transitions": int,
+    "episodes": int,
+    "checksum": str,
+    "observation_space": dict,
+    "action_space": dict,
+    "arrays": dict,
+    "metadata": dict,
+}
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What ``dataset.json`` says, complete and of the right types.
+
+    :param path: of the folder.
+    :raises DatasetError: it is missing, damaged, of another format or from the future.
+    """
+    file = path / DESCRIPTION
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        found = "the folder has no such file" if path.is_dir() else "no such folder"
+        raise DatasetError(f"{file}: {found}; expected a data set that `dipole data convert` wrote") from error
+    except ValueError as error:
+        raise DatasetError(f"{file}: not valid JSON ({error}); the data set is damaged") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise DatasetError(f'{file}: describes something else; expected "format": "{FORMAT}"')
+    version = description.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise DatasetError(
+            f"{file}: has version {version!r} of the format, expected {VERSION} or less: update dipole-sb3"
+        )
+    for key, kind in _FACTS.items():
+        if not isinstance(description.get(key), kind):
+            raise DatasetError(f"{file}: {key} is {description.get(key)!r}, expected {kind.__name__}")
+    return description
+
+
+def _spaces(path: Path, description: Mapping[str, Any]) -> tuple[spaces.Space[Any], spaces.Box]:
+    try:
+        observation_space, action_space = (
+            described_spaces.restore(description[key]) for key in ("observation_space", "action_space")
+        )
+        return observation_space, checks.require_box_actions(action_space)
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise DatasetError(f"{path / DESCRIPTION}: its spaces cannot be read ({error!r})") from error
+
+
+def _open(path: Path, description: Mapping[str, Any]) -> StoredArrays:
+    observation_space, action_space = _spaces(path, description)
+    count = description["transitions"]
+    noted = description["arrays"].get(_file("breaks"))
+    try:
+        breaks = int(noted["shape"][0])
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise DatasetError(f"{path / DESCRIPTION}: nothing is said of breaks.npy; the data set is damaged") from error
+    files: dict[str, dict[str | None, NpyFile]] = {}
+    for name, (key, shape, dtype) in _layout(observation_space, action_space, count, breaks).items():
+        files.setdefault(name.partition(".")[0], {})[key] = NpyFile(path / name, shape, dtype)
+    return StoredArrays(
+        files["observations"],
+        files["breaks"][None],
+        files["break_observations"],
+        {key: files[key][None] for key in COLUMNS},
+    )
+
+
+def _layout(
+    observation_space: spaces.Space[Any], action_space: spaces.Box, count: int, breaks: int
+) -> dict[str, tuple[str | None, tuple[int, ...], np.dtype[Any]]]:
+    """File → key of a Dict observation, shape and type of the array."""
+    float32, actions = np.dtype(np.float32), int(np.prod(action_space.shape))
+    layout: dict[str, tuple[str | None, tuple[int, ...], np.dtype[Any]]] = {}
+    parts: Any = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+    for key, space in parts.items():
+        row, dtype = get_obs_shape(space), checks.stores_as(space)
+        layout[_file("observations", key)] = (key, (count + 1, *row), dtype)
+        layout[_file("break_observations", key)] = (key, (breaks, *row), dtype)
+    layout[_file("breaks")] = (None, (breaks,), np.dtype(np.int64))
+    for name in COLUMNS:
+        layout[_file(name)] = (None, (count, actions) if name == "actions" else (count,), float32)
+    return layout
+
+
+def _file(name: str, key: str | None = None) -> str:
+    return f"{name}.npy" if key is None else f"{name}.{quote(key, safe='')}.npy"
+
+
+def _by_key(value: Any) -> dict[str | None, np.ndarray]:
+    return value if isinstance(value, dict) else {None: value}
+
+
+def _differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Which rows are not the same to the bit (−0 is not 0)."""
+    if len(one) == 0:
+        return np.zeros(0, bool)
+    different: np.ndarray = (_bits(one) != _bits(other)).any(axis=1)
+    return different
+
+
+def _bits(rows: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+
+
+def _common_length(source: str, arrays: Mapping[str, Any]) -> int:
+    """Rows of all arrays; ``arrays`` may hold anything that can be sliced."""
+    lengths = {name: len(array) for key, value in arrays.items() for name, array in _named(key, value)}
+    expected = lengths.get("actions", max(lengths.values(), default=0))
+    for name, length in lengths.items():
+        if length != expected:
+            raise DatasetError(f"{source}: {name} has {length} rows, expected {expected}, as many as there are actions")
+    return expected
+
+
+def _named(key: str, value: Any) -> list[tuple[str, Any]]:
+    return (
+        [(f"{key}[{name!r}]", part) for name, part in value.items()] if isinstance(value, Mapping) else [(key, value)]
+    )
+
+
+def _rows(arrays: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    return {
+        key: {name: part[rows] for name, part in value.items()} if isinstance(value, Mapping) else value[rows]
+        for key, value in arrays.items()
+    }
+
+
+def _require_json(path: Path, metadata: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its metadata cannot be written as JSON ({error})") from error
