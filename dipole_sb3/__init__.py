@@ -8,6 +8,7 @@ from dipole_sb3.datasets import load_dataset
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.episodes import ReplayableEpisodes
 from dipole_sb3.errors import DatasetError
+from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
 
 __version__ = version("dipole-sb3")
@@ -17,6 +18,7 @@ __all__ = [
     "CnnPolicy",
     "DIPOLEPolicy",
     "DatasetError",
+    "MixedReplayBuffer",
     "MlpPolicy",
     "MultiInputPolicy",
     "OfflineReplayBuffer",

@@ -18,16 +18,15 @@ from torch import Tensor
 from dipole_sb3 import checks, layouts
 from dipole_sb3.checks import ObservationArrays
 from dipole_sb3.checksums import TransitionDigest
+from dipole_sb3.device_mirror import DeviceMirror, ObservationTensors
 from dipole_sb3.errors import DatasetError
-from dipole_sb3.saved_ring import SavedRing
+from dipole_sb3.n_steps import differ, find_breaks, windows
 
 ACTION_MARGIN = 1e-5
 """Recorded actions are clipped to ±(1 − this), as in the authors' agent."""
 
 TRANSITION_ARRAYS = ("observations", "actions", "rewards", "next_observations", "dones", "timeouts")
 """What a buffer holds of every transition."""
-
-ObservationTensors = Tensor | dict[str, Tensor]
 
 
 class Batch(NamedTuple):
@@ -39,7 +38,11 @@ class Batch(NamedTuple):
     rewards            [batch]
     next_observations  as observations
     masks              [batch], 0 where bootstrapping must stop
+    steps              None
     =================  ==========================================
+
+    For n-step returns: ``rewards`` [batch, n] are those of up to n transitions, 0 after the last; ``steps`` [batch],
+    1 to n, says how many they are; ``next_observations`` and ``masks`` are the last one's.
     """
 
     observations: ObservationTensors
@@ -47,9 +50,10 @@ class Batch(NamedTuple):
     rewards: Tensor
     next_observations: ObservationTensors
     masks: Tensor
+    steps: Tensor | None = None
 
 
-class OfflineReplayBuffer(SavedRing, ReplayBuffer):
+class OfflineReplayBuffer(ReplayBuffer):
     """An SB3 replay buffer that adopts recorded arrays, and from which whole batches are drawn on the device.
 
     Made by :func:`dipole_sb3.load_dataset` or :meth:`from_arrays`. Built through SB3's constructor it is an ordinary,
@@ -105,7 +109,9 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
         self.source = "replay buffer"
         self.metadata: dict[str, Any] = {}
         self.validation: OfflineReplayBuffer | None = None
-        self._mirror: dict[str, Any] | None = None
+        self._mirror: DeviceMirror | None = None
+        self._rows_to_send = 0
+        self._breaks: np.ndarray | None = None
         self._checksum: str | None = None
 
     def _allocate_observations(self) -> ObservationArrays:
@@ -238,6 +244,11 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
         """Rows that hold transitions (each of ``n_envs`` transitions)."""
         return self.buffer_size if self.full else self.pos
 
+    @property
+    def n_transitions(self) -> int:
+        """Transitions to draw from, over all environments."""
+        return self.size() * self.n_envs
+
     def add(
         self,
         obs: Any,
@@ -255,10 +266,19 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
         self.rewards[row], self.dones[row] = reward, done
         if self.handle_timeout_termination:
             self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
-        self._mirror = None if self.device.type != "cpu" else self._mirror
+        if self._breaks is not None:
+            self._breaks[row - 1] = (self.dones[row - 1] > 0) | self._begins_anew(row)
+            self._breaks[row] = True
+        self._rows_to_send = min(self._rows_to_send + 1, self.buffer_size)
         self._checksum = None
         self.pos = (row + 1) % self.buffer_size
         self.full = self.full or self.pos == 0
+
+    def _begins_anew(self, row: int) -> np.ndarray:
+        """Where a row's observation is not the next observation of the row before, [n_envs]."""
+        pairs = zip(_parts(self.next_observations), _parts(self.observations), strict=True)
+        begins = [differ(leading[[row - 1]], following[[row]])[0] for leading, following in pairs]
+        return np.any(begins, axis=0)  # type: ignore[no-any-return]
 
     def _get_samples(  # type: ignore[override]
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
@@ -318,35 +338,62 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
 
     # Training's face
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> Batch:
+    def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1) -> Batch:
         """A uniform batch with replacement; indices and rows are drawn on the device, without a copy from the host.
 
         :param batch_size: transitions to draw, ≥ 1.
         :param generator: on the buffer's device; the only source of randomness.
+        :param n_steps: as in :meth:`take`.
         :raises DatasetError: when the buffer is empty.
         """
-        available = self.size() * self.n_envs
+        available = self.n_transitions
         if available == 0:
             raise DatasetError(f"{self.source}: no transitions to train on; expected at least one")
         indices = torch.randint(available, (batch_size,), generator=generator, device=self.device)
-        return self.take(indices)
+        return self.take(indices, n_steps)
 
-    def take(self, indices: Tensor) -> Batch:
-        """The transitions at flat indices (row · n_envs + environment), shape [batch], on the buffer's device."""
-        arrays = self.tensors()
-        dones = arrays["dones"][indices] * (1.0 - arrays["timeouts"][indices])
+    def take(self, indices: Tensor, n_steps: int = 1) -> Batch:
+        """The transitions at flat indices (row · n_envs + environment), shape [batch], on the buffer's device.
+
+        :param n_steps: n ≥ 1. Above 1 each comes with the rewards of the up to n − 1 transitions that follow it in its
+            episode, and with the last one's next observation and mask (see :class:`Batch`).
+        """
+        tensors = self.tensors()
+        last, rewards, steps = indices, tensors["rewards"][indices], None
+        if n_steps > 1:
+            breaks = self._current_mirror().of("_breaks", self.breaks())
+            window = windows(indices, breaks, n_steps, self.n_envs)
+            last, steps = window.last, window.steps
+            rewards = tensors["rewards"][window.rows] * window.counts
         return Batch(
-            _index(arrays["observations"], indices),
-            arrays["actions"][indices],
-            arrays["rewards"][indices],
-            _index(arrays["next_observations"], indices),
-            1.0 - dones,
+            _index(tensors["observations"], indices),
+            tensors["actions"][indices],
+            rewards,
+            _index(tensors["next_observations"], last),
+            1.0 - tensors["dones"][last] * (1.0 - tensors["timeouts"][last]),
+            steps,
         )
+
+    def breaks(self) -> np.ndarray:
+        """Where the row after a transition does not continue it, [rows, n_envs], bool; found once, then kept up."""
+        if self._breaks is None:
+            newest = (self.pos - 1) % self.buffer_size
+            self._breaks = find_breaks(self.observations, self.next_observations, self.dones, newest)
+        return self._breaks
 
     def tensors(self) -> dict[str, Any]:
         """All arrays as tensors on the buffer's device, [rows · n_envs, ...]; views of the same memory on the CPU."""
+        mirror = self._current_mirror()
+        return {name: mirror.of(name, getattr(self, name)) for name in TRANSITION_ARRAYS}
+
+    def _current_mirror(self) -> DeviceMirror:
         if self._mirror is None:
-            self._mirror = {key: _to_device(getattr(self, key), self.device) for key in TRANSITION_ARRAYS}
+            self._mirror = DeviceMirror(self.device)
+        elif self._rows_to_send:
+            # With the row before them, which is no longer the newest.
+            rows = min(self._rows_to_send + 1, self.buffer_size)
+            self._mirror.send(lambda name: getattr(self, name), self.pos - rows, rows)
+        self._rows_to_send = 0
         return self._mirror
 
     def to(self, device: torch.device | str) -> OfflineReplayBuffer:
@@ -357,35 +404,6 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
         if self.validation is not None:
             self.validation.to(device)
         return self
-
-    def extended(self, capacity: int, n_envs: int) -> OfflineReplayBuffer:
-        """A ring buffer that holds these transitions and has room for more: offline data first, then online.
-
-        :param capacity: transitions it holds at least; made larger when the data set needs more.
-        :param n_envs: environments that will write at a time; where the data set does not fill the last row, its
-            first transitions stand there a second time.
-        """
-        count = self.size() * self.n_envs
-        rows = -(-count // n_envs)
-        ring = type(self)(
-            max(capacity, (rows + 1) * n_envs), self.observation_space, self.action_space, self.device, n_envs
-        )
-        source_rows = np.arange(rows * n_envs) % count
-
-        def fill(target: np.ndarray, source: np.ndarray) -> None:
-            flat = source[: self.size()].reshape(count, *source.shape[2:])
-            target[:rows] = flat[source_rows].reshape(rows, n_envs, *source.shape[2:])
-
-        for key in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
-            target, source = getattr(ring, key), getattr(self, key)
-            if isinstance(source, dict):
-                for name in source:
-                    fill(target[name], source[name])
-            else:
-                fill(target, source)
-        ring.pos = rows
-        ring.source, ring.metadata, ring.validation = self.source, self.metadata, self.validation
-        return ring
 
     def with_channels_first(self) -> OfflineReplayBuffer:
         """This data with every image's channels first, as SB3's extractors expect; itself when they are already."""
@@ -408,8 +426,8 @@ class OfflineReplayBuffer(SavedRing, ReplayBuffer):
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        # The mirror is derived; pickling it (SB3's save_replay_buffer) would store everything twice.
-        return {**self.__dict__, "_mirror": None}
+        # These are derived; pickling them (SB3's save_replay_buffer) would store everything twice.
+        return {**self.__dict__, "_mirror": None, "_breaks": None}
 
 
 def _flattened(value: ObservationArrays, rows: slice) -> ObservationArrays:
@@ -434,6 +452,10 @@ def _write_row(target: ObservationArrays, row: int, value: Any) -> None:
         target[row] = np.asarray(value).reshape(target.shape[1:])
 
 
+def _parts(value: ObservationArrays) -> list[np.ndarray]:
+    return list(value.values()) if isinstance(value, dict) else [value]
+
+
 def _rows(value: ObservationArrays, rows: np.ndarray, columns: np.ndarray) -> ObservationArrays:
     if isinstance(value, dict):
         return {key: array[rows, columns] for key, array in value.items()}
@@ -444,13 +466,3 @@ def _index(value: ObservationTensors, indices: Tensor) -> ObservationTensors:
     if isinstance(value, dict):
         return {key: tensor[indices] for key, tensor in value.items()}
     return value[indices]
-
-
-def _to_device(value: ObservationArrays, device: torch.device) -> ObservationTensors:
-    if isinstance(value, dict):
-        return {key: _flat_tensor(array, device) for key, array in value.items()}
-    return _flat_tensor(value, device)
-
-
-def _flat_tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(array.reshape(-1, *array.shape[2:])).to(device)

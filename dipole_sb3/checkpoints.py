@@ -10,7 +10,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ from dipole_sb3.archived_state import read_state, write_state
 from dipole_sb3.callbacks import IterationCallback
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.generators import global_generators, restore_global_generators
+from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.normalization import restore_vec_normalize, vec_normalize_state
 from dipole_sb3.persistence import problem_of_model, replaced_when_complete
 
 if TYPE_CHECKING:
-    from dipole_sb3.offline_algorithm import DatasetLike, OfflineAlgorithm
+    from dipole_sb3.offline_algorithm import OfflineAlgorithm
 
 KEPT = 2
 """Checkpoints in a folder: the newest, and one to fall back to."""
@@ -35,8 +36,6 @@ KEPT = 2
 _FORMAT = 1
 _STATE = "run"
 _NAME = re.compile(r"model_(\d+)_steps\.zip")
-
-Algorithm = TypeVar("Algorithm", bound="OfflineAlgorithm")
 
 
 class ResumableCheckpoint(IterationCallback):
@@ -150,14 +149,14 @@ def log_position(path: pathlib.Path) -> dict[str, Any]:
 
 
 def resume(
-    algorithm: type[Algorithm],
+    algorithm: type[Any],
     path: str | pathlib.Path,
     env: GymEnv | None,
-    dataset: DatasetLike | None,
+    dataset: Any,
     device: torch.device | str,
     **arguments: Any,
-) -> Algorithm:
-    """See :meth:`OfflineAlgorithm.resume`."""
+) -> OfflineAlgorithm:
+    """See :meth:`SavedAlgorithm.resume`."""
     path = pathlib.Path(path)
     if path.is_dir():
         path, damaged = newest_checkpoint(path)
@@ -170,7 +169,7 @@ def resume(
             f"{path}: the run learned from {known['source']} (checksum {known['checksum']}), which is not part of the "
             "checkpoint; expected the same data as dataset="
         )
-    model = algorithm.load(path, env, device, force_reset=False, dataset=dataset, **arguments)
+    model: OfflineAlgorithm = algorithm.load(path, env, device, force_reset=False, dataset=dataset, **arguments)
     _require_same_dataset(path, model, known)
     _restore_run(path, model, state)
     return model
@@ -202,13 +201,15 @@ def _read_checkpoint(path: pathlib.Path) -> dict[str, Any]:
 
 def _state_of_run(model: OfflineAlgorithm) -> dict[str, Any]:
     """All that a run depends on beside the model, its optimiser and its own generator, which SB3's format holds."""
-    dataset, buffer, statistics = model.dataset, model.replay_buffer, model.get_vec_normalize_env()
+    buffer, statistics = model.replay_buffer, model.get_vec_normalize_env()
+    online = buffer if isinstance(buffer, MixedReplayBuffer) else None
+    recorded = buffer if online is None else online.recorded
     env = None if model._last_obs is None else model.env
     return {
         "format": _FORMAT,
         "version": dipole_sb3.__version__,
-        "dataset": None if dataset is None else {"source": dataset.source, "checksum": dataset.checksum},
-        "online": None if buffer is None or buffer is dataset else buffer.online_state(),
+        "dataset": None if recorded is None else {"source": recorded.source, "checksum": recorded.checksum},
+        "online": None if online is None else online.online_state(),
         "n_envs": model.n_envs,
         "episodes": None if env is None else episodes.episode_states(env),
         "vec_normalize": None if statistics is None else vec_normalize_state(statistics),
@@ -229,8 +230,7 @@ def _restore_run(path: pathlib.Path, model: OfflineAlgorithm, state: Mapping[str
     if statistics is not None:
         restore_vec_normalize(statistics, state["vec_normalize"])
     if state["online"] is not None:
-        model._make_room()
-        model._buffer().restore_online(state["online"])
+        model._make_room().restore_online(state["online"])
     model._restore_training_statistics(state["statistics"])
     if model._last_obs is not None and model.env is not None:
         difference = _take_up_episodes(model, state)

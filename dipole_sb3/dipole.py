@@ -11,8 +11,8 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.dichotomy import Aggregation
+from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.monitoring import TrainingMonitor
 from dipole_sb3.offline_algorithm import DatasetLike, OfflineAlgorithm
 from dipole_sb3.policies import (
@@ -40,7 +40,7 @@ class DIPOLE(OfflineAlgorithm):
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, ``"CnnPolicy"`` or a subclass of DIPOLEPolicy.
     :param env: environment, its id, or a VecEnv; may be None when a data set gives the spaces.
     :param learning_rate: of the one Adam over all networks; a number or a function of the remaining progress (1 → 0).
-    :param buffer_size: capacity of the replay buffer when there is no data set, in transitions.
+    :param buffer_size: capacity for what is gathered online, in transitions; recorded data do not count.
     :param learning_starts: random steps at the start of online learning from an empty buffer.
     :param batch_size: transitions per update.
     :param tau: Polyak rate of the target critics, in (0, 1].
@@ -48,12 +48,15 @@ class DIPOLE(OfflineAlgorithm):
     :param train_freq: online: environment steps (or ``(n, "episode")``) between trainings.
     :param gradient_steps: online: updates per training; −1: as many as steps were made.
     :param action_noise: online: added to the actions, in [−1, 1] units.
-    :param replay_buffer_class: a subclass of OfflineReplayBuffer.
+    :param replay_buffer_class: a subclass of MixedReplayBuffer.
     :param replay_buffer_kwargs: its keyword arguments.
+    :param n_steps: n ≥ 1, rewards of the recorded or gathered actions before the critics bootstrap; as in SB3's SAC.
     :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, or a
         mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`.
     :param offline_steps: timesteps (from 0) that are updates on the data set. None: with a data set, all of the first
         ``learn()`` call (every call when there is no env); without one, none.
+    :param offline_ratio: online: share in [0, 1] of every batch that is recorded data, or a function of the remaining
+        progress (1 → 0) of ``learn()``; None: uniform over all transitions.
     :param beta: β > 0, inverse temperature of the weights.
     :param shift: k, shift of the weights: below 0 only the best data count as good.
     :param omega: ω ≥ −1, greediness of acting; a property that may be set at any time.
@@ -94,10 +97,12 @@ class DIPOLE(OfflineAlgorithm):
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         action_noise: ActionNoise | None = None,
-        replay_buffer_class: type[OfflineReplayBuffer] | None = None,
+        replay_buffer_class: type[MixedReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
+        n_steps: int = 1,
         dataset: DatasetLike | None = None,
         offline_steps: int | None = None,
+        offline_ratio: float | Schedule | None = None,
         beta: float = 1.0,
         shift: float = 0.0,
         omega: float = 0.5,
@@ -129,8 +134,10 @@ class DIPOLE(OfflineAlgorithm):
             action_noise,
             replay_buffer_class,
             replay_buffer_kwargs,
+            n_steps,
             dataset,
             offline_steps,
+            offline_ratio,
             stats_window_size,
             tensorboard_log,
             policy_kwargs,
@@ -253,7 +260,7 @@ class DIPOLE(OfflineAlgorithm):
         if validation is None:
             return None
         generator = torch.Generator(self.device).manual_seed(_VALIDATION_SEED)
-        batch = self._normalized(validation.draw(_VALIDATION_TRANSITIONS, generator))
+        batch = self._normalized(validation.draw(_VALIDATION_TRANSITIONS, generator, self.n_steps))
         noise = draw_noise(_VALIDATION_TRANSITIONS, self.policy.action_dim, generator)
         self.policy.set_training_mode(False)
         with torch.no_grad():

@@ -11,7 +11,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from dipole_sb3.buffers import Batch, ObservationTensors, OfflineReplayBuffer
+from dipole_sb3.buffers import Batch, OfflineReplayBuffer
+from dipole_sb3.device_mirror import ObservationTensors
 
 _UNFITTED_COUNT = 1.0
 """SB3 starts its running statistics with a pseudo-count of 1e-4; below one real sample they are not fitted."""
@@ -72,7 +73,7 @@ def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer)
         else:
             assert isinstance(dataset.observations, np.ndarray)
             _fit(statistics, dataset.observations[: dataset.size()], enough)
-    if vec_normalize.norm_reward:
+    if vec_normalize.norm_reward and vec_normalize.ret_rms.count < enough:
         _fit(vec_normalize.ret_rms, _discounted_returns(dataset, vec_normalize.gamma), enough)
     vec_normalize.training = False
 

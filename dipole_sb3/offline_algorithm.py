@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from dipole_sb3.buffers import Batch, OfflineReplayBuffer
 from dipole_sb3.callbacks import RecordedSpaces, TimestepProgressBar
 from dipole_sb3.datasets import is_file_name, load_dataset
 from dipole_sb3.errors import DatasetError
+from dipole_sb3.mixed_buffer import MixedReplayBuffer, recorded_part
 from dipole_sb3.normalization import BatchNormalizer, fit_vec_normalize
 from dipole_sb3.saved_algorithm import SavedAlgorithm, plain_device
 
@@ -60,10 +62,12 @@ class OfflineAlgorithm(SavedAlgorithm):
         train_freq: int | tuple[int, str],
         gradient_steps: int,
         action_noise: ActionNoise | None,
-        replay_buffer_class: type[OfflineReplayBuffer] | None,
+        replay_buffer_class: type[MixedReplayBuffer] | None,
         replay_buffer_kwargs: dict[str, Any] | None,
+        n_steps: int,
         dataset: DatasetLike | None,
         offline_steps: int | None,
+        offline_ratio: float | Schedule | None,
         stats_window_size: int,
         tensorboard_log: str | None,
         policy_kwargs: dict[str, Any] | None,
@@ -89,6 +93,7 @@ class OfflineAlgorithm(SavedAlgorithm):
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
+            n_steps=n_steps,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -100,6 +105,7 @@ class OfflineAlgorithm(SavedAlgorithm):
         )
         self.dataset = dataset
         self.offline_steps = offline_steps
+        self.offline_ratio = offline_ratio
         self._offline_end = 0
         self._normalizer: BatchNormalizer | None = None
         self._iteration_ends: list[Callable[[], bool]] = []
@@ -108,30 +114,36 @@ class OfflineAlgorithm(SavedAlgorithm):
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
+        _require_n_steps(self.n_steps)
+        self._offline_ratio_now()
         self._adopt_dataset()
         self.set_random_seed(self.seed)
         checks.require_box_actions(self.action_space)
         self._require_policy_for_observations()
         # A model without data or environment only predicts: no need for memory that nothing will fill.
         if self.replay_buffer is None and self.env is not None:
-            buffer_class = self.replay_buffer_class or OfflineReplayBuffer
-            if not issubclass(buffer_class, OfflineReplayBuffer):
-                raise ValueError(
-                    f"replay_buffer_class: found {buffer_class.__name__}, expected a subclass of OfflineReplayBuffer"
-                )
-            self.replay_buffer = buffer_class(
-                self.buffer_size,
-                self.observation_space,
-                self.action_space,
-                self.device,
-                self.n_envs,
-                **self.replay_buffer_kwargs,
-            )
+            self.replay_buffer = self._new_buffer(recorded=None)
         self._setup_policy()
         self._convert_train_freq()
         self._restore_generator()
         # train() may be called before learn(), which is where SB3 makes its logger.
         self._logger = Logger(folder=None, output_formats=[])
+
+    def _new_buffer(self, recorded: OfflineReplayBuffer | None) -> MixedReplayBuffer:
+        """An empty ring for the present environments, beside recorded data where there are some."""
+        buffer_class = self.replay_buffer_class or MixedReplayBuffer
+        if not issubclass(buffer_class, MixedReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class: found {buffer_class.__name__}, expected a subclass of MixedReplayBuffer"
+            )
+        return buffer_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            self.n_envs,
+            **{"recorded": recorded, **self.replay_buffer_kwargs},
+        )
 
     def _require_policy_for_observations(self) -> None:
         """SB3 refuses this for environments; data may have Dict observations, too."""
@@ -184,34 +196,6 @@ class OfflineAlgorithm(SavedAlgorithm):
             self.observation_space, self.action_space, self.n_envs = buffer.observation_space, buffer.action_space, 1
             self._spaces_from_data = True
         self.dataset = self.replay_buffer = buffer.to(self.device)
-
-    @classmethod
-    def resume(
-        cls: type[SelfOfflineAlgorithm],
-        path: str | pathlib.Path,
-        env: GymEnv | None = None,
-        dataset: DatasetLike | None = None,
-        device: torch.device | str = "auto",
-        **arguments: Any,
-    ) -> SelfOfflineAlgorithm:
-        """Takes up an interrupted run from its newest checkpoint; ``learn(…, reset_num_timesteps=False)`` goes on.
-
-        On the CPU, and with :class:`~dipole_sb3.ReplayableEpisodes` around every environment, it goes on as if it had
-        never stopped; without them it says so and goes on with new episodes. Load only what you trust: SB3's format
-        holds pickled objects.
-
-        :param path: folder of :class:`~dipole_sb3.ResumableCheckpoint`, or one checkpoint.
-        :param env: the run's environment anew; None where the rest needs none.
-        :param dataset: the data that the run began with.
-        :param device: torch device, or ``"auto"``.
-        :param arguments: constructor arguments to change.
-        :raises FileNotFoundError: there is no checkpoint.
-        :raises ValueError: none is whole, or it has no state of a run, or ``env`` is another kind than the run's.
-        :raises DatasetError: the data set is missing or has another checksum.
-        """
-        from dipole_sb3 import checkpoints
-
-        return checkpoints.resume(cls, path, env, dataset, device, **arguments)
 
     def set_dataset(self, dataset: DatasetLike) -> None:
         """Trains on other data from the next ``learn()`` on, for example after ``load``.
@@ -269,8 +253,9 @@ class OfflineAlgorithm(SavedAlgorithm):
         :raises ValueError: no data to learn from, or timesteps that would need an environment.
         """
         self._plan_phases(total_timesteps, reset_num_timesteps)
+        self._require_consecutive_data()
         if self._vec_normalize_env is not None and self.dataset is not None:
-            fit_vec_normalize(self._vec_normalize_env, self._buffer())
+            fit_vec_normalize(self._vec_normalize_env, recorded_part(self._buffer()))
             self._normalizer = None
         with self._environment_for_callbacks():
             total_timesteps, callback = self._setup_learn(
@@ -303,11 +288,33 @@ class OfflineAlgorithm(SavedAlgorithm):
                 "learn() has no data to learn offline from: pass dataset= to the constructor or to load(), "
                 "or call set_dataset()"
             )
+        if self.offline_ratio is not None and not self._has_recorded_data():
+            raise ValueError(
+                f"offline_ratio={self.offline_ratio!r} needs recorded data: found none; pass dataset= or leave it out"
+            )
         if start + total_timesteps > self._offline_end and self.env is None:
             raise ValueError(
                 f"learn() would go on online after timestep {self._offline_end} and has no environment: pass env=, or "
                 "dataset= (and a larger offline_steps=) to learn from recorded data"
             )
+
+    def _require_consecutive_data(self) -> None:
+        """Refuses to make one-step returns out of n-step ones where no row of the data set follows on another."""
+        if self.n_steps == 1 or self.dataset is None:
+            return
+        data = recorded_part(self._buffer())
+        open_ended = int((data.dones[: data.size()] == 0).sum()) - data.n_envs
+        if open_ended > 0 and data.breaks()[: data.size()].all():
+            raise DatasetError(
+                f"{data.source}: n_steps={self.n_steps} needs transitions in the order in which they were recorded: "
+                f"found no next observation that is the observation of the row after it, in {data.n_transitions} rows"
+            )
+
+    def _has_recorded_data(self) -> bool:
+        buffer = self.replay_buffer
+        if isinstance(buffer, MixedReplayBuffer):
+            return self.dataset is not None or buffer.n_recorded > 0
+        return buffer is not None
 
     @contextmanager
     def _environment_for_callbacks(self) -> Iterator[None]:
@@ -391,10 +398,9 @@ class OfflineAlgorithm(SavedAlgorithm):
         """SB3's loop of rollouts and trainings until ``end``."""
         assert self.env is not None
         assert isinstance(self.train_freq, TrainFreq)
-        self._make_room()
-        noise = self.action_noise
-        if noise is not None and self.n_envs > 1 and not isinstance(noise, VectorizedActionNoise):
-            self.action_noise = VectorizedActionNoise(noise, self.n_envs)
+        buffer = self._make_room()
+        if self.action_noise is not None:
+            self.action_noise = _noise_of_environments(self.action_noise, self.n_envs)
         if self._last_obs is None:
             self._last_obs = self.env.reset()
             self._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
@@ -404,7 +410,7 @@ class OfflineAlgorithm(SavedAlgorithm):
             if self.action_noise is not None:
                 self.action_noise.reset()
         # A policy that has learned from data has no use for random actions.
-        learning_starts = 0 if self.dataset is not None else self.learning_starts
+        learning_starts = 0 if buffer.n_recorded else self.learning_starts
         while self.num_timesteps < end:
             rollout = self.collect_rollouts(
                 self.env,
@@ -412,7 +418,7 @@ class OfflineAlgorithm(SavedAlgorithm):
                 action_noise=self.action_noise,
                 callback=callback,
                 learning_starts=learning_starts,
-                replay_buffer=self._buffer(),
+                replay_buffer=buffer,
                 log_interval=log_interval,
             )
             if not rollout.continue_training:
@@ -423,12 +429,15 @@ class OfflineAlgorithm(SavedAlgorithm):
             if not self._iteration_ended():
                 return
 
-    def _make_room(self) -> None:
-        """Recorded data, also from a loaded replay buffer, are followed by what is gathered, not overwritten."""
+    def _make_room(self) -> MixedReplayBuffer:
+        """The buffer for online transitions, beside the data set or what a loaded replay buffer holds."""
         buffer = self._buffer()
-        recorded = buffer is self.dataset or (buffer.full and buffer.pos == 0)
-        if recorded or buffer.n_envs != self.n_envs:
-            self.replay_buffer = buffer.extended(self.buffer_size, self.n_envs)
+        if buffer is self.dataset or not isinstance(buffer, MixedReplayBuffer):
+            buffer = self._new_buffer(recorded=buffer)
+        elif buffer.n_envs != self.n_envs:
+            buffer = buffer.with_environments(self.n_envs)
+        self.replay_buffer = buffer
+        return buffer
 
     def _buffer(self) -> OfflineReplayBuffer:
         if self.replay_buffer is None:
@@ -437,7 +446,23 @@ class OfflineAlgorithm(SavedAlgorithm):
 
     def _draw(self, batch_size: int) -> Batch:
         """A batch for one update."""
-        return self._normalized(self._buffer().draw(batch_size, self._generator))
+        buffer = self._buffer()
+        if isinstance(buffer, MixedReplayBuffer):
+            buffer.offline_ratio = self._offline_ratio_now()
+        return self._normalized(buffer.draw(batch_size, self._generator, self.n_steps))
+
+    def _offline_ratio_now(self) -> float | None:
+        """``offline_ratio``, of the present progress where it is a schedule."""
+        ratio = self.offline_ratio
+        if ratio is None:
+            return None
+        name = "offline_ratio"
+        if callable(ratio):
+            name = f"offline_ratio({self._current_progress_remaining:g})"
+            ratio = ratio(self._current_progress_remaining)
+        if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= ratio <= 1:
+            raise ValueError(f"{name} is {ratio!r}, expected a number in [0, 1]")
+        return float(ratio)
 
     def _normalized(self, batch: Batch) -> Batch:
         """The batch as the networks see it: normalised where the environment is."""
@@ -455,3 +480,17 @@ class OfflineAlgorithm(SavedAlgorithm):
         """Writes the statistics since the last call to all of the logger's outputs."""
         self._record_training()
         super().dump_logs()
+
+
+def _noise_of_environments(noise: ActionNoise, n_envs: int) -> ActionNoise:
+    """The noise for so many environments as SB3 has it, also where there were more or fewer of them before."""
+    if isinstance(noise, VectorizedActionNoise):
+        if noise.n_envs == n_envs:
+            return noise
+        noise = noise.base_noise
+    return noise if n_envs == 1 else VectorizedActionNoise(noise, n_envs)
+
+
+def _require_n_steps(n_steps: int) -> None:
+    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
+        raise ValueError(f"n_steps is {n_steps!r}, expected a whole number of at least 1")

@@ -14,9 +14,11 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_pkl, load_from_zip_file, recursive_getattr, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.utils import check_for_correct_spaces
 
 from dipole_sb3 import checks
 from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.mixed_buffer import recorded_part
 from dipole_sb3.normalization import ObservationStatistics, observation_statistics
 from dipole_sb3.persistence import replaced_when_complete, require_model_file
 
@@ -133,16 +135,49 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         attributes = {cls.renamed_on_load.get(name, name): value for name, value in kwargs.items()}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **attributes)
 
+    @classmethod
+    def resume(
+        cls: type[SelfSavedAlgorithm],
+        path: str | pathlib.Path,
+        env: GymEnv | None = None,
+        dataset: Any = None,
+        device: torch.device | str = "auto",
+        **arguments: Any,
+    ) -> SelfSavedAlgorithm:
+        """Takes up an interrupted run from its newest checkpoint; ``learn(…, reset_num_timesteps=False)`` goes on.
+
+        On the CPU, and with :class:`~dipole_sb3.ReplayableEpisodes` around every environment, it goes on as if it had
+        never stopped; without them it says so and goes on with new episodes. Load only what you trust: SB3's format
+        holds pickled objects.
+
+        :param path: folder of :class:`~dipole_sb3.ResumableCheckpoint`, or one checkpoint.
+        :param env: the run's environment anew; None where the rest needs none.
+        :param dataset: the data that the run began with, as in the constructor.
+        :param device: torch device, or ``"auto"``.
+        :param arguments: constructor arguments to change.
+        :raises FileNotFoundError: there is no checkpoint.
+        :raises ValueError: none is whole, or it has no state of a run, or ``env`` is another kind than the run's.
+        :raises DatasetError: the data set is missing or has another checksum.
+        """
+        from dipole_sb3 import checkpoints
+
+        model: Any = checkpoints.resume(cls, path, env, dataset, device, **arguments)
+        return model  # type: ignore[no-any-return]
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """SB3's; spaces that were inferred from data become those of the environment where both describe the same.
 
-        :param env: environment with the model's spaces.
+        :param env: environment with the model's spaces; also a vector of more or fewer environments than before.
         :param force_reset: reset it before it is stepped.
         :raises ValueError: it has other spaces.
         """
         env = self._wrap_env(env, self.verbose)
         if _may_take_spaces(vars(self), env):
             self.observation_space, self.action_space = env.observation_space, env.action_space
+        check_for_correct_spaces(env, self.observation_space, self.action_space)
+        # The last observations are those of as many environments as there were.
+        force_reset = force_reset or env.num_envs != self.n_envs
+        self.n_envs = env.num_envs
         super().set_env(env, force_reset)
 
     def set_parameters(
@@ -207,7 +242,7 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         )
         self.replay_buffer = loaded.to(self.device)
         if self.env is None:
-            self.dataset = self.replay_buffer
+            self.dataset = recorded_part(self.replay_buffer)
 
     def _restore_generator(self) -> None:
         if self._generator_state is not None:

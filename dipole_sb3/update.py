@@ -113,6 +113,7 @@ def bootstrapped_return(policy: DIPOLEPolicy, batch: Batch, noise: Noise, object
     ``"policy"``: y = r + γ·mask·mean(Q̄₁, Q̄₂)(s', a'), a' one sample of the positive policy (ω = 0, no candidates).
     The mean, whatever ``q_agg`` is: it is the gradient of regressing each critic on both targets.
     ``"value"``: y = r + γ·mask·V(s').
+    With n-step returns r is Σ γⁱ·rᵢ over the batch's m ≤ n steps, γ becomes γᵐ, and s' is the last step's.
     """
     following = batch.next_observations
     with torch.no_grad():
@@ -122,7 +123,16 @@ def bootstrapped_return(policy: DIPOLEPolicy, batch: Batch, noise: Noise, object
             next_actions = policy.sample_actions(policy.actor.features(following), noise.target_start, 0.0)
             targets = policy.critic_target.head(policy.critic_target.features(following), next_actions)
             next_value = aggregate(targets, "mean")
-        return batch.rewards + objective.gamma * batch.masks * next_value  # type: ignore[no-any-return]
+        rewards, discount = _discounted(batch, objective.gamma)
+        return rewards + discount * batch.masks * next_value  # type: ignore[no-any-return]
+
+
+def _discounted(batch: Batch, gamma: float) -> tuple[Tensor, Tensor | float]:
+    """The rewards before the critics bootstrap, [batch], and the discount of what follows them."""
+    if batch.steps is None:
+        return batch.rewards, gamma
+    powers = gamma ** torch.arange(batch.rewards.shape[1], device=batch.rewards.device)
+    return (batch.rewards * powers).sum(1), gamma**batch.steps
 
 
 def compute_losses(policy: DIPOLEPolicy, batch: Batch, noise: Noise, objective: Objective) -> Outcome:

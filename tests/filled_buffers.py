@@ -105,3 +105,14 @@ def filled_like_stable_baselines3(
             buffer.add(observations, following, actions, rewards, dones, infos)  # type: ignore[arg-type]
         observations = following
     return ours, theirs, env
+
+
+def add_row(target: OfflineReplayBuffer, source: OfflineReplayBuffer, row: int) -> None:
+    """Adds a row of another ring with as many environments, as SB3 would."""
+
+    def of(value: Any) -> Any:
+        return {key: array[row] for key, array in value.items()} if isinstance(value, dict) else value[row]
+
+    infos = [{"TimeLimit.truncated": bool(timeout)} for timeout in source.timeouts[row]]
+    columns = source.actions[row], source.rewards[row], source.dones[row]
+    target.add(of(source.observations), of(source.next_observations), *columns, infos)

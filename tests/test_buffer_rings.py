@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filled_buffers import ARRAYS, adopt, counting, few, filled_like_stable_baselines3, flat, parts, recorded
+from filled_buffers import ARRAYS, add_row, adopt, counting, few, filled_like_stable_baselines3, flat, parts, recorded
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,62 +70,6 @@ class TestRing:
         assert buffer.observations.shape == theirs.observations.shape == (6, 1, 1)
         assert buffer.observations.dtype == theirs.observations.dtype
         np.testing.assert_array_equal(buffer.take(torch.tensor([2])).next_observations, [[3]])
-        np.testing.assert_array_equal(buffer.extended(20, 2).observations[:3, :, 0], [[0, 1], [2, 3], [4, 5]])
-
-
-class TestExtended:
-    @few
-    @given(recorded(), st.integers(1, 4), st.integers(1, 60))
-    def test_keeps_every_transition_and_appends_new_ones(
-        self, arrays: dict[str, Any], n_envs: int, capacity: int
-    ) -> None:
-        buffer = adopt(arrays)
-        count, actions = buffer.size(), buffer.actions.shape[2]
-        ring = buffer.extended(capacity, n_envs)
-        rows = -(-count // n_envs)
-        assert (ring.n_envs, ring.size(), ring.full) == (n_envs, rows, False)
-        assert ring.buffer_size * n_envs >= capacity - n_envs + 1
-        for key in ARRAYS:
-            for name, array in flat(buffer, key).items():
-                stored = flat(ring, key)[name]
-                np.testing.assert_array_equal(stored[:count], array)
-                # The last row is filled up with the first transitions.
-                np.testing.assert_array_equal(stored[count:], array[np.arange(len(stored) - count) % count])
-
-        before = {key: {k: v.copy() for k, v in flat(ring, key).items()} for key in ARRAYS}
-        zeros = {key: np.zeros_like(array[rows - 1]) for key, array in parts(ring.observations).items()}
-        observation = zeros if isinstance(ring.observations, dict) else zeros[""]
-        reward = np.full(n_envs, 123.0)
-        ring.add(observation, observation, np.zeros((n_envs, actions)), reward, np.zeros(n_envs), [{}] * n_envs)
-        assert ring.size() == rows + 1
-        for key in ARRAYS:
-            for name, array in before[key].items():
-                np.testing.assert_array_equal(flat(ring, key)[name][:-n_envs], array)
-        np.testing.assert_array_equal(ring.rewards[rows], reward)
-
-    def test_does_not_touch_the_data_set(self) -> None:
-        buffer = adopt(counting(4))
-        ring = buffer.extended(100, 1)
-        ring.rewards[:] = -1
-        np.testing.assert_array_equal(buffer.rewards[:, 0], np.arange(4))
-
-    def test_carries_its_name_and_validation_split(self) -> None:
-        buffer = adopt(counting(4), source="mine", metadata={"a": 1})
-        buffer.validation = adopt(counting(2))
-        ring = buffer.extended(100, 2)
-        assert (ring.source, ring.metadata, ring.validation) == ("mine", {"a": 1}, buffer.validation)
-
-    @pytest.mark.parametrize("n_envs", [1, 2, 3])
-    @pytest.mark.parametrize(("capacity", "steps"), [(60, 7), (60, 20), (60, 33)])
-    def test_of_a_ring_of_several_environments(self, n_envs: int, capacity: int, steps: int) -> None:
-        """Full or not, and turned channels-first or not."""
-        ours, _, _ = filled_like_stable_baselines3(3, capacity, steps, dicts=True)
-        for buffer in (ours, ours.with_channels_first()):
-            ring = buffer.extended(200, n_envs)
-            count = buffer.size() * 3
-            for key in ARRAYS:
-                for name, array in flat(buffer, key).items():
-                    np.testing.assert_array_equal(flat(ring, key)[name][:count], array)
 
 
 class TestChannels:
@@ -228,10 +172,32 @@ class TestDevice:
         buffer.to("cpu")
         np.testing.assert_array_equal(buffer.validation.take(torch.tensor([3])).rewards, reacher_data["rewards"][[3]])
 
-    def test_what_is_added_reaches_another_device(self) -> None:
+    @pytest.mark.parametrize("dicts", [False, True])
+    @pytest.mark.parametrize("added", [[1], [3], [1, 1, 4], [10], [27], [9, 2]])
+    def test_what_is_added_reaches_another_device(self, added: list[int], dicts: bool) -> None:
+        """Copies on the CPU stand for a second device, which cannot be taken for granted."""
+        source, _, _ = filled_like_stable_baselines3(2, capacity=20, steps=40, dicts=dicts)
+        ring, _, _ = filled_like_stable_baselines3(2, capacity=20, steps=13, dicts=dicts)
+        ring.take(torch.arange(3), n_steps=2)
+        mirror = ring._mirror
+        assert mirror is not None
+        mirror._tensors = copied = {name: clone(tensors) for name, tensors in mirror._tensors.items()}
+        for rows in added:
+            for row in range(rows):
+                add_row(ring, source, row % 10)
+            ring.tensors()
+            for name, tensors in copied.items():
+                for key, array in parts(getattr(ring, name)).items():
+                    np.testing.assert_array_equal(parts(tensors)[key].numpy().reshape(array.shape), array, err_msg=name)
+        assert set(copied) == {*ARRAYS, "_breaks"}
+
+    def test_a_device_without_memory_takes_what_is_added(self) -> None:
         ring = OfflineReplayBuffer(4, spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (1,)), "meta")
-        ring.add(np.ones((1, 2)), np.ones((1, 2)), np.zeros((1, 1)), np.ones(1), np.zeros(1), [{}])
-        mirror = ring.tensors()
-        assert ring.tensors() is mirror
-        ring.add(np.ones((1, 2)), np.ones((1, 2)), np.zeros((1, 1)), np.ones(1), np.zeros(1), [{}])
-        assert ring.tensors() is not mirror
+        for _ in range(6):
+            ring.add(np.ones((1, 2)), np.ones((1, 2)), np.zeros((1, 1)), np.ones(1), np.zeros(1), [{}])
+            batch = ring.take(torch.zeros(3, dtype=torch.int64, device="meta"), n_steps=2)
+            assert batch.rewards.shape == (3, 2)
+
+
+def clone(tensors: Any) -> Any:
+    return {key: part.clone() for key, part in tensors.items()} if isinstance(tensors, dict) else tensors.clone()
