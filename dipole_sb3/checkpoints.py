@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 import dipole_sb3
 from dipole_sb3 import episodes
@@ -204,7 +205,7 @@ def _state_of_run(model: OfflineAlgorithm) -> dict[str, Any]:
     buffer, statistics = model.replay_buffer, model.get_vec_normalize_env()
     online = buffer if isinstance(buffer, MixedReplayBuffer) else None
     recorded = buffer if online is None else online.recorded
-    env = None if model._last_obs is None else model.env
+    env = model.env
     return {
         "format": _FORMAT,
         "version": dipole_sb3.__version__,
@@ -232,8 +233,8 @@ def _restore_run(path: pathlib.Path, model: OfflineAlgorithm, state: Mapping[str
     if state["online"] is not None:
         model._make_room().restore_online(state["online"])
     model._restore_training_statistics(state["statistics"])
-    if model._last_obs is not None and model.env is not None:
-        difference = _take_up_episodes(model, state)
+    if model.env is not None:
+        difference = _take_up_episodes(model, model.env, state["episodes"])
         if difference is not None:
             model._last_obs = None
             warnings.warn(
@@ -248,13 +249,16 @@ def _restore_run(path: pathlib.Path, model: OfflineAlgorithm, state: Mapping[str
     model._before_learning = before_learning
 
 
-def _take_up_episodes(model: OfflineAlgorithm, state: Mapping[str, Any]) -> str | None:
-    assert model.env is not None
-    if state["episodes"] is None:
+def _take_up_episodes(model: OfflineAlgorithm, env: VecEnv, states: list[dict[str, Any]] | None) -> str | None:
+    """Why the environments cannot go on where they were, or None."""
+    known = states is not None and episodes.replayable(env)
+    if model._last_obs is None:
+        if states is not None and known:
+            episodes.continue_seeds(env, states)
+        return None
+    if states is None:
         return "its environments kept no record of their episodes"
-    if not episodes.replayable(model.env):
-        return "env= has no ReplayableEpisodes around every environment"
-    return episodes.play_again(model.env, state["episodes"])
+    return episodes.play_again(env, states) if known else "env= has no ReplayableEpisodes around every environment"
 
 
 def _require_same_dataset(path: pathlib.Path, model: OfflineAlgorithm, known: Mapping[str, Any] | None) -> None:

@@ -80,6 +80,12 @@ def replayable(env: VecEnv) -> bool:
     return all(env.env_is_wrapped(ReplayableEpisodes))
 
 
+def continue_seeds(env: VecEnv, states: Sequence[Mapping[str, Any]]) -> None:
+    """Goes on with every environment's sequence of seeds, from :func:`episode_states`."""
+    for index, state in enumerate(states):
+        env.env_method("set_episode_seeds", state, indices=[index])
+
+
 def play_again(env: VecEnv, states: Sequence[Mapping[str, Any]]) -> str | None:
     """Brings every environment to the point of its episode at which its state was taken.
 
@@ -88,16 +94,15 @@ def play_again(env: VecEnv, states: Sequence[Mapping[str, Any]]) -> str | None:
     :return: None when each of them shows the same observation as then, else what is different, as a phrase.
     """
     for index, state in enumerate(states):
-        if state["seed"] is not None:
-            env.env_method("reset", indices=[index], seed=state["seed"], options=state["options"])
-            for action in state["actions"]:
-                env.env_method("step", action, indices=[index])
-            if not env.env_method("shows", state["observation"], indices=[index])[0]:
-                return (
-                    f"environment {index} shows another observation after the seed and the {len(state['actions'])} "
-                    "actions of its episode"
-                )
-        env.env_method("set_episode_seeds", state, indices=[index])
+        env.env_method("reset", indices=[index], seed=state["seed"], options=state["options"])
+        for action in state["actions"]:
+            env.env_method("step", action, indices=[index])
+        if not env.env_method("shows", state["observation"], indices=[index])[0]:
+            return (
+                f"environment {index} shows another observation after the seed and the {len(state['actions'])} actions "
+                "of its episode"
+            )
+    continue_seeds(env, states)
     # The seeds given by the constructor were used when the run began.
     env.unwrapped._reset_seeds()
     return None
