@@ -1,4 +1,4 @@
-"""A program that runs ``dipole train`` again and again, killing it, until it has finished: for tests/test_killed_runs.py.
+"""A program that runs ``dipole train`` again and again, killing it, until it has finished; for the test of that name.
 
 It forks, so that torch is imported once and not for every life of the run.
 """
@@ -13,20 +13,23 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from dipole_sb3.cli import main
 
-LONGEST_LIFE = 1.5
-"""Seconds; a run needs about half of one before it learns."""
+
+class Life(NamedTuple):
+    """Wait status of a process, and how many seconds it learned."""
+
+    status: int
+    seconds: float
 
 
-def live(arguments: list[str], seconds: float | None = None, file_size: int | None = None) -> int:
-    """One life of the command, ended by SIGKILL after so many seconds, or by the kernel in the middle of a file.
-
-    :return: its wait status.
-    """
+def live(arguments: list[str], folder: Path, seconds: float | None = None, file_size: int | None = None) -> Life:
+    """One life of the command, ended by SIGKILL after learning so long, or by the kernel in the middle of a file."""
+    begun = time.time()
     child = os.fork()
     if child == 0:
         if file_size is not None:
@@ -40,27 +43,35 @@ def live(arguments: list[str], seconds: float | None = None, file_size: int | No
             status = stop.code if isinstance(stop.code, int) else 1
         sys.stdout.flush()
         os._exit(status)
+    # Its log is the last thing that it opens before it learns.
+    while not any(path.stat().st_mtime >= begun for path in folder.glob("events.*")):
+        time.sleep(0.01)
+    learning = time.time()
     if seconds is not None:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1]
+    return Life(os.waitpid(child, 0)[1], time.time() - learning)
 
 
-def lives(arguments: list[str], folder: Path, kills: int, seed: int, file_sizes: list[int]) -> dict[str, object]:
-    """Lives through ``kills`` kills at random moments, one for each file size, and to the end."""
+def lives(arguments: list[str], folder: Path, kills: int, seed: int, file_sizes: list[int]) -> list[int]:
+    """A run that is never killed; and one that lives through ``kills`` kills, and one for each file size, to its end.
+
+    :return: wait statuses of the second.
+    """
+    whole = live([*arguments, f"run_dir={folder / 'whole'}"], folder / "whole")
     generator = random.Random(seed)
-    statuses = []
-    ways: list[dict[str, float]] = [{"seconds": generator.uniform(0.3, LONGEST_LIFE)} for _ in range(kills)]
+    # Together they are shorter than the run.
+    ways: list[Any] = [{"seconds": generator.random() * whole.seconds / (kills + 1)} for _ in range(kills)]
     ways += [{"file_size": size} for size in file_sizes]
-    generator.shuffle(ways)
+    statuses: list[int] = []
+    killed = folder / "killed"
     for way in (*ways, {}):
-        begun = any((folder / "checkpoints").glob("*.zip"))
-        command = ["train", f"resume={folder}"] if begun else [*arguments, f"run_dir={folder}", "replace=true"]
-        statuses.append(live(command, **way))  # type: ignore[arg-type]
-    return {"statuses": statuses}
+        begun = any((killed / "checkpoints").glob("*.zip"))
+        command = ["train", f"resume={killed}"] if begun else [*arguments, f"run_dir={killed}", "replace=true"]
+        statuses.append(live(command, killed, **way).status)
+    return statuses
 
 
 if __name__ == "__main__":
-    told = json.loads(sys.argv[1])
-    live([*told["arguments"], "run_dir=whole"])
-    print(json.dumps(lives(told["arguments"], Path("killed"), told["kills"], told["seed"], told["file_sizes"])))
+    plans = json.loads(sys.argv[1])
+    print(json.dumps({name: lives(folder=Path(name), **plan) for name, plan in plans.items()}))

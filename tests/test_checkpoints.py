@@ -327,15 +327,13 @@ def test_a_damaged_one_falls_back_to_the_one_before(
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
-def test_on_a_full_disk_the_earlier_ones_stay(
-    share: float, folder: Path, reacher_data: Arrays, tmp_path: Path
-) -> None:
+def test_on_a_full_disk_the_earlier_ones_stay(share: float, folder: Path, reacher_data: Arrays, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     size = len(before["model_100_steps.zip"])
     model = take_up("offline_then_online", folder, reacher_data)
-    with pytest.raises(OSError, match=r"cannot write .*model_120_steps\.zip: File too large; nothing was changed"):
-        with full_disk(after=int(share * size)):
-            learn(model, tmp_path, ResumableCheckpoint(60, folder))
+    message = r"cannot write .*model_120_steps\.zip: File too large; nothing was changed"
+    with pytest.raises(OSError, match=message), full_disk(after=int(share * size)):
+        learn(model, tmp_path, ResumableCheckpoint(60, folder))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from dipole_sb3.datasets import make_env
 from dipole_sb3.evaluation import evaluate_sweep
-from dipole_sb3.intervals import mean_interval, proportion_interval
+from dipole_sb3.intervals import Interval, mean_interval, proportion_interval
 from dipole_sb3.persistence import replaced_when_complete
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def phase_scores(paths: Sequence[Path], offline_steps: int) -> list[str]:
 def _score(runs: Sequence[Mapping[str, np.ndarray]], ends: Sequence[Any]) -> str:
     returns = [run["results"][end] for run, end in zip(runs, ends, strict=True)]
     values = returns[0] if len(runs) == 1 else np.array([each.mean() for each in returns])
-    score = "return {:.2f} [{:.2f}, {:.2f}]".format(*mean_interval(values.tolist()))
+    score = f"return {_with_bounds(mean_interval(values.tolist()), 1, '.2f')}"
     if all("successes" in run for run in runs):
         successes = [run["successes"][end] for run, end in zip(runs, ends, strict=True)]
         rate = (
@@ -123,5 +123,11 @@ def _score(runs: Sequence[Mapping[str, np.ndarray]], ends: Sequence[Any]) -> str
             if len(runs) == 1
             else mean_interval([float(each.mean()) for each in successes])
         )
-        score = "success {:.0f} % [{:.0f}, {:.0f}], ".format(*(100 * value for value in rate)) + score
+        score = f"success {_with_bounds(rate, 100, '.0f')} %, {score}"
     return score
+
+
+def _with_bounds(interval: Interval, scale: float, form: str) -> str:
+    """A single value has no bounds."""
+    mean, low, high = (format(scale * value, form) for value in interval)
+    return mean if np.isnan(interval.low) else f"{mean} [{low}, {high}]"
