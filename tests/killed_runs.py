@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium.envs.mujoco.reacher_v5  # noqa: F401 -- imported once here, not in every life
 import torch
+import torch._dynamo
 
 from dipole_sb3.cli import main
 
