@@ -92,6 +92,7 @@ def plot_curves(
                     va="top",
                     color=MUTED,
                     fontsize=9,
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
                 )
             if len(lines) > 1:
                 axes.legend(loc="best", fontsize=9)
