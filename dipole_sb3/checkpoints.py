@@ -253,7 +253,8 @@ def _take_up_episodes(model: OfflineAlgorithm, env: VecEnv, states: list[dict[st
     """Why the environments cannot go on where they were, or None."""
     known = states is not None and episodes.replayable(env)
     if model._last_obs is None:
-        if states is not None and known:
+        # With another number of environments, which may still be chosen, their seeds begin anew.
+        if states is not None and known and len(states) == env.num_envs:
             episodes.continue_seeds(env, states)
         return None
     if states is None:

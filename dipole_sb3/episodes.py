@@ -7,13 +7,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
 _REPLAYABLE_WRAPPERS = (VecNormalize, VecTransposeImage)
 """Wrappers of a VecEnv that hold nothing of a running episode, or whose state is saved with the run."""
 
 
-class ReplayableEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
+class ReplayableEpisodes(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Keeps seed and actions of the running episode, so that an interrupted run can play it again to the same point.
 
     Every episode starts from a seed of its own (the first from the one that ``reset`` is given, the others from a
@@ -25,7 +26,8 @@ class ReplayableEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
         self._seeds = np.random.default_rng()
         self._seed: int | None = None
         self._options: dict[str, Any] | None = None

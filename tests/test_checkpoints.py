@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import resource
 import shutil
 import warnings
@@ -60,7 +61,7 @@ def noise() -> OrnsteinUhlenbeckActionNoise:
 
 
 class DrawsEverywhere(gymnasium.Env[Any, Any]):
-    """Draws from its own generator, and from Python's, NumPy's and torch's global ones; Dict observations."""
+    """Draws from its own generator in every step; Dict observations."""
 
     observation_space = spaces.Dict({key: spaces.Box(-9, 9, (2,), np.float32) for key in ("arm", "goal")})
     action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -78,10 +79,15 @@ class DrawsEverywhere(gymnasium.Env[Any, Any]):
         return self.observe(), -float(np.abs(self.at - self.goal).sum()), self.np_random.random() < 0.1, False, {}
 
 
-class GlobalCallback(BaseCallback):
-    """A user's own, which draws from all global generators and puts what it drew into the log."""
+def normalized_dicts() -> VecNormalize:
+    return VecNormalize(make_vec_env(DrawsEverywhere, 2, wrapper_class=ReplayableEpisodes))
+
+
+class DrawsGlobally(BaseCallback):
+    """A user's own, which puts numbers from all global generators into the log."""
 
     def _on_step(self) -> bool:
+        self.logger.record("own/python", random.gauss(0, 1))
         self.logger.record("own/numpy", np.random.normal())
         self.logger.record("own/torch", float(torch.randn(())))
         self.logger.record_mean("own/mean", float(torch.rand(())))
@@ -99,7 +105,7 @@ RUNS: dict[str, tuple[MakeEnv | None, dict[str, Any]]] = {
     "a_training_after_several_steps": (reacher, {"train_freq": 7, "gradient_steps": 3}),
     "moving_statistics": (normalized, {}),
     "falling_learning_rate": (reacher, {"learning_rate": lambda remaining: 1e-2 * remaining}),
-    "own_randomness": (lambda: ReplayableEpisodes(DrawsEverywhere()), {"policy": "MultiInputPolicy"}),
+    "normalized_dicts": (normalized_dicts, {"policy": "MultiInputPolicy"}),
 }
 """Name → environment and arguments of a run of 120 timesteps."""
 
@@ -109,7 +115,7 @@ def learn(model: Any, folder: Path, *callbacks: BaseCallback, timesteps: int = 1
     model.set_logger(Logger(str(folder), [CSVOutputFormat(str(folder / "progress.csv"))]))
     remaining = timesteps - model.num_timesteps
     return model.learn(
-        remaining, callback=[GlobalCallback(), *callbacks], log_interval=1, reset_num_timesteps=model.num_timesteps == 0
+        remaining, callback=[DrawsGlobally(), *callbacks], log_interval=1, reset_num_timesteps=model.num_timesteps == 0
     )
 
 
@@ -144,8 +150,14 @@ def everything(model: Any) -> dict[str, Any]:
         "counters": np.array([model.num_timesteps, model._n_updates, model._episode_num]),
         "online": {name: array.copy() for name, array in online.items()},
         "episodes": np.array([(episode["r"], episode["l"]) for episode in model.ep_info_buffer]),
-        "statistics": {} if statistics is None else {"mean": statistics.obs_rms.mean, "returns": statistics.returns},
+        "statistics": {} if statistics is None else moments(statistics),
     }
+
+
+def moments(statistics: VecNormalize) -> dict[str, Any]:
+    running = statistics.obs_rms if isinstance(statistics.obs_rms, dict) else {"": statistics.obs_rms}
+    means = {f"mean {key}": one.mean for key, one in running.items()}
+    return {**means, "returns": statistics.returns, "variance": statistics.ret_rms.var}
 
 
 def rows(folder: Path, after: int = -1) -> list[dict[str, str]]:
@@ -202,6 +214,7 @@ def test_goes_on_as_if_it_had_never_stopped(name: str, reacher_data: Arrays, tmp
         folder = tmp_path / path.stem
         folder.mkdir()
         # What happens in between does not matter.
+        random.seed(99)
         np.random.seed(99)
         torch.manual_seed(99)
         model = take_up(name, path, reacher_data)
@@ -390,6 +403,12 @@ def test_another_number_of_environments(tmp_path: Path) -> None:
     learn(begin("several_environments", {}), tmp_path, ResumableCheckpoint(50, tmp_path / "run"))
     with pytest.raises(ValueError, match="the run has 3 environments, found 2 in env="):
         DIPOLE.resume(tmp_path / "run", env=vectorised("Pendulum-v1", 2)())
+
+
+def test_the_number_of_environments_may_change_before_the_first_step(reacher_data: Arrays, tmp_path: Path) -> None:
+    learn(begin("offline_then_online", reacher_data), tmp_path, ResumableCheckpoint(10, tmp_path / "run"), timesteps=15)
+    model = DIPOLE.resume(tmp_path / "run", env=vectorised("Reacher-v5", 2)(), dataset=reacher_data, device="cpu")
+    assert learn(model, tmp_path, timesteps=30).replay_buffer.n_online == 8
 
 
 def test_other_normalisation(tmp_path: Path) -> None:

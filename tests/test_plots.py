@@ -294,7 +294,7 @@ def test_several_runs_are_drawn_as_mean_and_interval(tmp_path: Path, figures: li
     heights = {(x, round(y, 9)) for x, y in band.get_paths()[0].vertices}  # type: ignore[union-attr]
     for step, interval in zip((100.0, 200.0, 300.0), intervals, strict=True):
         assert {(step, round(interval.low, 9)), (step, round(interval.high, 9))} <= heights
-    assert "mean of 3 runs, 95 % interval" in texts(figures[0])
+    assert "mean of 3 runs, 95 % interval" in figures[0].get_supxlabel()
 
 
 def test_runs_of_different_timesteps_meet_where_all_have_values() -> None:
