@@ -21,6 +21,7 @@ from dipole_sb3.checksums import TransitionDigest
 from dipole_sb3.device_mirror import DeviceMirror, ObservationTensors
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.n_steps import differ, find_breaks, windows
+from dipole_sb3.observations import mapped, together
 
 ACTION_MARGIN = 1e-5
 """Recorded actions are clipped to ±(1 − this), as in the authors' agent."""
@@ -242,6 +243,9 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def size(self) -> int:
         """Rows that hold transitions (each of ``n_envs`` transitions)."""
+        return self._filled_rows()
+
+    def _filled_rows(self) -> int:
         return self.buffer_size if self.full else self.pos
 
     @property
@@ -260,8 +264,9 @@ class OfflineReplayBuffer(ReplayBuffer):
     ) -> None:
         """One transition of every environment, as in SB3; the oldest row gives way when the buffer is full."""
         row = self.pos
-        _write_row(self.observations, row, obs)
-        _write_row(self.next_observations, row, next_obs)
+        for stored, given in ((self.observations, obs), (self.next_observations, next_obs)):
+            for array, value in together(stored, given):
+                array[row] = np.asarray(value).reshape(array.shape[1:])
         self.actions[row] = np.asarray(action).reshape(self.n_envs, self.action_dim)
         self.rewards[row], self.dones[row] = reward, done
         if self.handle_timeout_termination:
@@ -276,8 +281,10 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def _begins_anew(self, row: int) -> np.ndarray:
         """Where a row's observation is not the next observation of the row before, [n_envs]."""
-        pairs = zip(_parts(self.next_observations), _parts(self.observations), strict=True)
-        begins = [differ(leading[[row - 1]], following[[row]])[0] for leading, following in pairs]
+        begins = [
+            differ(leading[[row - 1]], following[[row]])[0]
+            for leading, following in together(self.next_observations, self.observations)
+        ]
         return np.any(begins, axis=0)  # type: ignore[no-any-return]
 
     def _get_samples(  # type: ignore[override]
@@ -307,7 +314,10 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def _observation_pairs(self, rows: np.ndarray, columns: np.ndarray) -> tuple[ObservationArrays, ObservationArrays]:
         """Observations of the transitions and what followed them, [n, *observation] each."""
-        return _rows(self.observations, rows, columns), _rows(self.next_observations, rows, columns)
+        one, other = (
+            mapped(lambda array: array[rows, columns], value) for value in (self.observations, self.next_observations)
+        )
+        return one, other
 
     def blocks(self, rows: int = 65_536) -> Iterator[dict[str, Any]]:
         """All transitions in the order of flat indices, as copies or views of at most so many at a time.
@@ -318,9 +328,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         :return: ``observations`` and ``next_observations`` [n, *observation] (or dicts of those), ``actions``
             [n, action] scaled to [−1, 1], ``rewards``, ``dones`` and ``timeouts`` [n].
         """
-        for start in range(0, self.size(), rows):
-            part = slice(start, min(start + rows, self.size()))
-            yield {key: _flattened(getattr(self, key), part) for key in TRANSITION_ARRAYS}
+        filled = self._filled_rows()
+        for start in range(0, filled, rows):
+            part = slice(start, min(start + rows, filled))
+            yield {
+                key: mapped(lambda array, part=part: array[part].reshape(-1, *array.shape[2:]), getattr(self, key))
+                for key in TRANSITION_ARRAYS
+            }
 
     @property
     def checksum(self) -> str:
@@ -366,10 +380,10 @@ class OfflineReplayBuffer(ReplayBuffer):
             last, steps = window.last, window.steps
             rewards = tensors["rewards"][window.rows] * window.counts
         return Batch(
-            _index(tensors["observations"], indices),
+            mapped(lambda tensor: tensor[indices], tensors["observations"]),
             tensors["actions"][indices],
             rewards,
-            _index(tensors["next_observations"], last),
+            mapped(lambda tensor: tensor[last], tensors["next_observations"]),
             1.0 - tensors["dones"][last] * (1.0 - tensors["timeouts"][last]),
             steps,
         )
@@ -430,39 +444,9 @@ class OfflineReplayBuffer(ReplayBuffer):
         return {**self.__dict__, "_mirror": None, "_breaks": None}
 
 
-def _flattened(value: ObservationArrays, rows: slice) -> ObservationArrays:
-    if isinstance(value, dict):
-        return {key: array[rows].reshape(-1, *array.shape[2:]) for key, array in value.items()}
-    return value[rows].reshape(-1, *value.shape[2:])
-
-
 def _observation_arrays(source: str, key: str, value: Any) -> ObservationArrays:
     if isinstance(value, Mapping):
         if not value:
             raise DatasetError(f"{source}: {key} is an empty mapping, expected at least one array")
         return {name: checks.require_numeric(source, f"{key}[{name!r}]", array) for name, array in value.items()}
     return checks.require_numeric(source, key, value)
-
-
-def _write_row(target: ObservationArrays, row: int, value: Any) -> None:
-    if isinstance(target, dict):
-        for key, array in target.items():
-            array[row] = np.asarray(value[key]).reshape(array.shape[1:])
-    else:
-        target[row] = np.asarray(value).reshape(target.shape[1:])
-
-
-def _parts(value: ObservationArrays) -> list[np.ndarray]:
-    return list(value.values()) if isinstance(value, dict) else [value]
-
-
-def _rows(value: ObservationArrays, rows: np.ndarray, columns: np.ndarray) -> ObservationArrays:
-    if isinstance(value, dict):
-        return {key: array[rows, columns] for key, array in value.items()}
-    return value[rows, columns]  # type: ignore[no-any-return]
-
-
-def _index(value: ObservationTensors, indices: Tensor) -> ObservationTensors:
-    if isinstance(value, dict):
-        return {key: tensor[indices] for key, tensor in value.items()}
-    return value[indices]

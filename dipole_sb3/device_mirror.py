@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dipole_sb3.checks import ObservationArrays
+from dipole_sb3.observations import mapped, together
 
 ObservationTensors = Tensor | dict[str, Tensor]
 
@@ -29,9 +30,7 @@ class DeviceMirror:
     def of(self, name: str, array: ObservationArrays) -> Any:
         """The tensor (or dict of those) of an array (or dict of those) [rows, n_envs, ...]; made once for each name."""
         if name not in self._tensors:
-            self._tensors[name] = (
-                {key: self._sent(part) for key, part in array.items()} if isinstance(array, dict) else self._sent(array)
-            )
+            self._tensors[name] = mapped(lambda part: _flat(part).to(self.device), array)
         return self._tensors[name]
 
     def send(self, arrays: Callable[[str], ObservationArrays], first: int, count: int) -> None:
@@ -40,17 +39,8 @@ class DeviceMirror:
         :param arrays: the present array of each name.
         """
         for name, tensors in self._tensors.items():
-            array = arrays(name)
-            if isinstance(array, dict) and isinstance(tensors, dict):
-                for key, part in array.items():
-                    _copy_rows(part, tensors[key], first, count)
-            else:
-                assert isinstance(array, np.ndarray)
-                assert isinstance(tensors, Tensor)
-                _copy_rows(array, tensors, first, count)
-
-    def _sent(self, array: np.ndarray) -> Tensor:
-        return _flat(array).to(self.device)
+            for source, target in together(arrays(name), tensors):
+                _copy_rows(source, target, first, count)
 
 
 def _copy_rows(source: np.ndarray, target: Tensor, first: int, count: int) -> None:

@@ -11,10 +11,11 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from dipole_sb3.data_algorithm import DatasetLike
 from dipole_sb3.dichotomy import Aggregation
 from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.monitoring import TrainingMonitor
-from dipole_sb3.offline_algorithm import DatasetLike, OfflineAlgorithm
+from dipole_sb3.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.policies import (
     CnnPolicy,
     DIPOLEPolicy,

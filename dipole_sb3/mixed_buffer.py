@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from dipole_sb3.buffers import TRANSITION_ARRAYS, Batch, OfflineReplayBuffer
-from dipole_sb3.checks import ObservationArrays
+from dipole_sb3.observations import mapped
 
 SelfMixedReplayBuffer = TypeVar("SelfMixedReplayBuffer", bound="MixedReplayBuffer")
 
@@ -70,7 +71,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
 
     def size(self) -> int:
         """Rows (each of ``n_envs`` transitions) of the ring that are filled, and that the recorded data would fill."""
-        return super().size() + -(-self.n_recorded // self.n_envs)
+        return self._filled_rows() + -(-self.n_recorded // self.n_envs)
 
     @property
     def n_recorded(self) -> int:
@@ -80,7 +81,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
     @property
     def n_online(self) -> int:
         """Online transitions in the ring, over all environments."""
-        return super().size() * self.n_envs
+        return self._filled_rows() * self.n_envs
 
     @property
     def n_transitions(self) -> int:
@@ -103,6 +104,13 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         else:
             share = self._next_share(batch_size)
         return _joined(self.recorded.sample(share, env), super().sample(batch_size - share, env))
+
+    def blocks(self, rows: int = 65_536) -> Iterator[dict[str, Any]]:
+        if self.recorded is not None:
+            yield from self.recorded.blocks(rows)
+        yield from super().blocks(rows)
+
+    blocks.__doc__ = OfflineReplayBuffer.blocks.__doc__
 
     # Training's face
 
@@ -159,7 +167,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         :return: the filled rows [rows, n_envs, ...] of the ring under SB3's names, Dict observations under
             ``observations/key``; ``pos`` and ``full`` of the ring; ``owed``, what rounding carries over.
         """
-        rows = super().size()
+        rows = self._filled_rows()
         state = {name: array[:rows] for name, array in self._arrays().items()}
         return {**state, "pos": np.array(self.pos), "full": np.array(self.full), "owed": np.array(self._owed)}
 
@@ -186,14 +194,17 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         for name, array in arrays.items():
             array[:rows] = state[name]
         self.pos, self.full, self._owed = pos, full, float(state["owed"])
-        self._mirror = self._breaks = None
+        self._mirror = self._breaks = self._checksum = None
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {
-            name if key is None else f"{name}/{key}": array
-            for name in TRANSITION_ARRAYS
-            for key, array in _by_key(getattr(self, name))
-        }
+        arrays = {}
+        for name in TRANSITION_ARRAYS:
+            value = getattr(self, name)
+            by_key = (
+                {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+            )
+            arrays.update(by_key)
+        return arrays
 
     def with_environments(self: SelfMixedReplayBuffer, n_envs: int) -> SelfMixedReplayBuffer:
         """A buffer with these transitions for another number of environments; the recorded part is shared.
@@ -203,7 +214,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
 
         :param n_envs: environments that will write at a time.
         """
-        count, filled = self.n_online, super().size()
+        count, filled = self.n_online, self._filled_rows()
         oldest = self.pos if self.full else 0
         order = (oldest + np.arange(filled)) % self.buffer_size
         rows = -(-count // n_envs)
@@ -219,9 +230,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
 
         other = copy.copy(self)
         for name in TRANSITION_ARRAYS:
-            value = getattr(self, name)
-            parts = {key: divided(array) for key, array in _by_key(value)}
-            setattr(other, name, parts if isinstance(value, dict) else parts[None])
+            setattr(other, name, mapped(divided, getattr(self, name)))
         other.n_envs, other.buffer_size = n_envs, capacity
         other.pos, other.full = rows % capacity, rows == capacity
         return other
@@ -237,10 +246,6 @@ def recorded_part(buffer: OfflineReplayBuffer) -> OfflineReplayBuffer:
     """What was recorded before the online data beside it; the whole buffer where nothing was."""
     recorded = buffer.recorded if isinstance(buffer, MixedReplayBuffer) else None
     return buffer if recorded is None else recorded
-
-
-def _by_key(value: ObservationArrays) -> list[tuple[str | None, np.ndarray]]:
-    return list(value.items()) if isinstance(value, dict) else [(None, value)]
 
 
 Fields = TypeVar("Fields", bound=NamedTuple)
@@ -262,8 +267,6 @@ def _chosen(first_where: Tensor, first: Batch, second: Batch) -> Batch:
 
 def _merged(first: Fields, second: Fields, merge: Any) -> Fields:
     def merged(one: Any, other: Any) -> Any:
-        if one is None:
-            return None
-        return {key: merge(one[key], other[key]) for key in one} if isinstance(one, dict) else merge(one, other)
+        return None if one is None else mapped(merge, one, other)
 
     return type(first)(*map(merged, first, second))

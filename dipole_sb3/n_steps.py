@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dipole_sb3.checks import ObservationArrays
+from dipole_sb3.observations import together
 
 _BYTES_AT_ONCE = 64 * 2**20
 """Recorded observations are compared a part at a time: a memory-mapped set is read, not loaded."""
@@ -63,7 +64,7 @@ def find_breaks(
     """
     rows = len(dones)
     breaks = dones > 0
-    for following, leading in _pairs(observations, next_observations):
+    for following, leading in together(observations, next_observations):
         at_once = max(1, _BYTES_AT_ONCE * rows // max(1, leading.nbytes))
         for start in range(0, rows, at_once):
             stop = min(start + at_once, rows)
@@ -75,13 +76,3 @@ def find_breaks(
 def differ(leading: np.ndarray, following: np.ndarray) -> np.ndarray:
     """Whether two arrays [rows, n_envs, ...] differ anywhere, by row and environment."""
     return np.asarray((leading != following).reshape(*leading.shape[:2], -1).any(-1))
-
-
-def _pairs(
-    observations: ObservationArrays, next_observations: ObservationArrays
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    if isinstance(observations, dict):
-        assert isinstance(next_observations, dict)
-        return [(observations[key], next_observations[key]) for key in observations]
-    assert isinstance(next_observations, np.ndarray)
-    return [(observations, next_observations)]

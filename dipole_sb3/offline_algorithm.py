@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
 import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,34 +17,28 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dipole_sb3 import checks
-from dipole_sb3.buffers import Batch, OfflineReplayBuffer
 from dipole_sb3.callbacks import RecordedSpaces, TimestepProgressBar
-from dipole_sb3.datasets import is_file_name, load_dataset
-from dipole_sb3.errors import DatasetError
+from dipole_sb3.data_algorithm import DataAlgorithm, DatasetLike, require_n_steps
 from dipole_sb3.mixed_buffer import MixedReplayBuffer, recorded_part
 from dipole_sb3.normalization import BatchNormalizer, fit_vec_normalize
-from dipole_sb3.saved_algorithm import SavedAlgorithm, plain_device
+from dipole_sb3.saved_algorithm import plain_device
 
-DatasetLike = OfflineReplayBuffer | str | pathlib.Path | Mapping[str, Any]
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
 OFFLINE_LOG_UNIT = 250
 """Updates for which ``log_interval`` counts one in the offline phase, where there are no episodes to count."""
 
 
-class OfflineAlgorithm(SavedAlgorithm):
+class OfflineAlgorithm(DataAlgorithm):
     """An SB3 off-policy algorithm whose first timesteps may be updates on recorded data, without stepping anything.
 
     Sub-classes give :meth:`train` and :meth:`_record_training`. Parameters are explained in
     :class:`~dipole_sb3.DIPOLE`; those of SB3 keep their meaning.
-
-    Randomness of training comes from one generator of its own, so that evaluating or predicting in between does not
-    change what is learned.
     """
 
     def __init__(
@@ -114,7 +106,7 @@ class OfflineAlgorithm(SavedAlgorithm):
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
-        _require_n_steps(self.n_steps)
+        require_n_steps(self.n_steps)
         self._offline_ratio_now()
         self._adopt_dataset()
         self.set_random_seed(self.seed)
@@ -128,22 +120,6 @@ class OfflineAlgorithm(SavedAlgorithm):
         self._restore_generator()
         # train() may be called before learn(), which is where SB3 makes its logger.
         self._logger = Logger(folder=None, output_formats=[])
-
-    def _new_buffer(self, recorded: OfflineReplayBuffer | None) -> MixedReplayBuffer:
-        """An empty ring for the present environments, beside recorded data where there are some."""
-        buffer_class = self.replay_buffer_class or MixedReplayBuffer
-        if not issubclass(buffer_class, MixedReplayBuffer):
-            raise ValueError(
-                f"replay_buffer_class: found {buffer_class.__name__}, expected a subclass of MixedReplayBuffer"
-            )
-        return buffer_class(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            self.device,
-            self.n_envs,
-            **{"recorded": recorded, **self.replay_buffer_kwargs},
-        )
 
     def _require_policy_for_observations(self) -> None:
         """SB3 refuses this for environments; data may have Dict observations, too."""
@@ -167,63 +143,6 @@ class OfflineAlgorithm(SavedAlgorithm):
 
     def _restore_training_statistics(self, statistics: Mapping[str, Any]) -> None:
         """Takes what :meth:`_training_statistics` gave."""
-
-    def _adopt_dataset(self) -> None:
-        """Turns ``dataset`` into the replay buffer, and takes the spaces from it where there is no environment."""
-        known = hasattr(self, "observation_space")
-        if self.dataset is None:
-            if not known:
-                raise ValueError(
-                    f"{type(self).__name__} needs an environment or a data set: found env=None, dataset=None"
-                )
-            return
-        buffer = self.dataset
-        # Arrays and files hold what was recorded, in units that only the environment's spaces tell.
-        known_spaces: dict[str, Any] = (
-            {"observation_space": self.observation_space, "action_space": self.action_space} if known else {}
-        )
-        if isinstance(buffer, str | pathlib.Path):
-            buffer = load_dataset(buffer, device=self.device, **(known_spaces if is_file_name(buffer) else {}))
-        elif not isinstance(buffer, OfflineReplayBuffer):
-            buffer = OfflineReplayBuffer.from_arrays(buffer, source="dataset", device=self.device, **known_spaces)
-        if known:
-            buffer = buffer.with_channels_of(self.observation_space)
-            checks.require_same_spaces(
-                buffer.source, buffer.observation_space, buffer.action_space, self.observation_space, self.action_space
-            )
-        else:
-            buffer = buffer.with_channels_first()
-            self.observation_space, self.action_space, self.n_envs = buffer.observation_space, buffer.action_space, 1
-            self._spaces_from_data = True
-        self.dataset = self.replay_buffer = buffer.to(self.device)
-
-    def set_dataset(self, dataset: DatasetLike) -> None:
-        """Trains on other data from the next ``learn()`` on, for example after ``load``.
-
-        :param dataset: as in the constructor; must have the model's spaces.
-        :raises DatasetError: when it is malformed or disagrees; the model then keeps what it had.
-        """
-        previous, self.dataset = self.dataset, dataset
-        try:
-            self._adopt_dataset()
-        except BaseException:
-            self.dataset = previous
-            raise
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Seeds SB3's generators, and the one of training."""
-        super().set_random_seed(seed)
-        self._generator = torch.Generator(self.device)
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed)
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        super().set_env(env, force_reset)
-        self._normalizer = None
-
-    set_env.__doc__ = SavedAlgorithm.set_env.__doc__
 
     # Learning
 
@@ -283,7 +202,7 @@ class OfflineAlgorithm(SavedAlgorithm):
             self._offline_end = total_timesteps
         elif self.env is None:
             self._offline_end = max(self._offline_end, start + total_timesteps)
-        if self._offline_end > start and self.dataset is None:
+        if self._offline_end > start and not self._has_recorded_data():
             raise ValueError(
                 "learn() has no data to learn offline from: pass dataset= to the constructor or to load(), "
                 "or call set_dataset()"
@@ -292,29 +211,19 @@ class OfflineAlgorithm(SavedAlgorithm):
             raise ValueError(
                 f"offline_ratio={self.offline_ratio!r} needs recorded data: found none; pass dataset= or leave it out"
             )
-        if start + total_timesteps > self._offline_end and self.env is None:
+        if start + total_timesteps <= self._offline_end:
+            return
+        if self.env is None:
             raise ValueError(
                 f"learn() would go on online after timestep {self._offline_end} and has no environment: pass env=, or "
                 "dataset= (and a larger offline_steps=) to learn from recorded data"
             )
-
-    def _require_consecutive_data(self) -> None:
-        """Refuses to make one-step returns out of n-step ones where no row of the data set follows on another."""
-        if self.n_steps == 1 or self.dataset is None:
-            return
-        data = recorded_part(self._buffer())
-        open_ended = int((data.dones[: data.size()] == 0).sum()) - data.n_envs
-        if open_ended > 0 and data.breaks()[: data.size()].all():
-            raise DatasetError(
-                f"{data.source}: n_steps={self.n_steps} needs transitions in the order in which they were recorded: "
-                f"found no next observation that is the observation of the row after it, in {data.n_transitions} rows"
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit == TrainFrequencyUnit.EPISODE and self.n_envs > 1:
+            raise ValueError(
+                f"train_freq=({self.train_freq.frequency}, 'episode') with {self.n_envs} environments: expected one "
+                "environment, or train_freq in steps"
             )
-
-    def _has_recorded_data(self) -> bool:
-        buffer = self.replay_buffer
-        if isinstance(buffer, MixedReplayBuffer):
-            return self.dataset is not None or buffer.n_recorded > 0
-        return buffer is not None
 
     @contextmanager
     def _environment_for_callbacks(self) -> Iterator[None]:
@@ -429,53 +338,6 @@ class OfflineAlgorithm(SavedAlgorithm):
             if not self._iteration_ended():
                 return
 
-    def _make_room(self) -> MixedReplayBuffer:
-        """The buffer for online transitions, beside the data set or what a loaded replay buffer holds."""
-        buffer = self._buffer()
-        if buffer is self.dataset or not isinstance(buffer, MixedReplayBuffer):
-            buffer = self._new_buffer(recorded=buffer)
-        elif buffer.n_envs != self.n_envs:
-            buffer = buffer.with_environments(self.n_envs)
-        self.replay_buffer = buffer
-        return buffer
-
-    def _buffer(self) -> OfflineReplayBuffer:
-        if self.replay_buffer is None:
-            raise DatasetError(f"{type(self).__name__} has no data to train on: pass dataset= or env=")
-        return self.replay_buffer
-
-    def _draw(self, batch_size: int) -> Batch:
-        """A batch for one update."""
-        buffer = self._buffer()
-        if isinstance(buffer, MixedReplayBuffer):
-            buffer.offline_ratio = self._offline_ratio_now()
-        return self._normalized(buffer.draw(batch_size, self._generator, self.n_steps))
-
-    def _offline_ratio_now(self) -> float | None:
-        """``offline_ratio``, of the present progress where it is a schedule."""
-        ratio = self.offline_ratio
-        if ratio is None:
-            return None
-        name = "offline_ratio"
-        if callable(ratio):
-            name = f"offline_ratio({self._current_progress_remaining:g})"
-            ratio = ratio(self._current_progress_remaining)
-        if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 <= ratio <= 1:
-            raise ValueError(f"{name} is {ratio!r}, expected a number in [0, 1]")
-        return float(ratio)
-
-    def _normalized(self, batch: Batch) -> Batch:
-        """The batch as the networks see it: normalised where the environment is."""
-        statistics = self._vec_normalize_env
-        if statistics is None:
-            if self._learned_normalized:
-                raise self._without_vec_normalize()
-            return batch
-        self._learned_normalized = True
-        if self._normalizer is None or statistics.training:
-            self._normalizer = BatchNormalizer(statistics, self.device)
-        return self._normalizer(batch)
-
     def dump_logs(self) -> None:
         """Writes the statistics since the last call to all of the logger's outputs."""
         self._record_training()
@@ -489,8 +351,3 @@ def _noise_of_environments(noise: ActionNoise, n_envs: int) -> ActionNoise:
             return noise
         noise = noise.base_noise
     return noise if n_envs == 1 else VectorizedActionNoise(noise, n_envs)
-
-
-def _require_n_steps(n_steps: int) -> None:
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-        raise ValueError(f"n_steps is {n_steps!r}, expected a whole number of at least 1")

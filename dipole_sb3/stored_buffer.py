@@ -12,9 +12,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dipole_sb3 import layouts
-from dipole_sb3.buffers import Batch, ObservationTensors, OfflineReplayBuffer
+from dipole_sb3.buffers import Batch, OfflineReplayBuffer
 from dipole_sb3.checks import ObservationArrays
 from dipole_sb3.datasets.npy_files import NpyFile
+from dipole_sb3.device_mirror import ObservationTensors
+from dipole_sb3.n_steps import windows
 
 MAPPED_BYTES = 768 * 2**20
 """Arrays are drawn through memory maps while they fit into this, smallest first; the others are read row by row.
@@ -166,14 +168,38 @@ class StoredReplayBuffer(OfflineReplayBuffer):
         for key, file in arrays.columns.items():
             setattr(self, key, file.map[:, None])
 
-    def take(self, indices: Tensor) -> Batch:
+    def take(self, indices: Tensor, n_steps: int = 1) -> Batch:
         rows = indices.cpu().numpy()
-        columns = {key: self._to_device(file.take(rows)[:, 0]) for key, file in self._arrays.columns.items()}
-        observations, following = (self._tensors_of(value) for value in self._observation_pairs(rows, rows))
-        masks = 1.0 - columns["dones"] * (1.0 - columns["timeouts"])
-        return Batch(observations, columns["actions"], columns["rewards"], following, masks)
+        if n_steps == 1:
+            columns = {key: self._column(key, rows) for key in self._arrays.columns}
+            observations, following = (self._tensors_of(value) for value in self._observation_pairs(rows, rows))
+            masks = 1.0 - columns["dones"] * (1.0 - columns["timeouts"])
+            return Batch(observations, columns["actions"], columns["rewards"], following, masks)
+        window = windows(indices.cpu(), torch.from_numpy(self.breaks()[:, 0]), n_steps, 1)
+        last = window.last.numpy()
+        rewards = self._column("rewards", window.rows.numpy().reshape(-1)).reshape(-1, n_steps)
+        return Batch(
+            self._tensors_of(self._observation_pairs(rows, rows)[0]),
+            self._column("actions", rows),
+            rewards * window.counts.to(self.device),
+            self._tensors_of(self._observation_pairs(last, last)[1]),
+            1.0 - self._column("dones", last) * (1.0 - self._column("timeouts", last)),
+            window.steps.to(self.device),
+        )
 
     take.__doc__ = OfflineReplayBuffer.take.__doc__
+
+    def breaks(self) -> np.ndarray:
+        if self._breaks is None:
+            self._breaks = self.dones > 0
+            self._breaks[self._arrays.breaks.map] = True
+            self._breaks[-1] = True
+        return self._breaks
+
+    breaks.__doc__ = OfflineReplayBuffer.breaks.__doc__
+
+    def _column(self, key: str, rows: np.ndarray) -> Tensor:
+        return self._to_device(self._arrays.columns[key].take(rows)[:, 0])
 
     def _observation_pairs(self, rows: np.ndarray, columns: np.ndarray) -> tuple[ObservationArrays, ObservationArrays]:
         one, other = self._arrays.pairs(rows)
@@ -201,9 +227,7 @@ class StoredReplayBuffer(OfflineReplayBuffer):
 
         :raises ValueError: always.
         """
-        raise ValueError(
-            f"{self.source}: recorded data are not written to; extended() makes a buffer with room for more"
-        )
+        raise ValueError(f"{self.source}: recorded data are not written to; a MixedReplayBuffer gathers beside them")
 
     def in_memory(self) -> OfflineReplayBuffer:
         """The same transitions as arrays in memory."""
@@ -223,11 +247,6 @@ class StoredReplayBuffer(OfflineReplayBuffer):
         """All arrays as tensors on the buffer's device, read into memory at each call; batches do not need them."""
         return self.in_memory().tensors()
 
-    def extended(self, capacity: int, n_envs: int) -> OfflineReplayBuffer:
-        return self.in_memory().extended(capacity, n_envs)
-
-    extended.__doc__ = OfflineReplayBuffer.extended.__doc__
-
     def _with_observation_space(self, space: spaces.Space[Any]) -> OfflineReplayBuffer:
         if layouts.same_shapes(space, self.observation_space):
             return self
@@ -240,7 +259,8 @@ class StoredReplayBuffer(OfflineReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         in_files = {"_arrays", "observations", "next_observations", "actions", "rewards", "dones", "timeouts"}
-        return {key: value for key, value in self.__dict__.items() if key not in in_files}
+        kept = {key: value for key, value in self.__dict__.items() if key not in in_files}
+        return {**kept, "_mirror": None, "_breaks": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from dipole_sb3.datasets import storage

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filled_buffers import ARRAYS, add_row, adopt, counting, few, filled_like_stable_baselines3, flat, parts, recorded
+from filled_buffers import ARRAYS, add_row, adopt, counting, filled_like_stable_baselines3, parts
 from gymnasium import spaces
-from hypothesis import given
-from hypothesis import strategies as st
 from recordings import Arrays
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl

@@ -64,6 +64,14 @@ def make_batch(seed: int = 1) -> Batch:
     )
 
 
+def with_steps(batch: Batch) -> Batch:
+    """The same transitions as the beginnings of windows of up to three."""
+    steps = torch.tensor([1, 1, 2, 2, 3, 3, 3, 2])
+    more = torch.randn(BATCH, 2, generator=torch.Generator().manual_seed(5))
+    rewards = torch.cat([batch.rewards[:, None], more], 1) * (torch.arange(3) < steps[:, None])
+    return batch._replace(rewards=rewards, steps=steps)
+
+
 def make_noise(seed: int = 2) -> Noise:
     return draw_noise(BATCH, ACTION, torch.Generator().manual_seed(seed))
 
@@ -76,8 +84,9 @@ class Arithmetic:
             as_numpy(network.head.mlp) for network in (policy.actor, policy.critic, policy.critic_target, policy.value)
         )
         self.observations, self.actions, self.rewards, self.following, self.masks = (
-            array.double().numpy() for array in batch
+            array.double().numpy() for array in batch[:5]
         )
+        self.steps = np.ones(BATCH) if batch.steps is None else batch.steps.numpy()
         self.start, self.time, self.target_start = (array.double().numpy() for array in noise)
         self.objective = objective
 
@@ -101,7 +110,9 @@ class Arithmetic:
         else:
             # The mean, also where V regresses on the minimum.
             next_value = self.critics(self.critic_target, self.following, self.following_actions()).mean(axis=0)
-        return self.rewards + self.objective.gamma * self.masks * next_value
+        rewards, gamma = self.rewards.reshape(BATCH, -1), self.objective.gamma
+        returns = [sum(gamma**i * reward for i, reward in enumerate(row)) for row in rewards]
+        return np.array(returns) + gamma**self.steps * self.masks * next_value
 
     def target_q(self) -> np.ndarray:
         return self.critics(self.critic_target, self.observations, self.actions)
@@ -171,6 +182,17 @@ class TestArithmetic:
         returns = bootstrapped_return(policy, batch, noise, objective)
         assert not returns.requires_grad
         np.testing.assert_allclose(returns, Arithmetic(policy, batch, noise, objective).returns(), rtol=1e-4, atol=1e-5)
+
+    def test_several_steps_change_the_critics_target_alone(self, objective: Objective) -> None:
+        policy, batch, noise = make_policy(), with_steps(make_batch()), make_noise()
+        exact = Arithmetic(policy, batch, noise, objective)
+        returns = bootstrapped_return(policy, batch, noise, objective)
+        np.testing.assert_allclose(returns, exact.returns(), rtol=1e-4, atol=1e-5)
+        one, several = (compute_losses(policy, each, noise, objective) for each in (make_batch(), batch))
+        losses = dict(zip(LOSS_NAMES, several.losses.tolist(), strict=True))
+        assert losses["critic_loss"] == pytest.approx(exact.critic_loss(), rel=1e-5)
+        assert torch.equal(one.advantage, several.advantage)
+        assert (one.losses != several.losses).tolist() == [name == "critic_loss" for name in LOSS_NAMES]
 
     def test_end_of_episode_is_the_reward_alone(self, objective: Objective) -> None:
         policy, batch = make_policy(), make_batch()
@@ -269,7 +291,7 @@ class Textbook:
         return nn.Sequential(*layers, output)
 
     def update(self, batch: Batch, noise: Noise, objective: Objective) -> None:
-        s, a, r, following, mask = (array.double() for array in batch)
+        s, a, r, following, mask = (array.double() for array in batch[:5])
         start, time, target_start = (array.double() for array in noise)
         with torch.no_grad():
             if objective.critic_target == "value":

@@ -241,4 +241,4 @@ class TestDataThatDisagrees:
 def test_refuses_a_replay_buffer_class_that_cannot_hold_recorded_data(algorithm: Any) -> None:
     with pytest.raises(ValueError, match="replay_buffer_class") as refusal:
         small(algorithm, env=IdentityEnvBox(), replay_buffer_class=ReplayBuffer)
-    one_sentence(refusal.value, "found", "ReplayBuffer", "expected", "OfflineReplayBuffer")
+    one_sentence(refusal.value, "found", "ReplayBuffer", "expected", "MixedReplayBuffer")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filled_buffers import adopt, counting, few, parts, recorded
-from gymnasium import spaces
+from filled_buffers import adopt, few, parts, recorded
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.datasets import storage
-from dipole_sb3.errors import DatasetError
 from dipole_sb3.stored_buffer import StoredReplayBuffer
 
 
@@ -72,12 +66,12 @@ def test_batches_are_those_of_the_arrays_in_memory(
         expected.action_space,
     )
     for value in storage_modes(found):
-        for one, other in zip(
-            value.draw(50, torch.Generator().manual_seed(seed)),
-            expected.draw(50, torch.Generator().manual_seed(seed)),
-            strict=True,
-        ):
-            same(one, other)
+        for n_steps in (1, 3):
+            batches = [one.draw(50, torch.Generator().manual_seed(seed), n_steps) for one in (value, expected)]
+            assert [batch.steps is None for batch in batches] == [n_steps == 1] * 2
+            for one, other in zip(*batches, strict=True):
+                if one is not None:
+                    same(one, other)
     for key in ("observations", "actions", "rewards", "next_observations", "dones", "timeouts"):
         for name, array in parts(getattr(found, key)).items():
             same(array[:], parts(getattr(expected, key))[name])
