@@ -29,8 +29,8 @@ OPTIONS = [
 
 BOTH_PHASES = ["offline_steps=120", "online_steps=180"]
 PLANS: dict[str, Any] = {
-    "offline": {"phases": ["offline_steps=400"], "kills": 4, "seed": 1, "file_sizes": []},
-    "offline_then_online": {"phases": BOTH_PHASES, "kills": 4, "seed": 2, "file_sizes": []},
+    "offline": {"phases": ["offline_steps=400"], "kills": 3, "seed": 1, "file_sizes": []},
+    "offline_then_online": {"phases": BOTH_PHASES, "kills": 3, "seed": 2, "file_sizes": []},
     # The kernel ends the process at the byte beyond a limit: in its first checkpoint, or some checkpoints later.
     "while_saving": {"phases": BOTH_PHASES, "kills": 0, "seed": 3, "file_sizes": [40_000, 82_000, 90_000]},
 }
