@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from dipole_sb3 import DIPOLE, DatasetError, OfflineReplayBuffer, ReplayableEpisodes, ResumableCheckpoint
 from dipole_sb3.checkpoints import log_position, newest_checkpoint
+from dipole_sb3.cli.interrupt import StopOnSignal
 
 SMALL: dict[str, Any] = {
     "batch_size": 16,
@@ -250,6 +252,31 @@ def test_may_be_taken_up_twice(reacher_data: Arrays, tmp_path: Path) -> None:
             model = take_up(name, tmp_path / "parted", reacher_data)
             assert model.num_timesteps == end // 10 * 10
     np.testing.assert_equal(everything(model), everything(whole))
+    # Nor do they differ in a new run of either: the seeds that the constructor gave were used long ago.
+    for each in (whole, model):
+        each.learn(30, reset_num_timesteps=True)
+    np.testing.assert_equal(everything(model), everything(whole))
+
+
+class CtrlC(BaseCallback):
+    """Presses it in the middle of a rollout."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == 73:
+            os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+
+def test_ctrl_c_stops_where_a_run_can_go_on(reacher_data: Arrays, tmp_path: Path) -> None:
+    name = "a_training_after_several_steps"
+    whole = learn(begin(name, reacher_data), tmp_path)
+    checkpoint = ResumableCheckpoint(0, tmp_path / "run")
+    with StopOnSignal() as stop:
+        model = learn(begin(name, reacher_data), tmp_path, checkpoint, CtrlC(), stop)
+    assert stop.stopped_by == signal.SIGINT
+    assert model.num_timesteps == 77
+    checkpoint.save()
+    np.testing.assert_equal(everything(learn(take_up(name, tmp_path / "run", {}), tmp_path)), everything(whole))
 
 
 def test_taking_checkpoints_does_not_change_a_run(reacher_data: Arrays, tmp_path: Path) -> None:
