@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
+from dipole_sb3.generators import globally_seeded
+
 _REPLAYABLE_WRAPPERS = (VecNormalize, VecTransposeImage)
 """Wrappers of a VecEnv that hold nothing of a running episode, or whose state is saved with the run."""
 
@@ -18,7 +20,7 @@ class ReplayableEpisodes(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructo
     """Keeps seed and actions of the running episode, so that an interrupted run can play it again to the same point.
 
     Every episode starts from a seed of its own (the first from the one that ``reset`` is given, the others from a
-    sequence that follows from it), so nothing depends on where the environment keeps its random numbers. It is for
+    sequence that follows from it), so its start does not depend on where the environment keeps its random numbers. For
     simulators: going on with a run repeats the actions of the episode that was interrupted. Put it around all wrappers
     that change actions. For several environments: ``make_vec_env(id, n_envs=8, wrapper_class=ReplayableEpisodes)``.
 
@@ -40,7 +42,9 @@ class ReplayableEpisodes(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructo
             self._seeds = np.random.default_rng(seed)
         self._seed = int(self._seeds.integers(2**31)) if seed is None else seed
         self._options, self._actions = options, []
-        self._observation, info = self.env.reset(seed=self._seed, options=options)
+        # A start that is drawn from global generators, as OGBench's mazes do, follows from the seed, too.
+        with globally_seeded(self._seed):
+            self._observation, info = self.env.reset(seed=self._seed, options=options)
         return self._observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,19 @@ def global_generators() -> dict[str, Any]:
         "torch": torch.get_rng_state().numpy(),
         "cuda": [state.numpy() for state in on_devices],
     }
+
+
+@contextmanager
+def globally_seeded(seed: int) -> Iterator[None]:
+    """Python's and NumPy's global generators start from a seed inside the block and go on as before after it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def restore_global_generators(states: Mapping[str, Any]) -> None:

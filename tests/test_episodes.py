@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import gymnasium
@@ -15,11 +16,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from dipole_sb3 import ReplayableEpisodes
+from dipole_sb3.datasets import make_env
 from dipole_sb3.episodes import episode_states, play_again, replayable
 
 
 def several(env_id: str, n_envs: int = 2) -> VecEnv:
-    return make_vec_env(env_id, n_envs, wrapper_class=ReplayableEpisodes)
+    return make_vec_env(lambda: make_env(env_id), n_envs, wrapper_class=ReplayableEpisodes)
 
 
 def drive(env: VecEnv, actions: list[np.ndarray]) -> list[Any]:
@@ -32,7 +34,11 @@ def actions_of(env: VecEnv, count: int) -> list[np.ndarray]:
     return [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(count)]
 
 
-@pytest.mark.parametrize("env_id", ["Reacher-v5", "HalfCheetah-v5", "Pendulum-v1", "MountainCarContinuous-v0"])
+MAZE = "ogbench/pointmaze-medium-navigate-singletask-task1-v0"
+"""Draws its start from NumPy's global generator."""
+
+
+@pytest.mark.parametrize("env_id", ["Reacher-v5", "HalfCheetah-v5", "Pendulum-v1", "MountainCarContinuous-v0", MAZE])
 def test_plays_on_as_the_first_one_does(env_id: str) -> None:
     """Contacts, warm starts of the solver and the seeds of later episodes included."""
     first, second = several(env_id), several(env_id)
@@ -70,6 +76,32 @@ def test_the_first_episode_has_the_given_seed_and_later_ones_others() -> None:
     assert len({tuple(observation) for observation in [first, *later]}) == 4
     env.reset(seed=7)
     np.testing.assert_equal([env.reset()[0] for _ in range(3)], later)
+
+
+class DrawsGlobally(gymnasium.Env[Any, Any]):
+    """Starts where Python's and NumPy's global generators say."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.array([random.random(), np.random.normal()], np.float32), {}
+
+
+def test_a_start_from_global_generators_follows_from_the_seed_and_leaves_them_alone() -> None:
+    env = ReplayableEpisodes(DrawsGlobally())
+    starts = [env.reset(seed=seed)[0].tolist() for seed in (1, 2, 1, 2**40)]
+    assert starts[0] == starts[2]
+    assert starts[0] != starts[1]
+    random.seed(5)
+    np.random.seed(5)
+    expected = random.random(), np.random.normal(), np.random.normal()
+    random.seed(5)
+    np.random.seed(5)
+    first = np.random.normal()
+    env.reset()
+    assert (random.random(), first, np.random.normal()) == expected
 
 
 def test_is_an_ordinary_environment() -> None:
