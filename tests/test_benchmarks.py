@@ -73,6 +73,23 @@ def test_latency_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     assert written["rows"][3]["of_two_sessions"] == 1
 
 
+def test_sampling_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "data_sampling.py", "--transitions", "5000", "--turns", "1", "--draws", "5"]
+    run = subprocess.run(
+        [*command, "--updates", "2", "--folder", tmp_path, "--json", tmp_path / "sampling.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    row = json.loads((tmp_path / "sampling.json").read_text())
+    # Of five episodes of 1,000 rows the last ones have no next observation.
+    assert row["transitions"] == 4_995
+    assert f"from storage {row['storage_microseconds']:.0f} µs: {row['storage_of_memory']:.2f} times" in run.stdout
+    assert f"training: {row['training_mebibytes']:.0f} MiB resident at most" in run.stdout
+    assert row["training_mebibytes"] > row["training_mebibytes_before"] > 100
+    assert [path.name for path in tmp_path.iterdir()] == ["sampling.json"]
+
+
 def test_operations_of_an_action() -> None:
     # By hand for 34 → 512 → 512 → 512 → 5 twice in ten steps, and 33 → 512 → 512 → 512 → 1 twice.
     square = 512 * 512
