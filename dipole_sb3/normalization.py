@@ -72,11 +72,9 @@ def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer)
         for block in dataset.blocks() if unfitted else ():
             for key, running in unfitted.items():
                 _add(running, block["observations"] if key is None else block["observations"][key])
-    if vec_normalize.norm_reward:
-        running = vec_normalize.ret_rms
-        if running.count < enough:
-            _forget(running)
-            _add(running, _discounted_returns(dataset, vec_normalize.gamma))
+    if vec_normalize.norm_reward and vec_normalize.ret_rms.count < enough:
+        _forget(vec_normalize.ret_rms)
+        _add(vec_normalize.ret_rms, _discounted_returns(dataset, vec_normalize.gamma))
     vec_normalize.training = False
 
 
