@@ -319,15 +319,16 @@ class OfflineReplayBuffer(ReplayBuffer):
         )
         return one, other
 
-    def blocks(self, rows: int = 65_536) -> Iterator[dict[str, Any]]:
+    def blocks(self, rows: int | None = None) -> Iterator[dict[str, Any]]:
         """All transitions in the order of flat indices, as copies or views of at most so many at a time.
 
         Memory stays bounded where the data lie in storage.
 
-        :param rows: of a block; each holds ``n_envs`` transitions.
+        :param rows: of a block, each of ``n_envs`` transitions; None: as many as are worth while.
         :return: ``observations`` and ``next_observations`` [n, *observation] (or dicts of those), ``actions``
             [n, action] scaled to [−1, 1], ``rewards``, ``dones`` and ``timeouts`` [n].
         """
+        rows = layouts.rows_per_block(self._row_bytes()) if rows is None else rows
         filled = self._filled_rows()
         for start in range(0, filled, rows):
             part = slice(start, min(start + rows, filled))
@@ -335,6 +336,10 @@ class OfflineReplayBuffer(ReplayBuffer):
                 key: mapped(lambda array, part=part: array[part].reshape(-1, *array.shape[2:]), getattr(self, key))
                 for key in TRANSITION_ARRAYS
             }
+
+    def _row_bytes(self) -> int:
+        """Of the observations in a row, by far the most of it."""
+        return sum(array[:1].nbytes for (array,) in together(self.observations))
 
     @property
     def checksum(self) -> str:

@@ -11,6 +11,14 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 
 from dipole_sb3.checks import ObservationArrays
 
+BLOCK_BYTES = 32 * 2**20
+"""About as much as is in memory at a time of data that are read from one end to the other."""
+
+
+def rows_per_block(row_bytes: int) -> int:
+    """Rows to read at a time, of so many bytes each."""
+    return max(1, min(65_536, BLOCK_BYTES // max(row_bytes, 1)))
+
 
 def channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """The space with the channels of its images first, as SB3's extractors expect."""

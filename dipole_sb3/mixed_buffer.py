@@ -105,7 +105,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
             share = self._next_share(batch_size)
         return _joined(self.recorded.sample(share, env), super().sample(batch_size - share, env))
 
-    def blocks(self, rows: int = 65_536) -> Iterator[dict[str, Any]]:
+    def blocks(self, rows: int | None = None) -> Iterator[dict[str, Any]]:
         if self.recorded is not None:
             yield from self.recorded.blocks(rows)
         yield from super().blocks(rows)

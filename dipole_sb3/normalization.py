@@ -66,24 +66,25 @@ def fit_vec_normalize(vec_normalize: VecNormalize, dataset: OfflineReplayBuffer)
     enough = dataset.size() * dataset.n_envs if vec_normalize.training else _UNFITTED_COUNT
     if vec_normalize.norm_obs:
         statistics = vec_normalize.obs_rms
-        if isinstance(statistics, dict):
-            assert isinstance(dataset.observations, dict)
-            for key, running in statistics.items():
-                _fit(running, dataset.observations[key][: dataset.size()], enough)
-        else:
-            assert isinstance(dataset.observations, np.ndarray)
-            _fit(statistics, dataset.observations[: dataset.size()], enough)
+        parts = statistics if isinstance(statistics, dict) else {None: statistics}
+        unfitted = {key: running for key, running in parts.items() if running.count < enough}
+        for running in unfitted.values():
+            _forget(running)
+        for block in dataset.blocks() if unfitted else ():
+            for key, running in unfitted.items():
+                _add(running, block["observations"] if key is None else block["observations"][key])
     if vec_normalize.norm_reward and vec_normalize.ret_rms.count < enough:
-        _fit(vec_normalize.ret_rms, _discounted_returns(dataset, vec_normalize.gamma), enough)
+        _forget(vec_normalize.ret_rms)
+        _add(vec_normalize.ret_rms, _discounted_returns(dataset, vec_normalize.gamma))
     vec_normalize.training = False
 
 
-def _fit(running: RunningMeanStd, values: np.ndarray, enough: float) -> None:
-    """Replaces statistics that rest on fewer than ``enough`` samples by those of ``values``."""
-    if running.count >= enough:
-        return
+def _forget(running: RunningMeanStd) -> None:
     # SB3's pseudo-count stands for a sample of mean 0: enough to spoil the variance of values far from 0.
     running.mean, running.var, running.count = np.zeros_like(running.mean), np.ones_like(running.var), 0.0
+
+
+def _add(running: RunningMeanStd, values: np.ndarray) -> None:
     for start in range(0, len(values), _ROWS_AT_ONCE):
         part = values[start : start + _ROWS_AT_ONCE]
         running.update(part.reshape(-1, *running.mean.shape).astype(np.float64))

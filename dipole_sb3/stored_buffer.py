@@ -213,7 +213,8 @@ class StoredReplayBuffer(OfflineReplayBuffer):
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def blocks(self, rows: int = 65_536) -> Iterator[dict[str, Any]]:
+    def blocks(self, rows: int | None = None) -> Iterator[dict[str, Any]]:
+        rows = layouts.rows_per_block(self._row_bytes()) if rows is None else rows
         for start in range(0, self.size(), rows):
             block = self._arrays.block(start, min(start + rows, self.size()))
             for key in ("observations", "next_observations"):

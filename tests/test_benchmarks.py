@@ -38,6 +38,21 @@ def test_speed_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     assert float(printed[-2]) == pytest.approx(row["updates_per_second"], abs=0.06)
 
 
+def test_offline_to_online_benchmark_writes_and_draws_what_it_prints(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "offline_to_online.py", "--seeds", "3", "--offline", "4", "--online", "2"]
+    sizes = ["--every", "2", "--episodes", "2", "--width", "16", "--omegas", "0", "--ways", "half", "data alone"]
+    files = ["--json", tmp_path / "points.json", "--picture", tmp_path / "curves.png"]
+    run = subprocess.run([*command, *sizes, *files], capture_output=True, text=True, check=True)
+    points = json.loads((tmp_path / "points.json").read_text())["points"]
+    found = {(point["way"], point["timestep"]): point["mean_return"] for point in points}
+    assert list(found) == [("offline", 0), ("offline", 2), ("offline", 4), ("half", 6), ("data alone", 6)]
+    for way in ("half", "data alone"):
+        gain = found[way, 6] - found["offline", 4]
+        (line,) = [line for line in run.stdout.splitlines() if line.startswith(f"  ω = 0    {way}")]
+        assert line.endswith(f"({gain:+.2f})")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_latency_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     command = [sys.executable, BENCHMARKS / "runtime_latency.py", "--width", "64", "--flow-steps", "2"]
     run = subprocess.run(
@@ -56,6 +71,23 @@ def test_latency_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     (loaded,) = [line for line in run.stdout.splitlines() if line.startswith("fp32 bundle")]
     assert f"{written['loaded'][0]['mebibytes']:.0f} MiB resident" in loaded
     assert written["rows"][3]["of_two_sessions"] == 1
+
+
+def test_sampling_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "data_sampling.py", "--transitions", "5000", "--turns", "1", "--draws", "5"]
+    run = subprocess.run(
+        [*command, "--updates", "2", "--folder", tmp_path, "--json", tmp_path / "sampling.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    row = json.loads((tmp_path / "sampling.json").read_text())
+    # Of five episodes of 1,000 rows the last ones have no next observation.
+    assert row["transitions"] == 4_995
+    assert f"from storage {row['storage_microseconds']:.0f} µs: {row['storage_of_memory']:.2f} times" in run.stdout
+    assert f"training: {row['training_mebibytes']:.0f} MiB resident at most" in run.stdout
+    assert row["training_mebibytes"] > row["training_mebibytes_before"] > 100
+    assert [path.name for path in tmp_path.iterdir()] == ["sampling.json"]
 
 
 def test_operations_of_an_action() -> None:

@@ -180,9 +180,11 @@ class TestDevice:
         mirror = ring._mirror
         assert mirror is not None
         mirror._tensors = copied = {name: clone(tensors) for name, tensors in mirror._tensors.items()}
+        row = 3  # what follows on the 13 steps that both have made
         for rows in added:
-            for row in range(rows):
+            for _ in range(rows):
                 add_row(ring, source, row % 10)
+                row += 1
             ring.tensors()
             for name, tensors in copied.items():
                 for key, array in parts(getattr(ring, name)).items():

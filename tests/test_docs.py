@@ -20,6 +20,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
+def test_examples_of_going_on_online_run() -> None:
+    in_one, in_two = re.findall(r"```python\n(.*?)```", (ROOT / "docs/online.md").read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(in_one.replace("3_000", "3").replace("7_000", "5"), "online.md", "exec"), names)
+    assert (names["model"].num_timesteps, names["model"]._n_updates) == (5, 5)
+    exec(compile(in_two.replace("3_000", "3").replace("4_000", "16"), "online.md", "exec"), names)
+    assert (names["model"].num_timesteps, names["model"]._n_updates) == (3 + 16, 3 + 2)
+    assert names["model"].replay_buffer.n_online == 16
+
+
 def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, then, after what its command line does, driving."""
     training, driving = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)

@@ -22,6 +22,7 @@ ONNX_AND_ROS = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "rclpy", "rosbag
 
 OPTIONAL = (
     "ament_index_python",
+    "h5py",
     "matplotlib",
     "mujoco",
     "ogbench",

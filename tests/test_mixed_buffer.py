@@ -150,12 +150,14 @@ class TestRatio:
             recorded += share
             assert -1e-6 < ratio * batch_size * number - recorded < 1
 
-    def test_a_tenth_of_ten_is_one_every_time(self) -> None:
+    @pytest.mark.parametrize(("ratio", "batch_size", "share"), [(0.1, 10, 1), (0.29, 100, 29), (0.57, 100, 57)])
+    def test_a_whole_number_is_the_same_every_time(self, ratio: float, batch_size: int, share: int) -> None:
+        """Also where the product is not exact: 0.29 · 100 is a little less than 29 in binary."""
         buffer = add(mixed(10), 10)
-        buffer.offline_ratio = 0.1
+        buffer.offline_ratio = ratio
         generator = torch.Generator().manual_seed(0)
-        shares = [int((buffer.draw(10, generator).rewards < ONLINE).sum()) for _ in range(200)]
-        assert shares == [1] * 200
+        shares = [int((buffer.draw(batch_size, generator).rewards < ONLINE).sum()) for _ in range(200)]
+        assert shares == [share] * 200
 
     @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
     def test_the_other_part_gives_the_whole_batch_while_one_is_empty(self, ratio: float) -> None:
@@ -269,6 +271,8 @@ class TestOtherEnvironments:
             assert batch.steps.max() == 4
             for rewards, count in zip(batch.rewards.numpy(), batch.steps.tolist(), strict=True):
                 np.testing.assert_array_equal(rewards[:count], rewards[0] + 3 * np.arange(count))
+            # Where three environments' transitions end, and the two columns into which they are divided.
+            assert changed.breaks()[: changed.n_online // 2].sum() <= 3 + 2
 
     def test_dict_observations(self) -> None:
         source, _, _ = filled_like_stable_baselines3(2, 20, 6, dicts=True)
@@ -292,6 +296,13 @@ class TestTogether:
         assert isinstance(loaded, MixedReplayBuffer)
         assert rewards_of(loaded) == rewards_of(buffer)
         assert rewards_of(add(loaded, 2, first=8)) == rewards_of(add(buffer, 2, first=8))
+
+    def test_what_identifies_the_data_is_of_both_parts(self) -> None:
+        buffer = add(mixed(9, 6), 4)
+        rewards = np.concatenate([block["rewards"] for block in buffer.blocks(4)])
+        assert rewards.tolist() == rewards_of(buffer)
+        checksums = {buffer.checksum, add(buffer, 1, first=4).checksum, add(mixed(0, 6), 5).checksum, mixed(9).checksum}
+        assert len(checksums) == 4
 
     def test_moves_with_the_recorded_part(self) -> None:
         buffer = add(mixed(9), 3)

@@ -136,6 +136,22 @@ def test_cuts_where_the_next_row_begins_elsewhere() -> None:
     np.testing.assert_array_equal(batch.next_observations, arrays["next_observations"][[2, 2, 2, 5, 5, 5]])
 
 
+def test_cuts_at_the_end_of_an_episode_after_which_the_next_begins_where_it_ended() -> None:
+    arrays = {**counting(6), "terminals": np.array([0, 1, 0, 0, 1, 0.0])}
+    ring = ring_of([arrays], 6)
+    later = ring_of([{key: value[:1] for key, value in arrays.items()}], 6)
+    later.breaks()
+    for step in range(1, 6):
+        row = {key: value[[step]] for key, value in arrays.items()}
+        infos = [{"TimeLimit.truncated": bool(row["terminals"][0])}]
+        states = row["observations"], row["next_observations"]
+        later.add(*states, row["actions"], row["rewards"], row["terminals"], infos)
+    for buffer in (adopt(arrays), ring, later):
+        batch = buffer.take(torch.arange(6), 3)
+        assert batch.steps is not None
+        assert batch.steps.tolist() == [2, 1, 3, 2, 1, 1]
+
+
 def test_cuts_where_an_environment_was_reset_in_the_middle_of_an_episode() -> None:
     """SB3's own buffer would take rewards of the episode that follows."""
     arrays = {**counting(4), "terminals": np.zeros(4)}

@@ -1,4 +1,4 @@
-"""``dipole data``: makes and records data sets."""
+"""``dipole data``: makes, records, converts and examines data sets."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dipole_sb3.cli import data_check, data_convert, data_info
+
 if TYPE_CHECKING:
     from dipole_sb3.cli.dispatch import ParsedCommand
 
 _DESCRIPTION = """\
-Makes OGBench's data sets anew from the oracles that ship with it, records an agent while it learns, or
-reads what robots recorded."""
+Makes OGBench's data sets anew from the oracles that ship with it, records an agent while it learns, reads
+what robots recorded, converts between formats, and tells what is in a data set and what is wrong with it."""
 
 _MAKE = """\
 Makes an OGBench data set anew, train and validation, in OGBench's own format, where `dipole train` finds
@@ -45,7 +47,9 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
     :param more_actions: those of packages that build on this one.
     """
     raw = argparse.RawDescriptionHelpFormatter
-    data = commands.add_parser("data", help="make and record data sets", description=_DESCRIPTION, formatter_class=raw)
+    data = commands.add_parser(
+        "data", help="make, record, convert and examine data sets", description=_DESCRIPTION, formatter_class=raw
+    )
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
 
     make = actions.add_parser(
@@ -82,7 +86,7 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
     )
     record.add_argument("--out", required=True, metavar="FILE", help="the .npz file to write")
 
-    for action in more_actions:
+    for action in (data_convert, data_info, data_check, *more_actions):
         action.add_parser(actions)
 
 

@@ -26,6 +26,7 @@ _EXTRAS = {
     "sb3_contrib": "record",
     "mujoco": "record",
     "ogbench": "ogbench",
+    "h5py": "hdf5",
     "matplotlib": "plots",
     "onnx": "export",
     "onnxscript": "export",

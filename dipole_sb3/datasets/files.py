@@ -1,10 +1,11 @@
-"""Recorded data in NumPy's .npz files: reading the usual key names, writing without leaving half a file behind."""
+"""Recorded data in .npz and .hdf5 files: the usual key names, whole or a part at a time; writing .npz files."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from dipole_sb3 import checks, layouts
 from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.datasets.array_files import Arrays, opened
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.persistence import replaced_when_complete
 
@@ -27,7 +30,7 @@ def load(
     observation_space: spaces.Space[Any] | None = None,
     action_space: spaces.Box | None = None,
 ) -> OfflineReplayBuffer:
-    """Recorded transitions of an .npz file.
+    """Recorded transitions of an .npz or .hdf5 file, in memory.
 
     Keys of the file, T transitions each:
 
@@ -41,70 +44,147 @@ def load(
     masks              [T], 0 only where bootstrapping must stop; instead of, or beside, the two above
     =================  ==============================================================================
 
-    With neither ``masks`` nor ``timeouts``, every terminal stops bootstrapping. A file ``NAME.json`` beside
-    ``NAME.npz`` becomes the buffer's metadata; its ``env_id``, ``action_low`` and ``action_high`` are understood.
+    Dict observations are ``observations/KEY``: names in .npz files, groups in HDF5 files; other names are passed over.
+    With neither ``masks`` nor ``timeouts``, every terminal stops bootstrapping. Where ``next_observations`` is missing,
+    as in D4RL's files, it is made of the observations; see :func:`transition_blocks`. A file ``NAME.json`` beside
+    ``NAME.npz`` or ``NAME.hdf5`` becomes the buffer's metadata; its ``env_id``, ``action_low`` and ``action_high`` are
+    understood.
 
     :param path: the file.
     :param device: where batches will be drawn.
     :param observation_space: checked against; inferred from the data when None.
     :param action_space: bounds of the actions; the metadata's, else [−1, 1], when None.
-    :raises DatasetError: no such file, not an .npz, truncated, pickled objects inside, a missing key, or arrays that do
-        not fit together.
+    :raises DatasetError: no such file, another format, truncated, pickled objects inside, a missing key, or arrays that
+        do not fit together.
+    :raises ImportError: the file is HDF5 and h5py is not installed.
     """
     path = Path(path)
-    arrays = read_npz(path)
-    metadata = _read_metadata(path.with_suffix(".json"))
-    if action_space is None and "action_low" in metadata and "action_high" in metadata:
-        action_space = spaces.Box(
-            np.asarray(metadata["action_low"], np.float32), np.asarray(metadata["action_high"], np.float32)
-        )
+    metadata = read_metadata(path)
+    with opened(path) as arrays:
+        (transitions,) = transition_blocks(path, arrays, whole=True)
     return OfflineReplayBuffer.from_arrays(
-        _episode_ends(arrays, source=str(path)),
+        transitions,
         observation_space=observation_space,
-        action_space=action_space,
+        action_space=action_space or known_action_space(metadata),
         device=device,
         source=str(path),
         metadata=metadata,
     )
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; pickled objects are never loaded.
+def known_action_space(metadata: Mapping[str, Any]) -> spaces.Box | None:
+    """The bounds that ``action_low`` and ``action_high`` tell, where they are known."""
+    if "action_low" not in metadata or "action_high" not in metadata:
+        return None
+    return spaces.Box(np.asarray(metadata["action_low"], np.float32), np.asarray(metadata["action_high"], np.float32))
 
-    :raises DatasetError: no such file, not an .npz file, truncated, or objects instead of numbers.
+
+def transition_blocks(path: Path, arrays: Arrays, *, whole: bool = False) -> Iterator[dict[str, Any]]:
+    """The transitions of a file, in the words of :meth:`OfflineReplayBuffer.from_arrays`.
+
+    Without ``next_observations`` a transition's next observation is the observation of the next row, exactly as
+    ``d4rl.qlearning_dataset`` has it: a row at which a time limit ended the episode has none in the file, nor has the
+    last row, so they are left out, and the row before is where the episode ends, without stopping the bootstrap. After
+    a real end stands the next episode's first observation, which no target looks at.
+
+    :param path: for messages.
+    :param arrays: as :func:`~dipole_sb3.datasets.array_files.opened` gives them.
+    :param whole: all in one block, instead of in parts that take little memory.
+    :raises DatasetError: arrays of several lengths, ends named twice, or no way to tell the next observations.
     """
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; expected an .npz file of recorded transitions")
-    if path.stat().st_size == 0:
-        raise DatasetError(f"{path}: the file is empty (0 bytes); expected an .npz file of recorded transitions")
-    try:
-        file = np.load(path, allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # damaged bytes surface as whatever zipfile or NumPy stumbles over
+    used: dict[str, Any] = {key: arrays[key] for key in (*TRANSITION_KEYS, *END_KEYS) if key in arrays}
+    length = common_length(str(path), used)
+    rows = max(length, 1) if whole else layouts.rows_per_block(_row_bytes(used))
+    parts = (
+        _episode_ends(sliced(used, slice(start, min(start + rows, length))), source=str(path))
+        for start in range(0, max(length, 1), rows)
+    )
+    if "next_observations" in used or "observations" not in used or length == 0:
+        yield from parts
+        return
+    ends = "terminals" in used or "dones" in used
+    if not (ends and ("timeouts" in used or "masks" in used)):
         raise DatasetError(
-            f"{path}: not a complete .npz file (other format or truncated); expected a file written by numpy.savez"
-        ) from error
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise DatasetError(f"{path}: holds one bare array (.npy format); expected an .npz file with named arrays")
-    with file:
-        return {key: _read_member(path, file, key) for key in file.files}
+            f"{path}: missing next_observations; they could be made of the observations if terminals and timeouts told "
+            f"where episodes end; found {checks.describe_keys(arrays)}"
+        )
+    known = False
+    for part in _with_successors(parts, length):
+        known = True
+        yield part
+    if not known:
+        raise DatasetError(f"{path}: missing next_observations, and no row is followed by another of its episode")
 
 
-def _read_member(path: Path, file: Any, key: str) -> np.ndarray:
-    try:
-        return np.asarray(file[key])
-    except ValueError as error:
-        if "pickle" in str(error).lower():
-            raise DatasetError(
-                f"{path}: {key} holds pickled Python objects, which are never loaded; expected a numeric array"
-            ) from error
-        raise DatasetError(f"{path}: {key} cannot be read ({error}); the file is damaged") from error
-    except Exception as error:  # damaged bytes surface as whatever zipfile or NumPy stumbles over
-        raise DatasetError(f"{path}: {key} cannot be read ({error}); the file is damaged or truncated") from error
+def _with_successors(parts: Iterator[dict[str, Any]], length: int) -> Iterator[dict[str, Any]]:
+    carried: dict[str, Any] | None = None
+    read = 0
+    for new in parts:
+        read += len(new["terminals"])
+        part = new if carried is None else _joined(carried, new)
+        without_successor = (part["terminals"] == 1) & (part["masks"] == 1)
+        without_successor[-1] |= read == length
+        kept = np.flatnonzero(~without_successor[:-1])
+        carried = sliced(part, slice(-1, None))
+        if len(kept) == 0:
+            continue
+        following = part["observations"]
+        transitions = sliced(part, kept)
+        transitions["terminals"] = np.maximum(transitions["terminals"], without_successor[kept + 1])
+        transitions["next_observations"] = (
+            sliced(following, kept + 1) if isinstance(following, dict) else following[kept + 1]
+        )
+        yield transitions
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def _row_bytes(arrays: Mapping[str, Any]) -> int:
+    return sum(
+        _row_bytes(array) if isinstance(array, Mapping) else array.dtype.itemsize * math.prod(array.shape[1:])
+        for array in arrays.values()
+    )
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _joined(value, other[key]) if isinstance(value, Mapping) else np.concatenate([value, other[key]])
+        for key, value in one.items()
+    }
+
+
+def sliced(arrays: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+    """The same rows of every array, also of those in a mapping of observations."""
+    return {key: sliced(value, rows) if isinstance(value, Mapping) else value[rows] for key, value in arrays.items()}
+
+
+def common_length(source: str, arrays: Mapping[str, Any]) -> int:
+    """Rows of all arrays.
+
+    :raises DatasetError: they differ.
+    """
+    lengths = {
+        name: _length(array)
+        for key, value in arrays.items()
+        for name, array in (
+            ((f"{key}[{part!r}]", array) for part, array in value.items())
+            if isinstance(value, Mapping)
+            else [(key, value)]
+        )
+    }
+    expected = lengths.get("actions", max(lengths.values(), default=0))
+    for name, length in lengths.items():
+        if length != expected:
+            raise DatasetError(f"{source}: {name} has {length} rows, expected {expected}, as many as there are actions")
+    return expected
+
+
+def _length(array: Any) -> int:
+    shape = getattr(array, "shape", None)
+    return len(array) if shape is None else shape[0] if shape else 0
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What the .json file beside a data file tells; nothing where there is none."""
+    path = path.with_suffix(".json")
     if not path.is_file():
         return {}
     try:

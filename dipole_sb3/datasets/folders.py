@@ -27,32 +27,31 @@ def replaced_folder(path: Path, mark: str, overwrite: bool) -> Iterator[Path]:
     :raises OSError: one sentence with the folder's name; an earlier folder of that name is untouched.
     """
     partial, replaced = (path.with_name(f".{path.name}.{state}") for state in ("partial", "replaced"))
-    lock = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked_folder(path, partial)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     try:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = _locked_folder(path, partial)
             _finish_replacing(path, replaced)
             _require_free(path, mark, overwrite)
             _empty(partial)
         except OSError as error:
             raise cannot_write(path, error) from error
+        yield partial
         try:
-            yield partial
-            try:
-                os.fsync(lock)
-                if path.exists():
-                    path.rename(replaced)
-                partial.rename(path)
-                _synchronize(path.parent)
-                shutil.rmtree(replaced, ignore_errors=True)
-            except OSError as error:
-                raise cannot_write(path, error) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            os.fsync(lock)
+            if path.exists():
+                path.rename(replaced)
+            partial.rename(path)
+            _synchronize(path.parent)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
-        if lock is not None:
-            os.close(lock)
+        shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
 
 
 def _locked_folder(path: Path, partial: Path) -> int:

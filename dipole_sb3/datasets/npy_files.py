@@ -82,9 +82,11 @@ class NpyFile:
         if found != expected:
             what = "is truncated" if found < expected else "is longer than its array"
             raise DatasetError(f"{path}: {what}: found {found} bytes, expected {expected}")
-        self.map: np.ndarray = np.empty(shape, dtype)
-        if self.map.size:
-            self.map = np.asarray(np.memmap(path, dtype, "r", self._offset, shape))
+        # Nothing cannot be mapped.
+        empty = shape[0] == 0
+        self.map: np.ndarray = (
+            np.empty(shape, dtype) if empty else np.asarray(np.memmap(path, dtype, "r", self._offset, shape))
+        )
 
     @property
     def bytes(self) -> int:
@@ -113,16 +115,23 @@ class NpyFile:
         :raises DatasetError: the file has become shorter.
         """
         if not self.drawn_by_reads:
-            drawn = np.empty((len(rows), count, *self.shape[1:]), self.dtype)
-            for step in range(count):
-                drawn[:, step] = self.map.take(rows + step, axis=0)
-            return drawn
+            return self.map.take(rows[:, None] + np.arange(count), axis=0)
         starts = (rows * self.row_bytes + self._offset).tolist()
         # A bytearray, as torch asks for arrays that may be written.
         data = bytearray().join(map(os.pread, repeat(self._descriptor), repeat(count * self.row_bytes), starts))
         if len(data) != len(rows) * count * self.row_bytes:
             raise DatasetError(f"{self.path}: rows are missing: the file has become shorter since it was opened")
         return np.frombuffer(data, self.dtype).reshape(len(rows), count, *self.shape[1:])
+
+    def sha256(self) -> str:
+        """Of what the rows hold, read from the disk."""
+        digest = hashlib.sha256()
+        rows = max(1, 2**24 // max(self.row_bytes, 1))
+        for start in range(0, self.shape[0], rows):
+            digest.update(
+                memoryview(self.read(start, min(start + rows, self.shape[0])).reshape(-1).view(np.uint8).data)
+            )
+        return digest.hexdigest()
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Copies of consecutive rows, without touching the map.

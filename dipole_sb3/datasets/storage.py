@@ -13,6 +13,7 @@ Of Dict observations every key has files of its own, ``observations.KEY.npy``.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,10 +26,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
-from dipole_sb3 import checks
+from dipole_sb3 import checks, layouts
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.checksums import TransitionDigest
 from dipole_sb3.datasets import described_spaces
+from dipole_sb3.datasets.files import common_length, sliced
 from dipole_sb3.datasets.folders import replaced_folder
 from dipole_sb3.datasets.npy_files import NpyFile, NpyWriter
 from dipole_sb3.errors import DatasetError
@@ -39,8 +41,6 @@ DESCRIPTION = "dataset.json"
 FORMAT = "dipole-sb3 data set"
 VERSION = 1
 COLUMNS = ("actions", "rewards", "dones", "timeouts")
-
-_ROWS_AT_A_TIME = 65_536
 
 
 class DatasetWriter:
@@ -55,6 +55,7 @@ class DatasetWriter:
     :param metadata: anything worth keeping that JSON can hold (``env_id``, provenance); more may be put into the
         attribute ``metadata`` until the block ends.
     :param overwrite: replace a data set that has this name.
+    :param source: name of what is appended, in error messages; the folder's when None.
     :raises DatasetError: on entering: the name is taken, or another process is writing there; on leaving: no
         transitions were written.
     :raises ValueError: metadata that JSON cannot hold, or spaces that a replay buffer cannot.
@@ -68,14 +69,19 @@ class DatasetWriter:
         action_space: spaces.Space[Any],
         metadata: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        source: str | None = None,
     ) -> None:
         self.path = Path(path)
+        self._source = str(path) if source is None else source
         self.observation_space, self.action_space = observation_space, checks.require_box_actions(action_space)
         self.metadata = dict(metadata or {})
         self.transitions = 0
         self._overwrite = overwrite
         described_spaces.describe(observation_space)  # refused before hours of work, not after
         _require_json(self.path, self.metadata)
+        self._layout = _layout(observation_space, self.action_space, 0, 0)
+        row_bytes = sum(dtype.itemsize * math.prod(shape[1:]) for _, shape, dtype in self._layout.values())
+        self._rows_at_a_time = layouts.rows_per_block(row_bytes)
         self._digest = TransitionDigest(observation_space)
         self._following: dict[str | None, np.ndarray] = {}
         self._episodes, self._open_episode, self._failed = 0, False, False
@@ -84,7 +90,7 @@ class DatasetWriter:
         with ExitStack() as stack:
             folder = stack.enter_context(replaced_folder(self.path, DESCRIPTION, self._overwrite))
             self._writers: dict[str, NpyWriter] = {}
-            for name, (_, shape, dtype) in _layout(self.observation_space, self.action_space, 0, 0).items():
+            for name, (_, shape, dtype) in self._layout.items():
                 with self._failures_named():
                     self._writers[name] = NpyWriter(folder / name, shape[1:], dtype)
                 stack.callback(self._writers[name].abandon)
@@ -100,16 +106,16 @@ class DatasetWriter:
             then takes no more, and its folder will not appear.
         """
         with self._failures_named():
-            length = _common_length(str(self.path), arrays)
-        for start in range(0, max(length, 1), _ROWS_AT_A_TIME):
-            part = _rows(arrays, slice(start, min(start + _ROWS_AT_A_TIME, length)))
+            length = common_length(self._source, arrays)
+        for start in range(0, max(length, 1), self._rows_at_a_time):
+            part = sliced(arrays, slice(start, min(start + self._rows_at_a_time, length)))
             with self._failures_named():
                 buffer = OfflineReplayBuffer.from_arrays(
                     part,
                     observation_space=self.observation_space,
                     action_space=self.action_space,
                     device="cpu",
-                    source=str(self.path),
+                    source=self._source,
                 )
                 (block,) = buffer.blocks(len(part["actions"]))
                 self._append_block(block)
@@ -259,6 +265,29 @@ def open_arrays(path: Path, expected: str | None) -> StoredArrays:
     return _open(path, description)
 
 
+def damages(path: Path) -> list[str]:
+    """What is wrong with the files of a data set, one sentence for each; reads all of them.
+
+    :param path: of the folder.
+    :raises DatasetError: it has no usable ``dataset.json``.
+    """
+    description = read_description(path)
+    observation_space, action_space = _spaces(path, description)
+    found = []
+    for name, (_, shape, dtype) in _layout(
+        observation_space, action_space, description["transitions"], _noted_breaks(path, description)
+    ).items():
+        try:
+            digest = NpyFile(path / name, shape, dtype).sha256()
+        except DatasetError as error:
+            found.append(str(error))
+            continue
+        expected = description["arrays"].get(name, {}).get("sha256")
+        if digest != expected:
+            found.append(f"{path / name}: its content has changed: SHA-256 is {digest}, expected {expected}")
+    return found
+
+
 def is_stored(path: str | os.PathLike[str]) -> bool:
     """Whether a folder holds a data set of this format."""
     return (Path(path) / DESCRIPTION).is_file()
@@ -315,11 +344,7 @@ def _spaces(path: Path, description: Mapping[str, Any]) -> tuple[spaces.Space[An
 def _open(path: Path, description: Mapping[str, Any]) -> StoredArrays:
     observation_space, action_space = _spaces(path, description)
     count = description["transitions"]
-    noted = description["arrays"].get(_file("breaks"))
-    try:
-        breaks = int(noted["shape"][0])
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise DatasetError(f"{path / DESCRIPTION}: nothing is said of breaks.npy; the data set is damaged") from error
+    breaks = _noted_breaks(path, description)
     files: dict[str, dict[str | None, NpyFile]] = {}
     for name, (key, shape, dtype) in _layout(observation_space, action_space, count, breaks).items():
         files.setdefault(name.partition(".")[0], {})[key] = NpyFile(path / name, shape, dtype)
@@ -329,6 +354,13 @@ def _open(path: Path, description: Mapping[str, Any]) -> StoredArrays:
         files["break_observations"],
         {key: files[key][None] for key in COLUMNS},
     )
+
+
+def _noted_breaks(path: Path, description: Mapping[str, Any]) -> int:
+    try:
+        return int(description["arrays"][_file("breaks")]["shape"][0])
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise DatasetError(f"{path / DESCRIPTION}: nothing is said of breaks.npy; the data set is damaged") from error
 
 
 def _layout(
@@ -366,29 +398,6 @@ def _differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _bits(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
-
-
-def _common_length(source: str, arrays: Mapping[str, Any]) -> int:
-    """Rows of all arrays; ``arrays`` may hold anything that can be sliced."""
-    lengths = {name: len(array) for key, value in arrays.items() for name, array in _named(key, value)}
-    expected = lengths.get("actions", max(lengths.values(), default=0))
-    for name, length in lengths.items():
-        if length != expected:
-            raise DatasetError(f"{source}: {name} has {length} rows, expected {expected}, as many as there are actions")
-    return expected
-
-
-def _named(key: str, value: Any) -> list[tuple[str, Any]]:
-    return (
-        [(f"{key}[{name!r}]", part) for name, part in value.items()] if isinstance(value, Mapping) else [(key, value)]
-    )
-
-
-def _rows(arrays: Mapping[str, Any], rows: slice) -> dict[str, Any]:
-    return {
-        key: {name: part[rows] for name, part in value.items()} if isinstance(value, Mapping) else value[rows]
-        for key, value in arrays.items()
-    }
 
 
 def _require_json(path: Path, metadata: Mapping[str, Any]) -> None:

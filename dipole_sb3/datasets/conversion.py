@@ -1,0 +1,171 @@
+"""From any data set to any of the project's formats, a part at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from dipole_sb3 import checks
+from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.datasets import files, is_file_name, load_dataset, storage
+from dipole_sb3.datasets.array_files import HDF5_SUFFIXES, Arrays, opened
+from dipole_sb3.errors import DatasetError
+from dipole_sb3.persistence import cannot_write, replaced_when_complete
+
+_ROWS_AT_A_TIME = 65_536
+
+
+def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Writes a data set in another format, whole or not at all; files and stored sets never lie in memory as a whole.
+
+    :param source: anything that :func:`~dipole_sb3.load_dataset` knows.
+    :param destination: an .npz, .hdf5 or .h5 file, beside which a .json file keeps the metadata and the bounds of the
+        actions; anything else is the folder of a stored data set.
+    :param overwrite: replace what has that name.
+    :raises DatasetError: the source cannot be read, or the destination's name is taken.
+    :raises OSError: the destination cannot be written, or the disk is full.
+    """
+    destination = Path(destination)
+    if destination.suffix not in (".npz", *HDF5_SUFFIXES):
+        _store(source, destination, overwrite)
+        return
+    if destination.exists() and not overwrite:
+        raise DatasetError(f"{destination}: exists already; expected a new name, or to be told to overwrite it")
+    if not is_file_name(source):
+        _write_file(load_dataset(source, device="cpu"), destination)
+        return
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        # How many transitions a file makes is known when it has been read; what was read is kept on the disk.
+        folder = tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent)
+    except OSError as error:
+        raise cannot_write(destination, error) from error
+    with folder:
+        stored = Path(folder.name) / "stored"
+        _store(source, stored, overwrite=False)
+        buffer = storage.load(stored, device="cpu")
+        buffer.source = str(source)
+        _write_file(buffer, destination)
+
+
+def _store(source: str | os.PathLike[str], destination: Path, overwrite: bool) -> None:
+    if not is_file_name(source):
+        buffer = load_dataset(source, device="cpu")
+        metadata = _provenance(buffer.metadata, source)
+        storage.save(buffer, destination, metadata=metadata, overwrite=overwrite)
+        return
+    path = Path(source)
+    metadata = _provenance(files.read_metadata(path), path)
+    with opened(path) as arrays:
+        observation_space, action_space = spaces_of(path, arrays, metadata)
+        with storage.DatasetWriter(
+            destination, observation_space, action_space, metadata, overwrite, source=str(path)
+        ) as writer:
+            for block in files.transition_blocks(path, arrays):
+                writer.append(block)
+
+
+def _provenance(metadata: Mapping[str, Any], source: str | os.PathLike[str]) -> dict[str, Any]:
+    # The digest of the source's file is not one of the new file's.
+    kept = {key: value for key, value in metadata.items() if key != "sha256"}
+    return {**kept, "converted_from": str(source)}
+
+
+def spaces_of(path: Path, arrays: Arrays, metadata: dict[str, Any]) -> tuple[spaces.Space[Any], spaces.Box]:
+    """The spaces that :func:`files.load` finds, without all of the file in memory.
+
+    :raises DatasetError: no observations or actions, or actions in units whose bounds nothing tells.
+    """
+    missing = [key for key in ("observations", "actions") if key not in arrays]
+    if missing:
+        raise DatasetError(f"{path}: missing {', '.join(missing)}; found {checks.describe_keys(arrays)}")
+    first = files.sliced({"observations": arrays["observations"]}, slice(0, 1))["observations"]
+    observation_space = checks.infer_observation_space(str(path), first)
+    action_space = files.known_action_space(metadata)
+    if action_space is None:
+        action_space = checks.infer_action_space(str(path), _extremes(path, arrays["actions"]))
+    return observation_space, action_space
+
+
+def _extremes(path: Path, actions: Any) -> np.ndarray:
+    """The lowest and the highest of every element, [2, action]."""
+    if isinstance(actions, dict):
+        raise DatasetError(f"{path}: actions are several arrays, {checks.describe_keys(actions)}; expected one")
+    if len(actions.shape) < 2:
+        return np.broadcast_to(np.float32(0), actions.shape)  # refused for its shape, whatever is in it
+    extremes: list[np.ndarray] = []
+    for start in range(0, actions.shape[0], _ROWS_AT_A_TIME):
+        part = checks.require_numeric(str(path), "actions", actions[start : start + _ROWS_AT_A_TIME])
+        extremes = [np.min([*extremes, part.min(axis=0)], axis=0), np.max([*extremes, part.max(axis=0)], axis=0)]
+    return checks.require_numeric(str(path), "actions", np.asarray(extremes))
+
+
+def _write_file(buffer: OfflineReplayBuffer, path: Path) -> None:
+    if path.suffix == ".npz":
+        _write_npz(buffer, path)
+    else:
+        _write_hdf5(buffer, path)
+    space = checks.require_box_actions(buffer.action_space)
+    metadata = {
+        **_provenance(buffer.metadata, buffer.source),
+        "action_low": space.low.tolist(),
+        "action_high": space.high.tolist(),
+    }
+    with replaced_when_complete(path.with_suffix(".json")) as file:
+        file.write(f"{json.dumps(metadata, indent=2, ensure_ascii=False)}\n".encode())
+
+
+def _write_npz(buffer: OfflineReplayBuffer, path: Path) -> None:
+    # One member after the other is how zip files are written: every array is a pass of its own.
+    names = [(name, array.dtype, array.shape[1:]) for name, array in _arrays(next(buffer.blocks(1)), buffer)]
+    with replaced_when_complete(path) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for name, dtype, shape in names:
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                whole = (buffer.size() * buffer.n_envs, *shape)
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": whole}
+                np.lib.format.write_array_header_1_0(member, header)
+                for block in buffer.blocks():
+                    member.write(np.ascontiguousarray(dict(_arrays(block, buffer))[name]).tobytes())
+
+
+def _write_hdf5(buffer: OfflineReplayBuffer, path: Path) -> None:
+    import h5py
+
+    with replaced_when_complete(path) as file, h5py.File(file, "w") as target:
+        start = 0
+        for block in buffer.blocks():
+            for name, array in _arrays(block, buffer):
+                if start == 0:
+                    target.create_dataset(name, (buffer.size() * buffer.n_envs, *array.shape[1:]), array.dtype)
+                target[name][start : start + len(array)] = array
+            start += len(block["rewards"])
+
+
+def _arrays(block: dict[str, Any], buffer: OfflineReplayBuffer) -> Iterator[tuple[str, np.ndarray]]:
+    """A block in the words of :func:`files.load`, by name in the file."""
+    for key in ("observations", "next_observations"):
+        value = block[key]
+        yield from (
+            ((f"{key}/{part}", array) for part, array in value.items()) if isinstance(value, dict) else [(key, value)]
+        )
+    yield "actions", in_environment_units(block["actions"], buffer.action_space)
+    yield "rewards", block["rewards"]
+    yield "terminals", block["dones"]
+    yield "masks", 1 - block["dones"] * (1 - block["timeouts"])
+
+
+def in_environment_units(actions: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
+    """Actions of a buffer, scaled to [−1, 1], in the units of its action space [n, *action]."""
+    space = checks.require_box_actions(space)
+    actions = actions.reshape(-1, *space.shape)
+    if np.all(space.low == -1) and np.all(space.high == 1):
+        return actions
+    return (space.low + (actions + 1) * 0.5 * (space.high - space.low)).astype(np.float32)
