@@ -95,7 +95,7 @@ def plot_curves(
                     bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
                 )
             if len(lines) > 1:
-                axes.legend(loc="best", fontsize=9)
+                axes.legend(loc="best", fontsize=9, frameon=True, framealpha=0.7, edgecolor="none")
         unit = "update" if handover is None else f"until {_thousands(handover)} an update on the data, then a step"
         seeds = f"; mean of {len(runs)} runs, 95 % interval" if len(runs) > 1 else ""
         figure.supxlabel(f"timestep ({unit}){seeds}", fontsize=11)
