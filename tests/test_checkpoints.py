@@ -32,6 +32,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from dipole_sb3 import DIPOLE, DatasetError, OfflineReplayBuffer, ReplayableEpisodes, ResumableCheckpoint
 from dipole_sb3.checkpoints import log_position, newest_checkpoint
 from dipole_sb3.cli.interrupt import StopOnSignal
+from dipole_sb3.datasets.storage import DatasetWriter
 
 SMALL: dict[str, Any] = {
     "batch_size": 16,
@@ -254,6 +255,7 @@ def test_may_be_taken_up_twice(reacher_data: Arrays, tmp_path: Path) -> None:
     np.testing.assert_equal(everything(model), everything(whole))
     # Nor do they differ in a new run of either: the seeds that the constructor gave were used long ago.
     for each in (whole, model):
+        torch.manual_seed(1)
         each.learn(30, reset_num_timesteps=True)
     np.testing.assert_equal(everything(model), everything(whole))
 
@@ -418,6 +420,26 @@ def test_a_changed_data_set_is_refused_with_both_checksums(folder: Path, reacher
     message = rf"drive\.npz: it is not the data .*found checksum {changed.checksum}, expected {known} of dataset"
     with pytest.raises(DatasetError, match=message):
         DIPOLE.resume(folder, env=reacher(), dataset=changed)
+
+
+def store(path: Path, data: Arrays) -> None:
+    env = reacher()
+    with DatasetWriter(path, env.observation_space, env.action_space, overwrite=True) as writer:
+        writer.append(data)
+
+
+def test_stored_data_are_known_by_their_checksum(reacher_data: Arrays, tmp_path: Path) -> None:
+    """In storage, and as the same arrays in memory."""
+    store(tmp_path / "data", reacher_data)
+    model = DIPOLE("MlpPolicy", reacher(), dataset=tmp_path / "data", offline_steps=22, **SMALL)
+    whole = learn(model, tmp_path, KeptCheckpoints(40, tmp_path / "run"))
+    for dataset in (tmp_path / "data", reacher_data):
+        resumed = DIPOLE.resume(tmp_path / "run" / "all" / "40.zip", env=reacher(), dataset=dataset, device="cpu")
+        (tmp_path / "again").mkdir(exist_ok=True)
+        np.testing.assert_equal(everything(learn(resumed, tmp_path / "again")), everything(whole))
+    store(tmp_path / "data", {name: column[:300] for name, column in reacher_data.items()})
+    with pytest.raises(DatasetError, match=r"data: it is not the data that the run in .*120_steps\.zip learned from"):
+        DIPOLE.resume(tmp_path / "run", env=reacher(), dataset=tmp_path / "data", device="cpu")
 
 
 def test_a_data_set_where_there_was_none(reacher_data: Arrays, tmp_path: Path) -> None:
