@@ -84,7 +84,7 @@ def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
 
 def _sync_folder(folder: pathlib.Path) -> None:
     """Without this a machine that loses power may forget the new name, although the bytes are on its disk."""
-    if os.name == "posix":
+    if os.name == "posix" and os.access(folder, os.R_OK):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

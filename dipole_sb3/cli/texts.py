@@ -25,6 +25,7 @@ examples:
   dipole data make ogbench/cube-single-play        make OGBench's data set anew, without a download
   dipole train task=ogbench/cube-single-play       train on it
   dipole evaluate model=runs/FOLDER                return and success over greediness ω
+  dipole curves runs/multirun/FOLDER               learning curves, mean and interval over seeds
   dipole export runs/FOLDER robot.dipole           everything a robot needs to act, without torch
 
 `dipole COMMAND --help` says more about each."""
