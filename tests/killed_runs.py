@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,13 +47,26 @@ def live(arguments: list[str], folder: Path, seconds: float | None = None, file_
         sys.stdout.flush()
         os._exit(status)
     # Its log is the last thing that it opens before it learns.
-    while not any(path.stat().st_mtime >= begun for path in folder.glob("events.*")):
+    while newest(folder, "events.*") < begun and has_not_ended(child):
         time.sleep(0.01)
     learning = time.time()
     if seconds is not None:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     return Life(os.waitpid(child, 0)[1], time.time() - learning)
+
+
+def newest(folder: Path, pattern: str) -> float:
+    """When the newest of the files was written; those that vanish meanwhile do not count."""
+    times = [0.0]
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def has_not_ended(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def lives(arguments: list[str], folder: Path, kills: int, seed: int, file_sizes: list[int]) -> list[int]:

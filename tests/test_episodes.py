@@ -38,7 +38,7 @@ MAZE = "ogbench/pointmaze-medium-navigate-singletask-task1-v0"
 """Draws its start from NumPy's global generator."""
 
 
-@pytest.mark.parametrize("env_id", ["Reacher-v5", "HalfCheetah-v5", "Pendulum-v1", "MountainCarContinuous-v0", MAZE])
+@pytest.mark.parametrize("env_id", ["Reacher-v5", "Hopper-v5", "Pendulum-v1", "MountainCarContinuous-v0", MAZE])
 def test_plays_on_as_the_first_one_does(env_id: str) -> None:
     """Contacts, warm starts of the solver and the seeds of later episodes included."""
     first, second = several(env_id), several(env_id)
