@@ -3,10 +3,12 @@
 from importlib.metadata import version
 
 from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.checkpoints import ResumableCheckpoint
 from dipole_sb3.datasets import load_dataset
 from dipole_sb3.datasets.exorl_names import register_environments
 from dipole_sb3.datasets.rollouts import record_dataset
 from dipole_sb3.dipole import DIPOLE
+from dipole_sb3.episodes import ReplayableEpisodes
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
@@ -22,6 +24,8 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "OfflineReplayBuffer",
+    "ReplayableEpisodes",
+    "ResumableCheckpoint",
     "load_dataset",
     "record_dataset",
 ]

@@ -358,8 +358,7 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def _row_bytes(self) -> int:
         """Of the observations in a row, by far the most of it."""
-        arrays = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
-        return sum(array[:1].nbytes for array in arrays)
+        return sum(array[:1].nbytes for (array,) in together(self.observations))
 
     @property
     def checksum(self) -> str:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+
+if TYPE_CHECKING:
+    from dipole_sb3.offline_algorithm import OfflineAlgorithm
+
+
+class IterationCallback(BaseCallback):
+    """A callback that runs where all of a timestep is done; see :meth:`OfflineAlgorithm.at_iteration_ends`."""
+
+    model: OfflineAlgorithm
+
+    def _on_training_start(self) -> None:
+        self.model.at_iteration_ends(self._on_iteration_end)
+
+    def _on_step(self) -> bool:
+        return True
+
+    @abstractmethod
+    def _on_iteration_end(self) -> bool:
+        """False ends learning."""
 
 
 class TimestepProgressBar(ProgressBarCallback):

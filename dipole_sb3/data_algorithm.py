@@ -66,6 +66,8 @@ class DataAlgorithm(SavedAlgorithm):
     def set_dataset(self, dataset: DatasetLike) -> None:
         """Trains on other data from the next ``learn()`` on, for example after ``load``.
 
+        What was gathered online beside the old data is left behind with them.
+
         :param dataset: as in the constructor; must have the model's spaces.
         :raises DatasetError: when it is malformed or disagrees; the model then keeps what it had.
         """
@@ -141,7 +143,7 @@ class DataAlgorithm(SavedAlgorithm):
 
     def _require_consecutive_data(self) -> None:
         """Refuses to make one-step returns out of n-step ones where no row of the data set follows on another."""
-        if self.n_steps == 1 or self.dataset is None:
+        if self.n_steps == 1 or not self._has_recorded_data():
             return
         data = recorded_part(self._buffer())
         open_ended = int((data.dones[: data.size()] == 0).sum()) - data.n_envs

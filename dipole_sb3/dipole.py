@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -247,6 +248,12 @@ class DIPOLE(OfflineAlgorithm):
         if outcome is not None:
             for name, loss in zip(LOSS_NAMES, outcome.losses.tolist(), strict=True):
                 self.logger.record(f"validation/{name}", loss)
+
+    def _training_statistics(self) -> dict[str, Any]:
+        return self._monitor.state()
+
+    def _restore_training_statistics(self, statistics: Mapping[str, Any]) -> None:
+        self._monitor.restore(statistics)
 
     def _validation_outcome(self) -> Outcome | None:
         """Losses on the data set's validation split, always on the same transitions and noise: curves compare."""

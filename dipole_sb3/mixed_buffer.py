@@ -241,6 +241,24 @@ class MixedReplayBuffer(OfflineReplayBuffer):
             other.recorded = self.recorded._with_observation_space(space)
         return other
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A ring of a million transitions in which a few lie is not a hundred megabytes on a disk.
+        rows = self._filled_rows()
+        filled = {name: mapped(lambda array: array[:rows], getattr(self, name)) for name in TRANSITION_ARRAYS}
+        return {**super().__getstate__(), **filled}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for name in TRANSITION_ARRAYS:
+            setattr(self, name, mapped(self._with_room, getattr(self, name)))
+
+    def _with_room(self, filled: np.ndarray) -> np.ndarray:
+        if len(filled) == self.buffer_size:
+            return filled
+        whole = np.zeros((self.buffer_size, *filled.shape[1:]), filled.dtype)
+        whole[: len(filled)] = filled
+        return whole
+
 
 def recorded_part(buffer: OfflineReplayBuffer) -> OfflineReplayBuffer:
     """What was recorded before the online data beside it; the whole buffer where nothing was."""

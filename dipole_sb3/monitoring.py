@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
@@ -55,6 +58,22 @@ class TrainingMonitor:
         logger.record("time/updates_per_second", self._updates / max(now - self._since, 1e-9))
         self._losses.zero_()
         self._updates, self._since = 0, now
+
+    def state(self) -> dict[str, Any]:
+        """What the next record will rest on, as numbers and arrays."""
+        last = None if self._last is None else {k: v.cpu().numpy() for k, v in self._last._asdict().items()}
+        seconds = time.perf_counter() - self._since
+        return {"losses": self._losses.cpu().numpy(), "last": last, "updates": self._updates, "seconds": seconds}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what :meth:`state` gave."""
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.as_tensor(array, device=self._losses.device)
+
+        self._losses = tensor(state["losses"])
+        self._last = None if state["last"] is None else Outcome(**{k: tensor(v) for k, v in state["last"].items()})
+        self._updates, self._since = state["updates"], time.perf_counter() - state["seconds"]
 
 
 def describe(outcome: Outcome) -> dict[str, float]:

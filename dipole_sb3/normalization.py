@@ -123,6 +123,39 @@ def _discounted_returns(dataset: OfflineReplayBuffer, gamma: float) -> np.ndarra
     return returns.reshape(-1)
 
 
+def vec_normalize_state(vec_normalize: VecNormalize) -> dict[str, Any]:
+    """What its steps have made of it, as numbers and arrays."""
+    return {
+        "statistics": {name: vars(running) for name, running in _running_statistics(vec_normalize).items()},
+        "returns": vec_normalize.returns,
+        "training": vec_normalize.training,
+    }
+
+
+def restore_vec_normalize(vec_normalize: VecNormalize, state: Mapping[str, Any]) -> None:
+    """Goes on from what :func:`vec_normalize_state` gave.
+
+    :raises ValueError: it normalises something else.
+    """
+    found = _running_statistics(vec_normalize)
+    if found.keys() != state["statistics"].keys():
+        raise ValueError(
+            f"VecNormalize: normalises {sorted(found)}, expected {sorted(state['statistics'])} as in the saved run"
+        )
+    for name, running in found.items():
+        vars(running).update(state["statistics"][name])
+    vec_normalize.returns, vec_normalize.training = state["returns"], state["training"]
+
+
+def _running_statistics(vec_normalize: VecNormalize) -> dict[str, RunningMeanStd]:
+    named = {"returns": vec_normalize.ret_rms}
+    if vec_normalize.norm_obs:
+        running = vec_normalize.obs_rms
+        by_key = running if isinstance(running, dict) else {"": running}
+        named |= {f"observation {key}".rstrip(): one for key, one in by_key.items()}
+    return named
+
+
 class BatchNormalizer:
     """VecNormalize's arithmetic as tensors, for batches that never leave the device.
 

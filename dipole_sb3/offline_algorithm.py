@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -100,6 +100,7 @@ class OfflineAlgorithm(DataAlgorithm):
         self.offline_ratio = offline_ratio
         self._offline_end = 0
         self._normalizer: BatchNormalizer | None = None
+        self._iteration_ends: list[Callable[[], bool]] = []
 
     # Setting up
 
@@ -135,6 +136,13 @@ class OfflineAlgorithm(DataAlgorithm):
     @abstractmethod
     def _record_training(self) -> None:
         """Writes the training statistics since the last call to the logger."""
+
+    def _training_statistics(self) -> dict[str, Any]:
+        """Numbers and arrays that :meth:`_record_training` will need, for a checkpoint."""
+        return {}
+
+    def _restore_training_statistics(self, statistics: Mapping[str, Any]) -> None:
+        """Takes what :meth:`_training_statistics` gave."""
 
     # Learning
 
@@ -172,7 +180,11 @@ class OfflineAlgorithm(DataAlgorithm):
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
+            self._iteration_ends = []
             callback.on_training_start(locals(), globals())
+            if self._before_learning is not None:
+                self._before_learning()
+                self._before_learning = None
             offline_end = min(self._offline_end, total_timesteps)
             if self._learn_offline(offline_end, callback, log_interval) and self.num_timesteps < total_timesteps:
                 self._learn_online(total_timesteps, callback, log_interval)
@@ -271,21 +283,41 @@ class OfflineAlgorithm(DataAlgorithm):
                 return False
             if updates_per_log and (self.num_timesteps % updates_per_log == 0 or self.num_timesteps == end):
                 self.dump_logs()
+            if not self._iteration_ended():
+                return False
         return True
+
+    def at_iteration_ends(self, listener: Callable[[], bool]) -> None:
+        """Calls ``listener`` until ``learn`` returns, wherever all of a timestep is done; for ``_on_training_start``.
+
+        That is after every update of the offline phase, and online after every rollout with its training: parameters,
+        counters, replay buffer, environment and log then belong together, which they do not in a callback's
+        ``_on_step``.
+
+        :param listener: False ends learning.
+        """
+        self._iteration_ends.append(listener)
+
+    def _iteration_ended(self) -> bool:
+        # Each of them runs, also after one that ends learning.
+        answers = [listener() for listener in self._iteration_ends]
+        return all(answers)
 
     def _learn_online(self, end: int, callback: BaseCallback, log_interval: int) -> None:
         """SB3's loop of rollouts and trainings until ``end``."""
         assert self.env is not None
         assert isinstance(self.train_freq, TrainFreq)
         buffer = self._make_room()
+        if self.action_noise is not None:
+            self.action_noise = _noise_of_environments(self.action_noise, self.n_envs)
         if self._last_obs is None:
             self._last_obs = self.env.reset()
             self._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
             if self._vec_normalize_env is not None:
                 self._last_original_obs = self._vec_normalize_env.get_original_obs()
-        if self.action_noise is not None:
-            self.action_noise = _noise_of_environments(self.action_noise, self.n_envs)
-            self.action_noise.reset()
+            # Not where an episode goes on: correlated noise goes on with it.
+            if self.action_noise is not None:
+                self.action_noise.reset()
         # A policy that has learned from data has no use for random actions.
         learning_starts = 0 if buffer.n_recorded else self.learning_starts
         while self.num_timesteps < end:
@@ -303,6 +335,8 @@ class OfflineAlgorithm(DataAlgorithm):
             steps = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
             if self.num_timesteps > learning_starts and steps > 0:
                 self.train(gradient_steps=steps, batch_size=self.batch_size)
+            if not self._iteration_ended():
+                return
 
     def dump_logs(self) -> None:
         """Writes the statistics since the last call to all of the logger's outputs."""

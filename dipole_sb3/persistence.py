@@ -35,6 +35,7 @@ def replaced_when_complete(path: str | pathlib.Path) -> Iterator[io.BufferedIOBa
         # mkstemp makes private files; the final one gets the permissions of an ordinary new file.
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -51,7 +52,7 @@ def require_model_file(path: str | pathlib.Path | io.BufferedIOBase) -> None:
     """
     file = open_path(path, "r", suffix="zip")
     try:
-        problem = _problem_of_model(file)
+        problem = problem_of_model(file)
     finally:
         # A file that the caller opened is the caller's to close.
         if file is not path:
@@ -62,7 +63,8 @@ def require_model_file(path: str | pathlib.Path | io.BufferedIOBase) -> None:
         raise ValueError(f"cannot load {name}: it {problem}; expected a whole .zip file written by a model's save()")
 
 
-def _problem_of_model(file: io.BufferedIOBase) -> str | None:
+def problem_of_model(file: io.BufferedIOBase) -> str | None:
+    """What is wrong with a model file, after "it"; None when all of it is whole."""
     try:
         with zipfile.ZipFile(file) as archive:
             missing = {"data", "policy.pth"} - set(archive.namelist())
@@ -78,6 +80,16 @@ def _problem_of_model(file: io.BufferedIOBase) -> str | None:
 def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
     """The error as one sentence with the name of what was to be written."""
     return OSError(error.errno, f"cannot write {path}: {error.strerror or error}; nothing was changed")
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Without this a machine that loses power may forget the new name, although the bytes are on its disk."""
+    if os.name == "posix" and os.access(folder, os.R_OK):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _umask() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from dipole_sb3.evaluation import SweepResult, SweepRow
 from dipole_sb3.monitoring import SATURATION
 from dipole_sb3.normalization import BatchNormalizer
 from dipole_sb3.plots_acting import choose_observation, plot_actions, plot_paths
+from dipole_sb3.plots_learning import plot_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,68 +188,3 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(values, [0.2, 99.8])
     margin = max(0.05 * (high - low), 1e-3)
     return float(low - margin), float(high + margin)
-
-
-_CURVES: tuple[tuple[str, dict[str, str]], ...] = (
-    ("losses of the pair", {"positive_loss": "π⁺", "negative_loss": "π⁻"}),
-    ("losses of the values", {"critic_loss": "critics", "value_loss": "value"}),
-    ("values", {"q_mean": "Q", "value_mean": "V"}),
-    ("advantage", {"advantage_q90": "90 %", "advantage_q50": "50 %", "advantage_q10": "10 %"}),
-    ("weight of π⁺", {"weight_mean": "mean", "weight_std": "deviation", "weight_saturation": "saturated share"}),
-    ("evaluation", {"eval/mean_reward": "return"}),
-)
-_CURVE_STYLES = (("train", "-", ""), ("validation", "--", ", validation"))
-
-
-def plot_curves(progress: str | Path, path: str | Path) -> None:
-    """Learning curves of a run: losses, values, advantage, weights, and evaluations where there were any.
-
-    :param progress: progress.csv of the run.
-    :param path: PNG file.
-    :raises ValueError: the file holds no training statistics.
-    """
-    columns = _read_progress(Path(progress))
-    panels = []
-    for title, names in _CURVES:
-        lines = []
-        for index, (name, label) in enumerate(names.items()):
-            for group, style, suffix in _CURVE_STYLES:
-                key = name if "/" in name else f"{group}/{name}"
-                if key in columns and (group == "train" or "/" not in name):
-                    lines.append((columns[key], COLOURS[index], style, label + suffix))
-        if lines:
-            panels.append((title, lines))
-    if not panels:
-        raise ValueError(f"{progress}: no training statistics; found {sorted(columns)}, expected train/positive_loss …")
-    width = min(3, len(panels))
-    height = -(-len(panels) // width)
-    with drawing(path, 4.0 * width, 3.0 * height) as figure:
-        grid = figure.subplots(height, width, squeeze=False, sharex=True)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        for axes, (title, lines) in zip(grid.flat, panels, strict=False):
-            for (steps, values), colour, style, label in lines:
-                axes.plot(steps, values, style, color=colour, label=label, marker="." if len(steps) < 30 else None)
-            axes.set_title(title, loc="left")
-            axes.tick_params(labelbottom=True)
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
-            if title == "losses of the values":
-                axes.set_yscale("log")
-            if len(lines) > 1:
-                axes.legend(loc="best", fontsize=9)
-        figure.supxlabel("timestep (offline: update)", fontsize=11)
-
-
-def _read_progress(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Column → (timesteps, values), without the rows in which the column is empty."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns: dict[str, tuple[list[float], list[float]]] = {}
-    for row in rows:
-        step = row.get("time/total_timesteps")
-        for name, value in row.items():
-            if step and value and "/" in name:
-                steps, values = columns.setdefault(name, ([], []))
-                steps.append(float(step))
-                values.append(float(value))
-    return columns

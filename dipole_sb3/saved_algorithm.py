@@ -6,7 +6,7 @@ import copy
 import io
 import pathlib
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -49,9 +49,18 @@ class SavedAlgorithm(OffPolicyAlgorithm):
     _learned_normalized: bool = False
     """Whether an update has seen normalised observations."""
     _saved_statistics: dict[str | None, ObservationStatistics] | None = None
+    _before_learning: Callable[[], None] | None = None
+    """What a resumed run leaves for the moment at which ``learn`` goes on."""
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "dataset", "_generator", "_normalizer"]
+        return [
+            *super()._excluded_save_params(),
+            "dataset",
+            "_generator",
+            "_normalizer",
+            "_iteration_ends",
+            "_before_learning",
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
@@ -125,6 +134,35 @@ class SavedAlgorithm(OffPolicyAlgorithm):
                 custom_objects = {**(custom_objects or {}), **taken}
         attributes = {cls.renamed_on_load.get(name, name): value for name, value in kwargs.items()}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **attributes)
+
+    @classmethod
+    def resume(
+        cls: type[SelfSavedAlgorithm],
+        path: str | pathlib.Path,
+        env: GymEnv | None = None,
+        dataset: Any = None,
+        device: torch.device | str = "auto",
+        **arguments: Any,
+    ) -> SelfSavedAlgorithm:
+        """Takes up an interrupted run from its newest checkpoint; ``learn(…, reset_num_timesteps=False)`` goes on.
+
+        On the CPU, and with :class:`~dipole_sb3.ReplayableEpisodes` around every environment, it goes on as if it had
+        never stopped; without them it says so and goes on with new episodes. Load only what you trust: SB3's format
+        holds pickled objects.
+
+        :param path: folder of :class:`~dipole_sb3.ResumableCheckpoint`, or one checkpoint.
+        :param env: the run's environment anew; None where the rest needs none.
+        :param dataset: the data that the run began with, as in the constructor.
+        :param device: torch device, or ``"auto"``.
+        :param arguments: constructor arguments to change.
+        :raises FileNotFoundError: there is no checkpoint.
+        :raises ValueError: none is whole, or it has no state of a run, or ``env`` is another kind than the run's.
+        :raises DatasetError: the data set is missing or has another checksum.
+        """
+        from dipole_sb3 import checkpoints
+
+        model: Any = checkpoints.resume(cls, path, env, dataset, device, **arguments)
+        return model  # type: ignore[no-any-return]
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """SB3's; spaces that were inferred from data become those of the environment where both describe the same.

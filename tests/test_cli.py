@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,18 @@ import pytest
 import torch
 
 from dipole_sb3 import DIPOLE
+from dipole_sb3.archived_state import read_state
+from dipole_sb3.checkpoints import newest_checkpoint
 from dipole_sb3.cli import main
 from dipole_sb3.cli.configuration import task_names
 
-TINY = ["steps=20", "algo.batch_size=16", "algo.policy_kwargs.net_arch=[16,16]", "algo.verbose=0", "pictures=false"]
+TINY = [
+    "offline_steps=20",
+    "algo.batch_size=16",
+    "algo.policy_kwargs.net_arch=[16,16]",
+    "algo.verbose=0",
+    "pictures=false",
+]
 UNTESTED = [*TINY, "episodes=0"]
 
 Command = Callable[..., tuple[int, str, str]]
@@ -165,8 +174,8 @@ def test_evaluation_while_training(dipole: Command) -> None:
     status, _, err = dipole("train", "task=reacher", *UNTESTED, "eval_freq=10", "eval_episodes=2", "run_dir=run")
     assert (status, err) == (0, "")
     evaluations = np.load("run/evaluations/evaluations.npz")
-    assert evaluations["timesteps"].tolist() == [10, 20]
-    assert evaluations["results"].shape == (2, 2)
+    assert evaluations["timesteps"].tolist() == [1, 10, 20]
+    assert evaluations["results"].shape == (3, 2)
 
 
 def test_multirun_makes_a_folder_for_each_seed(dipole: Command) -> None:
@@ -211,9 +220,9 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(dipole: Command) -> None:
     assert "run: holds a run already; go on with it by resume=run, replace it by replace=true" in err
     assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
 
-    status, _, err = dipole("train", "task=reacher", *UNTESTED, "run_dir=run", "replace=true", "steps=5")
+    status, _, err = dipole("train", "task=reacher", *UNTESTED, "run_dir=run", "replace=true", "offline_steps=5")
     assert (status, err) == (0, "")
-    assert not list(Path("run/checkpoints").iterdir())
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["model_5_steps.zip"]
     assert len(list(Path("run").glob("events.*"))) == 1
     assert timesteps(Path("run")) == [5]
     assert Path("run/notes.txt").is_file()
@@ -224,44 +233,123 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(dipole: Command) -> None:
 
 def test_resuming_goes_on_with_the_very_same_updates(dipole: Command) -> None:
     options = ["task=reacher", *UNTESTED, "log_interval=1"]
-    dipole("train", *options, "steps=40", "run_dir=whole")
-    dipole("train", *options, "steps=40", "checkpoint_freq=25", "run_dir=killed")
+    dipole("train", *options, "offline_steps=40", "run_dir=whole")
+    dipole("train", *options, "offline_steps=40", "checkpoint_freq=25", "run_dir=killed")
     # As a kill after the checkpoint would leave it, and with rows beyond the checkpoint.
     os.remove("killed/model.zip")
+    os.remove("killed/checkpoints/model_40_steps.zip")
     assert timesteps(Path("killed")) == [40]
     status, out, err = dipole("train", "resume=killed")
     assert (status, err) == (0, "")
-    assert "killed/checkpoints/model_25_steps.zip: going on after 25 of 40 updates" in out
+    assert "killed/checkpoints/model_25_steps.zip: going on after 25 of 40 timesteps" in out
     assert timesteps(Path("killed")) == [40]
     whole, resumed = parameters(Path("whole/model.zip")), parameters(Path("killed/model.zip"))
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
 
-    status, _, _ = dipole("train", "resume=killed", "steps=60")
+    status, _, _ = dipole("train", "resume=killed", "offline_steps=60")
     assert status == 0
     assert timesteps(Path("killed")) == [40, 60]
 
 
-def test_a_run_made_longer_and_killed_goes_on_from_its_last_checkpoint(dipole: Command) -> None:
-    dipole("train", "task=reacher", *UNTESTED, "run_dir=run")
-    finished = Path("run/model.zip").read_bytes()
-    dipole("train", "resume=run", "steps=50", "checkpoint_freq=15")
-    Path("run/model.zip").write_bytes(finished)  # as if killed after the checkpoint at 35
-    os.remove("run/checkpoints/model_50_steps.zip")
-    _, out, _ = dipole("train", "resume=run")
-    assert "run/checkpoints/model_35_steps.zip: going on after 35 of 50 updates" in out
+def test_a_finished_run_goes_on_online(dipole: Command) -> None:
+    options = ["task=reacher", *UNTESTED, "log_interval=1"]
+    dipole("train", *options, "online_steps=110", "run_dir=whole")
+    dipole("train", *options, "run_dir=parted")
+    status, out, err = dipole("train", "resume=parted", "online_steps=110")
+    assert (status, err) == (0, "")
+    assert "going on after 20 of 130 timesteps" in out
+    assert timesteps(Path("whole")) == timesteps(Path("parted")) == [20, 70, 120]
+    whole, parted = parameters(Path("whole/model.zip")), parameters(Path("parted/model.zip"))
+    assert all(torch.equal(value, parted[name]) for name, value in whole.items())
 
-    Path("run/model.zip").write_bytes(finished[:1000])
+    status, _, err = dipole("train", "resume=parted", "offline_steps=60")
+    assert status == 1
+    assert "the run has gone on online after 20; expected only online_steps to change now" in err
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(dipole: Command) -> None:
+    dipole("train", "task=reacher", *UNTESTED, "run_dir=run", "checkpoint_freq=15")
+    os.truncate("run/checkpoints/model_20_steps.zip", 1000)
+    status, out, _ = dipole("train", "resume=run")
+    assert status == 0
+    assert "run/checkpoints/model_20_steps.zip: it is truncated" in out
+    assert "run/checkpoints/model_15_steps.zip: going on after 15 of 20 timesteps" in out
+    for path in Path("run/checkpoints").iterdir():
+        os.truncate(path, 1000)
     status, _, err = dipole("train", "resume=run")
     assert status == 1
-    assert "run/model.zip: not a complete model" in err
+    assert "no checkpoint in run/checkpoints is whole" in err
+
+
+def test_a_run_that_has_saved_nothing_yet(dipole: Command) -> None:
+    dipole("train", "task=reacher", *UNTESTED, "run_dir=run", "checkpoint_freq=0")
+    status, _, err = dipole("train", "resume=run")
+    assert status == 1
+    assert "run: no checkpoint in checkpoints/ to go on from; start it anew, with replace=true" in err
+
+
+def test_a_run_of_an_earlier_version(dipole: Command) -> None:
+    dipole("train", "task=reacher", *UNTESTED, "run_dir=run")
+    config = Path("run/config.yaml").read_text()
+    Path("run/config.yaml").write_text(
+        config.replace("offline_steps: 20\n", "steps: 20\n").replace("online_steps: 0\n", "")
+    )
+    status, _, err = dipole("train", "resume=run")
+    assert status == 1
+    assert "run: config.yaml has no online_steps: the run is of an earlier version" in err
+
+
+def test_other_data_than_the_runs_is_refused(dipole: Command) -> None:
+    dipole("data", "record", "--steps", "110", "--net-arch", "16", "--out", "drive.npz")
+    dipole("train", "task=custom", "task.dataset=drive.npz", *UNTESTED, "run_dir=run")
+    dipole("data", "record", "--steps", "110", "--net-arch", "16", "--seed", "1", "--out", "drive.npz")
+    status, _, err = dipole("train", "resume=run")
+    assert status == 1
+    assert "drive.npz: it is not the data that the run in run/checkpoints/model_20_steps.zip learned from" in err
+    os.remove("drive.npz")
+    status, _, err = dipole("train", "resume=run")
+    assert status == 1
+    assert "drive.npz: no such file" in err
+
+
+def test_several_environments_learn_in_processes(dipole: Command) -> None:
+    status, _, err = dipole("train", "task=reacher", *UNTESTED, "n_envs=2", "online_steps=100", "run_dir=run")
+    assert (status, err) == (0, "")
+    assert DIPOLE.load("run/model.zip")._n_updates == 120  # one for each step of each environment
+    # With where each of them is in its episode.
+    with zipfile.ZipFile("run/checkpoints/model_120_steps.zip") as archive:
+        assert [len(state["actions"]) for state in read_state(archive, "run")["episodes"]] == [0, 0]
+
+
+def test_scores_of_both_phases_beside_the_papers(dipole: Command) -> None:
+    evaluated = ["eval_freq=15", "eval_episodes=2", "online_steps=20", "pictures=true"]
+    status, out, err = dipole("train", "-m", "task=reacher", "seed=0,1", *UNTESTED, *evaluated)
+    assert (status, err) == (0, "")
+    assert "after the offline phase (timestep 20): return -" in out
+    assert "after the online phase (timestep 40): return -" in out
+    (runs,) = Path("runs/multirun").iterdir()
+    assert np.load(runs / "0-reacher-seed0/evaluations/evaluations.npz")["timesteps"].tolist() == [1, 15, 20, 30, 40]
+
+    status, out, err = dipole("curves", str(runs))
+    assert (status, err) == (0, "")
+    ends = [np.load(path)["results"][-1].mean() for path in runs.glob("*/evaluations/evaluations.npz")]
+    assert f"after the online phase (timestep 40): return {np.mean(ends):.2f} [" in out
+    assert f"The picture of 2 runs is in {runs}/curves.png" in out
+    assert (runs / "curves.png").is_file()
+
+    dipole("train", "task=reacher", *UNTESTED, "offline_steps=30", "run_dir=other")
+    status, _, err = dipole("curves", str(runs), "other", "--out", "never.png")
+    assert status == 1
+    assert "the runs have different offline_steps" in err
+    assert not Path("never.png").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dipole_sb3.cli", "train", "task=reacher", *UNTESTED, "run_dir=run"]
     process = subprocess.Popen(
-        [*command, "steps=1000000", "checkpoint_freq=5"],
+        [*command, "offline_steps=1000000", "checkpoint_freq=5"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -277,8 +365,29 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
     assert "Traceback" not in out
     newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name.split("_")[1]))
     saved = DIPOLE.load(newest).num_timesteps
-    assert f"Stopped after {saved} of 1000000 updates; saved run/checkpoints/{newest.name}." in out
+    assert f"Stopped after {saved} of 1000000 timesteps; saved run/checkpoints/{newest.name}." in out
     assert not (tmp_path / "run" / "model.zip").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_second_ctrl_c_ends_at_once_and_leaves_whole_checkpoints(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dipole_sb3.cli", "train", "task=reacher", *UNTESTED, "run_dir=run"]
+    process = subprocess.Popen(
+        [*command, "offline_steps=1000000", "checkpoint_freq=1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("run/checkpoints/*.zip"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), out
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints")[1] == []
 
 
 # Wrong input: one sentence each, nothing left behind
@@ -293,10 +402,17 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
         (["train", "task=reacher", "algo.bta=3"], "there is no option algo.bta here; nearest: algo.beta"),
         (["train", "task=reacher", "algo=sac"], "there is no algo/sac; known are dipole"),
         (
-            ["train", "task=reacher", "steps=many"],
-            "steps: Value 'many' of type 'str' could not be converted to Integer",
+            ["train", "task=reacher", "offline_steps=many"],
+            "offline_steps: Value 'many' of type 'str' could not be converted to Integer",
         ),
-        (["train", "task=reacher", "steps=0"], "steps is 0, expected at least 1"),
+        (["train", "task=reacher", "offline_steps=0"], "offline_steps and online_steps are both 0"),
+        (["train", "task=reacher", "offline_steps=-1"], "offline_steps is -1, expected at least 0"),
+        (["train", "task=reacher", "online_steps=1", "n_envs=0"], "n_envs is 0, expected at least 1"),
+        (
+            ["train", "task=custom", "task.dataset=demo/reacher-tqc-10k", "online_steps=5"],
+            "online_steps is 5, but the task has no environment; give task.env=ID",
+        ),
+        (["curves", "nowhere"], "nowhere: no progress.csv in it"),
         (["train", "task=reacher", "omegas=[-2,0]"], "omegas is [-2.0, 0.0], expected numbers of at least -1"),
         (["train", "task=reacher", "algo.verbose=0", "algo.beta=-1"], "beta is -1, expected"),
         (["train", "task=reacher", "+algo.bogus=1"], "an option of algo does not fit"),
@@ -366,8 +482,8 @@ def test_a_resumed_run_stays_what_it_was(dipole: Command) -> None:
     for option, message in [
         ("algo.beta=9", "algo.beta=9: a resumed run stays as it was"),
         ("seed=9", "seed=9: a resumed run stays as it was"),
-        ("stepps=30", "there is no option stepps here; nearest: steps"),
-        ("steps=soon", "could not be converted to Integer"),
+        ("offline_stepps=30", "there is no option offline_stepps here; nearest: offline_steps"),
+        ("offline_steps=soon", "could not be converted to Integer"),
     ]:
         status, _, err = dipole("train", "resume=run", option)
         assert status == 1

@@ -54,7 +54,7 @@ def hyperparameters(algo: dict[str, Any], *names: str) -> tuple[Any, ...]:
 def check_general(config: dict[str, Any]) -> None:
     """Table 5's rows that hold everywhere."""
     algo = config["algo"]
-    assert config["steps"] == 1_000_000
+    assert config["offline_steps"] == 1_000_000
     assert hyperparameters(algo, "learning_rate", "tau") == (3e-4, 0.005)
     assert algo["policy_kwargs"]["net_arch"] == [512, 512, 512]
 
@@ -126,12 +126,44 @@ def test_ogbench_targets() -> None:
     assert paper_target(config.task, 5) == "success 50 ± 8 % (8 seeds, ω not published)"
 
 
+ONLINE = """
+humanoidmaze-medium-navigate  61  97
+antsoccer-arena-navigate      43  90
+cube-double-play              41  89
+scene-play                    97  100
+"""
+"""Table 3: success in percent after the offline and after the online million steps, on the domain's default task."""
+
+
+@pytest.mark.parametrize("row", rows(ONLINE), ids=lambda row: row[0])
+def test_targets_after_learning_online(row: list[str]) -> None:
+    domain, offline, online = row
+    config = compose("train", [f"task=ogbench/{domain}"])
+    phrase = paper_target(config.task, config.task_id, online=True)
+    assert phrase is not None
+    assert phrase.startswith(f"success {offline} ± ")
+    assert f" after 1M offline steps, {online} ± " in phrase
+    other = config.task_id % 5 + 1
+    assert paper_target(compose("train", [f"task=ogbench/{domain}", f"task_id={other}"]).task, other, True) is None
+
+
+def test_no_target_where_the_paper_learned_offline_only() -> None:
+    for task in ("ogbench/cube-single-play", "exorl/walker-run", "reacher"):
+        config = compose("train", [f"task={task}"])
+        assert paper_target(config.task, config.get("task_id"), online=True) is None
+
+
+def test_online_learning_makes_one_update_for_each_step() -> None:
+    algo = train_config("task=reacher")["algo"]
+    assert (algo["train_freq"], algo["gradient_steps"], algo["offline_ratio"]) == (1, -1, None)
+
+
 def test_reacher_and_demo() -> None:
     config = train_config("task=reacher")
     names = ("beta", "shift", "gamma", "expectile", "critic_target", "q_agg", "flow_steps", "batch_size")
     assert hyperparameters(config["algo"], *names) == (2.0, 0.0, 0.98, 0.9, "policy", "min", 10, 256)
     assert config["algo"]["policy_kwargs"]["net_arch"] == [128, 128, 128]
-    assert config["steps"] == 8000
+    assert config["offline_steps"] == 8000
     demo = compose("demo")
     assert demo.task.dataset == "demo/reacher-tqc-10k"
     assert (list(demo.omegas), list(demo.candidates), demo.episodes) == ([-1, 0, 0.5, 1, 2, 4], [1, 4], 50)
@@ -144,5 +176,5 @@ def test_evaluate_takes_a_task() -> None:
 
 
 def test_option_names_are_those_of_the_tree() -> None:
-    assert {"algo.beta", "algo.policy_kwargs.net_arch", "steps", "omegas", "task"} <= set(option_names())
+    assert {"algo.beta", "algo.policy_kwargs.net_arch", "offline_steps", "omegas", "task"} <= set(option_names())
     assert not any(name.startswith("hydra") for name in option_names())

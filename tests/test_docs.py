@@ -20,6 +20,30 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
+def test_examples_of_going_on_online_run() -> None:
+    in_one, in_two = re.findall(r"```python\n(.*?)```", (ROOT / "docs/online.md").read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(in_one.replace("3_000", "3").replace("7_000", "5"), "online.md", "exec"), names)
+    assert (names["model"].num_timesteps, names["model"]._n_updates) == (5, 5)
+    exec(compile(in_two.replace("3_000", "3").replace("4_000", "16"), "online.md", "exec"), names)
+    assert (names["model"].num_timesteps, names["model"]._n_updates) == (3 + 16, 3 + 2)
+    assert names["model"].replay_buffer.n_online == 16
+
+
+def test_examples_of_resuming_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process, but with a new model: what a crash leaves is the folder."""
+    page = (
+        (ROOT / "docs" / "resuming.md").read_text().replace("8_000", "3").replace("16_000", "9").replace("2_000", "4")
+    )
+    begun, resumed = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(begun, "resuming.md", "exec"), names)
+    assert names["model"].num_timesteps == 9
+    exec(compile(resumed, "resuming.md", "exec"), names)
+    assert (names["model"].num_timesteps, names["model"]._n_updates) == (9, 9)
+
+
 def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, then, after what its command line does, driving."""
     training, driving = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)

@@ -1,6 +1,7 @@
 """Recorded data beside a ring of online transitions: nothing is copied, overwritten, lost or drawn too often."""
 
 import io
+import pickle
 from typing import Any
 
 import numpy as np
@@ -286,8 +287,17 @@ class TestOtherEnvironments:
 
 
 class TestTogether:
-    def test_pickled_with_both_parts(self) -> None:
-        buffer = add(mixed(9, 6), 8)
+    def test_empty_room_is_not_pickled(self) -> None:
+        buffer = add(mixed(9, 1_000_000), 3)
+        stored = pickle.dumps(buffer)
+        assert len(stored) < 20_000
+        loaded = pickle.loads(stored)
+        assert loaded.buffer_size == len(loaded.rewards) == 1_000_000
+        assert rewards_of(loaded) == rewards_of(buffer)
+
+    @pytest.mark.parametrize("steps", [0, 4, 6, 8])
+    def test_pickled_with_both_parts(self, steps: int) -> None:
+        buffer = add(mixed(9, 6), steps)
         buffer.draw(3, torch.Generator(), n_steps=2)
         file = io.BytesIO()
         save_to_pkl(file, buffer)
@@ -295,7 +305,7 @@ class TestTogether:
         loaded = load_from_pkl(file)
         assert isinstance(loaded, MixedReplayBuffer)
         assert rewards_of(loaded) == rewards_of(buffer)
-        assert rewards_of(add(loaded, 2, first=8)) == rewards_of(add(buffer, 2, first=8))
+        assert rewards_of(add(loaded, 3, first=steps)) == rewards_of(add(buffer, 3, first=steps))
 
     def test_what_identifies_the_data_is_of_both_parts(self) -> None:
         buffer = add(mixed(9, 6), 4)

@@ -18,9 +18,11 @@ from matplotlib.image import imread
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from dipole_sb3 import DIPOLE, drawing, load_dataset, plots, plots_acting
+from dipole_sb3 import DIPOLE, drawing, load_dataset, plots, plots_acting, plots_learning
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.evaluation import SweepResult, SweepRow
+from dipole_sb3.intervals import mean_interval
+from dipole_sb3.plots_learning import average
 
 make_reacher = functools.partial(gymnasium.make, "Reacher-v5")
 OMEGAS = (-1.0, 0.0, 2.0, 4.0)
@@ -57,6 +59,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
     monkeypatch.setattr(plots, "drawing", kept)
     monkeypatch.setattr(plots_acting, "drawing", kept)
+    monkeypatch.setattr(plots_learning, "drawing", kept)
     return drawn
 
 
@@ -257,6 +260,48 @@ def test_curves_come_from_the_progress_file(
     panels = [axes for axes in figures[0].axes if axes.get_visible()]
     assert len(panels) == 5  # No evaluation in this run.
     assert [line.get_xdata().tolist() for line in panels[0].lines] == [[20, 40], [20, 40]]  # type: ignore[union-attr]
+
+
+def write_progress(path: Path, steps: list[int], losses: list[float], returns: list[float]) -> Path:
+    lines = ["time/total_timesteps,train/positive_loss,eval/mean_reward"]
+    lines += [f"{step},{loss},{value}" for step, loss, value in zip(steps, losses, returns, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_hand_over_is_marked(tmp_path: Path, figures: list[Figure]) -> None:
+    file = write_progress(tmp_path / "a.csv", [100, 200, 300], [3, 2, 1], [-9, -8, -5])
+    for offline_steps in (200, 300, None):
+        plots.plot_curves(file, tmp_path / "curves.png", offline_steps=offline_steps)
+    marked, *others = figures
+    require_no_overlap(marked)
+    for axes in (axes for axes in marked.axes if axes.get_visible()):
+        assert axes.lines[-1].get_xdata() == [200, 200]
+        assert "online →" in [text.get_text() for text in axes.texts]
+    # At its end, or without being told, there is nothing to mark.
+    assert [len(axes.lines) for figure in others for axes in figure.axes if axes.get_visible()] == [1, 1, 1, 1]
+
+
+def test_several_runs_are_drawn_as_mean_and_interval(tmp_path: Path, figures: list[Figure]) -> None:
+    losses = [[3.0, 2.0, 1.0], [4.0, 2.5, 2.0], [5.0, 3.0, 1.5]]
+    files = [write_progress(tmp_path / f"{n}.csv", [100, 200, 300], loss, loss) for n, loss in enumerate(losses)]
+    plots.plot_curves(files, tmp_path / "curves.png", offline_steps=200)
+    require_picture(tmp_path / "curves.png", figures[0])
+    panel = figures[0].axes[0]
+    assert panel.lines[0].get_ydata() == pytest.approx([4.0, 2.5, 1.5])
+    intervals = [mean_interval([run[point] for run in losses]) for point in range(3)]
+    (band,) = panel.collections
+    heights = {(x, round(y, 9)) for x, y in band.get_paths()[0].vertices}  # type: ignore[union-attr]
+    for step, interval in zip((100.0, 200.0, 300.0), intervals, strict=True):
+        assert {(step, round(interval.low, 9)), (step, round(interval.high, 9))} <= heights
+    assert "mean of 3 runs, 95 % interval" in figures[0].get_supxlabel()
+
+
+def test_runs_of_different_timesteps_meet_where_all_have_values() -> None:
+    course = average([([10, 30], [0.0, 2.0]), ([20, 40], [10.0, 14.0])])
+    assert course.steps.tolist() == [20, 30]
+    assert course.mean.tolist() == [5.5, 7.0]
+    assert average([([10, 30], [0.0, 2.0])]).low is None
 
 
 def test_curves_need_training_statistics(tmp_path: Path) -> None:

@@ -53,14 +53,21 @@ def _dotted(node: Any) -> list[str]:
     return names
 
 
-def paper_target(task: Mapping[str, Any], task_id: int | None) -> str | None:
+def paper_target(task: Mapping[str, Any], task_id: int | None, online: bool = False) -> str | None:
     """What the paper reports for this task, as a phrase, or None where it reports nothing.
 
     :param task: the ``task`` section of a run's configuration.
     :param task_id: 1 to 5 for OGBench.
+    :param online: after learning offline and then online.
     """
     targets: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "targets.yaml"))
     dataset = str(task["dataset"])
+    if online:
+        row = targets["ogbench_online"].get(task.get("domain"))
+        if row is None or not dataset.startswith("ogbench/") or task_id != row["task_id"]:
+            return None
+        before, after = (f"{row[phase]['mean']} ± {row[phase]['std']} %" for phase in ("offline", "online"))
+        return f"success {before} after 1M offline steps, {after} after 1M more online (8 seeds, ω not published)"
     if dataset.startswith("ogbench/") and task_id is not None and task.get("domain") in targets["ogbench"]:
         row = targets["ogbench"][task["domain"]]
         return f"success {row['mean'][task_id - 1]} ± {row['std'][task_id - 1]} % (8 seeds, ω not published)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import dipole_sb3
-from dipole_sb3.cli import data, errors, evaluate, texts, train
+from dipole_sb3.cli import curves, data, errors, evaluate, texts, train
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -39,7 +39,7 @@ HYDRA_COMMANDS: Mapping[str, HydraCommand] = {
     "train": HydraCommand(train.run, texts.TRAIN),
     "evaluate": HydraCommand(evaluate.run, texts.EVALUATE),
 }
-PARSED_COMMANDS: Sequence[ParsedCommand] = (data,)
+PARSED_COMMANDS: Sequence[ParsedCommand] = (data, curves)
 
 
 def main(

@@ -41,7 +41,9 @@ def evaluate(config: DictConfig, _: Path) -> None:
     result = sweep.run(model, env, config, folder, run_folder.read_dataset_facts(path.parent) if own else {})
     print(format_sweep_table(result))
     if task is not None and config.env is None:
-        sweep.print_target(task, config.get("task_id", trained_with.get("task_id")))
+        sweep.print_target(
+            task, config.get("task_id", trained_with.get("task_id")), trained_with.get("online_steps", 0) > 0
+        )
     print(f"\nThe table is in {folder / sweep.TABLE}{_picture_phrase(config, folder)}")
 
 

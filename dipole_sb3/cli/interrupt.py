@@ -1,4 +1,4 @@
-"""Stops training between two updates when the user or the machine asks for it."""
+"""Stops training between two timesteps when the user or the machine asks for it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import signal
 from types import FrameType
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
+from dipole_sb3.callbacks import IterationCallback
 
 
-class StopOnSignal(BaseCallback):
-    """Ends ``learn()`` after the update during which Ctrl-C (or SIGTERM) arrives: the model can be saved whole.
+class StopOnSignal(IterationCallback):
+    """Ends ``learn()`` when all of the timestep is done during which Ctrl-C (or SIGTERM) arrives: the run can be saved.
 
     A second Ctrl-C interrupts at once. Use as a context manager around ``learn()``, in the main thread.
     """
@@ -33,5 +33,5 @@ class StopOnSignal(BaseCallback):
         self.stopped_by = signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _on_step(self) -> bool:
+    def _on_iteration_end(self) -> bool:
         return self.stopped_by is None

@@ -18,7 +18,7 @@ def model_path(path: Path) -> Path:
     :raises FileNotFoundError: no model there.
     """
     if path.is_dir():
-        newest = run_folder.newest_checkpoint(path)
+        newest = run_folder.newest_model(path)
         if newest is None:
             raise FileNotFoundError(
                 f"{path}: neither {run_folder.MODEL} nor a checkpoint in it; expected the folder of a run"

@@ -24,7 +24,9 @@ class EvaluationOptions:
 class TrainOptions(EvaluationOptions):
     """train.yaml, without the algorithm and the task."""
 
-    steps: int = MISSING
+    offline_steps: int = MISSING
+    online_steps: int = MISSING
+    n_envs: int = MISSING
     seed: int = MISSING
     run_dir: str = MISSING
     replace: bool = MISSING
@@ -36,7 +38,9 @@ class TrainOptions(EvaluationOptions):
 
 
 _AT_LEAST = {
-    "steps": 1,
+    "offline_steps": 0,
+    "online_steps": 0,
+    "n_envs": 1,
     "seed": 0,
     "eval_seed": 0,
     "log_interval": 1,

@@ -55,11 +55,11 @@ def draw_sweep(result: SweepResult, folder: Path, dataset_facts: Mapping[str, An
     return folder / SWEEP
 
 
-def draw_training(model: DIPOLE, dataset: OfflineReplayBuffer, folder: Path) -> list[Path]:
-    """Learning curves, and the weights that the data has in the end."""
+def draw_training(model: DIPOLE, dataset: OfflineReplayBuffer, folder: Path, offline_steps: int) -> list[Path]:
+    """Learning curves, with the hand-over to the environment, and the weights that the data has in the end."""
     from dipole_sb3 import plots
 
-    plots.plot_curves(folder / run_folder.PROGRESS, folder / CURVES)
+    plots.plot_curves(folder / run_folder.PROGRESS, folder / CURVES, offline_steps=offline_steps)
     plots.plot_weights(model, dataset, folder / WEIGHTS)
     return [folder / CURVES, folder / WEIGHTS]
 

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import (
     Logger,
     TensorBoardOutputFormat,
 )
+from torch.utils.tensorboard import SummaryWriter
 
 from dipole_sb3.persistence import replaced_when_complete
 
@@ -91,12 +92,7 @@ def read_dataset_facts(folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def checkpoint_path(folder: Path, timesteps: int) -> Path:
-    """Named as SB3's CheckpointCallback names them."""
-    return folder / CHECKPOINTS / f"{CHECKPOINT_PREFIX}_{timesteps}_steps.zip"
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
+def newest_model(folder: Path) -> Path | None:
     """The model that has learned longest: the finished one, unless a run made longer left a later checkpoint."""
     pattern = re.compile(rf"{CHECKPOINT_PREFIX}_(\d+)_steps\.zip")
     steps = [
@@ -105,12 +101,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
         if (match := pattern.fullmatch(path.name)) is not None
     ]
     if (folder / MODEL).is_file():
-        steps.append((_learned_timesteps(folder / MODEL), folder / MODEL))
+        steps.append((timesteps_of(folder / MODEL), folder / MODEL))
     # Of equals the one added last: the finished model.
     return max(reversed(steps), key=lambda pair: pair[0])[1] if steps else None
 
 
-def _learned_timesteps(model: Path) -> int:
+def timesteps_of(model: Path) -> int:
     """The count that SB3 keeps inside a saved model."""
     try:
         with zipfile.ZipFile(model) as archive:
@@ -120,36 +116,51 @@ def _learned_timesteps(model: Path) -> int:
 
 
 class ContinuedCSV(CSVOutputFormat):
-    """SB3's progress.csv, which goes on after the rows that an interrupted run left.
+    """SB3's progress.csv, which goes on after the rows that it had when a checkpoint was taken.
 
     :param path: the file.
-    :param timesteps: where the run goes on; rows from beyond will be made again and are dropped.
+    :param rows: that it had; what comes after them will be made again.
+    :param columns: that it had.
     """
 
-    def __init__(self, path: Path, timesteps: int) -> None:
-        rows: list[list[str]] = []
+    def __init__(self, path: Path, rows: int, columns: Sequence[str]) -> None:
+        before: list[dict[str, str]] = []
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as file:
-                rows = list(csv.reader(file))
+                before = list(csv.DictReader(file))[:rows]
         super().__init__(str(path))
-        if not rows or "time/total_timesteps" not in rows[0]:
-            return
-        self.keys = rows[0]
-        column = self.keys.index("time/total_timesteps")
-        kept = [
-            row for row in rows[1:] if len(row) == len(self.keys) and row[column] and float(row[column]) <= timesteps
-        ]
-        csv.writer(self.file, lineterminator="\n").writerows([self.keys, *kept])
+        self.keys = list(columns)
+        if columns:
+            kept = csv.DictWriter(self.file, self.keys, extrasaction="ignore", lineterminator="\n")
+            kept.writeheader()
+            kept.writerows(before)
         self.file.flush()
 
 
-def make_logger(folder: Path, timesteps: int, verbose: int) -> Logger:
+class ContinuedTensorBoard(TensorBoardOutputFormat):
+    """SB3's TensorBoard events, which go on after a timestep: TensorBoard drops what an earlier process had beyond it.
+
+    :param folder: of the events.
+    :param timesteps: the last one that counts.
+    """
+
+    def __init__(self, folder: Path, timesteps: int) -> None:
+        # Not SB3's constructor: its writer would leave a file of its own.
+        self._is_closed = False
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=timesteps + 1)
+
+
+def make_logger(folder: Path, timesteps: int, position: Mapping[str, Any] | None, verbose: int) -> Logger:
     """SB3's logger into progress.csv and TensorBoard events of the folder, and to the terminal when verbose.
 
-    :param timesteps: 0 for a new run, else where it goes on.
+    :param timesteps: where the run goes on.
+    :param position: None for a new run, else :func:`~dipole_sb3.checkpoints.log_position` of its checkpoint.
     """
     formats: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if verbose else []
     progress = folder / PROGRESS
-    formats.append(ContinuedCSV(progress, timesteps) if timesteps else CSVOutputFormat(str(progress)))
-    formats.append(TensorBoardOutputFormat(str(folder)))
+    if position is None:
+        formats += [CSVOutputFormat(str(progress)), TensorBoardOutputFormat(str(folder))]
+    else:
+        formats.append(ContinuedCSV(progress, position["rows"] or 0, position["columns"] or ()))
+        formats.append(ContinuedTensorBoard(folder, timesteps))
     return Logger(str(folder), formats)

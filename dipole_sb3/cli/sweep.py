@@ -52,8 +52,11 @@ def candidates(model: DIPOLE, config: DictConfig) -> list[int]:
     return sorted({1, model.num_candidates})
 
 
-def print_target(task: DictConfig, task_id: int | None) -> None:
-    """What the paper reports for this task, if it does."""
-    target = paper_target(task, task_id)
+def print_target(task: DictConfig, task_id: int | None, online: bool) -> None:
+    """What the paper reports for this task, if it does.
+
+    :param online: for a model that has gone on learning online.
+    """
+    target = paper_target(task, task_id, online)
     if target is not None:
         print(f"The paper reports {target}.")

@@ -25,6 +25,7 @@ examples:
   dipole data make ogbench/cube-single-play        make OGBench's data set anew, without a download
   dipole train task=ogbench/cube-single-play       train on it
   dipole evaluate model=runs/FOLDER                return and success over greediness ω
+  dipole curves runs/multirun/FOLDER               learning curves, mean and interval over seeds
   dipole export runs/FOLDER robot.dipole           everything a robot needs to act, without torch
 
 `dipole COMMAND --help` says more about each."""
@@ -45,16 +46,17 @@ def _train_examples() -> str:
     return f"""\
 the options that matter most (`dipole train task=… --cfg job` shows all):
   task=NAME            what to learn, see below (reacher); task_id=1..5 chooses among OGBench's tasks
-  steps=N              gradient updates on the data
+  offline_steps=N      gradient updates on the data; online_steps=N: environment steps after them
+  n_envs=N             environments that are stepped online
   seed=N
   algo.beta=X          temperature β of the weights σ(β·G + k); algo.shift=X is k
   algo.omega=X         greediness ω stored in the model; may be changed at any time later
   algo.device=cpu      cpu, cuda or auto
   episodes=N           of each cell of the evaluation that ends the run; 0: none
-  checkpoint_freq=N    updates between checkpoints; eval_freq=N: between evaluations
+  checkpoint_freq=N    timesteps between checkpoints; eval_freq=N: between evaluations
   run_dir=FOLDER       instead of runs/TASK/DATE-seedN
   resume=FOLDER        go on with a run; of the other options only those of its length, evaluation and
-                       logging may be given again, e.g. steps=2000000
+                       logging may be given again, e.g. online_steps=2000000
 
 tasks:
 {tasks}

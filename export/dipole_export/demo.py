@@ -48,7 +48,7 @@ It takes the options of `dipole train`.
 examples:
   dipole demo
   dipole demo seed=1 run_dir=runs/demo-seed1
-  dipole demo algo.beta=4 steps=20000"""
+  dipole demo algo.beta=4 offline_steps=20000"""
 
 
 def run(arguments: list[str]) -> int:
@@ -82,7 +82,7 @@ def demo(config: DictConfig, folder: Path) -> None:
     drawn = [folder / pictures.SWEEP] if config.pictures and result is not None else []
     if config.pictures:
         drawn += pictures.draw_acting(model, dataset, config, folder)
-        drawn += pictures.draw_training(model, dataset, folder)
+        drawn += pictures.draw_training(model, dataset, folder, config.offline_steps)
     manifests = export(model, dataset, folder)
     if result is not None:
         print(f"\n{format_sweep_table(result)}")

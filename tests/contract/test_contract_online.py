@@ -22,6 +22,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from dipole_sb3 import DatasetError, MixedReplayBuffer, OfflineReplayBuffer
 from dipole_sb3.buffers import Batch
+from dipole_sb3.datasets import storage
+from dipole_sb3.stored_buffer import StoredReplayBuffer
 
 
 def pendulums(n_envs: int = 1, episode_steps: int = 7) -> VecEnv:
@@ -239,6 +241,30 @@ def test_online_data_saved_without_an_environment_come_back(
     loaded.set_env(pendulums())
     loaded.learn(3, reset_num_timesteps=False)
     assert (loaded.replay_buffer.n_recorded, loaded.replay_buffer.n_online) == (450, 8)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_stored_data_stay_where_they_are(algorithm: Any, pendulum_data: Arrays, tmp_path: Path, n_steps: int) -> None:
+    """The same run as from memory, to the bit; a saved replay buffer refers to them."""
+    space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
+    data = OfflineReplayBuffer.from_arrays(pendulum_data, action_space=space)
+    storage.save(data, tmp_path / "data")
+    models = [
+        small(algorithm, env=pendulums(2), dataset=source, offline_steps=2, offline_ratio=0.5, n_steps=n_steps).learn(
+            20
+        )
+        for source in (data, storage.load(tmp_path / "data", device="cpu"))
+    ]
+    in_memory, stored = models
+    assert same_parameters(parameters_of(in_memory), parameters_of(stored))
+    for model in models:
+        model.save_replay_buffer(tmp_path / "buffer")
+        model.load_replay_buffer(tmp_path / "buffer")
+        assert (model.replay_buffer.n_recorded, model.replay_buffer.n_online) == (450, 18)
+        model.set_random_seed(1)
+        model.learn(6)
+    assert type(stored.replay_buffer.recorded) is StoredReplayBuffer
+    assert same_parameters(parameters_of(in_memory), parameters_of(stored))
 
 
 def test_no_random_actions_with_a_loaded_buffer_of_recorded_data(

@@ -30,7 +30,14 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of the whole demo, too short to learn anything, and what it printed."""
     folder = tmp_path_factory.mktemp("demo")
     finished = dipole(
-        *["demo", "steps=20", "episodes=2", "omegas=[0,4]", "pictures=false", "algo.policy_kwargs.net_arch=[72,72]"],
+        *[
+            "demo",
+            "offline_steps=20",
+            "episodes=2",
+            "omegas=[0,4]",
+            "pictures=false",
+            "algo.policy_kwargs.net_arch=[72,72]",
+        ],
         folder=folder,
     )
     assert finished.returncode == 0, finished.stderr
