@@ -33,8 +33,14 @@ from dipole_sb3.evaluation import evaluate_sweep
 from dipole_sb3.intervals import Interval, mean_interval
 
 ENV = "Reacher-v5"
-WAYS: dict[str, dict[str, Any]] = {"uniform": {}, "half": {"offline_ratio": 0.5}, "data alone": {}}
-BEFORE = "offline"
+BEFORE, ALONE = "offline", "data alone"
+WAYS: dict[str, dict[str, Any]] = {"uniform": {}, "half": {"offline_ratio": 0.5}, ALONE: {}}
+LABELS = {
+    BEFORE: "offline: updates on the data",
+    "uniform": "online, uniform batches",
+    "half": "online, half of a batch recorded",
+    ALONE: "more updates on the data alone",
+}
 FIRST_EPISODE = 10_000
 """Of the evaluations; training's environments are seeded with the run's small seed."""
 
@@ -85,7 +91,7 @@ def run(seed: int, options: argparse.Namespace) -> Iterator[Point]:
     model.save(saved)
     for way in options.ways:
         saved.seek(0)
-        if way == "data alone":
+        if way == ALONE:
             model = DIPOLE.load(saved, dataset=dataset, device="cpu", offline_steps=None)
         else:
             model = DIPOLE.load(saved, env=gymnasium.make(ENV), dataset=dataset, device="cpu", **WAYS[way])
@@ -134,6 +140,17 @@ def print_tables(points: Sequence[Point], options: argparse.Namespace) -> None:
             gains = gained(points, way, omega, options)
             each = ", ".join(f"{gain:+.2f}" for gain in gains)
             print(f"  ω = {omega:<4g} {way:<11} {text(mean_interval(gains))}   ({each})")
+    if ALONE not in options.ways:
+        return
+    print("\nof which more than by as many updates on the data alone, seed by seed")
+    for omega in options.omegas:
+        alone = gained(points, ALONE, omega, options)
+        for way in options.ways:
+            if way != ALONE:
+                pairs = zip(gained(points, way, omega, options), alone, strict=True)
+                more = [gain - without for gain, without in pairs]
+                each = ", ".join(f"{difference:+.2f}" for difference in more)
+                print(f"  ω = {omega:<4g} {way:<11} {text(mean_interval(more))}   ({each})")
 
 
 def gained(points: Sequence[Point], way: str, omega: float, options: argparse.Namespace) -> list[float]:
@@ -162,20 +179,24 @@ def draw(points: Sequence[Point], metadata: dict[str, Any], options: argparse.Na
                 axes.plot(list(curve), list(curve.values()), color=colour, linewidth=0.8, alpha=0.45)
             times = list(own[options.seeds[0]])
             means = [float(np.mean([curve[time] for curve in own.values()])) for time in times]
-            label = {BEFORE: "offline: updates on the data", "half": "half recorded, half gathered"}.get(way, way)
-            axes.plot(times, means, color=colour, marker=MARKERS[index], markersize=5, linewidth=2.4, label=label)
+            axes.plot(times, means, color=colour, marker=MARKERS[index], markersize=5, linewidth=2.4, label=LABELS[way])
         axes.axvline(options.offline, color=MUTED, linestyle="--", linewidth=1.2)
-        axes.annotate(
-            "hand-over", (options.offline, axes.get_ylim()[0]), (5, 6), textcoords="offset points", color=MUTED
-        )
         axes.axhline(metadata["agent_return_mean"], color=MUTED, linestyle=":", linewidth=1.2)
         axes.annotate(
             "the agent that recorded the data, in the end",
-            (0, metadata["agent_return_mean"]),
-            (4, 4),
+            (0.995, metadata["agent_return_mean"]),
+            (0, 4),
+            xycoords=("axes fraction", "data"),
             textcoords="offset points",
+            horizontalalignment="right",
             color=MUTED,
             fontsize=9,
+        )
+        # Untrained networks would push everything that is to be seen into a corner.
+        trained = [point.mean_return for point in points if point.timestep > 0 and point.omega == omega]
+        axes.set_ylim(min(trained) - 0.5, max(*trained, metadata["agent_return_mean"]) + 0.8)
+        axes.annotate(
+            "hand-over", (options.offline, min(trained) - 0.4), (5, 2), textcoords="offset points", color=MUTED
         )
         axes.set_xlabel("timesteps: updates on the data, then environment steps with one update each")
         axes.set_ylabel("return")

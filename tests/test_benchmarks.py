@@ -46,9 +46,10 @@ def test_offline_to_online_benchmark_writes_and_draws_what_it_prints(tmp_path: P
     points = json.loads((tmp_path / "points.json").read_text())["points"]
     found = {(point["way"], point["timestep"]): point["mean_return"] for point in points}
     assert list(found) == [("offline", 0), ("offline", 2), ("offline", 4), ("half", 6), ("data alone", 6)]
-    for way in ("half", "data alone"):
-        gain = found[way, 6] - found["offline", 4]
-        (line,) = [line for line in run.stdout.splitlines() if line.startswith(f"  ω = 0    {way}")]
+    lines = [line for line in run.stdout.splitlines() if line.startswith("  ω = 0    ")]
+    half, alone = (found[way, 6] - found["offline", 4] for way in ("half", "data alone"))
+    for line, way, gain in zip(lines, ("half", "data alone", "half"), (half, alone, half - alone), strict=True):
+        assert line.split("ω = 0    ")[1].startswith(way)
         assert line.endswith(f"({gain:+.2f})")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
