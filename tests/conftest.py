@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 
 # Before anything imports MuJoCo: tests never draw, and a machine without a display must run them.
 os.environ.setdefault("MUJOCO_GL", "disable")
@@ -14,6 +16,12 @@ from recordings import Arrays, record
 from sampled_environments import dict_env, image_env
 
 torch.set_num_threads(1)
+with suppress(ImportError):
+    from absl import logging as absl_logging
+
+    # dm_control's log keeps the stderr that it finds when it is imported, and closes it when Hydra sets up the logs: here
+    # that would be the file into which pytest captures.
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")
