@@ -19,8 +19,8 @@ torch.set_num_threads(1)
 with suppress(ImportError):
     from absl import logging as absl_logging
 
-    # dm_control's log keeps the stderr that it finds when it is imported, and closes it when Hydra sets up the logs: here
-    # that would be the file into which pytest captures.
+    # dm_control's log keeps the stderr that it finds when it is imported, and closes it when Hydra sets up the logs:
+    # here that would be the file into which pytest captures.
     absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
