@@ -15,16 +15,13 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from dipole_sb3 import checks, layouts
+from dipole_sb3 import checks, layouts, recorded_arrays
 from dipole_sb3.checks import ObservationArrays
 from dipole_sb3.checksums import TransitionDigest
 from dipole_sb3.device_mirror import DeviceMirror, ObservationTensors
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.n_steps import differ, find_breaks, windows
 from dipole_sb3.observations import mapped, together
-
-ACTION_MARGIN = 1e-5
-"""Recorded actions are clipped to ±(1 − this), as in the authors' agent."""
 
 TRANSITION_ARRAYS = ("observations", "actions", "rewards", "next_observations", "dones", "timeouts")
 """What a buffer holds of every transition."""
@@ -151,32 +148,13 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param metadata: anything worth keeping (environment id, provenance).
         :raises DatasetError: missing keys, wrong shapes, NaN or infinity, emptiness, values out of bounds.
         """
-        missing = [key for key in ("observations", "actions", "rewards", "next_observations") if key not in arrays]
-        if "terminals" not in arrays and "masks" not in arrays:
-            missing.append("terminals or masks")
-        if missing:
-            raise DatasetError(
-                f"{source}: missing {', '.join(missing)}; found {checks.describe_keys(arrays)}; expected observations, "
-                "actions, rewards, next_observations and terminals or masks"
-            )
-        observations = _observation_arrays(source, "observations", arrays["observations"])
-        actions = checks.require_numeric(source, "actions", arrays["actions"])
-        if observation_space is None:
-            observation_space = checks.infer_observation_space(source, observations)
-        if action_space is None:
-            checks.require_finite(source, "actions", actions)
-            action_space = checks.infer_action_space(source, actions)
-        next_observations = _observation_arrays(source, "next_observations", arrays["next_observations"])
-
-        buffer = cls(1, observation_space, checks.require_box_actions(action_space), device)
-        length = len(actions)
-        buffer.buffer_size, buffer.pos, buffer.full = length, 0, True
+        known = recorded_arrays.spaces_of(source, arrays, observation_space, action_space)
+        found = recorded_arrays.adopted(source, arrays, *known)
+        buffer = cls(1, *known, device)
+        buffer.buffer_size, buffer.pos, buffer.full = len(found.rewards), 0, True
         buffer.source, buffer.metadata = source, dict(metadata or {})
-        buffer.observations = buffer._adopt_observations("observations", observations, length)
-        buffer.next_observations = buffer._adopt_observations("next_observations", next_observations, length)
-        buffer.actions = buffer._adopt_actions(actions)
-        buffer.rewards = buffer._adopt_column("rewards", arrays["rewards"])
-        buffer._adopt_ends(arrays)
+        for name in TRANSITION_ARRAYS:
+            setattr(buffer, name, getattr(found, name))
         return buffer
 
     @classmethod
@@ -197,66 +175,6 @@ class OfflineReplayBuffer(ReplayBuffer):
         from dipole_sb3.datasets.replay_buffers import adopted
 
         return adopted(buffer, cls, device=device)
-
-    def _adopt_observations(self, key: str, value: ObservationArrays, length: int) -> ObservationArrays:
-        space = self.observation_space
-        if isinstance(space, spaces.Dict):
-            found = sorted(value) if isinstance(value, dict) else "one array"
-            if not isinstance(value, dict) or sorted(value) != sorted(space.spaces):
-                raise DatasetError(f"{self.source}: {key} has {found}, expected the keys {sorted(space.spaces)}")
-            return {
-                name: self._adopt_observation(f"{key}[{name!r}]", value[name], space[name], length)
-                for name in space.spaces
-            }
-        if isinstance(value, dict):
-            raise DatasetError(
-                f"{self.source}: {key} is a mapping of {sorted(value)}, expected one array of shape "
-                f"{(length, *(space.shape or ()))}"
-            )
-        return self._adopt_observation(key, value, space, length)
-
-    def _adopt_observation(self, key: str, array: np.ndarray, space: spaces.Space[Any], length: int) -> np.ndarray:
-        assert space.shape is not None
-        dtype = checks.stores_as(space)
-        checks.require_kind(self.source, key, array, dtype)
-        array = layouts.with_channels_of(array, space)
-        checks.require_shape(self.source, key, array, (length, *space.shape))
-        checks.require_finite(self.source, key, array)
-        if dtype != np.uint8:
-            checks.require_within(self.source, key, array, space)
-        # A Discrete observation has shape () and one column, in SB3 too.
-        return layouts.adopted(array, dtype).reshape(length, 1, *get_obs_shape(space))
-
-    def _adopt_actions(self, actions: np.ndarray) -> np.ndarray:
-        space = self.action_space
-        assert isinstance(space, spaces.Box)
-        checks.require_shape(self.source, "actions", actions, (len(actions), *space.shape))
-        checks.require_finite(self.source, "actions", actions)
-        checks.require_within(self.source, "actions", actions, space)
-        scaled: np.ndarray = actions.astype(np.float32)
-        if not (np.all(space.low == -1) and np.all(space.high == 1)):
-            low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-            scaled = 2.0 * (scaled - low) / (high - low) - 1.0
-        np.clip(scaled, -1 + ACTION_MARGIN, 1 - ACTION_MARGIN, out=scaled)
-        return scaled.reshape(len(actions), 1, self.action_dim).astype(np.float32, copy=False)
-
-    def _adopt_column(self, key: str, value: Any) -> np.ndarray:
-        array = checks.require_numeric(self.source, key, value)
-        if array.shape == (self.buffer_size, 1):
-            array = array[:, 0]
-        checks.require_shape(self.source, key, array, (self.buffer_size,))
-        checks.require_finite(self.source, key, array)
-        return np.ascontiguousarray(array, np.float32)[:, None]
-
-    def _adopt_ends(self, arrays: Mapping[str, Any]) -> None:
-        columns = {key: self._adopt_column(key, arrays[key]) for key in ("terminals", "masks") if key in arrays}
-        for key, column in columns.items():
-            checks.require_zero_or_one(self.source, key, column[:, 0])
-        masks = columns.get("masks")
-        if masks is None:
-            masks = 1.0 - columns["terminals"]
-        self.dones = np.maximum(columns.get("terminals", 0.0), 1.0 - masks).astype(np.float32)
-        self.timeouts = self.dones * masks
 
     # SB3's face
 
@@ -466,11 +384,3 @@ class OfflineReplayBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         # These are derived; pickling them (SB3's save_replay_buffer) would store everything twice.
         return {**self.__dict__, "_mirror": None, "_breaks": None}
-
-
-def _observation_arrays(source: str, key: str, value: Any) -> ObservationArrays:
-    if isinstance(value, Mapping):
-        if not value:
-            raise DatasetError(f"{source}: {key} is an empty mapping, expected at least one array")
-        return {name: checks.require_numeric(source, f"{key}[{name!r}]", array) for name, array in value.items()}
-    return checks.require_numeric(source, key, value)

@@ -15,7 +15,8 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from dipole_sb3 import OfflineReplayBuffer
-from dipole_sb3.buffers import ACTION_MARGIN, Batch
+from dipole_sb3.buffers import Batch
+from dipole_sb3.recorded_arrays import ACTION_MARGIN
 
 
 @few

@@ -16,9 +16,10 @@ from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.utils import get_device
 
 from dipole_sb3 import checks, layouts
-from dipole_sb3.buffers import ACTION_MARGIN, OfflineReplayBuffer
+from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.checks import ObservationArrays
 from dipole_sb3.errors import DatasetError
+from dipole_sb3.recorded_arrays import ACTION_MARGIN
 
 SelfBuffer = TypeVar("SelfBuffer", bound=OfflineReplayBuffer)
 

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from dipole_sb3.buffers import ACTION_MARGIN, OfflineReplayBuffer
+from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.datasets import ogbench, ogbench_names
 from dipole_sb3.errors import DatasetError
+from dipole_sb3.recorded_arrays import ACTION_MARGIN
 
 POINT_TASK = "pointmaze-medium-navigate-singletask-task2-v0"
 CUBE_TASK = "cube-double-play-singletask-task2-v0"
