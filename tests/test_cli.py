@@ -37,7 +37,7 @@ Command = Callable[..., tuple[int, str, str]]
 def dipole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs the command in an empty working directory; gives exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # restored afterwards, whatever the command does to it
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(sys, "argv", ["dipole"])
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -46,6 +46,7 @@ def dipole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
             status = main(arguments)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
+        assert (sys.argv, os.environ.get("HYDRA_FULL_ERROR")) == (["dipole"], None), "as they were before"
         return (status, *capfd.readouterr())
 
     return run

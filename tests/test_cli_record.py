@@ -73,7 +73,13 @@ def test_what_was_recorded_is_trained_on(record: Record, capfd: pytest.CaptureFi
     small(SAC).save("model")
     typed = ["--algo", "sac", "--model", "model.zip", "--env", "Pendulum-v1", "--steps", "40", "--out", "pendulum"]
     assert record(*typed)[0] == 0
-    options = ["steps=3", "algo.batch_size=8", "algo.policy_kwargs.net_arch=[8]", "algo.verbose=0", "episodes=0"]
+    options = [
+        "offline_steps=3",
+        "algo.batch_size=8",
+        "algo.policy_kwargs.net_arch=[8]",
+        "algo.verbose=0",
+        "episodes=0",
+    ]
     task = ["task=custom", "task.dataset=pendulum", "task.env=Pendulum-v1", "pictures=false", "run_dir=run"]
     assert main(["train", *task, *options]) == 0
     assert DIPOLE.load("run/model.zip", device="cpu").action_space.high == 2

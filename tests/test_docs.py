@@ -46,7 +46,7 @@ def test_examples_of_resuming_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, then, after what its command line does, driving."""
-    training, driving = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    training, online, driving = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     shorter = training.replace("8_000", "3").replace("progress_bar=True", "progress_bar=False")
     assert shorter != training
     monkeypatch.chdir(tmp_path)
@@ -56,6 +56,8 @@ def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names["model"].omega == 2.0
     export_bundle(names["model"], "robot.dipole")
     names["observation"] = names["model"].get_env().reset()[0]
+    exec(compile(online.replace("3_000", "3").replace("7_000", "5"), "README.md", "exec"), names)
+    assert names["model"].num_timesteps == 5
     exec(compile(driving, "README.md", "exec"), names)
     assert names["decision"].action.shape == (2,)
     assert names["decision"].omega == 2.0

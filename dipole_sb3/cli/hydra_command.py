@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,26 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
         finally:
             _remove_if_empty(folder)
 
-    # Hydra then raises its own errors instead of printing them, and the caller words them.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [f"dipole {command}", *arguments]
     main: Any = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(guarded)
-    main()
+    with _called_as([f"dipole {command}", *arguments]):
+        main()
     return 0
+
+
+@contextmanager
+def _called_as(arguments: list[str]) -> Iterator[None]:
+    """Hydra reads the process's arguments; and raises its errors, for the caller to word, if the environment says so."""
+    before, before_arguments = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = arguments
+    try:
+        yield
+    finally:
+        sys.argv = before_arguments
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _short(folder: Path) -> Path:

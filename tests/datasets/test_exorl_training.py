@@ -12,7 +12,13 @@ from exorl_recordings import TASKS, record
 
 from dipole_sb3.cli import main
 
-SMALL = ["steps=2", "algo.batch_size=4", "algo.policy_kwargs.net_arch=[16]", "algo.flow_steps=2", "algo.verbose=0"]
+SMALL = [
+    "offline_steps=2",
+    "algo.batch_size=4",
+    "algo.policy_kwargs.net_arch=[16]",
+    "algo.flow_steps=2",
+    "algo.verbose=0",
+]
 
 
 def train(recorded: tuple[Path, Any], domain: str, task: str, folder: Path, *options: str) -> Path:

@@ -241,6 +241,12 @@ def test_check(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_training_on_a_folder(stored: Path) -> None:
-    options = ["steps=3", "algo.policy_kwargs.net_arch=[16]", "algo.device=cpu", "pictures=false", "run_dir=run"]
+    options = [
+        "offline_steps=3",
+        "algo.policy_kwargs.net_arch=[16]",
+        "algo.device=cpu",
+        "pictures=false",
+        "run_dir=run",
+    ]
     assert main(["train", "task=custom", "task.dataset=stored", "episodes=0", *options]) == 0
     assert Path("run/model.zip").is_file()
