@@ -391,6 +391,20 @@ def test_a_second_ctrl_c_ends_at_once_and_leaves_whole_checkpoints(tmp_path: Pat
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[1] == []
 
 
+def test_who_stumbles_over_clearing_up_after_ctrl_c_was_interrupted(
+    dipole: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")  # torch.save
+
+    monkeypatch.setattr("dipole_sb3.cli.train.train", train)
+    status, _, err = dipole("train", *UNTESTED)
+    assert (status, err) == (130, "dipole: interrupted\n")
+
+
 # Wrong input: one sentence each, nothing left behind
 
 

@@ -71,11 +71,11 @@ def main(
             return hydra_commands[known.command].run(arguments[arguments.index(known.command) + 1 :])
         status: int = known.run(known)
         return status
-    except KeyboardInterrupt:
-        print("dipole: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except errors.USER_ERRORS as error:
-        if errors.full_trace_wanted():
+    except (KeyboardInterrupt, Exception) as error:
+        if errors.was_interrupted(error):
+            print("dipole: interrupted", file=sys.stderr)
+            return INTERRUPTED
+        if not isinstance(error, errors.USER_ERRORS) or errors.full_trace_wanted():
             raise
         print(f"dipole: {errors.sentence(error)}", file=sys.stderr)
         return 1

@@ -45,6 +45,15 @@ def full_trace_wanted() -> bool:
     return _full_trace_wanted
 
 
+def was_interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind it: who is interrupted may stumble over the clearing up, as torch.save does."""
+    while not isinstance(error, KeyboardInterrupt):
+        if error.__context__ is None:
+            return False
+        error = error.__context__
+    return True
+
+
 def sentence(error: Exception) -> str:
     """The error on one line, with the nearest known names where a name was wrong."""
     if isinstance(error, MissingConfigException) and str(error.missing_cfg_file or "").startswith("task/"):

@@ -30,8 +30,10 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
         folder = _short(Path(HydraConfig.get().runtime.output_dir))
         try:
             job(config, folder)
-        except errors.USER_ERRORS as error:
-            if errors.full_trace_wanted():
+        except Exception as error:
+            if errors.was_interrupted(error):
+                raise KeyboardInterrupt from error
+            if not isinstance(error, errors.USER_ERRORS) or errors.full_trace_wanted():
                 raise
             # SystemExit passes through Hydra, which would print a traceback for anything else.
             print(f"dipole: {errors.sentence(error)}", file=sys.stderr)
@@ -47,7 +49,7 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
 
 @contextmanager
 def _called_as(arguments: list[str]) -> Iterator[None]:
-    """Hydra reads the process's arguments; and raises its errors, for the caller to word, if the environment says so."""
+    """Hydra reads the process's arguments, and raises errors for the caller to word if the environment asks for it."""
     before, before_arguments = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = arguments
