@@ -76,3 +76,13 @@ def contract(tmp_path: Path) -> Path:
     path = tmp_path / "contract.yaml"
     path.write_text(CONTRACT)
     return path
+
+
+@pytest.fixture
+def patient_contract(contract: Path) -> Path:
+    """For tests that want every command: a machine that stands still for a second makes nothing stale or late."""
+    text = contract.read_text()
+    contract.write_text(
+        text.replace("max_age_s: 0.6", "max_age_s: 20.0").replace("deadline_s: 1.0", "deadline_s: 10.0")
+    )
+    return contract

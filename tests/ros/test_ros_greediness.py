@@ -125,9 +125,9 @@ def test_shadow_omegas_are_turned_live(bundle: Path, contract: Path):
 # ---- reload
 
 
-def test_reload_while_driving(bundle: Path, contract: Path, make_bundle: Callable[..., Path]):
+def test_reload_while_driving(bundle: Path, patient_contract: Path, make_bundle: Callable[..., Path]):
     other = make_bundle(seed=7)
-    with driving(bundle, contract) as (_, found):
+    with driving(bundle, patient_contract) as (_, found):
         assert found.set(bundle=str(other)).successful
         wait(lambda: found.commands[-1] == action(other), "the other bundle's command")
         wait(lambda: found.model[-1]["hash"] == GuidedPolicy.load(other).hash, "its model info")
@@ -158,9 +158,9 @@ def test_reload_of_a_bundle_that_was_replaced(tmp_path: Path, bundle: Path, cont
 
 
 def test_a_bad_bundle_leaves_the_old_one_driving(
-    bundle: Path, contract: Path, make_bundle: Callable[..., Path], tmp_path: Path
+    bundle: Path, patient_contract: Path, make_bundle: Callable[..., Path], tmp_path: Path
 ):
-    with driving(bundle, contract) as (_, found):
+    with driving(bundle, patient_contract) as (_, found):
         damaged = bundle.parent / f"damaged_{tmp_path.name}"
         damaged.mkdir()
         for file in bundle.iterdir():

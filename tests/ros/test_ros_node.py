@@ -60,8 +60,8 @@ def test_a_transition_that_does_not_exist_changes_nothing(bundle: Path, contract
         assert found.state() == "active"
 
 
-def test_diagnostics_latency_and_model(bundle: Path, contract: Path):
-    with driving(bundle, contract) as (_, found):
+def test_diagnostics_latency_and_model(bundle: Path, patient_contract: Path):
+    with driving(bundle, patient_contract) as (_, found):
         values = found.told("driving")
         assert values["lifecycle"] == "active"
         assert values["omega"] == "0.5"
