@@ -31,6 +31,10 @@ class RowError(DatasetError):
         super().__init__(f"{before}{row}{after}")
         self.before, self.row, self.after = before, row, after
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled by their message; this one has three parts, and comes out of worker processes too.
+        return type(self), (self.before, self.row, self.after)
+
     def counted_from(self, first: int) -> RowError:
         """The same for data of which ``first`` rows lie before the part that was checked."""
         return RowError(self.before, self.row + first, self.after)

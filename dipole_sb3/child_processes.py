@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from types import ModuleType
+from typing import Any, NamedTuple
+
+from dipole_sb3.errors import DatasetError
 
 _ENVIRONMENT = {
     # Each keeps one core busy with matrices too small to share; results must not hang on the number of threads.
@@ -52,3 +58,45 @@ def without_script() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
+
+
+class Worker(NamedTuple):
+    """A process, and this side of the pipe to it."""
+
+    connection: Connection
+    process: SpawnProcess
+
+    @classmethod
+    def start(cls, work: Callable[..., None], *arguments: Any) -> Worker:
+        """Starts a process that calls ``work(connection, *arguments)``, with the other side of the pipe.
+
+        It ends with this one; inside :func:`quiet_children`, quietly.
+        """
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+        process.start()
+        theirs.close()  # else the worker's death would not close the pipe
+        return cls(ours, process)
+
+    def receive(self, who: str, kept: str) -> Any:
+        """What the worker sends next.
+
+        :param who: the worker, for the message of its death.
+        :param kept: what becomes of what was made before, likewise.
+        :raises DatasetError: it has died, between two messages or in the middle of one.
+        """
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError) as error:
+            self.process.join()
+            raise DatasetError(
+                f"{who} ended with exit code {self.process.exitcode} (negative: killed by that signal, often for lack "
+                f"of memory; positive: its message is above); {kept}"
+            ) from error
+
+    def end(self) -> None:
+        """Ends the process at once."""
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()

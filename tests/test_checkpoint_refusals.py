@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from full_disk import full_disk
 from gymnasium import spaces
 from recordings import Arrays
 from resumed_runs import (
@@ -37,17 +36,6 @@ from dipole_sb3.datasets.storage import DatasetWriter
 
 # An environment with Dict observations is told that its bounds were float64.
 pytestmark = pytest.mark.filterwarnings("error::UserWarning", "ignore:.*precision lowered")
-
-
-@contextmanager
-def full_disk(after: int) -> Iterator[None]:
-    """A machine on which no file can grow beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (after, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # Damage

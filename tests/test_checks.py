@@ -1,5 +1,6 @@
 """Bad recorded data: each kind ends in one DatasetError of one line that names source, key, found and expected."""
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from gymnasium import spaces
 
 from dipole_sb3 import DIPOLE, DatasetError, OfflineReplayBuffer
-from dipole_sb3.checks import BOUND_TOLERANCE, require_box_actions, require_same_spaces
+from dipole_sb3.checks import BOUND_TOLERANCE, RowError, require_box_actions, require_same_spaces
 
 SOURCE = "drawer.npz"
 ROWS = 12
@@ -367,3 +368,8 @@ def test_the_model_refuses_data_that_disagree_with_its_environment() -> None:
     assert_one_line(refusal.value, "dataset", "observations", "(12, 2)", "(12, 3)")
     with pytest.raises(ValueError, match="continuous"):
         DIPOLE("MlpPolicy", "CartPole-v1", dataset=good_arrays(), **quick)
+
+
+def test_an_error_with_a_row_comes_out_of_a_process_as_it_was() -> None:
+    error = pickle.loads(pickle.dumps(RowError("actions: row ", 3, " is NaN")))
+    assert (str(error), str(error.counted_from(10))) == ("actions: row 3 is NaN", "actions: row 13 is NaN")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import math
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from evaluation_environments import (
     ScriptedIsSuccess,
     SometimesSilent,
 )
+from full_disk import full_disk
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from dipole_sb3 import DIPOLE, load_dataset
@@ -276,13 +276,8 @@ def test_a_full_disk_leaves_the_earlier_csv_file(tmp_path: Path) -> None:
     path = tmp_path / "omega_sweep.csv"
     path.write_text("earlier")
     result = evaluate_sweep(scripted_model(), Scripted, omegas=[-1, 0], num_candidates=[1], episodes=2)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"cannot write .*omega_sweep\.csv"):
-            write_sweep_csv(result, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(20), pytest.raises(OSError, match=r"cannot write .*omega_sweep\.csv"):
+        write_sweep_csv(result, path)
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -4,29 +4,16 @@ import errno
 import io
 import os
 import pathlib
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from full_disk import full_disk
 from recordings import Arrays
 
 from dipole_sb3 import DIPOLE
 from dipole_sb3.persistence import replaced_when_complete, require_model_file
-
-
-@contextmanager
-def full_disk(after: int) -> Iterator[None]:
-    """The system lets no file of this process grow beyond ``after`` bytes (Python ignores the signal for it)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (after, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def names(folder: pathlib.Path) -> list[str]:

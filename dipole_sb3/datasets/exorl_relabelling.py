@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import sys
 import traceback
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +15,7 @@ from dm_control.rl.control import PhysicsError
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from dipole_sb3.child_processes import quiet_children, without_script
+from dipole_sb3.child_processes import Worker, quiet_children, without_script
 from dipole_sb3.datasets.exorl_episodes import EpisodeFile, Widths, read_episode
 from dipole_sb3.datasets.exorl_tasks import flat_observation, make_environment
 from dipole_sb3.errors import DatasetError
@@ -105,7 +103,7 @@ def label_all(
     with _workers(shares) as workers:
         # Dealt out in turn and collected in turn; a worker whose pipe is full waits until it is its turn.
         for index, file in enumerate(episodes):
-            yield _receive(*workers[index % processes], file)
+            yield _receive(workers[index % processes], file)
 
 
 class _Share(NamedTuple):
@@ -117,34 +115,20 @@ class _Share(NamedTuple):
 
 
 @contextmanager
-def _workers(shares: Sequence[_Share]) -> Iterator[list[tuple[Connection, SpawnProcess]]]:
-    context = multiprocessing.get_context("spawn")
-    workers: list[tuple[Connection, SpawnProcess]] = []
+def _workers(shares: Sequence[_Share]) -> Iterator[list[Worker]]:
+    workers: list[Worker] = []
     try:
         with quiet_children(), without_script():
             for share in shares:
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(theirs, share), daemon=True)
-                process.start()
-                theirs.close()  # else the worker's death would not close the pipe
-                workers.append((ours, process))
+                workers.append(Worker.start(_work, share))
         yield workers
     finally:
-        for connection, process in workers:
-            process.terminate()
-            process.join()
-            connection.close()
+        for worker in workers:
+            worker.end()
 
 
-def _receive(connection: Connection, process: SpawnProcess, file: EpisodeFile) -> dict[str, NDArray[Any]]:
-    try:
-        answer = connection.recv()
-    except (EOFError, OSError) as error:  # between two episodes, or in the middle of one
-        process.join()
-        raise DatasetError(
-            f"{file.path}: the worker process that relabelled it ended with exit code {process.exitcode} (negative: "
-            "killed by that signal, often for lack of memory; positive: its message is above); nothing was kept"
-        ) from error
+def _receive(worker: Worker, file: EpisodeFile) -> dict[str, NDArray[Any]]:
+    answer = worker.receive(f"{file.path}: the worker process that relabelled it", "nothing was kept")
     if isinstance(answer, DatasetError):
         raise answer
     if isinstance(answer, str):
@@ -161,10 +145,10 @@ def _work(connection: Connection, share: _Share) -> None:
             relabeller = Relabeller(share.domain, share.task)
             for file in share.episodes:
                 connection.send(relabeller.label(file))
-        # Neither sent as they are: not every exception survives pickling.
         except DatasetError as error:
-            connection.send(DatasetError(str(error)))
+            connection.send(error)
         except Exception:
+            # As text: not every exception survives pickling.
             connection.send(traceback.format_exc())
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)  # nobody waits for it any more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,16 +11,14 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from dipole_sb3.child_processes import quiet_children
+from dipole_sb3.child_processes import Worker, quiet_children
 from dipole_sb3.datasets.ogbench_oracles import RECIPES, Collector, Episode
-from dipole_sb3.errors import DatasetError
 
 SPLITS = ("train", "val")
 
@@ -67,37 +64,31 @@ def make_episodes(job: Job, tasks: Sequence[Task], processes: int) -> Generator[
     :param processes: workers, ≥ 1.
     :raises DatasetError: a file could not be written, or a worker was killed.
     """
-    context = multiprocessing.get_context("spawn")
-    workers: dict[Connection, tuple[SpawnProcess, Task]] = {}
+    workers: dict[Connection, tuple[Worker, Task]] = {}
     pending = iter(tasks)
     try:
         with quiet_children():
             for task in itertools.islice(pending, processes):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, job), daemon=True)
-                process.start()
-                theirs.close()  # else the worker's death would not close the pipe
-                workers[ours] = (process, task)
+                worker = Worker.start(_work, job)
+                workers[worker.connection] = (worker, task)
         for connection, (_, task) in workers.items():
             _send(connection, task)
         while workers:
             for connection in [ready for ready in wait(list(workers)) if isinstance(ready, Connection)]:
-                process, task = workers[connection]
-                _receive(connection, process, task)
+                worker, task = workers[connection]
+                _receive(worker, task)
                 yield task
                 following = next(pending, None)
                 if following is None:
                     del workers[connection]
                     connection.close()
-                    process.join()
+                    worker.process.join()
                 else:
                     _send(connection, following)
-                    workers[connection] = (process, following)
+                    workers[connection] = (worker, following)
     finally:
-        for connection, (process, _) in workers.items():
-            process.terminate()
-            process.join()
-            connection.close()
+        for worker, _ in workers.values():
+            worker.end()
 
 
 def _send(connection: Connection, task: Task) -> None:
@@ -106,17 +97,12 @@ def _send(connection: Connection, task: Task) -> None:
         connection.send(task)
 
 
-def _receive(connection: Connection, process: SpawnProcess, task: Task) -> None:
+def _receive(worker: Worker, task: Task) -> None:
     """Waits for 'done' (None); anything else ends the whole run."""
-    try:
-        failure = connection.recv()
-    except (EOFError, ConnectionResetError) as error:
-        process.join()
-        raise DatasetError(
-            f"the worker process that made {task.split} episode {task.index} ended with exit code {process.exitcode} "
-            "(negative: killed by that signal, often for lack of memory; positive: its message is above); finished "
-            "episodes are kept, and the same call goes on from there"
-        ) from error
+    failure = worker.receive(
+        f"the worker process that made {task.split} episode {task.index}",
+        "finished episodes are kept, and the same call goes on from there",
+    )
     if isinstance(failure, OSError):
         raise failure
     if failure is not None:

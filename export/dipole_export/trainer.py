@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from dipole_export.graphs import Statistics, flat_order, flat_size
 from dipole_sb3 import DIPOLE
+from dipole_sb3.normalization import normalized
 
 _ROWS_AT_ONCE = 16_384
 
@@ -121,12 +122,8 @@ def _as_networks_see(
     ends = np.cumsum([flat_size(part) for part in order.values()])[:-1]
     parts = {}
     for (key, part), flat in zip(order.items(), np.split(observations, ends, axis=1), strict=True):
-        value = flat.reshape(-1, *(part.shape or ())).astype(part.dtype)
-        if key in statistics:
-            mean, std, clip = statistics[key]
-            value = np.clip((value - mean) / std, -clip, clip).astype(np.float32)
-        parts[key] = value
-    return parts[None] if None in parts else {str(key): value for key, value in parts.items()}
+        parts[key] = flat.reshape(-1, *(part.shape or ())).astype(part.dtype)
+    return normalized(parts.get(None, parts), statistics)  # type: ignore[no-any-return]
 
 
 def _repeated(observations: PyTorchObs, count: int) -> PyTorchObs:

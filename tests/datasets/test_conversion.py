@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import signal
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from filled_buffers import counting, recorded
+from full_disk import full_disk
 from gymnasium import spaces
 from hypothesis import given, settings
 
@@ -93,17 +92,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, source: str, destination: st
     np.savez(tmp_path / "a.npz", **counting(20_000))
     convert(tmp_path / "a.npz", tmp_path / "stored")
     before = sorted(os.listdir(tmp_path))
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        for limit in (3_000, 90_000, 150_000):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
-            with pytest.raises(OSError, match=r"cannot write .*: .*[Ff]ile too large") as caught:
-                convert(tmp_path / source, tmp_path / destination)
-            assert "\n" not in str(caught.value)
-            assert sorted(os.listdir(tmp_path)) == before
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    for limit in (3_000, 90_000, 150_000):
+        with full_disk(limit), pytest.raises(OSError, match=r"cannot write .*: .*[Ff]ile too large") as caught:
+            convert(tmp_path / source, tmp_path / destination)
+        assert "\n" not in str(caught.value)
+        assert sorted(os.listdir(tmp_path)) == before
 
 
 @pytest.mark.parametrize("destination", ["b", "b.npz", "b.hdf5"])

@@ -127,17 +127,19 @@ def test_shadow_omegas_are_turned_live(bundle: Path, contract: Path):
 
 def test_reload_while_driving(bundle: Path, patient_contract: Path, make_bundle: Callable[..., Path]):
     other = make_bundle(seed=7)
+    # Loading a bundle takes its time: while the node drives in this process, nothing else is loaded here.
+    before, after, other_hash = action(bundle), action(other), GuidedPolicy.load(other).hash
     with driving(bundle, patient_contract) as (_, found):
         assert found.set(bundle=str(other)).successful
-        wait(lambda: found.commands[-1] == action(other), "the other bundle's command")
-        wait(lambda: found.model[-1]["hash"] == GuidedPolicy.load(other).hash, "its model info")
+        wait(lambda: found.commands[-1] == after, "the other bundle's command")
+        wait(lambda: found.model[-1]["hash"] == other_hash, "its model info")
         assert found.get("bundle") == str(other)
         wait(lambda: len(found.driven) > 20, "some more decisions")
         # Not one command missed or mixed: every one is of either bundle, first of one, then of the other.
         driven = [row[4:] for row in found.driven]
-        assert all(command in (action(bundle), action(other)) for command in driven)
-        switch = driven.index(action(other))
-        assert driven == [action(bundle)] * switch + [action(other)] * (len(driven) - switch)
+        assert all(command in (before, after) for command in driven)
+        switch = driven.index(after)
+        assert driven == [before] * switch + [after] * (len(driven) - switch)
         numbers = [int(row[0]) for row in found.driven]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         assert found.diagnostics[-1][1]["deadline_misses"] == "0"

@@ -26,6 +26,14 @@ def assert_one_sentence(error: BaseException | str, *words: str) -> None:
         assert word in sentence, f"{word!r} is not in: {sentence}"
 
 
+def refusal(path: pathlib.Path | str, *words: str) -> str:
+    """The one sentence with which what lies there is refused; it names the place."""
+    with pytest.raises(GuidedPolicyError) as raised:
+        GuidedPolicy.load(path)
+    assert_one_sentence(raised.value, str(path), *words)
+    return str(raised.value)
+
+
 def refusal_of(files: Mapping[str, bytes], *words: str) -> str:
     """The one sentence with which a bundle in memory is refused, sooner or later."""
     with pytest.raises(GuidedPolicyError) as raised:

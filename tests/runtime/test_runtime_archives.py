@@ -8,23 +8,16 @@ import struct
 import zipfile
 
 import pytest
-from dipole_runtime import GuidedPolicy, GuidedPolicyError
+from dipole_runtime import GuidedPolicyError
 from dipole_runtime.archive import Archive, archive_bytes
 from dipole_runtime.manifest import (
     CRITIC,
     DATA_FILES,
 )
-from runtime_helpers import assert_one_sentence, directory_of
+from runtime_helpers import directory_of, refusal
 from small_bundles import zipped
 
 Files = dict[str, bytes]
-
-
-def refusal(path: pathlib.Path | str, *words: str) -> str:
-    with pytest.raises(GuidedPolicyError) as raised:
-        GuidedPolicy.load(path)
-    assert_one_sentence(raised.value, str(path), *words)
-    return str(raised.value)
 
 
 class TestZipFiles:

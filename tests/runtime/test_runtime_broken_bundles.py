@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from dipole_runtime import GuidedPolicy, GuidedPolicyError, read_bundle
+from dipole_runtime import GuidedPolicyError, read_bundle
 from dipole_runtime.archive import archive_bytes
 from dipole_runtime.manifest import (
     BUNDLE_FILES,
@@ -23,20 +23,13 @@ from dipole_runtime.manifest import (
     VECTORS,
 )
 from dipole_runtime.vectors import TestVectors as Vectors
-from runtime_helpers import assert_one_sentence, directory_of, refusal_of
+from runtime_helpers import assert_one_sentence, directory_of, refusal, refusal_of
 from small_bundles import SmallPolicy, make_files, make_policy, make_vectors, rehashed, zipped
 
 CORRUPTIONS = 600
 
 
 Files = dict[str, bytes]
-
-
-def refusal(path: pathlib.Path | str, *words: str) -> str:
-    with pytest.raises(GuidedPolicyError) as raised:
-        GuidedPolicy.load(path)
-    assert_one_sentence(raised.value, str(path), *words)
-    return str(raised.value)
 
 
 class TestWhole:
