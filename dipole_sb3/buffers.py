@@ -302,11 +302,22 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param n_steps: as in :meth:`take`.
         :raises DatasetError: when the buffer is empty.
         """
+        return self.take(self.draw_indices(batch_size, generator), n_steps)
+
+    def draw_indices(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """The flat indices of a uniform batch for :meth:`take`: what :meth:`draw` draws.
+
+        :raises DatasetError: when the buffer is empty.
+        """
         available = self.n_transitions
         if available == 0:
             raise DatasetError(f"{self.source}: no transitions to train on; expected at least one")
-        indices = torch.randint(available, (batch_size,), generator=generator, device=self.device)
-        return self.take(indices, n_steps)
+        return torch.randint(available, (batch_size,), generator=generator, device=self.device)
+
+    @property
+    def resident(self) -> bool:
+        """Whether all transitions are on the device and stay as they are: :meth:`take` then needs the host no more."""
+        return self.full
 
     def take(self, indices: Tensor, n_steps: int = 1) -> Batch:
         """The transitions at flat indices (row · n_envs + environment), shape [batch], on the buffer's device.

@@ -116,6 +116,11 @@ class DataAlgorithm(SavedAlgorithm):
             buffer.offline_ratio = self._offline_ratio_now()
         return self._normalized(buffer.draw(batch_size, self._generator, self.n_steps))
 
+    def _resident_buffer(self) -> OfflineReplayBuffer | None:
+        """The buffer from which the device can gather batches by itself; None where the host has to."""
+        buffer = self._buffer()
+        return buffer if buffer.resident and self._vec_normalize_env is None and not self._learned_normalized else None
+
     def _offline_ratio_now(self) -> float | None:
         """``offline_ratio``, of the present progress where it is a schedule."""
         ratio = self.offline_ratio

@@ -46,25 +46,25 @@ def weighted_flow_loss(velocity: Tensor, target: Tensor, weight: Tensor) -> Tens
 def expectile_loss(error: Tensor, expectile: float | Tensor) -> Tensor:
     """Asymmetric squared error E[|τ − 1(u < 0)| · u²], whose minimiser is the τ-expectile (IQL, eq. 5).
 
-    :param error: u = target − prediction, any shape.
+    :param error: u = target − prediction, shape [..., batch].
     :param expectile: τ in (0, 1); 0.5 is half the mean squared error, towards 1 it approaches the maximum.
-    :return: scalar.
+    :return: mean over the batch, shape [...] (a scalar for one-dimensional input).
     """
     weight = torch.where(error < 0, 1.0 - expectile, expectile)
-    return (weight * error.square()).mean()
+    return (weight * error.square()).mean(dim=-1)
 
 
 def aggregate(values: Tensor, how: Aggregation) -> Tensor:
     """One value from an ensemble of critics.
 
-    :param values: shape [members, ...].
+    :param values: shape [..., members, batch].
     :param how: ``"min"`` (pessimistic, clipped double Q) or ``"mean"``.
-    :return: shape [...].
+    :return: shape [..., batch].
     """
     if how == "min":
-        return values.amin(dim=0)
+        return values.amin(dim=-2)
     if how == "mean":
-        return values.mean(dim=0)
+        return values.mean(dim=-2)
     raise ValueError(f"unknown aggregation {how!r}: expected 'min' or 'mean'")
 
 

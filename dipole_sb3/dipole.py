@@ -11,8 +11,10 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from dipole_sb3.acceleration import Acceleration, CapturedUpdates, PlainUpdates
 from dipole_sb3.data_algorithm import DatasetLike
 from dipole_sb3.dichotomy import Aggregation
+from dipole_sb3.learners import OneRun, updates_of
 from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.monitoring import TrainingMonitor
 from dipole_sb3.offline_algorithm import OfflineAlgorithm
@@ -24,7 +26,7 @@ from dipole_sb3.policies import (
     require_num_candidates,
     require_omega,
 )
-from dipole_sb3.update import LOSS_NAMES, CriticTarget, Objective, Outcome, apply_update, compute_losses, draw_noise
+from dipole_sb3.update import LOSS_NAMES, CriticTarget, Objective, Outcome, compute_losses, draw_noise
 
 SelfDIPOLE = TypeVar("SelfDIPOLE", bound="DIPOLE")
 
@@ -67,6 +69,9 @@ class DIPOLE(OfflineAlgorithm):
     :param flow_steps: K ≥ 1, Euler steps from noise to action.
     :param num_candidates: N ≥ 1 actions drawn, of which the best by the critics is taken; a property like ``omega``.
     :param explore_omega: online: ω ≥ −1 of the actions that gather data.
+    :param acceleration: how updates run: ``"eager"``: as they are written; ``"compiled"``: with torch.compile (half a
+        minute at the start, then about a fifth faster on a CPU); ``"captured"``: compiled, and ten of them at a time as
+        one CUDA graph; ``"auto"``: captured on CUDA, else eager.
     :param stats_window_size: episodes over which rollout statistics are averaged.
     :param tensorboard_log: folder for TensorBoard.
     :param policy_kwargs: arguments of :class:`~dipole_sb3.policies.DIPOLEPolicy`.
@@ -113,6 +118,7 @@ class DIPOLE(OfflineAlgorithm):
         flow_steps: int = 10,
         num_candidates: int = 4,
         explore_omega: float = 0.0,
+        acceleration: Acceleration = "auto",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -153,8 +159,10 @@ class DIPOLE(OfflineAlgorithm):
         self.q_agg = q_agg
         self.flow_steps = flow_steps
         self.explore_omega = explore_omega
+        self.acceleration = acceleration
         self._omega = omega
         self._num_candidates = num_candidates
+        self._how_updated: PlainUpdates | CapturedUpdates | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -169,6 +177,7 @@ class DIPOLE(OfflineAlgorithm):
         ).to(self.device)
         self.omega, self.num_candidates = self._omega, self._num_candidates
         self._monitor = TrainingMonitor(self.device)
+        self._how_updated = None
 
     def _objective(self) -> Objective:
         return Objective(self.beta, self.shift, self.gamma, self.tau, self.expectile, self.critic_target, self.q_agg)
@@ -224,12 +233,16 @@ class DIPOLE(OfflineAlgorithm):
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        objective = self._objective()
-        for _ in range(gradient_steps):
-            batch = self._draw(batch_size)
-            noise = draw_noise(batch_size, self.policy.action_dim, self._generator)
-            self._monitor.add(apply_update(self.policy, self.policy.optimizer, batch, noise, objective))
+        self._updates().run(gradient_steps, batch_size)
         self._n_updates += gradient_steps
+
+    def _updates(self) -> PlainUpdates | CapturedUpdates:
+        if self._how_updated is None:
+            self._how_updated = updates_of(OneRun(self), self.acceleration)
+        return self._how_updated
+
+    def _updates_at_once(self) -> int:
+        return self._updates().per_replay
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -268,4 +281,4 @@ class DIPOLE(OfflineAlgorithm):
             return compute_losses(self.policy, batch, noise, self._objective())
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_monitor"]
+        return [*super()._excluded_save_params(), "_monitor", "_how_updated"]

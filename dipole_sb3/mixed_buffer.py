@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from dipole_sb3.buffers import TRANSITION_ARRAYS, Batch, OfflineReplayBuffer
-from dipole_sb3.observations import mapped
+from dipole_sb3.observations import mapped, merged
 
 SelfMixedReplayBuffer = TypeVar("SelfMixedReplayBuffer", bound="MixedReplayBuffer")
 
@@ -113,6 +113,10 @@ class MixedReplayBuffer(OfflineReplayBuffer):
     blocks.__doc__ = OfflineReplayBuffer.blocks.__doc__
 
     # Training's face
+
+    @property
+    def resident(self) -> bool:
+        return self.recorded is not None and self.recorded.resident and self.n_online == 0
 
     def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1) -> Batch:
         """A batch with replacement: uniform over all transitions, or with ``offline_ratio`` recorded ones.
@@ -271,7 +275,7 @@ Fields = TypeVar("Fields", bound=NamedTuple)
 
 def _joined(first: Fields, second: Fields) -> Fields:
     """Two batches, one after the other."""
-    return _merged(first, second, lambda one, other: torch.cat([one, other]))
+    return merged(lambda one, other: torch.cat([one, other]), first, second)
 
 
 def _chosen(first_where: Tensor, first: Batch, second: Batch) -> Batch:
@@ -280,11 +284,4 @@ def _chosen(first_where: Tensor, first: Batch, second: Batch) -> Batch:
     def choose(one: Tensor, other: Tensor) -> Tensor:
         return torch.where(first_where.view(-1, *[1] * (one.ndim - 1)), one, other)
 
-    return _merged(first, second, choose)
-
-
-def _merged(first: Fields, second: Fields, merge: Any) -> Fields:
-    def merged(one: Any, other: Any) -> Any:
-        return None if one is None else mapped(merge, one, other)
-
-    return type(first)(*map(merged, first, second))
+    return merged(choose, first, second)

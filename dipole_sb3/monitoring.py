@@ -31,13 +31,17 @@ class TrainingMonitor:
         self._updates = 0
         self._since = time.perf_counter()
 
-    def add(self, outcome: Outcome) -> None:
-        """Takes note of one update, without waiting for the device."""
+    def add(self, outcome: Outcome, updates: int = 1) -> None:
+        """Takes note of updates, without waiting for the device.
+
+        :param outcome: of the last of them, but ``losses`` is the sum over all; its tensors may be overwritten later.
+        :param updates: how many.
+        """
         if self._updates == 0 and self._last is None:
             self._since = time.perf_counter()
         self._losses += outcome.losses
         self._last = outcome
-        self._updates += 1
+        self._updates += updates
 
     def record(self, logger: Logger, n_updates: int) -> None:
         """Writes means over the updates since the last call, and the last update's distributions.

@@ -3,6 +3,9 @@
 The two velocity fields, and the two critics, have the same shape and read the same input, so each pair is stored as one
 stack of parameters [members, in, out]. That halves the number of kernels of an update without changing the mathematics,
 and the members stay independent: initialisation, gradients and the optimiser treat them apart.
+
+The networks of several runs make one longer stack [runs · members, in, out], run by run; their inputs and outputs then
+have a leading axis of runs. Shapes are written [..., batch, features]: nothing in front for one run, [runs] for many.
 """
 
 from __future__ import annotations
@@ -21,7 +24,13 @@ from dipole_sb3.flow import Velocity
 Activation = Callable[[Tensor], Tensor]
 
 
+_TWICE_GELU = 2.0 * math.sqrt(2.0 / math.pi)
+
+
 def _gelu_tanh(x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        # The same function as x·σ(2z), since (1 + tanh z)/2 = σ(2z): on CPUs an exponential is a third of a tanh.
+        return x * torch.sigmoid(_TWICE_GELU * (x + 0.044715 * x**3))
     return functional.gelu(x, approximate="tanh")
 
 
@@ -101,6 +110,7 @@ class StackedMLP(nn.Module):
         layer_norm: bool,
     ) -> None:
         super().__init__()
+        self.members = members
         widths = [in_features, *net_arch]
         self.hidden = nn.ModuleList(StackedLinear(members, a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(StackedLayerNorm(members, width) for width in net_arch) if layer_norm else None
@@ -108,27 +118,36 @@ class StackedMLP(nn.Module):
         self.activation = make_activation(activation_fn)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, in] → [members, batch, out]."""
+        """[..., batch, in] → [..., members, batch, out]."""
         (weight, bias), *following = _select([*self.hidden, self.output])
-        return self._after_first(_product(bias, x, weight), following, _select(self.norms or []))
+        outputs = self._after_first(_product(bias, x, weight), following, _select(self.norms or []))
+        return outputs.reshape(*x.shape[:-2], self.members, *outputs.shape[1:])
 
-    def with_fixed(self, fixed: Tensor, members: slice | None = None) -> Callable[[Tensor], Tensor]:
+    def with_fixed(self, fixed: Tensor, member: int | None = None) -> Callable[[Tensor], Tensor]:
         """The perceptrons as functions of the rest of their input, its first columns being fixed.
 
         A sampler calls the result once per flow step: the fixed columns' share of the first layer is computed once, and
         members that are not asked for cost nothing. For training, call the stack itself: gradients through the slices
         that are taken here would cost more than they save.
 
-        :param fixed: the first columns of the input, shape [batch, fixed].
-        :param members: which perceptrons; None: all.
-        :return: function of the remaining columns [batch, in − fixed], giving [members, batch, out].
+        :param fixed: the first columns of the input, shape [..., batch, fixed].
+        :param member: which perceptron; None: all.
+        :return: function of the remaining columns [..., batch, in − fixed], giving [..., members, batch, out], or
+            [..., batch, out] of the one member.
         """
+        members = None if member is None else slice(member, None, self.members)
         (weight, bias), *following = _select([*self.hidden, self.output], members)
         norms = _select(self.norms or [], members)
         columns = fixed.shape[-1]
         share = _product(bias, fixed, weight[:, :columns])
         remaining = weight[:, columns:]
-        return lambda rest: self._after_first(_product(share, rest, remaining), following, norms)
+        leading = (*fixed.shape[:-2], *([self.members] if member is None else []))
+
+        def perceptrons(rest: Tensor) -> Tensor:
+            outputs = self._after_first(_product(share, rest, remaining), following, norms)
+            return outputs.reshape(*leading, *outputs.shape[1:])
+
+        return perceptrons
 
     def _after_first(
         self, x: Tensor, following: list[tuple[Tensor, Tensor]], norms: list[tuple[Tensor, Tensor]]
@@ -151,8 +170,13 @@ def _select(layers: Iterable[nn.Module], members: slice | None = None) -> list[t
 
 
 def _product(offset: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """offset + x·weight for every member, x being shared by all of them: [members, batch, out]."""
-    return torch.baddbmm(offset, x.expand(weight.shape[0], -1, -1), weight)
+    """offset + x·weight for every member, x [..., batch, in] being shared by all members of its run.
+
+    :return: [runs · members, batch, out].
+    """
+    members = len(weight) // x.shape[:-2].numel()
+    shared = x.unsqueeze(-3).expand(*x.shape[:-2], members, -1, -1).flatten(0, -3)
+    return torch.baddbmm(offset, shared, weight)
 
 
 def time_embedding(time: Tensor, features: int) -> Tensor:
@@ -196,12 +220,12 @@ class VelocityPair(nn.Module):
     def forward(self, features: Tensor, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Both velocities at one point, in one pass.
 
-        :param features: shape [batch, features].
-        :param x: x_t, shape [batch, action].
-        :param time: t in [0, 1], shape [batch, 1] or a scalar.
-        :return: (v⁺, v⁻), each of shape [batch, action].
+        :param features: shape [..., batch, features].
+        :param x: x_t, shape [..., batch, action].
+        :param time: t in [0, 1], shape [..., batch, 1] or a scalar.
+        :return: (v⁺, v⁻), each of shape [..., batch, action].
         """
-        positive, negative = self.mlp(torch.cat([features, self._with_time(x, time)], dim=-1)).unbind(0)
+        positive, negative = self.mlp(torch.cat([features, self._with_time(x, time)], dim=-1)).unbind(-3)
         return positive, negative
 
     def fields(self, features: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -209,28 +233,26 @@ class VelocityPair(nn.Module):
         both = self._at(features, None)
 
         def pair(x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-            positive, negative = both(x, time).unbind(0)
+            positive, negative = both(x, time).unbind(-3)
             return positive, negative
 
         return pair
 
     def positive_field(self, features: Tensor) -> Velocity:
         """v⁺ alone at fixed features, at half the cost of both: (x, t) → v⁺; shapes as in :meth:`forward`."""
-        positive = self._at(features, slice(0, 1))
-        return lambda x, time: positive(x, time)[0]
+        return self._at(features, 0)
 
     def negative_field(self, features: Tensor) -> Velocity:
         """v⁻ alone at fixed features, at half the cost of both: (x, t) → v⁻; shapes as in :meth:`forward`."""
-        negative = self._at(features, slice(1, 2))
-        return lambda x, time: negative(x, time)[0]
+        return self._at(features, 1)
 
-    def _at(self, features: Tensor, members: slice | None) -> Callable[[Tensor, Tensor], Tensor]:
-        perceptrons = self.mlp.with_fixed(features, members)
+    def _at(self, features: Tensor, member: int | None) -> Velocity:
+        perceptrons = self.mlp.with_fixed(features, member)
         return lambda x, time: perceptrons(self._with_time(x, time))
 
     def _with_time(self, x: Tensor, time: Tensor) -> Tensor:
-        embedded = time_embedding(time.reshape(-1, 1), self.time_features)
-        return torch.cat([x, embedded.expand(x.shape[0], -1)], dim=-1)
+        embedded = time_embedding(time if time.dim() else time.reshape(1), self.time_features)
+        return torch.cat([x, embedded.expand(*x.shape[:-1], -1)], dim=-1)
 
 
 class QEnsemble(nn.Module):
@@ -243,7 +265,7 @@ class QEnsemble(nn.Module):
         self.mlp = StackedMLP(2, features_dim + action_dim, 1, net_arch, activation_fn, layer_norm=True)
 
     def forward(self, features: Tensor, actions: Tensor) -> Tensor:
-        """[batch, features] and actions in [−1, 1] of shape [batch, action] → returns, shape [2, batch]."""
+        """[..., batch, features] and actions in [−1, 1], [..., batch, action] → returns, shape [..., 2, batch]."""
         returns: Tensor = self.mlp(torch.cat([features, actions], dim=-1))
         return returns.squeeze(-1)
 
@@ -256,6 +278,6 @@ class StateValue(nn.Module):
         self.mlp = StackedMLP(1, features_dim, 1, net_arch, activation_fn, layer_norm=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[batch, features] → returns, shape [batch]."""
+        """[..., batch, features] → returns, shape [..., batch]."""
         returns: Tensor = self.mlp(features)
-        return returns[0].squeeze(-1)
+        return returns.squeeze(-1).squeeze(-2)

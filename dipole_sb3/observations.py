@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+
+Fields = TypeVar("Fields", bound=NamedTuple)
 
 
 def mapped(function: Callable[..., Any], *values: Any) -> Any:
@@ -12,6 +14,13 @@ def mapped(function: Callable[..., Any], *values: Any) -> Any:
     if isinstance(first, dict):
         return {key: function(*(value[key] for value in values)) for key in first}
     return function(*values)
+
+
+def merged(function: Callable[..., Any], *tuples: Fields) -> Fields:
+    """The function of several named tuples, field by field (and key by key); fields that are None stay None."""
+    values = [None if field[0] is None else mapped(function, *field) for field in zip(*tuples, strict=True)]
+    made: Any = type(tuples[0])
+    return made(*values)  # type: ignore[no-any-return]
 
 
 def together(*values: Any) -> Iterator[tuple[Any, ...]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dipole_sb3 import checks
+from dipole_sb3.acceleration import set_learning_rate
 from dipole_sb3.callbacks import RecordedSpaces, TimestepProgressBar
 from dipole_sb3.data_algorithm import DataAlgorithm, DatasetLike, require_n_steps
 from dipole_sb3.mixed_buffer import MixedReplayBuffer, recorded_part
@@ -133,6 +134,10 @@ class OfflineAlgorithm(DataAlgorithm):
     def _setup_policy(self) -> None:
         """Builds ``self.policy`` on ``self.device``."""
 
+    def _updates_at_once(self) -> int:
+        """Offline updates that are made before callbacks hear of them."""
+        return 1
+
     @abstractmethod
     def _record_training(self) -> None:
         """Writes the training statistics since the last call to the logger."""
@@ -171,6 +176,27 @@ class OfflineAlgorithm(DataAlgorithm):
         :return: the model.
         :raises ValueError: no data to learn from, or timesteps that would need an environment.
         """
+        learning = self._learning(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+        with closing(learning):
+            for updates in learning:
+                self.train(updates, self.batch_size)
+        return self
+
+    def _learning(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        log_interval: int,
+        tb_log_name: str,
+        reset_num_timesteps: bool,
+        progress_bar: bool,
+    ) -> Generator[int, None, None]:
+        """All of :meth:`learn` but the updates on recorded data: whoever iterates makes as many as it says each time.
+
+        So several models can learn side by side, while one of them makes the updates of all.
+        """
         self._plan_phases(total_timesteps, reset_num_timesteps)
         self._require_consecutive_data()
         if self._vec_normalize_env is not None and self.dataset is not None:
@@ -186,10 +212,10 @@ class OfflineAlgorithm(DataAlgorithm):
                 self._before_learning()
                 self._before_learning = None
             offline_end = min(self._offline_end, total_timesteps)
-            if self._learn_offline(offline_end, callback, log_interval) and self.num_timesteps < total_timesteps:
+            goes_on = yield from self._learn_offline(offline_end, callback, log_interval)
+            if goes_on and self.num_timesteps < total_timesteps:
                 self._learn_online(total_timesteps, callback, log_interval)
             callback.on_training_end()
-        return self
 
     def _plan_phases(self, total_timesteps: int, reset_num_timesteps: bool) -> None:
         """Decides at which timestep the offline phase ends; refuses what could not be finished before it begins."""
@@ -268,21 +294,25 @@ class OfflineAlgorithm(DataAlgorithm):
             callback = CallbackList([*converted, TimestepProgressBar()])
         return super()._init_callback(callback, progress_bar=False)
 
-    def _learn_offline(self, end: int, callback: BaseCallback, log_interval: int) -> bool:
-        """One update a timestep until ``end``; False when a callback stopped it."""
+    def _learn_offline(self, end: int, callback: BaseCallback, log_interval: int) -> Generator[int, None, bool]:
+        """One update a timestep until ``end``, asking for each; False when a callback stopped it."""
         # What SB3's callbacks look for among the local variables after an environment step.
         dones = np.zeros(self.n_envs, dtype=bool)
         infos: list[dict[str, Any]] = [{} for _ in range(self.n_envs)]
         updates_per_log = OFFLINE_LOG_UNIT * log_interval if log_interval else 0
         while self.num_timesteps < end:
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            self.train(gradient_steps=1, batch_size=self.batch_size)
-            self.num_timesteps += 1
-            callback.update_locals({"self": self, "dones": dones, "infos": infos})
-            if not callback.on_step():
-                return False
-            if updates_per_log and (self.num_timesteps % updates_per_log == 0 or self.num_timesteps == end):
-                self.dump_logs()
+            # Up to a multiple: what is due every so many timesteps finds all of them done, and no more.
+            at_once = self._updates_at_once()
+            updates = min(at_once - self.num_timesteps % at_once, end - self.num_timesteps)
+            yield updates
+            for _ in range(updates):
+                self.num_timesteps += 1
+                callback.update_locals({"self": self, "dones": dones, "infos": infos})
+                if not callback.on_step():
+                    return False
+                if updates_per_log and (self.num_timesteps % updates_per_log == 0 or self.num_timesteps == end):
+                    self.dump_logs()
             if not self._iteration_ended():
                 return False
         return True
@@ -337,6 +367,13 @@ class OfflineAlgorithm(DataAlgorithm):
                 self.train(gradient_steps=steps, batch_size=self.batch_size)
             if not self._iteration_ended():
                 return
+
+    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+        """SB3's, which would put a number where a CUDA graph reads a tensor."""
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        self.logger.record("train/learning_rate", learning_rate)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            set_learning_rate(optimizer, learning_rate)
 
     def dump_logs(self) -> None:
         """Writes the statistics since the last call to all of the logger's outputs."""

@@ -70,6 +70,26 @@ def require_num_candidates(num_candidates: int) -> int:
     return int(num_candidates)
 
 
+def sample_guided(
+    head: VelocityPair, features: Tensor, noise: Tensor, omega: float | Tensor, flow_steps: int
+) -> Tensor:
+    """Actions of a guided pair from given noise; see :meth:`DIPOLEPolicy.sample_actions`."""
+    # Only a number decides which networks run: a branch on a tensor's value would wait for the device.
+    number = None if isinstance(omega, Tensor) else omega
+    if number == 0:
+        velocity = head.positive_field(features)
+    elif number == -1:
+        velocity = head.negative_field(features)
+    else:
+        pair = head.fields(features)
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            positive, negative = pair(x, time)
+            return flow.guide(positive, negative, omega)
+
+    return flow.sample_actions(velocity, noise, flow_steps)
+
+
 class DIPOLEPolicy(BasePolicy):
     """The five networks and how they act: N guided candidates, of which the best by min(Q₁, Q₂) is taken (eq. 16).
 
@@ -201,20 +221,7 @@ class DIPOLEPolicy(BasePolicy):
         :param omega: ω ≥ −1: a number, or one per row as a tensor of shape [batch, 1].
         :return: actions in [−1, 1], shape [batch, action].
         """
-        # Only a number decides which networks run: a branch on a tensor's value would wait for the device.
-        number = None if isinstance(omega, Tensor) else omega
-        if number == 0:
-            velocity = self.actor.head.positive_field(features)
-        elif number == -1:
-            velocity = self.actor.head.negative_field(features)
-        else:
-            pair = self.actor.head.fields(features)
-
-            def velocity(x: Tensor, time: Tensor) -> Tensor:
-                positive, negative = pair(x, time)
-                return flow.guide(positive, negative, omega)
-
-        return flow.sample_actions(velocity, noise, self.flow_steps)
+        return sample_guided(self.actor.head, features, noise, omega, self.flow_steps)
 
     def q_values(self, observations: PyTorchObs, actions: Tensor) -> Tensor:
         """min(Q₁, Q₂) of the online critics.

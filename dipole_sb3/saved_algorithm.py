@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from dipole_sb3 import checks
+from dipole_sb3.acceleration import without_device
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.mixed_buffer import recorded_part
 from dipole_sb3.normalization import ObservationStatistics, observation_statistics
@@ -180,6 +181,12 @@ class SavedAlgorithm(OffPolicyAlgorithm):
         self.n_envs = env.num_envs
         super().set_env(env, force_reset)
 
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """SB3's, as any device can load them: networks that share memory with other runs' are copied out of it."""
+        parameters: dict[str, dict[str, Any]] = super().get_parameters()
+        networks = {name: _alone(value) for name, value in parameters["policy"].items()}
+        return {"policy": networks, "policy.optimizer": without_device(parameters["policy.optimizer"])}
+
     def set_parameters(
         self, load_path_or_dict: File | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
     ) -> None:
@@ -250,6 +257,11 @@ class SavedAlgorithm(OffPolicyAlgorithm):
             # Generators of different kinds of device have different states; on another one a new sequence starts.
             if device_type == self.device.type:
                 self._generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """A file would hold all of the memory of which a tensor is a part."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _with_ending(path: str | pathlib.Path, ending: str) -> pathlib.Path:

@@ -168,6 +168,10 @@ class StoredReplayBuffer(OfflineReplayBuffer):
         for key, file in arrays.columns.items():
             setattr(self, key, file.map[:, None])
 
+    @property
+    def resident(self) -> bool:
+        return False
+
     def take(self, indices: Tensor, n_steps: int = 1) -> Batch:
         rows = indices.cpu().numpy()
         if n_steps == 1:

@@ -21,9 +21,9 @@ from dipole_sb3.update import (
     Noise,
     Objective,
     apply_update,
-    bootstrapped_return,
     compute_losses,
     draw_noise,
+    target_critics,
 )
 
 OBSERVATION, ACTION, BATCH, FLOW_STEPS, LEARNING_RATE = 3, 2, 8, 3, 1e-2
@@ -179,14 +179,14 @@ class TestArithmetic:
 
     def test_bootstrapped_return(self, objective: Objective) -> None:
         policy, batch, noise = make_policy(), make_batch(), make_noise()
-        returns = bootstrapped_return(policy, batch, noise, objective)
+        returns = target_critics(policy, batch, noise, objective)[1]
         assert not returns.requires_grad
         np.testing.assert_allclose(returns, Arithmetic(policy, batch, noise, objective).returns(), rtol=1e-4, atol=1e-5)
 
     def test_several_steps_change_the_critics_target_alone(self, objective: Objective) -> None:
         policy, batch, noise = make_policy(), with_steps(make_batch()), make_noise()
         exact = Arithmetic(policy, batch, noise, objective)
-        returns = bootstrapped_return(policy, batch, noise, objective)
+        returns = target_critics(policy, batch, noise, objective)[1]
         np.testing.assert_allclose(returns, exact.returns(), rtol=1e-4, atol=1e-5)
         one, several = (compute_losses(policy, each, noise, objective) for each in (make_batch(), batch))
         losses = dict(zip(LOSS_NAMES, several.losses.tolist(), strict=True))
@@ -196,7 +196,7 @@ class TestArithmetic:
 
     def test_end_of_episode_is_the_reward_alone(self, objective: Objective) -> None:
         policy, batch = make_policy(), make_batch()
-        returns = bootstrapped_return(policy, batch, make_noise(), objective)
+        returns = target_critics(policy, batch, make_noise(), objective)[1]
         ended = batch.masks == 0
         assert torch.equal(returns[ended], batch.rewards[ended])
         assert not torch.isclose(returns[~ended], batch.rewards[~ended]).any()
@@ -224,7 +224,7 @@ class TestBootstrapAction:
     objective = Objective(critic_target="policy")
 
     def returns(self, policy: DIPOLEPolicy) -> Tensor:
-        return bootstrapped_return(policy, make_batch(), make_noise(), self.objective)
+        return target_critics(policy, make_batch(), make_noise(), self.objective)[1]
 
     @pytest.mark.parametrize(("member", "matters"), [(0, True), (1, False)])
     def test_comes_from_the_positive_policy_alone(self, member: int, matters: bool) -> None:
@@ -244,10 +244,10 @@ class TestBootstrapAction:
     def test_value_target_needs_no_action(self) -> None:
         policy, batch, noise = make_policy(), make_batch(), make_noise()
         objective = Objective(critic_target="value")
-        before = bootstrapped_return(policy, batch, noise, objective)
+        before = target_critics(policy, batch, noise, objective)[1]
         randomize(policy.actor, torch.Generator().manual_seed(9))
         randomize(policy.critic_target, torch.Generator().manual_seed(9))
-        assert torch.equal(bootstrapped_return(policy, batch, noise, objective), before)
+        assert torch.equal(target_critics(policy, batch, noise, objective)[1], before)
 
 
 class Textbook:
