@@ -11,7 +11,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from dipole_sb3.acceleration import Acceleration, CapturedUpdates, PlainUpdates
+from dipole_sb3.acceleration import Acceleration, CapturedUpdates, PlainUpdates, require_acceleration
 from dipole_sb3.data_algorithm import DatasetLike
 from dipole_sb3.dichotomy import Aggregation
 from dipole_sb3.learners import OneRun, updates_of
@@ -169,6 +169,7 @@ class DIPOLE(OfflineAlgorithm):
     def _setup_policy(self) -> None:
         self._objective()  # refuses values out of range before anything is built
         self.explore_omega = require_omega(self.explore_omega, "explore_omega")
+        require_acceleration(self.acceleration)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from dipole_sb3.acceleration import (
+    Acceleration,
     CapturedUpdates,
     Inputs,
     Learner,
     PlainUpdates,
     addresses,
+    chosen,
     compiled_losses,
     cuda_graph,
-    require_acceleration,
 )
 from dipole_sb3.buffers import Batch
 from dipole_sb3.observations import mapped, merged
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from dipole_sb3.dipole import DIPOLE
 
 
-def updates_of(learner: Learner, acceleration: str) -> PlainUpdates | CapturedUpdates:
+def updates_of(learner: Learner, acceleration: Acceleration) -> PlainUpdates | CapturedUpdates:
     """How a learner's updates are run.
 
-    :raises ValueError: see :func:`require_acceleration`.
+    :raises ValueError: see :func:`~dipole_sb3.acceleration.chosen`.
     """
-    how = require_acceleration(acceleration, learner.device)
+    how = chosen(acceleration, learner.device)
     if how == "captured":
         return CapturedUpdates(learner, compiled_losses() if _can_compile() else compute_losses, cuda_graph)
     return PlainUpdates(learner, compiled_losses() if how == "compiled" else compute_losses)
