@@ -119,7 +119,10 @@ class DataAlgorithm(SavedAlgorithm):
     def _resident_buffer(self) -> OfflineReplayBuffer | None:
         """The buffer from which the device can gather batches by itself; None where the host has to."""
         buffer = self._buffer()
-        return buffer if buffer.resident and self._vec_normalize_env is None and not self._learned_normalized else None
+        normalized = self._vec_normalize_env is not None or self._learned_normalized
+        # A user's subclass may draw in a way of its own.
+        uniform = type(buffer).draw in (OfflineReplayBuffer.draw, MixedReplayBuffer.draw)
+        return buffer if buffer.resident and uniform and not normalized else None
 
     def _offline_ratio_now(self) -> float | None:
         """``offline_ratio``, of the present progress where it is a schedule."""

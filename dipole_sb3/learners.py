@@ -94,6 +94,7 @@ class ManyRuns:
         self._models = list(models)
         self._runs = [OneRun(model) for model in models]
         self._stack = PolicyStack([model.policy for model in models])
+        self._objectives: list[Objective] = []
 
     @property
     def device(self) -> torch.device:
@@ -113,8 +114,7 @@ class ManyRuns:
 
     def update(self, inputs: Inputs, losses: LossFunction) -> Outcome:
         batch = _gathered(self._models[0], inputs)
-        objective = Objective.stacked([model._objective() for model in self._models], self.device)
-        outcome = losses(self._stack, batch, inputs.noise, objective)
+        outcome = losses(self._stack, batch, inputs.noise, self._objective())
         with section("backward"):
             for model in self._models:
                 model.policy.optimizer.zero_grad(set_to_none=True)
@@ -123,6 +123,13 @@ class ManyRuns:
         for model in self._models:
             step(model.policy, model.policy.optimizer, model.tau)
         return outcome._replace(total=outcome.total.detach())
+
+    def _objective(self) -> Objective:
+        """That of all runs; made only when it changes: its tensors come from the host, for which no recording waits."""
+        objectives = [model._objective() for model in self._models]
+        if objectives != self._objectives:
+            self._objectives, self._stacked = objectives, Objective.stacked(objectives, self.device)
+        return self._stacked
 
     def constants(self) -> tuple[Any, ...]:
         return tuple(chain.from_iterable(_constants(model) for model in self._models))

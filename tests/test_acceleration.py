@@ -141,7 +141,7 @@ class TestRecording:
         assert isinstance(models[0].policy.optimizer.param_groups[0]["lr"], torch.Tensor)
 
     @pytest.mark.parametrize(
-        "what", ["load_state", "set_parameters", "set_dataset", "batch_size", "beta", "tau", "n_steps"]
+        "what", ["load_state", "state", "set_parameters", "set_dataset", "batch_size", "beta", "tau", "n_steps"]
     )
     def test_is_made_anew_where_it_would_be_wrong(self, what: str) -> None:
         # With the old recording the second half would go on with the old state, data or hyperparameters.
@@ -154,6 +154,9 @@ class TestRecording:
             if what == "load_state":
                 state = copy.deepcopy(source.policy.optimizer.state_dict())  # torch keeps the tensors it is given
                 model.policy.optimizer.load_state_dict(state)
+            elif what == "state":
+                for state in model.policy.optimizer.state.values():
+                    state["exp_avg"] = torch.zeros_like(state["exp_avg"])
             elif what == "set_parameters":
                 model.set_parameters(source.get_parameters())
             elif what == "set_dataset":

@@ -243,6 +243,16 @@ class TestCallbacks:
                 assert parameter.untyped_storage().nbytes() == parameter.nbytes
         models[0].learn(2)
 
+    def test_error_of_one_model_closes_what_learn_has_opened(self) -> None:
+        model = make_model(recorded())
+        model.replay_buffer.take = None  # type: ignore[union-attr, method-assign, assignment]
+        try:
+            model.learn(2)
+        except TypeError:
+            assert model.env is None  # it stands in for callbacks only while learn() runs
+        else:
+            raise AssertionError("expected an error")
+
 
 class TestMemory:
     def test_checkpoint_in_between_holds_one_run(self) -> None:
@@ -324,6 +334,25 @@ class TestGoingOn:
         assert [model.num_timesteps for model in models] == [9, 9]
         assert [model.replay_buffer.n_online for model in models] == [4, 4]  # type: ignore[union-attr]
         assert [model._n_updates for model in models] == [9, 9]
+
+
+class TestDrawing:
+    def test_buffer_that_draws_in_its_own_way_is_asked(self) -> None:
+        class First(OfflineReplayBuffer):
+            def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1) -> Any:
+                return self.take(torch.zeros(batch_size, dtype=torch.long), n_steps)
+
+        def model(seed: int) -> DIPOLE:
+            dataset = recorded()
+            dataset.__class__ = First
+            return make_model(dataset, seed=seed)
+
+        ordinary = make_model(recorded(), seed=0).learn(3)
+        alone = model(0).learn(3)
+        assert not torch.equal(alone.policy.value.head.mlp.output.weight, ordinary.policy.value.head.mlp.output.weight)
+        models = learn_together([model(0), model(1)], 3)
+        for name, value in alone.policy.state_dict().items():
+            torch.testing.assert_close(models[0].policy.state_dict()[name], value, rtol=1e-4, atol=2e-5)
 
 
 class TestRefusals:
