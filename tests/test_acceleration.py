@@ -15,10 +15,11 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from test_together import RUNS, assert_same, make_model, recorded
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dipole_sb3 import DIPOLE, acceleration
 from dipole_sb3.acceleration import CapturedUpdates
-from dipole_sb3.learners import OneRun
+from dipole_sb3.learners import ManyRuns, OneRun
 from dipole_sb3.together import Together, learn_together
 from dipole_sb3.update import Outcome, compute_losses
 
@@ -216,6 +217,62 @@ class TestRecording:
         group = model.get_parameters()["policy.optimizer"]["param_groups"][0]
         assert type(group["lr"]) is float
         assert group["capturable"] is False
+
+
+class Operators(TorchDispatchMode):
+    """Names of all operators that ran in the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name().split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+WAITS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "is_nonzero",
+    "unique",
+    "lift_fresh",
+    "lift_fresh_copy",
+}
+"""Operators that wait for the device, or bring something there from the host: a CUDA graph may hold neither."""
+
+
+class TestNothingWaits:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {},
+            {"critic_target": "value", "q_agg": "mean"},
+            {"n_steps": 3},
+            {"policy_kwargs": {"time_features": 4, "actor_layer_norm": True, "activation_fn": "mish"}},
+        ],
+        ids=["paper", "value", "n_steps", "exorl_networks"],
+    )
+    def test_operators_of_an_update(self, arguments: dict[str, Any]) -> None:
+        dataset = recorded()
+        models = [make_model(dataset, **run, **arguments) for run in RUNS]
+        for learner in (OneRun(models[0]), ManyRuns(models)):
+            for optimizer in learner.optimizers():
+                acceleration.keep_on_device(optimizer, torch.device("cpu"))
+            for _ in range(2):  # what is made once is made in the first
+                inputs = learner.draw_inputs(16)
+                assert inputs.indices is not None
+                with Operators() as operators:
+                    learner.update(inputs, compute_losses)
+            assert "aten::baddbmm" in operators.names
+            assert not {name for name in operators.names if name.removeprefix("aten::") in WAITS}
+
+    def test_operators_are_seen(self) -> None:
+        with Operators() as operators:
+            float(torch.tensor(1.0) + 1)
+        assert {"aten::_local_scalar_dense", "aten::lift_fresh"} <= operators.names
 
 
 class TestChoice:
