@@ -12,6 +12,7 @@ from dipole_sb3.episodes import ReplayableEpisodes
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
+from dipole_sb3.together import learn_together
 
 __version__ = version("dipole-sb3")
 
@@ -26,6 +27,7 @@ __all__ = [
     "OfflineReplayBuffer",
     "ReplayableEpisodes",
     "ResumableCheckpoint",
+    "learn_together",
     "load_dataset",
     "record_dataset",
 ]
