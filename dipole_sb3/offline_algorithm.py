@@ -214,6 +214,9 @@ class OfflineAlgorithm(DataAlgorithm):
             offline_end = min(self._offline_end, total_timesteps)
             goes_on = yield from self._learn_offline(offline_end, callback, log_interval)
             if goes_on and self.num_timesteps < total_timesteps:
+                if self._before_going_online is not None:
+                    self._before_going_online()
+                    self._before_going_online = None
                 self._learn_online(total_timesteps, callback, log_interval)
             callback.on_training_end()
 

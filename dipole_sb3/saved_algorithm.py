@@ -52,6 +52,8 @@ class SavedAlgorithm(OffPolicyAlgorithm):
     _saved_statistics: dict[str | None, ObservationStatistics] | None = None
     _before_learning: Callable[[], None] | None = None
     """What a resumed run leaves for the moment at which ``learn`` goes on."""
+    _before_going_online: Callable[[], None] | None = None
+    """What is left for the moment at which the online phase begins."""
 
     def _excluded_save_params(self) -> list[str]:
         return [
@@ -61,6 +63,7 @@ class SavedAlgorithm(OffPolicyAlgorithm):
             "_normalizer",
             "_iteration_ends",
             "_before_learning",
+            "_before_going_online",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from dipole_sb3.generators import global_generators, restore_global_generators
 from dipole_sb3.learners import ManyRuns, updates_of
 from dipole_sb3.policy_stack import require_alike
 
@@ -117,13 +119,15 @@ def _run(models: Sequence[DIPOLE], learning: Sequence[Generator[int, None, None]
     wanted = dict.fromkeys(range(len(models)), 0)
     try:
         while True:
-            for index, count in list(wanted.items()):
-                if count == 0:
-                    following = next(learning[index], None)
-                    if following is None:
-                        del wanted[index]
-                    else:
-                        wanted[index] = following
+            for index in [index for index, count in wanted.items() if count == 0]:
+                following = next(learning[index], None)
+                if following is None:
+                    del wanted[index]
+                    continue
+                wanted[index] = following
+                if group is None:
+                    # Alone, the online phase would find the global generators, with which it explores, as they are now.
+                    models[index]._before_going_online = partial(restore_global_generators, global_generators())
             if not wanted:
                 return
             going = [models[index] for index in wanted]
@@ -137,6 +141,8 @@ def _run(models: Sequence[DIPOLE], learning: Sequence[Generator[int, None, None]
     finally:
         if group is not None:
             group.close()
+        for model in models:
+            model._before_going_online = None
 
 
 def require_stackable(models: Sequence[DIPOLE]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from dipole_sb3 import DIPOLE, OfflineReplayBuffer
+from dipole_sb3.generators import global_generators, restore_global_generators
 from dipole_sb3.together import STACKABLE, Together, learn_together
 
 TRANSITIONS, OBSERVATION, ACTION = 300, 4, 2
@@ -330,10 +332,19 @@ class TestGoingOn:
                 "MlpPolicy", env, dataset=dataset, seed=seed, offline_steps=5, policy_kwargs={"net_arch": [8]}, **SMALL
             )
 
-        models = learn_together([run(seed) for seed in range(2)], 9)
-        assert [model.num_timesteps for model in models] == [9, 9]
-        assert [model.replay_buffer.n_online for model in models] == [4, 4]  # type: ignore[union-attr]
-        assert [model._n_updates for model in models] == [9, 9]
+        def with_generators(seed: int) -> DIPOLE:
+            # As in a process of its own: the global generators explore from where the constructor left them.
+            model = run(seed)
+            model._before_learning = partial(restore_global_generators, global_generators())
+            return model
+
+        alone = [with_generators(seed).learn(9) for seed in range(2)]
+        models = learn_together([with_generators(seed) for seed in range(2)], 9)
+        for one, other in zip(models, alone, strict=True):
+            assert one.replay_buffer.n_online == 4  # type: ignore[union-attr]
+            np.testing.assert_allclose(one.replay_buffer.actions[:4], other.replay_buffer.actions[:4], atol=1e-4)  # type: ignore[union-attr]
+            assert_same(one, other, 1e-4)
+            assert one._before_going_online is None
 
 
 class TestDrawing:
