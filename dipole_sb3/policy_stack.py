@@ -20,6 +20,15 @@ Head = TypeVar("Head", bound=nn.Module)
 NETWORKS = ("actor", "critic", "critic_target", "value")
 
 
+def stacked_head(heads: Sequence[Head]) -> Head:
+    """A copy of several heads of one architecture as one, run by run; see :mod:`dipole_sb3.networks` for its shapes."""
+    stack = copy.deepcopy(heads[0])
+    parts = [dict(head.named_parameters()) for head in heads]
+    for name, whole in stack.named_parameters():
+        whole.data = torch.cat([part[name].data for part in parts])
+    return stack
+
+
 class NetworkStack(Generic[Head]):
     """One network of every policy: their heads run as one, their features extractors one after the other.
 
@@ -31,15 +40,12 @@ class NetworkStack(Generic[Head]):
 
     def __init__(self, networks: Sequence[FeatureNetwork[Head]]) -> None:
         self.networks = list(networks)
-        self.head = copy.deepcopy(networks[0].head)
-        self._shares: list[tuple[nn.Parameter, list[nn.Parameter]]] = []
+        self.head = stacked_head([network.head for network in networks])
         parts = [dict(network.head.named_parameters()) for network in networks]
-        for name, whole in self.head.named_parameters():
-            own = [part[name] for part in parts]
-            whole.data = torch.cat([part.data for part in own])
+        self._shares = [(whole, [part[name] for part in parts]) for name, whole in self.head.named_parameters()]
+        for whole, own in self._shares:
             for part, view in zip(own, whole.data.chunk(len(own)), strict=True):
                 part.data = view
-            self._shares.append((whole, own))
 
     def features(self, observations: ObservationTensors) -> Tensor:
         """Observations [runs, batch, *observation] (or a dict of those) → features [runs, batch, features]."""
