@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -101,16 +100,6 @@ class PolicyStack:
         """See :meth:`NetworkStack.release`."""
         for stack in self._stacks():
             stack.release()
-
-
-@contextmanager
-def stacked(policies: Sequence[DIPOLEPolicy]) -> Iterator[PolicyStack]:
-    """The policies' networks as one inside the block; afterwards each has memory of its own again."""
-    stack = PolicyStack(policies)
-    try:
-        yield stack
-    finally:
-        stack.release()
 
 
 def require_alike(policies: Sequence[DIPOLEPolicy]) -> None:
