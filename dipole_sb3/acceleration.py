@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dipole_sb3.buffers import Batch
 from dipole_sb3.observations import mapped
+from dipole_sb3.sections import section
 from dipole_sb3.update import LossFunction, Noise, Outcome, compute_losses
 
 Acceleration = Literal["auto", "eager", "compiled", "captured"]
@@ -107,7 +108,12 @@ class PlainUpdates:
     def run(self, updates: int, batch_size: int) -> None:
         """So many updates on fresh batches."""
         for _ in range(updates):
-            self._learner.take_note(self._learner.update(self._learner.draw_inputs(batch_size), self._losses), 1)
+            with section("batch"):
+                inputs = self._learner.draw_inputs(batch_size)
+            with section("update"):
+                outcome = self._learner.update(inputs, self._losses)
+            with section("logging"):
+                self._learner.take_note(outcome, 1)
 
 
 class CapturedUpdates:
@@ -149,10 +155,14 @@ class CapturedUpdates:
                 updates -= 1
                 continue
             size = self.per_replay if updates >= self.per_replay else 1
-            drawn = [self._learner.draw_inputs(batch_size) for _ in range(size)]
+            with section("batch"):
+                drawn = [self._learner.draw_inputs(batch_size) for _ in range(size)]
             if size not in self._recordings:
                 self._recordings[size] = _Recording(self._learner, self._losses, drawn, self._record)
-            self._learner.take_note(self._recordings[size].replay(drawn), size)
+            with section("update"):
+                outcome = self._recordings[size].replay(drawn)
+            with section("logging"):
+                self._learner.take_note(outcome, size)
             updates -= size
 
 

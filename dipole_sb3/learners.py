@@ -63,11 +63,10 @@ class OneRun:
 
     def draw_inputs(self, batch_size: int) -> Inputs:
         model, generator = self._model, self._model._generator
-        with section("batch"):
-            buffer = model._resident_buffer()
-            indices = None if buffer is None else buffer.draw_indices(batch_size, generator)
-            batch = model._draw(batch_size) if buffer is None else None
-            return Inputs(indices, batch, draw_noise(batch_size, model.policy.action_dim, generator))
+        buffer = model._resident_buffer()
+        indices = None if buffer is None else buffer.draw_indices(batch_size, generator)
+        batch = model._draw(batch_size) if buffer is None else None
+        return Inputs(indices, batch, draw_noise(batch_size, model.policy.action_dim, generator))
 
     def update(self, inputs: Inputs, losses: LossFunction) -> Outcome:
         model = self._model

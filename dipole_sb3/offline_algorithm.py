@@ -28,6 +28,7 @@ from dipole_sb3.data_algorithm import DataAlgorithm, DatasetLike, require_n_step
 from dipole_sb3.mixed_buffer import MixedReplayBuffer, recorded_part
 from dipole_sb3.normalization import BatchNormalizer, fit_vec_normalize
 from dipole_sb3.saved_algorithm import plain_device
+from dipole_sb3.sections import section
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
@@ -312,8 +313,9 @@ class OfflineAlgorithm(DataAlgorithm):
             for _ in range(updates):
                 self.num_timesteps += 1
                 callback.update_locals({"self": self, "dones": dones, "infos": infos})
-                if not callback.on_step():
-                    return False
+                with section("callbacks"):
+                    if not callback.on_step():
+                        return False
                 if updates_per_log and (self.num_timesteps % updates_per_log == 0 or self.num_timesteps == end):
                     self.dump_logs()
             if not self._iteration_ended():
@@ -333,7 +335,8 @@ class OfflineAlgorithm(DataAlgorithm):
 
     def _iteration_ended(self) -> bool:
         # Each of them runs, also after one that ends learning.
-        answers = [listener() for listener in self._iteration_ends]
+        with section("callbacks"):
+            answers = [listener() for listener in self._iteration_ends]
         return all(answers)
 
     def _learn_online(self, end: int, callback: BaseCallback, log_interval: int) -> None:
@@ -354,15 +357,10 @@ class OfflineAlgorithm(DataAlgorithm):
         # A policy that has learned from data has no use for random actions.
         learning_starts = 0 if buffer.n_recorded else self.learning_starts
         while self.num_timesteps < end:
-            rollout = self.collect_rollouts(
-                self.env,
-                train_freq=self.train_freq,
-                action_noise=self.action_noise,
-                callback=callback,
-                learning_starts=learning_starts,
-                replay_buffer=buffer,
-                log_interval=log_interval,
-            )
+            with section("environment steps"):
+                rollout = self.collect_rollouts(
+                    self.env, callback, self.train_freq, buffer, self.action_noise, learning_starts, log_interval
+                )
             if not rollout.continue_training:
                 return
             steps = self.gradient_steps if self.gradient_steps >= 0 else rollout.episode_timesteps
@@ -380,8 +378,9 @@ class OfflineAlgorithm(DataAlgorithm):
 
     def dump_logs(self) -> None:
         """Writes the statistics since the last call to all of the logger's outputs."""
-        self._record_training()
-        super().dump_logs()
+        with section("logging"):
+            self._record_training()
+            super().dump_logs()
 
 
 def _noise_of_environments(noise: ActionNoise, n_envs: int) -> ActionNoise:
