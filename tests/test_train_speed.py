@@ -55,14 +55,14 @@ def test_operations_are_those_that_torch_counts_in_a_real_update(task: str) -> N
 
 
 def test_launches_are_operators_that_no_other_one_calls() -> None:
-    x = torch.ones(2, 3, requires_grad=True)
+    x, gradient = torch.ones(2, 3, requires_grad=True), torch.ones(2, 4)
 
     def work() -> None:
-        # linear calls t, addmm and more; backward has operators under nodes of autograd.
-        torch.nn.functional.linear(x, torch.ones(4, 3)).relu()
+        # ones, linear (which calls t, addmm and more), relu
+        torch.nn.functional.linear(x, torch.ones(4, 3)).relu().backward(gradient)
+        # and, under nodes of autograd: threshold_backward, t, mm, add_
 
-    # ones, linear, relu
-    assert launches(work, CPU) == 3
+    assert launches(work, CPU) == 7
 
 
 def test_products_of_jax_are_counted_through_loops_and_gradients() -> None:
