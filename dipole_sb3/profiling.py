@@ -49,6 +49,7 @@ class TrainingProfile(IterationCallback):
 
     :param folder: is made; an earlier profile in it is replaced.
     :raises OSError: the folder cannot be made, when training starts, or a file not be written, when the window closes.
+    :raises RuntimeError: two at a time; of models that learn together the first one's profile shows the updates of all.
     """
 
     def __init__(self, folder: str | pathlib.Path) -> None:
@@ -103,7 +104,12 @@ class TrainingProfile(IterationCallback):
             return
         if profiler.step_num == WARMUP - 1:
             self._synchronize()
-        profiler.step()
+        try:
+            profiler.step()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"cannot profile into {self.folder}: another profile is under way in this process; expected one"
+            ) from error
 
     def _on_training_end(self) -> None:
         if self._is_done:

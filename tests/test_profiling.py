@@ -149,6 +149,14 @@ def test_folder_that_cannot_be_made_is_refused_before_training(reacher_data: Arr
     assert model.num_timesteps == 0
 
 
+def test_two_profiles_at_a_time_are_refused(reacher_data: Arrays, tmp_path: Path) -> None:
+    both = [TrainingProfile(tmp_path / "one"), TrainingProfile(tmp_path / "other")]
+    with pytest.raises(RuntimeError, match=r"cannot profile into .*other: another profile is under way"):
+        small_model(reacher_data).learn(WHOLE, callback=both)
+    small_model(reacher_data).learn(WHOLE, callback=TrainingProfile(tmp_path / "next"))
+    assert len(list((tmp_path / "next").iterdir())) == 2
+
+
 def test_full_disk_leaves_nothing_half_written(reacher_data: Arrays, tmp_path: Path) -> None:
     message = rf"cannot write {re.escape(str(tmp_path / TRACE))}: the profiler left no trace, expected room for it"
     with pytest.raises(OSError, match=message), full_disk(after=100_000):
