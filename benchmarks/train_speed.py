@@ -1,16 +1,25 @@
-"""Updates per second of DIPOLE as a share of what this machine's matrix products allow, measured in the same run.
+"""Speed of training, as a share of what this machine's matrix products allow and beside its peers, all in one run.
 
-    python benchmarks/train_speed.py [--widths 128 256 512] [--threads 2] [--json FILE]
+    python benchmarks/train_speed.py [--threads 2] [--peer-python PATH] [--json FILE]
 
-The bound: the floating-point operations of one update (counted from the layers' shapes, matrix products only) divided
-by the rate at which this machine runs the widest product of the networks, [batch, width] × [width, width], through
-torch.addmm, the call that a linear layer makes. Updates and products are timed in turns, and the median turn counts,
-so that other load on the machine falls on both.
+Two tasks, with the hyperparameters in configs/: ogbench (28 observations, 5 actions, batch 256, ten flow steps for the
+critics' target) and exorl (78, 12, batch 512, critics bootstrap from V). Measured in turns, of which the median counts,
+so that other load on the machine falls on all of them:
 
-Operations of an update, with m = Σ in·out over a perceptron's layers and 2·batch·m operations a pass:
-  sampler of the critics' target: K passes of v⁺;  target critics: 2 passes at s', 2 at s;
-  training v⁺, v⁻, Q₁, Q₂, V: 3 passes each (forward, gradient of the input, gradient of the weights), less the input
-  gradient of the first layer, which nobody needs.
+  ways       one run, eager, compiled, and captured in CUDA graphs
+  runs       R of them trained at once; the cost of each is compared with a run alone
+  peers      Stable-Baselines3's SAC, and SBX's (JAX; --peer-python: an interpreter with the package sbx-rl), at the
+             widths, batch and data of ogbench, two critics, each in a process of its own that waits for its turn
+
+An update of SAC is other work than one of DIPOLE; what compares are operations per second, of the products that each
+update really makes. The bounds beside them:
+
+  products   the rate of the widest product of the networks, [batch, width] × [width, width], through torch.addmm
+  launches   the number of operators (on CUDA: kernels) that an eager update starts one by one, times the time that one
+             of them takes on a single element
+
+Memory is what the runs and their first updates take at most beyond the data, in a process of their own: on CUDA by
+torch's count, else what becomes resident.
 """
 
 from __future__ import annotations
@@ -18,109 +27,51 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from train_ways import TASKS, Setup, Train
+from update_work import launches, smallest_launch
 
-from dipole_sb3 import OfflineReplayBuffer
-from dipole_sb3.checks import require_box_actions
-from dipole_sb3.policies import DIPOLEPolicy
-from dipole_sb3.update import Objective, apply_update, draw_noise
-
-DEPTH = 3
-
-
-def update_operations(observation: int, action: int, width: int, batch: int, flow_steps: int) -> int:
-    """Floating-point operations (two per multiply-add) of the matrix products in one update."""
-
-    def products(inputs: int, outputs: int) -> tuple[int, int]:
-        widths = [inputs, *[width] * DEPTH, outputs]
-        layers = [a * b for a, b in pairwise(widths)]
-        return sum(layers), layers[0]
-
-    velocity, velocity_first = products(observation + action + 1, action)
-    critic, critic_first = products(observation + action, 1)
-    value, value_first = products(observation, 1)
-    forward_only = flow_steps * velocity + 4 * critic
-    trained = 3 * (2 * velocity + 2 * critic + value) - (2 * velocity_first + 2 * critic_first + value_first)
-    return 2 * batch * (forward_only + trained)
+WAYS = ("eager", "compiled", "captured")
+AT_ONCE = "runs at once"
+_WARM_UP = 20
+"""Updates before anything is timed: compilation and capture are over."""
 
 
-def seconds_per_call(call: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
+@dataclass
+class Row:
+    """One line of a table, and of the JSON file; None: not there, ``note`` says why.
+
+    ``updates_per_second`` are those of all runs together.
+    """
+
+    name: str
+    runs: int = 1
+    operations: int = 0
+    updates_per_second: float | None = None
+    of_product_rate: float | None = None
+    cost_per_run: float | None = None
+    memory_mebibytes: float | None = None
+    note: str = ""
 
 
-def measure(
-    observation: int, action: int, width: int, batch: int, flow_steps: int, compiled: bool, seconds: float, turns: int
-) -> dict[str, Any]:
-    """One row of the table: updates per second, the bound, their ratio."""
-    torch.manual_seed(0)
-    random = np.random.default_rng(0)
-    count = 10_000
-    data = OfflineReplayBuffer.from_arrays(
-        {
-            "observations": random.normal(size=(count, observation)).astype(np.float32),
-            "next_observations": random.normal(size=(count, observation)).astype(np.float32),
-            "actions": random.uniform(-1, 1, (count, action)).astype(np.float32),
-            "rewards": random.normal(size=count),
-            "masks": np.ones(count),
-        },
-        device="cpu",
-    )
-    policy = DIPOLEPolicy(
-        data.observation_space,
-        require_box_actions(data.action_space),
-        lambda _: 3e-4,
-        [width] * DEPTH,
-        flow_steps=flow_steps,
-    )
-    objective, generator = Objective(), torch.Generator().manual_seed(0)
-    apply = torch.compile(apply_update) if compiled else apply_update
+@dataclass
+class Contender:
+    """``run(updates)`` gives how many were made and the seconds that they took."""
 
-    def update() -> None:
-        noise = draw_noise(batch, action, generator)
-        apply(policy, policy.optimizer, data.draw(batch, generator), noise, objective)
-
-    x, weight, bias = torch.randn(batch, width), torch.randn(width, width), torch.randn(width)
-
-    def product() -> None:
-        torch.addmm(bias, x, weight)
-
-    for _ in range(5):
-        update()
-        product()
-    updates_per_turn = max(1, round(seconds / turns / seconds_per_call(update, 3)))
-    products_per_turn = max(1, round(seconds / turns / 4 / seconds_per_call(product, 50)))
-    update_times, product_times = [], []
-    for _ in range(turns):
-        product_times.append(seconds_per_call(product, products_per_turn))
-        update_times.append(seconds_per_call(update, updates_per_turn))
-    operations = update_operations(observation, action, width, batch, flow_steps)
-    rate = 2 * batch * width * width / statistics.median(product_times)
-    update_seconds = statistics.median(update_times)
-    return {
-        "width": width,
-        "batch": batch,
-        "flow_steps": flow_steps,
-        "observation": observation,
-        "action": action,
-        "compiled": compiled,
-        "gflop_per_update": operations / 1e9,
-        "product_gflop_per_second": rate / 1e9,
-        "bound_updates_per_second": rate / operations,
-        "updates_per_second": 1 / update_seconds,
-        "ratio_to_bound": operations / rate / update_seconds,
-    }
+    row: Row
+    run: Callable[[int], tuple[int, float]]
 
 
 def describe_machine() -> dict[str, Any]:
@@ -135,51 +86,220 @@ def describe_machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "load": round(os.getloadavg()[0], 2),
     }
+
+
+class Peer:
+    """Another algorithm's process, which measures when it is asked to."""
+
+    def __init__(self, python: str, algorithm: str, setup: Setup, threads: int | None):
+        program, task = Path(__file__).with_name("train_peers.py"), TASKS[setup.task]
+        sizes = (task.observation, task.action, setup.width, setup.batch)
+        command = [python, str(program), algorithm, *map(str, sizes), setup.device.type]
+        command += [] if threads is None else [str(threads)]
+        self._command = command
+        try:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        except OSError as error:
+            raise SystemExit(f"train_speed: {python} cannot be started ({error.strerror}), expected Python") from error
+        facts = self._answer()
+        versions = [f"{package} {version}" for package, version in facts["versions"].items()]
+        self.row = Row(facts["name"], operations=facts["operations"], note=", ".join([*versions, facts["device"]]))
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"train_speed: {' '.join(self._command)} gave no answer, the messages above say why")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def run(self, updates: int) -> tuple[int, float]:
+        assert self.process.stdin is not None
+        print(updates, file=self.process.stdin, flush=True)
+        answer = self._answer()
+        return answer["updates"], answer["seconds"]
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+def timed(call: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / calls
+
+
+def measure(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
+    """One table."""
+    ways = [(Row(way, operations=setup.operations), way) for way in options.ways]
+    ways += [(Row(AT_ONCE, runs, setup.operations), "auto") for runs in options.runs]
+    rows, contenders, peers = [row for row, _ in ways], [], []
+    with ExitStack() as opened:
+        # First, for they may not start at all.
+        if setup.task == "ogbench":
+            for algorithm, python in (("sb3", sys.executable), ("sbx", options.peer_python)):
+                if python is None:
+                    rows.append(Row("SAC of SBX", note="not measured: --peer-python is not given"))
+                    continue
+                peer = opened.enter_context(Peer(python, algorithm, setup, options.threads))
+                rows.append(peer.row)
+                peers.append(Contender(peer.row, peer.run))
+        for row, way in ways:
+            if way == "captured" and setup.device.type != "cuda":
+                row.note = "no CUDA"
+                continue
+            row.memory_mebibytes = setup.memory(way, row.runs)
+            train = setup.trainer(way, row.runs)
+            if train is None:
+                row.note = "not there"
+            else:
+                contenders.append(contender(row, train, setup))
+        contenders += peers
+        eager = setup.trainer("eager", 1)
+        assert eager is not None
+        started = launches(lambda: eager(1, setup.batch), setup.device)
+        product_seconds, launch_seconds = _in_turns(contenders, setup, options)
+    rate = 2 * setup.batch * setup.width**2 / product_seconds
+    single = next((row.updates_per_second for row in rows if row.name == AT_ONCE and row.runs == 1), None)
+    for row in rows:
+        if row.updates_per_second is not None:
+            row.of_product_rate = row.updates_per_second * row.operations / rate
+            row.cost_per_run = single / row.updates_per_second if single and row.name == AT_ONCE else None
+    return {
+        "task": setup.task,
+        "width": setup.width,
+        "batch": setup.batch,
+        "gflop_per_update": setup.operations / 1e9,
+        "product_gflop_per_second": rate / 1e9,
+        "product_bound_updates_per_second": rate / setup.operations,
+        "launches": started,
+        "launch_microseconds": 1e6 * launch_seconds,
+        "launch_bound_updates_per_second": 1 / (started * launch_seconds),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def contender(row: Row, train: Train, setup: Setup) -> Contender:
+    """Warms up and gives what times it."""
+    train(_WARM_UP, setup.batch)
+
+    def run(updates: int) -> tuple[int, float]:
+        start = time.perf_counter()
+        train(updates, setup.batch)
+        if setup.device.type == "cuda":
+            torch.cuda.synchronize(setup.device)
+        return updates * row.runs, time.perf_counter() - start
+
+    return Contender(row, run)
+
+
+def _in_turns(contenders: list[Contender], setup: Setup, options: argparse.Namespace) -> tuple[float, float]:
+    """Times everything, so that all of it meets the same load.
+
+    :return: seconds of a product and of the smallest launch; the contenders' rows have theirs.
+    """
+    device, batch, width = setup.device, setup.batch, setup.width
+    x, weight, bias = (torch.randn(*shape, device=device) for shape in ((batch, width), (width, width), (width,)))
+
+    def product() -> None:
+        torch.addmm(bias, x, weight)
+
+    calls = [product, smallest_launch(device)]
+    budget = options.seconds / options.turns
+    counts = [max(1, round(budget / 4 / timed(call, 50, device))) for call in calls]
+    updates = []
+    for each in contenders:
+        made, seconds = each.run(10)
+        count = budget * made / each.row.runs / seconds
+        # Tens: what a CUDA graph replays at once.
+        updates.append(max(1, round(count)) if count < 10 else 10 * round(count / 10))
+    times: list[list[float]] = [[] for _ in [*calls, *contenders]]
+    for _ in range(options.turns):
+        for found, call, count in zip(times, calls, counts, strict=False):
+            found.append(timed(call, count, device))
+        for found, each, count in zip(times[len(calls) :], contenders, updates, strict=True):
+            made, seconds = each.run(count)
+            found.append(seconds / made)
+    medians = [statistics.median(found) for found in times]
+    for each, seconds in zip(contenders, medians[len(calls) :], strict=True):
+        each.row.updates_per_second = 1 / seconds
+    return medians[0], medians[1]
+
+
+def table(result: dict[str, Any]) -> str:
+    """One configuration as text."""
+    lines = [
+        f"{result['task']}: width {result['width']}, batch {result['batch']}, "
+        f"{result['gflop_per_update']:.2f} GFLOP an update",
+        f"bound of the products: {result['product_gflop_per_second']:.1f} GFLOP/s, "
+        f"{result['product_bound_updates_per_second']:.1f} updates/s",
+        f"bound of the launches: {result['launches']} of {result['launch_microseconds']:.2f} µs, "
+        f"{result['launch_bound_updates_per_second']:.1f} updates/s",
+        f"{'':>26} {'updates/s':>10} {'of launches':>11} {'GFLOP/s':>8} {'of products':>11} {'per run':>8} {'MiB':>7}",
+    ]
+    notes = []
+    for row in result["rows"]:
+        name = row["name"]
+        if name == AT_ONCE:
+            name = "1 run alone" if row["runs"] == 1 else f"{row['runs']} runs at once"
+        speed = row["updates_per_second"]
+        if speed is None:
+            lines.append(f"{name:>26} {row['note']}")
+            continue
+        ours = not row["name"].startswith("SAC")
+        cells = [
+            (speed, "10.1f"),
+            (speed / result["launch_bound_updates_per_second"] if ours else None, "11.2f"),
+            (speed * row["operations"] / 1e9, "8.1f"),
+            (row["of_product_rate"], "11.2f"),
+            (row["cost_per_run"], "8.2f"),
+            (row["memory_mebibytes"], "7.0f"),
+        ]
+        blank = [f"{'':>{form.split('.')[0]}}" if value is None else f"{value:>{form}}" for value, form in cells]
+        lines.append(f"{name:>26} {' '.join(blank)}".rstrip())
+        if not ours:
+            notes.append(f"{name}: {row['operations'] / 1e9:.2f} GFLOP an update, {row['note']}")
+    return "\n".join([*lines, *notes])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--widths", type=int, nargs="+", default=[128, 256, 512], help="hidden widths (of three layers)"
-    )
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--flow-steps", type=int, default=10)
-    parser.add_argument("--observation", type=int, default=28)
-    parser.add_argument("--action", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="measuring time for each row")
-    parser.add_argument("--turns", type=int, default=9, help="alternations of updates and products")
-    parser.add_argument("--compiled", action="store_true", help="also measure the update under torch.compile")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(both)")
+    parser.add_argument("--widths", type=int, nargs="+", default=[512], help="hidden widths, of three layers (512)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of one run (all)")
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 4, 8, 16], metavar="R", help="at once (1 4 8 16)")
+    parser.add_argument("--peer-python", default=None, metavar="PATH", help="an interpreter that has sbx-rl")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="CUDA where there is")
+    parser.add_argument("--threads", type=int, default=None, help="torch threads, the peers' too (torch's default)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="measuring time for each row (10)")
+    parser.add_argument("--turns", type=int, default=9, help="alternations of all that is measured (9)")
     parser.add_argument("--json", type=Path, default=None, help="write the same figures to this file")
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
     machine = describe_machine()
+    if device.type == "cuda":
+        machine["device"] = torch.cuda.get_device_name(device)
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"{'width':>6} {'mode':>9} {'GFLOP/update':>13} {'bound 1/s':>10} {'updates/s':>10} {'of bound':>9}")
-    rows = []
-    for width in options.widths:
-        for compiled in [False, True] if options.compiled else [False]:
-            row = measure(
-                options.observation,
-                options.action,
-                width,
-                options.batch,
-                options.flow_steps,
-                compiled,
-                options.seconds,
-                options.turns,
-            )
-            rows.append(row)
-            print(
-                f"{width:>6} {'compiled' if compiled else 'eager':>9} {row['gflop_per_update']:>13.3f} "
-                f"{row['bound_updates_per_second']:>10.1f} {row['updates_per_second']:>10.1f} "
-                f"{row['ratio_to_bound']:>9.2f}",
-                flush=True,
-            )
+    tables = []
+    for task in options.tasks:
+        for width in options.widths:
+            tables.append(measure(Setup(task, width, device), options))
+            print(f"\n{table(tables[-1])}", flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps({"benchmark": "train_speed", **machine, "rows": rows}, indent=2) + "\n")
+        options.json.write_text(json.dumps({"benchmark": "train_speed", **machine, "tables": tables}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

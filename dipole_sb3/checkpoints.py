@@ -27,6 +27,7 @@ from dipole_sb3.generators import global_generators, restore_global_generators
 from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.normalization import restore_vec_normalize, vec_normalize_state
 from dipole_sb3.persistence import problem_of_model, replaced_when_complete
+from dipole_sb3.sections import section
 
 if TYPE_CHECKING:
     from dipole_sb3.offline_algorithm import OfflineAlgorithm
@@ -100,7 +101,8 @@ class ResumableCheckpoint(IterationCallback):
         """
         path = self.save_path / f"model_{self.model.num_timesteps}_steps.zip"
         if self._saved_at != self.model.num_timesteps or not path.is_file():
-            save_checkpoint(self.model, path)
+            with section("checkpoint"):
+                save_checkpoint(self.model, path)
             if self.verbose:
                 print(f"Saved {path}")
         self._saved_at = self.model.num_timesteps

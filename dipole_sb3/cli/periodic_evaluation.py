@@ -14,6 +14,7 @@ from dipole_sb3.datasets import make_env
 from dipole_sb3.evaluation import evaluate_sweep
 from dipole_sb3.intervals import Interval, mean_interval, proportion_interval
 from dipole_sb3.persistence import replaced_when_complete
+from dipole_sb3.sections import section
 
 if TYPE_CHECKING:
     from dipole_sb3.dipole import DIPOLE
@@ -63,7 +64,8 @@ class PeriodicEvaluation(BaseCallback):
         before, self._reached = self._reached, self.num_timesteps
         due = self._reached // self._every > before // self._every
         if due or any(before < timestep <= self._reached for timestep in self._also_at):
-            self._evaluate()
+            with section("evaluation"):
+                self._evaluate()
         return True
 
     def _evaluate(self) -> None:

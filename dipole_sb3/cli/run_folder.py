@@ -21,6 +21,7 @@ from stable_baselines3.common.logger import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
+from dipole_sb3 import profiling
 from dipole_sb3.persistence import replaced_when_complete
 
 CONFIG = "config.yaml"
@@ -29,6 +30,7 @@ MODEL = "model.zip"
 PROGRESS = "progress.csv"
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_PREFIX = "model"
+PROFILE = "profile"
 
 _LEFT_BY_RUNS = (
     CONFIG,
@@ -39,6 +41,7 @@ _LEFT_BY_RUNS = (
     "evaluations/evaluations.npz",
     "events.out.tfevents.*",
     "omega_sweep.csv",
+    *(f"{PROFILE}/{name}" for name in (profiling.TABLE, profiling.TRACE)),
     *(f"{name}.png" for name in ("omega_sweep", "curves", "weights", "paths", "actions")),
 )
 

@@ -25,6 +25,7 @@ from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation, 
 from dipole_sb3.datasets import is_file_name, load_dataset
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.evaluation import format_sweep_table
+from dipole_sb3.profiling import TrainingProfile
 
 FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "run_dir")
 """What a resumed run keeps from its first start."""
@@ -112,11 +113,12 @@ def _learn(model: DIPOLE, config: DictConfig, folder: Path) -> None:
     """Learns to the end of both phases, or stops by a signal."""
     steps = config.offline_steps + config.online_steps
     checkpoints = ResumableCheckpoint(config.checkpoint_freq, folder / run_folder.CHECKPOINTS)
+    profiles = [TrainingProfile(folder / run_folder.PROFILE)] if config.get("profile") else []
     if model.num_timesteps < steps:
         with StopOnSignal() as stop:
             model.learn(
                 steps - model.num_timesteps,
-                callback=[*_evaluation(config, folder), checkpoints, stop],
+                callback=[*_evaluation(config, folder), checkpoints, *profiles, stop],
                 log_interval=config.log_interval,
                 reset_num_timesteps=False,
                 progress_bar=sys.stdout.isatty() if config.progress_bar is None else config.progress_bar,

@@ -1,0 +1,142 @@
+"""What train_speed.py measures of this project: a run alone or several at once, on data of a task's size."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from multiprocessing import get_context
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from update_work import DEPTH, PeakMemory, update_operations
+
+from dipole_sb3 import DIPOLE, OfflineReplayBuffer
+from dipole_sb3.cli.configuration import config_folder
+
+Train = Callable[[int, int], None]
+"""``train(gradient_steps, batch_size)``."""
+
+_TRANSITIONS = 10_000
+_UPDATES_FOR_MEMORY = 13
+"""Three before a CUDA graph is captured, and the ten that it holds."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Sizes, and the options of ``dipole train`` that name the hyperparameters."""
+
+    observation: int
+    action: int
+    options: tuple[str, ...]
+
+
+TASKS = {
+    "ogbench": Task(28, 5, ("task=ogbench/cube-single-play", "task_id=1")),
+    "exorl": Task(78, 12, ("task=exorl/quadruped-walk",)),
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A task's runs at one width on one device.
+
+    :param task: a key of :data:`TASKS`.
+    :param width: of the three hidden layers.
+    :param device: of torch.
+    """
+
+    task: str
+    width: int
+    device: torch.device
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """Of DIPOLE, from the configuration tree but for the width."""
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = hydra.compose("train", overrides=list(TASKS[self.task].options))
+        found: dict[str, Any] = hydra.utils.instantiate(composed.algo, _target_="builtins.dict", _convert_="all")
+        found["policy_kwargs"]["net_arch"] = [self.width] * DEPTH
+        return {**found, "verbose": 0, "device": self.device}
+
+    @property
+    def batch(self) -> int:
+        return int(self.arguments["batch_size"])
+
+    @property
+    def operations(self) -> int:
+        """Of one update."""
+        task, found = TASKS[self.task], self.arguments
+        return update_operations(
+            task.observation,
+            task.action,
+            self.width,
+            self.batch,
+            found["flow_steps"],
+            found["critic_target"],
+            found["policy_kwargs"]["time_features"],
+        )
+
+    @cached_property
+    def data(self) -> OfflineReplayBuffer:
+        """Random transitions on the device."""
+        task, random = TASKS[self.task], np.random.default_rng(0)
+        arrays = {
+            "observations": random.normal(size=(_TRANSITIONS, task.observation)).astype(np.float32),
+            "next_observations": random.normal(size=(_TRANSITIONS, task.observation)).astype(np.float32),
+            "actions": random.uniform(-1, 1, (_TRANSITIONS, task.action)).astype(np.float32),
+            "rewards": random.normal(size=_TRANSITIONS),
+            "masks": np.ones(_TRANSITIONS),
+        }
+        return OfflineReplayBuffer.from_arrays(arrays, device=self.device)
+
+    def trainer(self, way: str, runs: int) -> Train | None:
+        """How so many runs are trained, each with a seed of its own; None where there is no such thing yet.
+
+        :param way: ``"auto"``, ``"eager"``, ``"compiled"`` or ``"captured"``.
+        """
+        models = [self.model(way, seed) for seed in range(runs)]
+        if None in models:
+            return None
+        if runs == 1:
+            return None if models[0] is None else models[0].train
+        return train_at_once(models)
+
+    def model(self, way: str, seed: int) -> DIPOLE | None:
+        """A model that trains in this way; None where there is no such way yet."""
+        how: dict[str, Any] = {}
+        if "acceleration" in inspect.signature(DIPOLE).parameters:
+            how["acceleration"] = way
+        elif way not in ("auto", "eager"):
+            return None
+        return DIPOLE(**self.arguments, **how, dataset=self.data, seed=seed)
+
+    def memory(self, way: str, runs: int) -> float | None:
+        """MiB that :meth:`trainer` and its first updates take at most, in a process of its own, beyond the data."""
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            return process.submit(_memory, replace(self), way, runs).result()
+
+
+def train_at_once(models: Any) -> Train | None:
+    """Several models as one; None where there is no such thing yet."""
+    try:
+        together = importlib.import_module("dipole_sb3.together")
+    except ImportError:
+        return None
+    train: Train = together.Together(models).train
+    return train
+
+
+def _memory(setup: Setup, way: str, runs: int) -> float | None:
+    _ = setup.data
+    with PeakMemory(setup.device) as memory:
+        train = setup.trainer(way, runs)
+        if train is None:
+            return None
+        train(_UPDATES_FOR_MEMORY, setup.batch)
+    return memory.added
