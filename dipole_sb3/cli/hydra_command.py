@@ -11,10 +11,13 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dipole_sb3.cli import errors
 from dipole_sb3.cli.configuration import config_folder
+
+_BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[str]) -> int:
@@ -25,9 +28,12 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
     :param arguments: Hydra's command line: overrides and flags.
     :return: 0; failures raise.
     """
+    started_in = Path.cwd()
 
     def guarded(config: DictConfig) -> None:
-        folder = _short(Path(HydraConfig.get().runtime.output_dir))
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if Path.cwd() == started_in:  # and not where hydra.job.chdir has brought it
+            folder = _short(folder)
         try:
             job(config, folder)
         except Exception as error:
@@ -45,6 +51,23 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
     with _called_as([f"dipole {command}", *arguments]):
         main()
     return 0
+
+
+def overrides() -> list[str]:
+    """Of the job that runs, as its command line has them; in a multirun with the job's own values."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def sweep_folder() -> Path | None:
+    """Of all jobs of the multirun to which the one that runs belongs; None outside of one."""
+    config = HydraConfig.get()
+    return _short(Path(config.sweep.dir).resolve()) if config.mode == RunMode.MULTIRUN else None
+
+
+def job_stands_alone() -> bool:
+    """Whether the job that runs must do its work itself: in a process or an environment that Hydra made for it."""
+    config = HydraConfig.get()
+    return config.launcher["_target_"] != _BASIC_LAUNCHER or bool(config.job.env_set)
 
 
 @contextmanager
