@@ -28,12 +28,9 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
     :param arguments: Hydra's command line: overrides and flags.
     :return: 0; failures raise.
     """
-    started_in = Path.cwd()
 
     def guarded(config: DictConfig) -> None:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        if Path.cwd() == started_in:  # and not where hydra.job.chdir has brought it
-            folder = _short(folder)
+        folder = _short(Path(HydraConfig.get().runtime.output_dir))
         try:
             job(config, folder)
         except Exception as error:
@@ -61,7 +58,7 @@ def overrides() -> list[str]:
 def sweep_folder() -> Path | None:
     """Of all jobs of the multirun to which the one that runs belongs; None outside of one."""
     config = HydraConfig.get()
-    return _short(Path(config.sweep.dir).resolve()) if config.mode == RunMode.MULTIRUN else None
+    return _short(Path(config.runtime.cwd, config.sweep.dir)) if config.mode == RunMode.MULTIRUN else None
 
 
 def job_stands_alone() -> bool:
@@ -87,8 +84,12 @@ def _called_as(arguments: list[str]) -> Iterator[None]:
 
 
 def _short(folder: Path) -> Path:
-    """Relative to the working directory where it lies inside, as the user would type it."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    """Relative to the working directory where it lies inside, as the user would type it.
+
+    Not in the directory to which hydra.job.chdir has gone: the job is over before its runs begin.
+    """
+    cwd = Path(HydraConfig.get().runtime.cwd)
+    return folder.relative_to(cwd) if Path.cwd() == cwd and folder.is_relative_to(cwd) else folder
 
 
 def _remove_if_empty(folder: Path) -> None:

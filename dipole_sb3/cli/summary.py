@@ -97,38 +97,43 @@ def over_runs(finished: Sequence[Finished]) -> list[Line]:
 
 
 def format_over_runs(lines: Sequence[Line]) -> str:
-    """For a terminal: of one setting ω down and N across, of several a line for each and ω across."""
+    """For a terminal: of one setting ω down and N across; of several a line for each and ω across, for every N."""
     over = f"{_numbers(line.cell.episodes for line in lines)} episodes a cell"
     if max(line.runs for line in lines) > 1:
         over = f"mean over {_numbers(line.runs for line in lines)} runs with its 95 % interval, {over} and run"
-    sections = [f"Return, {over}\n{_table(lines, return_cell)}"]
+    sections = [("Return", return_cell, lines)]
     successful = [line for line in lines if line.cell.success_mean is not None]
     if successful:
-        sections.insert(0, f"Success rate, {over}\n{_table(successful, _success_cell)}")
-    return "\n\n".join(sections)
+        sections.insert(0, ("Success rate", _success_cell, successful))
+    tables = []
+    for name, text, of_section in sections:
+        if len({line.setting for line in lines}) == 1:
+            tables.append(f"{name}, {over}\n{_table_of_setting(of_section, text)}")
+            continue
+        for count in dict.fromkeys(line.cell.num_candidates for line in of_section):
+            rows = [line for line in of_section if line.cell.num_candidates == count]
+            tables.append(f"{name} at N = {count}, {over}\n{_table_of_settings(rows, text)}")
+    return "\n\n".join(tables)
 
 
 def _numbers(values: Iterable[int]) -> str:
     return ", ".join(str(value) for value in sorted(set(values)))
 
 
-def _table(lines: Sequence[Line], text: Callable[[SweepRow], str]) -> str:
-    omegas = list(dict.fromkeys(line.cell.omega for line in lines))
-    cells = {(line.setting, line.cell.num_candidates, line.cell.omega): text(line.cell) for line in lines}
-    rows = list(dict.fromkeys((line.setting, line.cell.num_candidates, line.runs) for line in lines))
-    if len({setting for setting, _, _ in rows}) == 1:
-        header = ["ω", *(f"N = {count}" for _, count, _ in rows)]
-        return aligned_table(
-            header, [[f"{omega:g}", *(cells[setting, count, omega] for setting, count, _ in rows)] for omega in omegas]
-        )
-    header = ["setting", "runs", "N", *(f"ω = {omega:g}" for omega in omegas)]
-    return aligned_table(
-        header,
-        [
-            [" ".join(setting), str(runs), str(count), *(cells.get((setting, count, omega), "") for omega in omegas)]
-            for setting, count, runs in rows
-        ],
-    )
+def _table_of_setting(lines: Sequence[Line], text: Callable[[SweepRow], str]) -> str:
+    rows: dict[float, list[str]] = {}
+    for line in lines:
+        rows.setdefault(line.cell.omega, [f"{line.cell.omega:g}"]).append(text(line.cell))
+    counts = dict.fromkeys(line.cell.num_candidates for line in lines)
+    return aligned_table(["ω", *(f"N = {count}" for count in counts)], list(rows.values()))
+
+
+def _table_of_settings(lines: Sequence[Line], text: Callable[[SweepRow], str]) -> str:
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for line in lines:
+        rows.setdefault(line.setting, [" ".join(line.setting), str(line.runs)]).append(text(line.cell))
+    omegas = dict.fromkeys(line.cell.omega for line in lines)
+    return aligned_table(["setting", "runs", *(f"ω = {omega:g}" for omega in omegas)], list(rows.values()))
 
 
 def _success_cell(row: SweepRow) -> str:

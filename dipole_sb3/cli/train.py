@@ -83,16 +83,19 @@ def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
     """
     require_startable(runs, resume)
     runs = distinguished(runs)
-    groups = stackable_groups(runs)
+    groups, order = stackable_groups(runs), {each.folder: index for index, each in enumerate(runs)}
     finished: list[summary.Finished] = []
     for number, group in enumerate(groups, start=1):
         if len(runs) > 1:
             print(f"Training {_described(group)}{f', group {number} of {len(groups)}' if len(groups) > 1 else ''}")
+            if len(group) > 1 and group[0].config.algo.verbose:
+                print(f"The log of {group[0].folder}/ is shown, that of each is in its {run_folder.PROGRESS}")
         try:
             trained = train(group, resume)
         except SystemExit:
             for waiting in groups[number:]:
-                print(f"Not begun: {_described(waiting)}")
+                for of_setting in settings(waiting).values():
+                    print(f"Not begun: {_described(of_setting)}")
             raise
         try:
             finished += _evaluate(group, trained)
@@ -100,7 +103,8 @@ def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
             saved = " and ".join(str(each.folder / run_folder.MODEL) for each in group)
             print(f"dipole: the evaluation failed; all that was learned is in {saved}", file=sys.stderr)
             raise
-    summary.report(finished)
+    # Groups may have changed their order.
+    summary.report(sorted(finished, key=lambda each: order[each.run.folder]))
 
 
 def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
@@ -159,9 +163,10 @@ def _open_env(config: DictConfig, opened: ExitStack) -> GymEnv | None:
 
 def _described(group: Sequence[Run]) -> str:
     """A group for a line on the terminal."""
+    found = settings(group)
+    of = " ".join(group[0].setting) if len(found) == 1 else f"{len(found)} settings"
     seeds = ", ".join(map(str, sorted({each.config.seed for each in group})))
-    labels = [" ".join(setting) for setting in settings(group) if setting]
-    return f"{len(group)} {'run' if len(group) == 1 else 'runs as one'} ({'; '.join([f'seed {seeds}', *labels])})"
+    return f"{len(group)} {'run' if len(group) == 1 else 'runs'} ({f'{of}, ' if of else ''}seed {seeds})"
 
 
 def _evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> list[summary.Finished]:
