@@ -81,8 +81,8 @@ def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
     :raises ValueError: one of the runs cannot be made as it is asked for; nothing has begun then.
     :raises SystemExit: stopped by a signal; the models are saved.
     """
-    require_startable(runs, resume)
     runs = distinguished(runs)
+    require_startable(runs, resume)
     groups, order = stackable_groups(runs), {each.folder: index for index, each in enumerate(runs)}
     finished: list[summary.Finished] = []
     for number, group in enumerate(groups, start=1):
