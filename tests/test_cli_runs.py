@@ -33,7 +33,7 @@ EVALUATED = [*TINY, "episodes=2", "omegas=[0,2]"]
 
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[DIPOLE]]:
-    """Fills with the models of every group that learns."""
+    """Fills with the models of every group that learns as one."""
     learned: list[list[DIPOLE]] = []
     real = dipole_sb3.cli.train.learn_together
 
@@ -161,6 +161,7 @@ def test_a_folder_of_the_users(dipole: Command, run_dir: str, folders: list[str]
     status, _, err = dipole("train", "task=reacher", *UNTESTED, "runs=2", "seed=5", f"run_dir={run_dir}")
     assert (status, err) == (0, "")
     assert sorted(str(path.parent) for path in Path().rglob("model.zip")) == folders
+    assert [OmegaConf.load(f"{folder}/config.yaml").run_dir for folder in folders] == folders
 
 
 def test_the_data_are_loaded_once(dipole: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,12 +235,13 @@ def test_a_job_with_an_environment_of_its_own_trains_in_it(
     monkeypatch.delenv("OF_THE_JOB", raising=False)
     status, out, err = dipole("train", "-m", *UNTESTED, "seed=0,1", "+hydra.job.env_set.OF_THE_JOB=yes")
     assert (status, err) == (0, "")
-    assert [len(group) for group in groups] == [1, 1]
+    assert groups == []
     assert out.count("This run is in runs/multirun/") == 2
 
 
-def test_a_job_that_changes_its_directory(dipole: Command) -> None:
-    status, _, err = dipole("train", *UNTESTED, "run_dir=run", "hydra.job.chdir=true")
+@pytest.mark.parametrize("own", [[], ["+hydra.job.env_set.OF_THE_JOB=yes"]], ids=["afterwards", "in_the_job"])
+def test_a_job_that_changes_its_directory(dipole: Command, own: list[str]) -> None:
+    status, _, err = dipole("train", *UNTESTED, "run_dir=run", "hydra.job.chdir=true", *own)
     assert (status, err) == (0, "")
     assert Path("run/model.zip").is_file()
 

@@ -86,7 +86,7 @@ def _called_as(arguments: list[str]) -> Iterator[None]:
 def _short(folder: Path) -> Path:
     """Relative to the working directory where it lies inside, as the user would type it.
 
-    Not in the directory to which hydra.job.chdir has gone: the job is over before its runs begin.
+    Absolute where hydra.job.chdir has changed that directory for the job.
     """
     cwd = Path(HydraConfig.get().runtime.cwd)
     return folder.relative_to(cwd) if Path.cwd() == cwd and folder.is_relative_to(cwd) else folder

@@ -199,17 +199,19 @@ def _learn(models: Sequence[DIPOLE], runs: Sequence[Run]) -> None:
         return
     checkpoints = [ResumableCheckpoint(config.checkpoint_freq, run.folder / run_folder.CHECKPOINTS) for run in runs]
     with StopOnSignal() as stop:
-        learn_together(
-            models,
-            steps - learned,
-            callbacks=[
-                [*_evaluation(run.config, run.folder), checkpoint, stop.callback()]
-                for run, checkpoint in zip(runs, checkpoints, strict=True)
-            ],
-            log_interval=config.log_interval,
-            reset_num_timesteps=False,
-            progress_bar=sys.stdout.isatty() if config.progress_bar is None else config.progress_bar,
-        )
+        callbacks = [
+            [*_evaluation(run.config, run.folder), checkpoint, stop.callback()]
+            for run, checkpoint in zip(runs, checkpoints, strict=True)
+        ]
+        options: dict[str, Any] = {
+            "log_interval": config.log_interval,
+            "reset_num_timesteps": False,
+            "progress_bar": sys.stdout.isatty() if config.progress_bar is None else config.progress_bar,
+        }
+        if len(models) == 1:
+            models[0].learn(steps - learned, callbacks[0], **options)
+        else:
+            learn_together(models, steps - learned, callbacks, **options)
         if stop.stopped_by is not None and any(model.num_timesteps < steps for model in models):
             print()
             for run, model, checkpoint in zip(runs, models, checkpoints, strict=True):
