@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,16 +48,7 @@ def report(finished: Sequence[Finished]) -> None:
         print(f"\n{format_over_runs(lines)}")
     elif finished[0].result is not None:
         print(f"\n{format_sweep_table(finished[0].result)}")
-    targets: set[str | None] = {None}
-    for setting, of_setting in of_settings.items():
-        config = of_setting[0].config
-        scores = phase_scores([run.folder / EVALUATIONS for run in of_setting], config.offline_steps)
-        for score in scores if config.online_steps else []:
-            print(" ".join([*setting, score]))
-        target = sweep.target_sentence(config.task, config.get("task_id"), online=config.online_steps > 0)
-        if target not in targets:
-            targets.add(target)
-            print(target)
+    _print_scores(of_settings)
     if len(runs) == 1:
         print(f"\nThis run is in {runs[0].folder}/")
         return
@@ -74,6 +65,24 @@ def report(finished: Sequence[Finished]) -> None:
         print("Learning curves, as mean and interval over seeds:")
         for command in commands:
             print(f"  {command}")
+
+
+def _print_scores(of_settings: Mapping[tuple[str, ...], Sequence[Run]]) -> None:
+    """After both phases, where there are two; and what the paper reports, once where that is the same."""
+    targets: dict[str, str | None] = {}
+    for setting, runs in of_settings.items():
+        config = runs[0].config
+        label = f"{' '.join(setting)}: " if setting else ""
+        if config.online_steps:
+            for score in phase_scores([run.folder / EVALUATIONS for run in runs], config.offline_steps):
+                print(f"{label}{score}")
+        task_id = config.get("task_id")
+        targets[label] = sweep.target_sentence(config.task, task_id, online=config.online_steps > 0)
+    if len(set(targets.values())) == 1:
+        targets = {"": next(iter(targets.values()))}
+    for label, target in targets.items():
+        if target is not None:
+            print(f"{label}{target}")
 
 
 def over_runs(finished: Sequence[Finished]) -> list[Line]:
