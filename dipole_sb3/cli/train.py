@@ -6,8 +6,8 @@ import functools
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,10 +198,10 @@ def _learn(models: Sequence[DIPOLE], runs: Sequence[Run]) -> None:
     if learned >= steps:
         return
     checkpoints = [ResumableCheckpoint(config.checkpoint_freq, run.folder / run_folder.CHECKPOINTS) for run in runs]
-    with StopOnSignal() as stop:
+    with StopOnSignal() as stop, _evaluations(runs) as evaluations:
         callbacks = [
-            [*_evaluation(run.config, run.folder), checkpoint, stop.callback()]
-            for run, checkpoint in zip(runs, checkpoints, strict=True)
+            [*evaluation, checkpoint, stop.callback()]
+            for evaluation, checkpoint in zip(evaluations, checkpoints, strict=True)
         ]
         options: dict[str, Any] = {
             "log_interval": config.log_interval,
@@ -272,13 +272,19 @@ def _load_model(config: DictConfig, checkpoint: Path, env: GymEnv | None, datase
     return model
 
 
-def _evaluation(config: DictConfig, folder: Path) -> list[BaseCallback]:
+@contextmanager
+def _evaluations(runs: Sequence[Run]) -> Iterator[list[list[BaseCallback]]]:
+    """Callbacks of each run that evaluate while training."""
+    config = runs[0].config
     if not config.eval_freq:
-        return []
+        yield [[] for _ in runs]
+        return
+    env, episodes, seed, processes = config.task.env, config.eval_episodes, config.eval_seed, config.processes
     ends = {config.offline_steps, config.offline_steps + config.online_steps}
-    path = folder / EVALUATIONS
-    env, episodes, seed = config.task.env, config.eval_episodes, config.eval_seed
-    return [PeriodicEvaluation(env, config.eval_freq, ends, episodes, seed, config.processes, path)]
+    yield [
+        [PeriodicEvaluation(env, config.eval_freq, ends, episodes, seed, processes, run.folder / EVALUATIONS)]
+        for run in runs
+    ]
 
 
 def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
