@@ -239,6 +239,19 @@ def test_a_job_with_an_environment_of_its_own_trains_in_it(
     assert (status, err) == (0, "")
     assert groups == []
     assert out.count("This run is in runs/multirun/") == 2
+    status, out, err = dipole(
+        "train",
+        "-m",
+        *EVALUATED,
+        "algo.beta=1,2",
+        "runs=2",
+        "+hydra.job.env_set.OF_THE_JOB=yes",
+        "hydra.sweep.dir=many",
+    )
+    assert (status, err) == (0, "")
+    assert [len(group) for group in groups] == [2, 2]
+    tables = sorted(path.parent.as_posix() for path in Path("many").rglob("omega_sweep_over_runs.csv"))
+    assert tables == ["many/0-reacher-seed0", "many/1-reacher-seed0"]
 
 
 @pytest.mark.parametrize("own", [[], ["+hydra.job.env_set.OF_THE_JOB=yes"]], ids=["afterwards", "in_the_job"])

@@ -61,12 +61,13 @@ def run(arguments: list[str]) -> int:
         return 0
     runs: list[Run] = []
 
+    # Hydra runs one job after the other; what learns together must be known before, so that its jobs only say what they
+    # would train. (Launchers of one's own must lie in the package hydra_plugins, which every Hydra program would load.)
     def collect(config: DictConfig, folder: Path) -> None:
-        of_job = runs_of(config, folder, hydra_command.overrides(), hydra_command.sweep_folder())
         if hydra_command.job_stands_alone():
-            train_and_evaluate(of_job)
+            train_and_evaluate(runs_of(config, folder, hydra_command.overrides(), sweep_folder=None))
         else:
-            runs.extend(of_job)
+            runs.extend(runs_of(config, folder, hydra_command.overrides(), hydra_command.sweep_folder()))
 
     hydra_command.run("train", collect, arguments)
     if runs:
@@ -103,6 +104,7 @@ def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
             saved = " and ".join(str(each.folder / run_folder.MODEL) for each in group)
             print(f"dipole: the evaluation failed; all that was learned is in {saved}", file=sys.stderr)
             raise
+        del trained  # memory for the next group's
     # Groups may have changed their order.
     summary.report(sorted(finished, key=lambda each: order[each.run.folder]))
 
