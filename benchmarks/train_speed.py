@@ -51,7 +51,7 @@ _WARM_UP = 20
 
 @dataclass
 class Row:
-    """One line of a table, and of the JSON file; None: not there, ``note`` says why.
+    """One line of a table, and of the JSON file; None: not measured, ``note`` says why.
 
     ``updates_per_second`` are those of all runs together.
     """
@@ -160,14 +160,9 @@ def measure(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
                 row.note = "no CUDA"
                 continue
             row.memory_mebibytes = setup.memory(way, row.runs)
-            train = setup.trainer(way, row.runs)
-            if train is None:
-                row.note = "not there"
-            else:
-                contenders.append(contender(row, train, setup))
+            contenders.append(contender(row, setup.trainer(way, row.runs), setup))
         contenders += peers
         eager = setup.trainer("eager", 1)
-        assert eager is not None
         started = launches(lambda: eager(1, setup.batch), setup.device)
         product_seconds, launch_seconds = _in_turns(contenders, setup, options)
     rate = 2 * setup.batch * setup.width**2 / product_seconds

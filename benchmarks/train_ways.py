@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ from update_work import DEPTH, PeakMemory, update_operations
 
 from dipole_sb3 import DIPOLE, OfflineReplayBuffer
 from dipole_sb3.cli.configuration import config_folder
+from dipole_sb3.together import Together
 
 Train = Callable[[int, int], None]
 """``train(gradient_steps, batch_size)``."""
@@ -95,48 +94,27 @@ class Setup:
         }
         return OfflineReplayBuffer.from_arrays(arrays, device=self.device)
 
-    def trainer(self, way: str, runs: int) -> Train | None:
-        """How so many runs are trained, each with a seed of its own; None where there is no such thing yet.
+    def trainer(self, way: str, runs: int) -> Train:
+        """How so many runs are trained, each with a seed of its own.
 
         :param way: ``"auto"``, ``"eager"``, ``"compiled"`` or ``"captured"``.
         """
         models = [self.model(way, seed) for seed in range(runs)]
-        if None in models:
-            return None
-        if runs == 1:
-            return None if models[0] is None else models[0].train
-        return train_at_once(models)
+        return models[0].train if runs == 1 else Together(models).train
 
-    def model(self, way: str, seed: int) -> DIPOLE | None:
-        """A model that trains in this way; None where there is no such way yet."""
-        how: dict[str, Any] = {}
-        if "acceleration" in inspect.signature(DIPOLE).parameters:
-            how["acceleration"] = way
-        elif way not in ("auto", "eager"):
-            return None
-        return DIPOLE(**self.arguments, **how, dataset=self.data, seed=seed)
+    def model(self, way: str, seed: int) -> DIPOLE:
+        """A model that trains in this way."""
+        return DIPOLE(**{**self.arguments, "acceleration": way}, dataset=self.data, seed=seed)
 
-    def memory(self, way: str, runs: int) -> float | None:
+    def memory(self, way: str, runs: int) -> float:
         """MiB that :meth:`trainer` and its first updates take at most, in a process of its own, beyond the data."""
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             return process.submit(_memory, replace(self), way, runs).result()
 
 
-def train_at_once(models: Any) -> Train | None:
-    """Several models as one; None where there is no such thing yet."""
-    try:
-        together = importlib.import_module("dipole_sb3.together")
-    except ImportError:
-        return None
-    train: Train = together.Together(models).train
-    return train
-
-
-def _memory(setup: Setup, way: str, runs: int) -> float | None:
+def _memory(setup: Setup, way: str, runs: int) -> float:
     _ = setup.data
     with PeakMemory(setup.device) as memory:
         train = setup.trainer(way, runs)
-        if train is None:
-            return None
         train(_UPDATES_FOR_MEMORY, setup.batch)
     return memory.added

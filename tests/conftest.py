@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 # Before anything imports MuJoCo: tests never draw, and a machine without a display must run them.
 os.environ.setdefault("MUJOCO_GL", "disable")
@@ -12,8 +13,11 @@ os.environ.setdefault("MUJOCO_GL", "disable")
 import gymnasium
 import pytest
 import torch
+from commands import Command
 from recordings import Arrays, record
 from sampled_environments import dict_env, image_env
+
+from dipole_sb3.cli import main
 
 torch.set_num_threads(1)
 with suppress(ImportError):
@@ -22,6 +26,25 @@ with suppress(ImportError):
     # dm_control's log keeps the stderr that it finds when it is imported, and closes it when Hydra sets up the logs:
     # here that would be the file into which pytest captures.
     absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+@pytest.fixture
+def dipole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in an empty working directory; gives exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["dipole"])
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            status = main(arguments)
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        assert (sys.argv, os.environ.get("HYDRA_FULL_ERROR")) == (["dipole"], None), "as they were before"
+        return (status, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -8,68 +8,17 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import TINY, UNTESTED, Command, parameters, the_run, timesteps
 
 from dipole_sb3 import DIPOLE
 from dipole_sb3.archived_state import read_state
 from dipole_sb3.checkpoints import newest_checkpoint
-from dipole_sb3.cli import main
 from dipole_sb3.cli.configuration import task_names
-
-TINY = [
-    "offline_steps=20",
-    "algo.batch_size=16",
-    "algo.policy_kwargs.net_arch=[16,16]",
-    "algo.verbose=0",
-    "pictures=false",
-]
-UNTESTED = [*TINY, "episodes=0"]
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def dipole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in an empty working directory; gives exit status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    monkeypatch.setattr(sys, "argv", ["dipole"])
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            status = main(arguments)
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 1
-        assert (sys.argv, os.environ.get("HYDRA_FULL_ERROR")) == (["dipole"], None), "as they were before"
-        return (status, *capfd.readouterr())
-
-    return run
-
-
-def the_run(folder: str) -> Path:
-    """The one run folder below a folder."""
-    (found,) = Path(folder).glob("*")
-    return found
-
-
-def progress(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "progress.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def parameters(path: Path) -> dict[str, torch.Tensor]:
-    return dict(DIPOLE.load(path, device="cpu").policy.state_dict())
-
-
-def timesteps(folder: Path) -> list[int]:
-    return [int(float(row["time/total_timesteps"])) for row in progress(folder)]
-
 
 # Help
 
@@ -184,7 +133,7 @@ def test_multirun_makes_a_folder_for_each_seed(dipole: Command) -> None:
     assert status == 0
     (sweep,) = Path("runs/multirun").iterdir()
     first, second = (sweep / f"{seed}-reacher-seed{seed}" for seed in (0, 1))
-    assert out.count("This run is in") == 2
+    assert f"The runs are in\n  {first}/\n  {second}/\n" in out
     assert DIPOLE.load(second / "model.zip").seed == 1
     one, other = parameters(first / "model.zip"), parameters(second / "model.zip")
     assert any(not torch.equal(one[name], other[name]) for name in one)

@@ -38,12 +38,13 @@ def evaluate(config: DictConfig, _: Path) -> None:
     # The lines for the data's mean and the recording agent belong to the run's own task only.
     own = env == (trained_with.get("task") or {}).get("env")
     folder = Path(config.out) if config.out else path.parent
-    result = sweep.run(model, env, config, folder, run_folder.read_dataset_facts(path.parent) if own else {})
+    facts = run_folder.read_dataset_facts(path.parent) if own else {}
+    (result,) = sweep.run([model], env, config, [folder], facts)
     print(format_sweep_table(result))
     if task is not None and config.env is None:
-        sweep.print_target(
-            task, config.get("task_id", trained_with.get("task_id")), trained_with.get("online_steps", 0) > 0
-        )
+        task_id, online = config.get("task_id", trained_with.get("task_id")), trained_with.get("online_steps", 0) > 0
+        if (target := sweep.target_sentence(task, task_id, online)) is not None:
+            print(target)
     print(f"\nThe table is in {folder / sweep.TABLE}{_picture_phrase(config, folder)}")
 
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dipole_sb3.cli import errors
 from dipole_sb3.cli.configuration import config_folder
+
+_BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[str]) -> int:
@@ -47,6 +50,23 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
     return 0
 
 
+def overrides() -> list[str]:
+    """Of the job that runs, as its command line has them; in a multirun with the job's own values."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def sweep_folder() -> Path | None:
+    """Of all jobs of the multirun to which the one that runs belongs; None outside of one."""
+    config = HydraConfig.get()
+    return _short(Path(config.runtime.cwd, config.sweep.dir)) if config.mode == RunMode.MULTIRUN else None
+
+
+def job_stands_alone() -> bool:
+    """Whether the job that runs must do its work itself: in a process or an environment that Hydra made for it."""
+    config = HydraConfig.get()
+    return config.launcher["_target_"] != _BASIC_LAUNCHER or bool(config.job.env_set)
+
+
 @contextmanager
 def _called_as(arguments: list[str]) -> Iterator[None]:
     """Hydra reads the process's arguments, and raises errors for the caller to word if the environment asks for it."""
@@ -64,8 +84,12 @@ def _called_as(arguments: list[str]) -> Iterator[None]:
 
 
 def _short(folder: Path) -> Path:
-    """Relative to the working directory where it lies inside, as the user would type it."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    """Relative to the working directory where it lies inside, as the user would type it.
+
+    Absolute where hydra.job.chdir has changed that directory for the job.
+    """
+    cwd = Path(HydraConfig.get().runtime.cwd)
+    return folder.relative_to(cwd) if Path.cwd() == cwd and folder.is_relative_to(cwd) else folder
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -9,16 +9,20 @@ from typing import Any
 from dipole_sb3.callbacks import IterationCallback
 
 
-class StopOnSignal(IterationCallback):
+class StopOnSignal:
     """Ends ``learn()`` when all of the timestep is done during which Ctrl-C (or SIGTERM) arrives: the run can be saved.
 
-    A second Ctrl-C interrupts at once. Use as a context manager around ``learn()``, in the main thread.
+    A second Ctrl-C interrupts at once. Use as a context manager around ``learn()``, in the main thread, with a
+    :meth:`callback` for every model that learns.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.stopped_by: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
+
+    def callback(self) -> IterationCallback:
+        """For one model."""
+        return _StopBetweenTimesteps(self)
 
     def __enter__(self) -> StopOnSignal:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -33,5 +37,11 @@ class StopOnSignal(IterationCallback):
         self.stopped_by = signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+class _StopBetweenTimesteps(IterationCallback):
+    def __init__(self, signals: StopOnSignal) -> None:
+        super().__init__()
+        self._signals = signals
+
     def _on_iteration_end(self) -> bool:
-        return self.stopped_by is None
+        return self._signals.stopped_by is None

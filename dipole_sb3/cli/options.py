@@ -27,6 +27,7 @@ class TrainOptions(EvaluationOptions):
     offline_steps: int = MISSING
     online_steps: int = MISSING
     n_envs: int = MISSING
+    runs: int = MISSING
     seed: int = MISSING
     run_dir: str = MISSING
     replace: bool = MISSING
@@ -42,6 +43,7 @@ _AT_LEAST = {
     "offline_steps": 0,
     "online_steps": 0,
     "n_envs": 1,
+    "runs": 1,
     "seed": 0,
     "eval_seed": 0,
     "log_interval": 1,

@@ -48,7 +48,7 @@ the options that matter most (`dipole train task=… --cfg job` shows all):
   task=NAME            what to learn, see below (reacher); task_id=1..5 chooses among OGBench's tasks
   offline_steps=N      gradient updates on the data; online_steps=N: environment steps after them
   n_envs=N             environments that are stepped online
-  seed=N
+  seed=N; runs=R       R runs, of seeds N, N+1, …, that learn as one; each leaves its own folder
   algo.beta=X          temperature β of the weights σ(β·G + k); algo.shift=X is k
   algo.omega=X         greediness ω stored in the model; may be changed at any time later
   algo.device=cpu      cpu, cuda or auto
@@ -64,7 +64,8 @@ tasks:
 examples:
   dipole train task=reacher
   dipole train task=ogbench/cube-single-play task_id=2 seed=1
-  dipole train -m task=reacher seed=0,1,2
+  dipole train task=reacher runs=8
+  dipole train -m task=reacher seed=0,1,2 algo.beta=1,2
   dipole train task=custom task.dataset=mine.npz task.env=Pendulum-v1 algo.beta=2
   dipole train resume=runs/reacher/2026-01-31_12-00-00-seed0"""
 

@@ -1,11 +1,14 @@
-"""``dipole train``: one run, one folder."""
+"""``dipole train``: one run, one folder; several runs learn together where they can."""
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,17 +20,28 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.checkpoints import ResumableCheckpoint, log_position, newest_checkpoint
-from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep
+from dipole_sb3.cli import hydra_command, pictures, run_folder, summary, sweep
+from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.environments import training_env
 from dipole_sb3.cli.interrupt import StopOnSignal
 from dipole_sb3.cli.options import TrainOptions, check_options
-from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation, phase_scores
+from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation
+from dipole_sb3.cli.runs import (
+    Run,
+    distinguished,
+    require_different,
+    require_unused_folders,
+    runs_of,
+    settings,
+    stackable_groups,
+)
 from dipole_sb3.datasets import is_file_name, load_dataset
 from dipole_sb3.dipole import DIPOLE
-from dipole_sb3.evaluation import format_sweep_table
+from dipole_sb3.generators import global_generators, restore_global_generators
 from dipole_sb3.profiling import TrainingProfile
+from dipole_sb3.together import learn_together
 
-FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "run_dir")
+FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir")
 """What a resumed run keeps from its first start."""
 
 
@@ -41,64 +55,134 @@ class Trained(NamedTuple):
 def run(arguments: list[str]) -> int:
     """``dipole train``; a run that goes on needs no Hydra, its configuration is already resolved."""
     resume = [argument for argument in arguments if argument.startswith("resume=")]
-    if not resume:
-        return hydra_command.run("train", train_and_evaluate, arguments)
-    folder = Path(resume[-1].removeprefix("resume="))
-    config = _resumed_config(folder, [argument for argument in arguments if argument not in resume])
-    train_and_evaluate(config, folder, resume=True)
+    if resume:
+        folder = Path(resume[-1].removeprefix("resume="))
+        config = _resumed_config(folder, [argument for argument in arguments if argument not in resume])
+        train_and_evaluate([Run(config, folder)], resume=True)
+        return 0
+    runs: list[Run] = []
+
+    # Hydra runs one job after the other; what learns together must be known before, so that its jobs only say what they
+    # would train. (Launchers of one's own must lie in the package hydra_plugins, which every Hydra program would load.)
+    def collect(config: DictConfig, folder: Path) -> None:
+        if hydra_command.job_stands_alone():
+            train_and_evaluate(runs_of(config, folder, hydra_command.overrides(), sweep_folder=None))
+        else:
+            runs.extend(runs_of(config, folder, hydra_command.overrides(), hydra_command.sweep_folder()))
+
+    hydra_command.run("train", collect, arguments)
+    if runs:
+        train_and_evaluate(runs)
     return 0
 
 
-def train_and_evaluate(config: DictConfig, folder: Path, resume: bool = False) -> None:
-    """One run: training, then the sweep over ω, then where things are.
+def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
+    """Any number of runs, in groups that can learn as one: training, then the sweep over ω, and a summary of all.
 
-    :param config: as composed from train.yaml.
-    :param folder: of the run.
-    :param resume: go on from the folder's newest checkpoint.
-    :raises SystemExit: stopped by a signal; the model is saved.
+    :param resume: go on from the newest checkpoint of each folder.
+    :raises ValueError: one of the runs cannot be made as it is asked for; nothing has begun then.
+    :raises SystemExit: stopped by a signal; the models are saved.
     """
-    trained = train(config, folder, resume)
-    if config.pictures:
-        pictures.draw_training(trained.model, trained.dataset, folder, config.offline_steps)
-    if config.episodes and config.task.env is not None:
-        result = sweep.run(trained.model, config.task.env, config, folder, trained.dataset.metadata)
-        print(f"\n{format_sweep_table(result)}")
-    if config.online_steps:
-        for line in phase_scores([folder / EVALUATIONS], config.offline_steps):
-            print(line)
-    sweep.print_target(config.task, config.get("task_id"), online=config.online_steps > 0)
-    print(f"\nThis run is in {folder}/")
+    runs = distinguished(runs)
+    require_startable(runs, resume)
+    groups, order = stackable_groups(runs), {each.folder: index for index, each in enumerate(runs)}
+    finished: list[summary.Finished] = []
+    for number, group in enumerate(groups, start=1):
+        if len(runs) > 1:
+            print(f"Training {_described(group)}{f', group {number} of {len(groups)}' if len(groups) > 1 else ''}")
+            if len(group) > 1 and group[0].config.algo.verbose:
+                print(f"The log of {group[0].folder}/ is shown, that of each is in its {run_folder.PROGRESS}")
+        try:
+            trained = train(group, resume)
+        except SystemExit:
+            for waiting in groups[number:]:
+                for of_setting in settings(waiting).values():
+                    print(f"Not begun: {_described(of_setting)}")
+            raise
+        try:
+            finished += _evaluate(group, trained)
+        except Exception:
+            saved = " and ".join(str(each.folder / run_folder.MODEL) for each in group)
+            print(f"dipole: the evaluation failed; all that was learned is in {saved}", file=sys.stderr)
+            raise
+        del trained  # memory for the next group's
+    # Groups may have changed their order.
+    summary.report(sorted(finished, key=lambda each: order[each.run.folder]))
 
 
-def train(config: DictConfig, folder: Path, resume: bool = False) -> Trained:
-    """Trains (or goes on training) the model of a configuration and saves it as model.zip.
+def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
+    """Refuses all runs when one of them cannot be made as it is asked for.
 
-    :raises SystemExit: stopped by a signal; the run is saved as a checkpoint, and how to go on is printed.
+    :raises ValueError: naming the option or the folder.
     """
-    check_options(config, TrainOptions)
-    pictures.require_matplotlib(config)
-    _require_env_where_needed(config)
-    if not resume and not config.replace:
-        run_folder.require_unused(folder)
+    for each in runs:
+        pictures.require_matplotlib(each.config)
+        _require_env_where_needed(each.config)
+    require_different(runs)
+    if not resume:
+        require_unused_folders(runs)
+
+
+def train(runs: Sequence[Run], resume: bool = False) -> list[Trained]:
+    """Trains (or goes on training) the models of runs that can learn as one, and saves each as model.zip.
+
+    :param runs: of one group; the data set is in memory once.
+    :raises SystemExit: stopped by a signal; the runs are saved as checkpoints, and how to go on is printed.
+    """
+    config = runs[0].config
     with ExitStack() as opened:
-        env = None
-        if config.task.env is not None:
-            env = training_env(config.task.env, config.n_envs if config.online_steps else 1)
-            opened.callback(env.close)
-        dataset = _load_data(config, env)
-        if resume:
-            checkpoint = _newest_checkpoint(folder)
-            model = _load_model(config, checkpoint, env, dataset)
-            position = log_position(checkpoint)
-        else:
-            model, position = _new_model(config, env, dataset), None
-            run_folder.clear(folder)
-        run_folder.write_config(folder, config)
-        run_folder.write_dataset_facts(folder, dataset.metadata)
-        model.set_logger(run_folder.make_logger(folder, model.num_timesteps, position, config.algo.verbose))
-        _learn(model, config, folder)
-    model.save(folder / run_folder.MODEL)
-    return Trained(model, dataset)
+        envs = [_open_env(config, opened) for _ in runs]
+        dataset = shared = _load_data(config, envs[0])
+        models: list[DIPOLE] = []
+        checkpoints = [_newest_checkpoint(each.folder) if resume else None for each in runs]
+        for each, env, checkpoint in zip(runs, envs, checkpoints, strict=True):
+            if checkpoint is not None:
+                models.append(_load_model(each.config, checkpoint, env, shared))
+            else:
+                models.append(_new_model(each.config, env, shared, quiet=bool(models)))
+            # The next one takes what this one has adopted: with channels first, say.
+            shared = models[-1].dataset
+        for index, (each, model, checkpoint) in enumerate(zip(runs, models, checkpoints, strict=True)):
+            if checkpoint is None:
+                run_folder.clear(each.folder)
+            run_folder.write_config(each.folder, each.config)
+            run_folder.write_dataset_facts(each.folder, dataset.metadata)
+            position = None if checkpoint is None else log_position(checkpoint)
+            verbose = 0 if index else config.algo.verbose  # the terminal shows the first one's log
+            model.set_logger(run_folder.make_logger(each.folder, model.num_timesteps, position, verbose))
+        _learn(models, runs)
+    for each, model in zip(runs, models, strict=True):
+        model.save(each.folder / run_folder.MODEL)
+    return [Trained(model, dataset) for model in models]
+
+
+def _open_env(config: DictConfig, opened: ExitStack) -> GymEnv | None:
+    if config.task.env is None:
+        return None
+    env = training_env(config.task.env, config.n_envs if config.online_steps else 1)
+    opened.callback(env.close)
+    return env
+
+
+def _described(group: Sequence[Run]) -> str:
+    """A group for a line on the terminal."""
+    found = settings(group)
+    of = " ".join(group[0].setting) if len(found) == 1 else f"{len(found)} settings"
+    seeds = ", ".join(map(str, sorted({each.config.seed for each in group})))
+    return f"{len(group)} {'run' if len(group) == 1 else 'runs'} ({f'{of}, ' if of else ''}seed {seeds})"
+
+
+def _evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> list[summary.Finished]:
+    """Pictures, and the sweep of all models over the same episodes."""
+    config, dataset = runs[0].config, trained[0].dataset
+    models = [each.model for each in trained]
+    if config.pictures:
+        for each, model in zip(runs, models, strict=True):
+            pictures.draw_training(model, dataset, each.folder, config.offline_steps)
+    if not config.episodes or config.task.env is None:
+        return [summary.Finished(each, None) for each in runs]
+    results = sweep.run(models, config.task.env, config, [each.folder for each in runs], dataset.metadata)
+    return [summary.Finished(each, result) for each, result in zip(runs, results, strict=True)]
 
 
 def _require_env_where_needed(config: DictConfig) -> None:
@@ -109,31 +193,44 @@ def _require_env_where_needed(config: DictConfig) -> None:
             raise ValueError(f"{option} is {config[option]}, but the task has no environment; give task.env=ID")
 
 
-def _learn(model: DIPOLE, config: DictConfig, folder: Path) -> None:
+def _learn(models: Sequence[DIPOLE], runs: Sequence[Run]) -> None:
     """Learns to the end of both phases, or stops by a signal."""
+    config = runs[0].config
     steps = config.offline_steps + config.online_steps
-    checkpoints = ResumableCheckpoint(config.checkpoint_freq, folder / run_folder.CHECKPOINTS)
-    profiles = [TrainingProfile(folder / run_folder.PROFILE)] if config.get("profile") else []
-    if model.num_timesteps < steps:
-        with StopOnSignal() as stop:
-            model.learn(
-                steps - model.num_timesteps,
-                callback=[*_evaluation(config, folder), checkpoints, *profiles, stop],
-                log_interval=config.log_interval,
-                reset_num_timesteps=False,
-                progress_bar=sys.stdout.isatty() if config.progress_bar is None else config.progress_bar,
-            )
-            if stop.stopped_by is not None and model.num_timesteps < steps:
-                path = checkpoints.save()
+    learned = models[0].num_timesteps
+    if learned >= steps:
+        return
+    checkpoints = [ResumableCheckpoint(config.checkpoint_freq, run.folder / run_folder.CHECKPOINTS) for run in runs]
+    with StopOnSignal() as stop, _evaluations(runs) as evaluations:
+        callbacks = [
+            [*evaluation, checkpoint, stop.callback()]
+            for evaluation, checkpoint in zip(evaluations, checkpoints, strict=True)
+        ]
+        if config.profile:
+            # The first one's shows the updates of all.
+            callbacks[0].append(TrainingProfile(runs[0].folder / run_folder.PROFILE))
+        options: dict[str, Any] = {
+            "log_interval": config.log_interval,
+            "reset_num_timesteps": False,
+            "progress_bar": sys.stdout.isatty() if config.progress_bar is None else config.progress_bar,
+        }
+        if len(models) == 1:
+            models[0].learn(steps - learned, callbacks[0], **options)
+        else:
+            learn_together(models, steps - learned, callbacks, **options)
+        if stop.stopped_by is not None and any(model.num_timesteps < steps for model in models):
+            print()
+            for run, model, checkpoint in zip(runs, models, checkpoints, strict=True):
                 print(
-                    f"\nStopped after {model.num_timesteps} of {steps} timesteps; saved {path}. Go on with\n"
-                    f"  dipole train {shlex.quote(f'resume={folder}')}",
+                    f"Stopped after {model.num_timesteps} of {steps} timesteps; saved {checkpoint.save()}. Go on with\n"
+                    f"  dipole train {shlex.quote(f'resume={run.folder}')}",
                     flush=True,
                 )
-                raise SystemExit(128 + stop.stopped_by)
-        if config.checkpoint_freq:
-            # A finished run may be made longer.
-            checkpoints.save()
+            raise SystemExit(128 + stop.stopped_by)
+    if config.checkpoint_freq:
+        # A finished run may be made longer.
+        for checkpoint in checkpoints:
+            checkpoint.save()
 
 
 def _load_data(config: DictConfig, env: GymEnv | None) -> OfflineReplayBuffer:
@@ -146,9 +243,13 @@ def _load_data(config: DictConfig, env: GymEnv | None) -> OfflineReplayBuffer:
     return load_dataset(config.task.dataset, device=config.algo.device, **options)
 
 
-def _new_model(config: DictConfig, env: GymEnv | None, dataset: OfflineReplayBuffer) -> DIPOLE:
+def _new_model(config: DictConfig, env: GymEnv | None, dataset: OfflineReplayBuffer, quiet: bool) -> DIPOLE:
     arguments = {"env": env, "dataset": dataset, "seed": config.seed, "offline_steps": config.offline_steps}
+    arguments |= {"verbose": 0} if quiet else {}
     model: DIPOLE = hydra.utils.instantiate(config.algo, **arguments, _convert_="all")
+    model.verbose = config.algo.verbose
+    # Each model seeds the global generators: of several, each goes on from where it would have alone.
+    model._before_learning = functools.partial(restore_global_generators, global_generators())
     return model
 
 
@@ -177,13 +278,19 @@ def _load_model(config: DictConfig, checkpoint: Path, env: GymEnv | None, datase
     return model
 
 
-def _evaluation(config: DictConfig, folder: Path) -> list[BaseCallback]:
+@contextmanager
+def _evaluations(runs: Sequence[Run]) -> Iterator[list[list[BaseCallback]]]:
+    """Callbacks of each run that evaluate while training."""
+    config = runs[0].config
     if not config.eval_freq:
-        return []
+        yield [[] for _ in runs]
+        return
+    env, episodes, seed, processes = config.task.env, config.eval_episodes, config.eval_seed, config.processes
     ends = {config.offline_steps, config.offline_steps + config.online_steps}
-    path = folder / EVALUATIONS
-    env, episodes, seed = config.task.env, config.eval_episodes, config.eval_seed
-    return [PeriodicEvaluation(env, config.eval_freq, ends, episodes, seed, config.processes, path)]
+    yield [
+        [PeriodicEvaluation(env, config.eval_freq, ends, episodes, seed, processes, run.folder / EVALUATIONS)]
+        for run in runs
+    ]
 
 
 def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
@@ -193,6 +300,11 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
             f"{folder}: {run_folder.CONFIG} has no online_steps: the run is of an earlier version, and its checkpoints "
             "do not hold all of it; expected a run of this version"
         )
+    defaults: Any = OmegaConf.load(config_folder() / "train.yaml")
+    for field in fields(TrainOptions):
+        # An option that came after the run.
+        if field.name not in config and field.name in defaults:
+            config[field.name] = defaults[field.name]
     before = config.offline_steps
     for override in overrides:
         name, equals, _ = override.partition("=")
@@ -203,6 +315,7 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
             )
     OmegaConf.set_struct(config, True)
     config.merge_with_dotlist(overrides)
+    check_options(config, TrainOptions)
     if config.offline_steps != before and config.online_steps and _timesteps(folder) > before:
         raise ValueError(
             f"offline_steps is {config.offline_steps}, but the run has gone on online after {before}; expected only "

@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 from dipole_export.command import error_phrase, flat_rows, provenance_of_run
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, train
 from dipole_sb3.cli.dispatch import HydraCommand
+from dipole_sb3.cli.options import TrainOptions, check_options
+from dipole_sb3.cli.runs import Run
 from dipole_sb3.evaluation import (
     SweepResult,
     SweepRow,
@@ -77,8 +79,15 @@ def demo(config: DictConfig, folder: Path) -> None:
     :param config: as composed from demo.yaml.
     :param folder: of the run.
     """
-    model, dataset = train.train(config, folder)
-    result = sweep.run(model, config.task.env, config, folder, dataset.metadata) if config.episodes else None
+    check_options(config, TrainOptions)
+    if config.runs != 1:
+        raise ValueError(f"runs is {config.runs}, expected 1: the demo trains one; dipole train takes several")
+    runs = [Run(config, folder)]
+    train.require_startable(runs)
+    ((model, dataset),) = train.train(runs)
+    result = None
+    if config.episodes:
+        (result,) = sweep.run([model], config.task.env, config, [folder], dataset.metadata)
     drawn = [folder / pictures.SWEEP] if config.pictures and result is not None else []
     if config.pictures:
         drawn += pictures.draw_acting(model, dataset, config, folder)

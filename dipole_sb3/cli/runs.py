@@ -1,0 +1,149 @@
+"""Several runs of one command line: which they are, where they go, and which of them learn as one."""
+
+from __future__ import annotations
+
+import copy
+import glob
+import json
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from dipole_sb3.cli import run_folder
+from dipole_sb3.together import STACKABLE
+from dipole_sb3.cli.options import TrainOptions, check_options
+
+_OF_ONE_RUN = ("seed", "runs", "run_dir", "replace")
+"""Options that are not part of a setting."""
+
+
+class Run(NamedTuple):
+    """One run.
+
+    :param config: resolved, of this run alone: ``runs`` is 1.
+    :param folder: of the run.
+    :param setting: overrides of the command line (in a sweep: of this job), but for those of the run alone; runs that
+        differ in nothing but their seed have the same ones.
+    :param collection: folder that this command line's runs have to themselves; None where there is none.
+    """
+
+    config: DictConfig
+    folder: Path
+    setting: tuple[str, ...] = ()
+    collection: Path | None = None
+
+
+def runs_of(config: DictConfig, folder: Path, overrides: Sequence[str], sweep_folder: Path | None) -> list[Run]:
+    """The runs that a composed configuration asks for: ``runs`` of them, with seeds from ``seed`` on.
+
+    ``run_dir`` of each is composed with its own seed. Where that does not tell them apart, or the job has another
+    folder (in a sweep), they go to ``FOLDER/seedN``.
+
+    :param config: as composed from train.yaml; its interpolations must be resolvable now.
+    :param folder: that Hydra has for the job.
+    :param overrides: of the job.
+    :param sweep_folder: of all jobs, in a sweep.
+    :raises ValueError: options of the wrong type or out of range.
+    """
+    check_options(config, TrainOptions)
+    configs = [_with_seed(config, config.seed + number) for number in range(config.runs)]
+    folders, collection = [folder], sweep_folder
+    if config.runs > 1:
+        folders = [Path(each.run_dir) for each in configs]
+        if len(set(folders)) < len(folders) or folders[0].resolve() != folder.resolve():
+            folders = [folder / f"seed{each.seed}" for each in configs]
+            collection = sweep_folder or folder
+    setting = tuple(each for each in overrides if each.split("=")[0].lstrip("+") not in _OF_ONE_RUN)
+    for each, own in zip(configs, folders, strict=True):
+        each.run_dir = str(own)
+    return [Run(each, own, setting, collection) for each, own in zip(configs, folders, strict=True)]
+
+
+def _with_seed(config: DictConfig, seed: int) -> DictConfig:
+    config = copy.deepcopy(config)
+    config.seed, config.runs = seed, 1
+    OmegaConf.resolve(config)
+    return config
+
+
+def require_different(runs: Sequence[Run]) -> None:
+    """Refuses runs that are the same, and runs that share a folder.
+
+    :raises ValueError: naming them.
+    """
+    for (setting, seed), count in Counter((run.setting, run.config.seed) for run in runs).items():
+        if count > 1:
+            options = " ".join([*setting, f"seed={seed}"])
+            raise ValueError(f"{count} runs are the same ({options}), expected every seed once in a setting")
+    for folder, count in Counter(run.folder.resolve() for run in runs).items():
+        if count > 1:
+            raise ValueError(f"{count} runs have the folder {folder}, expected one for each")
+
+
+def require_unused_folders(runs: Sequence[Run]) -> None:
+    """Refuses all runs when the folder of one of them holds a run already, unless that may be replaced.
+
+    :raises ValueError: naming the folder.
+    """
+    for run in runs:
+        if not run.config.replace:
+            run_folder.require_unused(run.folder)
+
+
+def stackable_groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs in groups that can learn as one: they differ in seed and in numbers that every model has of its own.
+
+    In the order of their first runs.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_shared_options(run.config), []).append(run)
+    return list(groups.values())
+
+
+def _shared_options(config: DictConfig) -> str:
+    """All options that must be equal, as text."""
+    options = OmegaConf.to_container(config)
+    assert isinstance(options, dict)
+    algorithm = {name: value for name, value in options["algo"].items() if name not in STACKABLE}
+    rest = {name: value for name, value in options.items() if name not in ("algo", "seed", "run_dir")}
+    return json.dumps([algorithm, rest], sort_keys=True)
+
+
+def distinguished(runs: Sequence[Run]) -> list[Run]:
+    """The runs with settings of what tells them apart: without the overrides that all of them have."""
+    shared = set.intersection(*(set(run.setting) for run in runs))
+    return [run._replace(setting=tuple(each for each in run.setting if each not in shared)) for run in runs]
+
+
+def settings(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
+    """The runs of each setting."""
+    found: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.setting, []).append(run)
+    return found
+
+
+def shell_words(runs: Sequence[Run]) -> str:
+    """The folders of runs for a shell: the one that holds these alone, a pattern that finds these alone, or all."""
+    folders = {run.folder.resolve() for run in runs}
+    collection = runs[0].collection
+    if (
+        collection is not None
+        and {path.parent.resolve() for path in collection.glob(f"*/{run_folder.CONFIG}")} == folders
+    ):
+        return shlex.quote(str(collection))
+    # As composed from run_dir: …-seed0, …-seed1.
+    starts = {str(run.folder).removesuffix(str(run.config.seed)) for run in runs}
+    start = starts.pop()
+    if (
+        not starts
+        and start == shlex.quote(start)
+        and {Path(name).resolve() for name in glob.glob(f"{start}*")} == folders
+    ):
+        return f"{start}*"
+    return shlex.join(str(run.folder) for run in runs)

@@ -1,0 +1,170 @@
+"""What a command line's runs have come to: on the terminal, and over several runs as a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dipole_sb3.cli import sweep
+from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, phase_scores
+from dipole_sb3.cli.runs import Run, settings, shell_words
+from dipole_sb3.evaluation import SweepResult, SweepRow, aligned_table, format_sweep_table, return_cell
+from dipole_sb3.intervals import mean_interval
+from dipole_sb3.persistence import replaced_when_complete
+
+TABLE = "omega_sweep_over_runs.csv"
+
+
+class Finished(NamedTuple):
+    """A run that is done, and its evaluation where there was one."""
+
+    run: Run
+    result: SweepResult | None
+
+
+class Line(NamedTuple):
+    """A setting, and one cell of ω and N over its runs.
+
+    :param setting: the overrides that tell it from the others.
+    :param runs: how many.
+    :param cell: means over the runs, with Student's 95 % interval over them.
+    """
+
+    setting: tuple[str, ...]
+    runs: int
+    cell: SweepRow
+
+
+def report(finished: Sequence[Finished]) -> None:
+    """Prints how the runs scored, beside what the paper reports, and where they are; leaves the table over runs."""
+    runs = [each.run for each in finished]
+    of_settings = settings(runs)
+    lines = over_runs(finished) if len(runs) > 1 else []
+    if lines:
+        print(f"\n{format_over_runs(lines)}")
+    elif finished[0].result is not None:
+        print(f"\n{format_sweep_table(finished[0].result)}")
+    _print_scores(of_settings)
+    if len(runs) == 1:
+        print(f"\nThis run is in {runs[0].folder}/")
+        return
+    print("\nThe runs are in")
+    for run in runs:
+        print(f"  {run.folder}/")
+    if lines and runs[0].collection is not None:
+        write_over_runs(lines, runs[0].collection / TABLE)
+        print(f"The table over runs is in {runs[0].collection / TABLE}")
+    commands = [
+        f"dipole curves {shell_words(of_setting)}" for of_setting in of_settings.values() if len(of_setting) > 1
+    ]
+    if commands:
+        print("Learning curves, as mean and interval over seeds:")
+        for command in commands:
+            print(f"  {command}")
+
+
+def _print_scores(of_settings: Mapping[tuple[str, ...], Sequence[Run]]) -> None:
+    """After both phases, where there are two; and what the paper reports, once where that is the same."""
+    targets: dict[str, str | None] = {}
+    for setting, runs in of_settings.items():
+        config = runs[0].config
+        label = f"{' '.join(setting)}: " if setting else ""
+        if config.online_steps:
+            for score in phase_scores([run.folder / EVALUATIONS for run in runs], config.offline_steps):
+                print(f"{label}{score}")
+        task_id = config.get("task_id")
+        targets[label] = sweep.target_sentence(config.task, task_id, online=config.online_steps > 0)
+    if len(set(targets.values())) == 1:
+        targets = {"": next(iter(targets.values()))}
+    for label, target in targets.items():
+        if target is not None:
+            print(f"{label}{target}")
+
+
+def over_runs(finished: Sequence[Finished]) -> list[Line]:
+    """Every cell of every setting: means over its runs of what each run has over its episodes."""
+    results = {each.run.folder: each.result for each in finished if each.result is not None}
+    lines = []
+    for setting, runs in settings([each.run for each in finished]).items():
+        of_setting = [results[run.folder] for run in runs if run.folder in results]
+        for row in of_setting[0].rows if of_setting else ():
+            cells = [result.row(row.omega, row.num_candidates) for result in of_setting]
+            rates = [cell.success_mean for cell in cells if cell.success_mean is not None]
+            cell = SweepRow(
+                row.omega,
+                row.num_candidates,
+                row.episodes,
+                *mean_interval([each.return_mean for each in cells]),
+                *(mean_interval(rates) if rates else ()),
+            )
+            lines.append(Line(setting, len(cells), cell))
+    return lines
+
+
+def format_over_runs(lines: Sequence[Line]) -> str:
+    """For a terminal: of one setting ω down and N across; of several a line for each and ω across, for every N."""
+    over = f"{_numbers(line.cell.episodes for line in lines)} episodes a cell"
+    if max(line.runs for line in lines) > 1:
+        over = f"mean over {_numbers(line.runs for line in lines)} runs with its 95 % interval, {over} and run"
+    sections = [("Return", return_cell, lines)]
+    successful = [line for line in lines if line.cell.success_mean is not None]
+    if successful:
+        sections.insert(0, ("Success rate", _success_cell, successful))
+    tables = []
+    for name, text, of_section in sections:
+        if len({line.setting for line in lines}) == 1:
+            tables.append(f"{name}, {over}\n{_table_of_setting(of_section, text)}")
+            continue
+        for count in dict.fromkeys(line.cell.num_candidates for line in of_section):
+            rows = [line for line in of_section if line.cell.num_candidates == count]
+            tables.append(f"{name} at N = {count}, {over}\n{_table_of_settings(rows, text)}")
+    return "\n\n".join(tables)
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return ", ".join(str(value) for value in sorted(set(values)))
+
+
+def _table_of_setting(lines: Sequence[Line], text: Callable[[SweepRow], str]) -> str:
+    rows: dict[float, list[str]] = {}
+    for line in lines:
+        rows.setdefault(line.cell.omega, [f"{line.cell.omega:g}"]).append(text(line.cell))
+    counts = dict.fromkeys(line.cell.num_candidates for line in lines)
+    return aligned_table(["ω", *(f"N = {count}" for count in counts)], list(rows.values()))
+
+
+def _table_of_settings(lines: Sequence[Line], text: Callable[[SweepRow], str]) -> str:
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for line in lines:
+        rows.setdefault(line.setting, [" ".join(line.setting), str(line.runs)]).append(text(line.cell))
+    omegas = dict.fromkeys(line.cell.omega for line in lines)
+    return aligned_table(["setting", "runs", *(f"ω = {omega:g}" for omega in omegas)], list(rows.values()))
+
+
+def _success_cell(row: SweepRow) -> str:
+    mean, low, high = (100 * (value or 0.0) for value in (row.success_mean, row.success_low, row.success_high))
+    return f"{mean:.0f} %" if math.isnan(low) else f"{mean:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def write_over_runs(lines: Sequence[Line], path: Path) -> None:
+    """The table as CSV: what distinguishes the settings, how many runs, then the columns of a sweep's own table.
+
+    :raises OSError: it cannot be written; an earlier file of that name is untouched.
+    """
+    options = list(dict.fromkeys(each.partition("=")[0] for line in lines for each in line.setting))
+    columns = [name for name in SweepRow.__dataclass_fields__ if not name.startswith("success")]
+    if any(line.cell.success_mean is not None for line in lines):
+        columns = list(SweepRow.__dataclass_fields__)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*options, "runs", *columns])
+    for line in lines:
+        values = dict(each.split("=", 1) for each in line.setting)
+        own = [values.get(option, "") for option in options]
+        writer.writerow([*own, line.runs, *(getattr(line.cell, name) for name in columns)])
+    with replaced_when_complete(path) as file:
+        file.write(text.getvalue().encode())
