@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
+from dipole_sb3.background_evaluation import BackgroundEvaluator
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.checkpoints import ResumableCheckpoint, log_position, newest_checkpoint
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep
@@ -22,7 +25,7 @@ from dipole_sb3.cli.environments import training_env
 from dipole_sb3.cli.interrupt import StopOnSignal
 from dipole_sb3.cli.options import TrainOptions, check_options
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation, phase_scores
-from dipole_sb3.datasets import is_file_name, load_dataset
+from dipole_sb3.datasets import is_file_name, load_dataset, make_env
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.evaluation import format_sweep_table
 
@@ -113,10 +116,10 @@ def _learn(model: DIPOLE, config: DictConfig, folder: Path) -> None:
     steps = config.offline_steps + config.online_steps
     checkpoints = ResumableCheckpoint(config.checkpoint_freq, folder / run_folder.CHECKPOINTS)
     if model.num_timesteps < steps:
-        with StopOnSignal() as stop:
+        with StopOnSignal() as stop, _evaluation(config, folder) as evaluation:
             model.learn(
                 steps - model.num_timesteps,
-                callback=[*_evaluation(config, folder), checkpoints, stop],
+                callback=[*evaluation, checkpoints, stop],
                 log_interval=config.log_interval,
                 reset_num_timesteps=False,
                 progress_bar=sys.stdout.isatty() if config.progress_bar is None else config.progress_bar,
@@ -175,13 +178,16 @@ def _load_model(config: DictConfig, checkpoint: Path, env: GymEnv | None, datase
     return model
 
 
-def _evaluation(config: DictConfig, folder: Path) -> list[BaseCallback]:
+@contextmanager
+def _evaluation(config: DictConfig, folder: Path) -> Iterator[list[BaseCallback]]:
+    """Callbacks that evaluate while training; inside the block their process lives."""
     if not config.eval_freq:
-        return []
-    ends = {config.offline_steps, config.offline_steps + config.online_steps}
-    path = folder / EVALUATIONS
-    env, episodes, seed = config.task.env, config.eval_episodes, config.eval_seed
-    return [PeriodicEvaluation(env, config.eval_freq, ends, episodes, seed, config.processes, path)]
+        yield []
+        return
+    make_one = functools.partial(make_env, config.task.env)
+    phase_ends = {config.offline_steps, config.offline_steps + config.online_steps}
+    with BackgroundEvaluator(make_one, config.eval_episodes, config.eval_seed, config.processes) as evaluator:
+        yield [PeriodicEvaluation(evaluator, config.eval_freq, phase_ends, folder / EVALUATIONS)]
 
 
 def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
