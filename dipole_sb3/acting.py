@@ -100,10 +100,10 @@ def act_together(
         )
         if num_candidates > 1:
             inputs = torch.cat([features([policy.critic for policy in policies]), candidates], dim=-1)
-            values = stack.critics(inputs.repeat(2, 1, 1)).unflatten(0, (2, -1)).amin(dim=0)
-            best = values.unflatten(1, (-1, num_candidates)).argmax(dim=2, keepdim=True)
-            grouped = candidates.unflatten(1, (-1, num_candidates))
-            candidates = grouped.take_along_dim(best, dim=2).squeeze(2)
+            values = torch.minimum(*stack.critics(inputs.repeat(2, 1, 1)).chunk(2))
+            # [R, batch, N, …]
+            best = torch.unflatten(values, 1, (-1, num_candidates)).argmax(dim=2, keepdim=True)
+            candidates = torch.unflatten(candidates, 1, (-1, num_candidates)).take_along_dim(best, dim=2).squeeze(2)
     scaled = candidates.cpu().numpy()
     return [
         _in_units_of(policy.action_space, policy, rows[: len(own) // num_candidates])
@@ -209,7 +209,10 @@ def _velocity(stack: PolicyStack, features: Tensor, omega: float) -> flow.Veloci
     def velocity(x: Tensor, time: Tensor) -> Tensor:
         embedded = time_embedding(time.reshape(1), time_features)
         velocities = perceptrons(torch.cat([x, embedded.expand(*x.shape[:-1], -1)], dim=-1).repeat(copies, 1, 1))
-        return velocities if copies == 1 else flow.guide(*velocities.chunk(2), omega)
+        if copies == 1:
+            return velocities
+        positive, negative = velocities.chunk(2)
+        return flow.guide(positive, negative, omega)
 
     return velocity
 
@@ -217,7 +220,8 @@ def _velocity(stack: PolicyStack, features: Tensor, omega: float) -> flow.Veloci
 def _in_units_of(space: spaces.Space[Any], policy: DIPOLEPolicy, scaled: np.ndarray) -> np.ndarray:
     """Actions in [−1, 1] as :meth:`DIPOLEPolicy.predict` returns them."""
     assert isinstance(space, spaces.Box)
-    return np.clip(policy.unscale_action(scaled.reshape(-1, *space.shape)), space.low, space.high)
+    actions = policy.unscale_action(scaled.reshape(-1, *space.shape))
+    return np.clip(actions, space.low, space.high)  # type: ignore[no-any-return]
 
 
 def _rows(observations: Any) -> int:

@@ -136,12 +136,14 @@ class BackgroundEvaluator:
 
     def close(self) -> None:
         """Ends the process at once; evaluations under way are lost."""
-        with suppress(OSError):
-            self._stop.send(None)
+        if self._running is not None:
+            # Else it ends as processes do, and clears up.
+            with suppress(OSError):
+                self._stop.send(None)
+        self._executor.shutdown(wait=True, cancel_futures=True)
         self._stop.close()
         if self._theirs is not None:
             self._theirs.close()
-        self._executor.shutdown(wait=True, cancel_futures=True)
         lost = [*(self._running[1] if self._running is not None else []), *self._gathered]
         self._running, self._gathered = None, []
         for request in lost:

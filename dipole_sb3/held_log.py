@@ -45,14 +45,15 @@ class HeldLog(KVWriter, SeqWriter):
         if not self._rows:  # the logger is disabled
             return
         values, excluded, timestep = self._rows[0]
-        if late:
-            scratch = Logger(None, [])
-            for name, value in late.items():
-                scratch.record(name, value)
-            scratch.record("time/total_timesteps", timestep, exclude="tensorboard")
-            values.update(scratch.name_to_value)
-            excluded.update(scratch.name_to_excluded)
-        for row in self._rows if values else self._rows[1:]:
+        if not (values or late):
+            del self._rows[0]
+        scratch = Logger(None, [])
+        for name, value in late.items():
+            scratch.record(name, value)
+        scratch.record("time/total_timesteps", timestep, exclude="tensorboard")
+        values.update(scratch.name_to_value)
+        excluded.update(scratch.name_to_excluded)
+        for row in self._rows:
             for output in self._outputs:
                 if isinstance(output, KVWriter):
                     output.write(*row)

@@ -22,7 +22,7 @@ EVALUATIONS = "evaluations/evaluations.npz"
 
 
 class PeriodicEvaluation(BaseCallback):
-    """Plays episodes at the model's ω and N beside the training, and leaves their returns where SB3's EvalCallback does.
+    """Plays episodes at the model's ω and N beside the training, and leaves the returns where SB3's EvalCallback does.
 
     Unlike EvalCallback it counts timesteps, not calls, so that several environments and interruptions do not move the
     evaluations; it leaves every random generator as it was; and training does not wait for it, except while an earlier
