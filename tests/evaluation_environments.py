@@ -129,7 +129,7 @@ class Gated(Watched):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         answer = super().reset(seed=seed, options=options)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 60
         while not self.path.with_name("gate").exists():
             if time.monotonic() > deadline:
                 raise TimeoutError("nobody opened the gate")

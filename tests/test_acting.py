@@ -226,3 +226,9 @@ def test_nothing_to_evaluate_and_success_told_by_half_of_the_episodes_are_refuse
         evaluated(evaluate_sweeps, [], EndsByAction)
     with pytest.raises(ValueError, match="2 of 4 episodes told success"):
         evaluated(evaluate_sweeps, models([0, 1]), SometimesSilent, episodes=4)
+
+
+def test_the_result_does_not_depend_on_the_processes_where_environments_are_used_again() -> None:
+    (model,) = models([0])
+    one, two = (evaluated(evaluate_sweep, model, EndsByAction, episodes=20, processes=count) for count in (1, 2))
+    np.testing.assert_array_equal(one.returns, two.returns)
