@@ -132,6 +132,7 @@ class Gated(Watched):
         deadline = time.monotonic() + 60
         while not self.path.with_name("gate").exists():
             if time.monotonic() > deadline:
+                self.tell("late")
                 raise TimeoutError("nobody opened the gate")
             time.sleep(0.01)
         return answer

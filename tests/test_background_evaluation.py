@@ -169,6 +169,19 @@ def test_training_goes_on_while_an_evaluation_plays(tmp_path: Path) -> None:
     assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [1]
 
 
+def test_training_waits_after_a_phase(tmp_path: Path, evaluator: BackgroundEvaluator) -> None:
+    path, there = tmp_path / "evaluations.npz", {}
+
+    class Noting(BaseCallback):
+        def _on_step(self) -> bool:
+            there[self.num_timesteps] = np.load(path)["timesteps"].tolist() if path.exists() else []
+            return True
+
+    new_model(offline_steps=6).learn(8, callback=[PeriodicEvaluation(evaluator, 100, {6, 8}, path), Noting()])
+    assert there[7] == [1, 6]
+    assert np.load(path)["timesteps"].tolist() == [1, 6, 8]
+
+
 def test_snapshots_of_a_timestep_are_played_together_and_one_timestep_at_a_time(tmp_path: Path) -> None:
     models = [new_model(seed=seed) for seed in range(3)]
     expected = [alone(model, episodes=2) for model in models]
@@ -324,6 +337,7 @@ def test_closing_ends_an_evaluation_under_way(tmp_path: Path) -> None:
         gated.collect(2)
         process = process_of(tmp_path / "what")
     assert results == [None]
+    assert "late" not in (tmp_path / "what").read_text()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 
