@@ -106,13 +106,13 @@ class Setup:
         """A model that trains in this way."""
         return DIPOLE(**{**self.arguments, "acceleration": way}, dataset=self.data, seed=seed)
 
-    def memory(self, way: str, runs: int) -> float:
+    def memory(self, way: str, runs: int) -> float | None:
         """MiB that :meth:`trainer` and its first updates take at most, in a process of its own, beyond the data."""
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             return process.submit(_memory, replace(self), way, runs).result()
 
 
-def _memory(setup: Setup, way: str, runs: int) -> float:
+def _memory(setup: Setup, way: str, runs: int) -> float | None:
     _ = setup.data
     with PeakMemory(setup.device) as memory:
         train = setup.trainer(way, runs)

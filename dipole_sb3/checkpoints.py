@@ -24,6 +24,7 @@ from dipole_sb3.archived_state import read_state, write_state
 from dipole_sb3.callbacks import IterationCallback
 from dipole_sb3.errors import DatasetError
 from dipole_sb3.generators import global_generators, restore_global_generators
+from dipole_sb3.held_log import complete_log
 from dipole_sb3.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.normalization import restore_vec_normalize, vec_normalize_state
 from dipole_sb3.persistence import problem_of_model, replaced_when_complete
@@ -114,10 +115,13 @@ class ResumableCheckpoint(IterationCallback):
 def save_checkpoint(model: OfflineAlgorithm, path: pathlib.Path) -> None:
     """Writes a model with all the state of its run, under its name only when it is complete.
 
+    Waits for an evaluation that is under way: a run that goes on from here will not make it again.
+
     :param model: between two timesteps.
     :param path: a .zip file.
     :raises OSError: it cannot be written; an earlier file of that name is untouched.
     """
+    complete_log(model.logger)
     with replaced_when_complete(path) as file:
         model.save(file)
         file.seek(0)

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -27,22 +27,31 @@ _ENVIRONMENT = {
 
 
 @contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C, which is this process's to handle."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else signal.SIG_DFL
+    try:
+        yield
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextmanager
 def quiet_children() -> Iterator[None]:
     """Processes started inside are single-threaded and ignore Ctrl-C, which is this process's to handle."""
     before = {key: os.environ.get(key) for key in _ENVIRONMENT}
-    main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else signal.SIG_DFL
     os.environ.update(_ENVIRONMENT)
     try:
-        yield
+        with without_interrupts():
+            yield
     finally:
         for key, value in before.items():
             if value is None:
                 del os.environ[key]
             else:
                 os.environ[key] = value
-        if main_thread:
-            signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
 
 
 @contextmanager
@@ -58,6 +67,27 @@ def without_script() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
+
+
+def live_and_die_with_parent(stop: Connection | None = None) -> None:
+    """For a process that waits for work: it ends with its parent, and no signal to the whole group ends it before.
+
+    Ctrl-C, and SIGTERM from a cluster's scheduler, reach all processes of a command; its first one decides what happens
+    then, and may want to finish first what the others are doing.
+
+    :param stop: the other side may end this process by sending anything, or by closing it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    signs: list[Any] = [] if parent is None else [parent.sentinel]
+
+    def end() -> None:
+        wait([*signs, *([] if stop is None else [stop])])
+        os._exit(1)
+
+    if signs or stop is not None:
+        threading.Thread(target=end, daemon=True).start()
 
 
 class Worker(NamedTuple):

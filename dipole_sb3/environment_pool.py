@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
+
+from dipole_sb3.child_processes import live_and_die_with_parent
 
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 
@@ -90,7 +89,7 @@ class ProcessEnvironments:
     :param make_env: picklable by cloudpickle.
     :param slots: number of environments.
     :param processes: at most ``slots``.
-    :raises RuntimeError: a process died (also from :meth:`reset` and :meth:`step`); exceptions of the environments
+    :raises ChildProcessError: a process died (also from :meth:`reset` and :meth:`step`); exceptions of the environments
         arrive as they are.
     """
 
@@ -101,7 +100,7 @@ class ProcessEnvironments:
         # Imported once, in the process that the others are forked from, instead of in each of them.
         context.set_forkserver_preload(["__main__", __name__])
         self._executors = [
-            ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_prepare_worker)
+            ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=live_and_die_with_parent)
             for _ in range(processes)
         ]
         wrapped = CloudpickleWrapper(make_env)
@@ -208,8 +207,8 @@ def _result(future: Future[Any]) -> Any:
         raise _death() from error
 
 
-def _death() -> RuntimeError:
-    return RuntimeError(
+def _death() -> ChildProcessError:
+    return ChildProcessError(
         "a process with environments died (out of memory, or a script without `if __name__ == '__main__':`, which "
         "processes need); processes=1 steps everything in this one"
     )
@@ -218,20 +217,6 @@ def _death() -> RuntimeError:
 # What follows runs in the processes.
 
 _environments: LocalEnvironments | None = None
-
-
-def _prepare_worker() -> None:
-    # Ctrl-C reaches the whole group of processes; only the first one decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """An executor's process would wait for work for ever after its parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _open(make_env: CloudpickleWrapper, slots: list[int]) -> None:

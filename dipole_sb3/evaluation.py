@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from dipole_sb3.dipole import DIPOLE
-from dipole_sb3.environment_pool import (
-    LocalEnvironments,
-    MakeEnv,
-    ProcessEnvironments,
-    available_cores,
-    open_environments,
-    seconds_per_episode,
-)
+from dipole_sb3.acting import Acting, ActingModel
+from dipole_sb3.environment_pool import MakeEnv, available_cores, open_environments, seconds_per_episode
 from dipole_sb3.intervals import mean_interval, proportion_interval
-from dipole_sb3.normalization import normalized
 from dipole_sb3.persistence import replaced_when_complete
+from dipole_sb3.playing import Player, play
 from dipole_sb3.policies import require_num_candidates, require_omega
 
-MAX_ENVIRONMENTS = 16
-"""Environments stepped together. Beyond this a row of the policy's batch hardly gets cheaper on a CPU (measured at
-widths 128 and 512), while OGBench's manipulation scenes take 100 to 160 MB each."""
+MAX_ENVIRONMENTS_OF_A_MODEL = 16
+"""Environments stepped together for one model. Beyond this a row of the policy's batch hardly gets cheaper on a CPU
+(measured at widths 128 and 512), while OGBench's manipulation scenes take 100 to 160 MB each."""
+
+MAX_ENVIRONMENTS = 64
+"""Environments stepped together for all models: at most 10 GB of such scenes. More models play in turns; fewer
+environments for each would change which noise an episode meets, and so the result."""
 
 _WORTH_PROCESSES = 20.0
 """Seconds of environment steps below which starting processes costs more than it saves."""
 
-Act = Callable[[Any], np.ndarray]
 Number = TypeVar("Number", int, float)
 
 
@@ -109,7 +104,7 @@ class SweepResult:
 
 
 def evaluate_sweep(
-    model: DIPOLE,
+    model: ActingModel,
     make_env: MakeEnv,
     *,
     omegas: Sequence[float],
@@ -139,60 +134,99 @@ def evaluate_sweep(
     :param progress: progress bar over all episodes.
     :raises ValueError: out of range, nothing to evaluate, or success reported in some episodes only.
     """
+    (result,) = evaluate_sweeps(
+        [model],
+        make_env,
+        omegas=omegas,
+        num_candidates=num_candidates,
+        episodes=episodes,
+        seed=seed,
+        processes=processes,
+        deterministic=deterministic,
+        progress=progress,
+    )
+    return result
+
+
+def evaluate_sweeps(
+    models: Sequence[ActingModel],
+    make_env: MakeEnv,
+    *,
+    omegas: Sequence[float],
+    num_candidates: Sequence[int],
+    episodes: int = 50,
+    seed: int = 0,
+    processes: int | None = None,
+    deterministic: bool = False,
+    progress: bool = False,
+) -> list[SweepResult]:
+    """:func:`evaluate_sweep` of several models: their environments step together, and one product acts for them all.
+
+    Each result is what the model alone would have: its episodes have the same starts and meet the same noise. Policies
+    of one architecture act as one stack of networks, which changes the rounding of their actions (in float32, by about
+    1e-6); others act one after the other, without any difference. Where dynamics do not multiply such differences,
+    returns are equal to about 1e-3 (measured on Reacher); where they do, an episode may go another way.
+
+    :param models: at least one, for the same environment.
+    :return: of each model, in their order; the parameters are those of :func:`evaluate_sweep`.
+    :raises ValueError: as :func:`evaluate_sweep`, or no models.
+    """
     omegas = _require_axis("omegas", omegas, require_omega)
     num_candidates = _require_axis("num_candidates", num_candidates, require_num_candidates)
-    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("processes", processes, 1)):
+    for name, value, least in (
+        ("the number of models", len(models), 1),
+        ("episodes", episodes, 1),
+        ("seed", seed, 0),
+        ("processes", processes, 1),
+    ):
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}, expected at least {least}")
     cells = [(omega, count) for count in num_candidates for omega in omegas]
-    slots = -(-episodes // -(-episodes // MAX_ENVIRONMENTS))  # as many rounds as with the most, all about full
+    # As many rounds as with the most, all about full; of the models as of the episodes.
+    slots = -(-episodes // -(-episodes // MAX_ENVIRONMENTS_OF_A_MODEL))
+    together = -(-len(models) // -(-len(models) // max(1, MAX_ENVIRONMENTS // slots)))
+    total = len(models) * len(cells) * episodes
     if processes is None:
-        total = seconds_per_episode(make_env, seed) * episodes * len(cells)
-        processes = min(available_cores(), slots) if total > _WORTH_PROCESSES else 1
+        pays = seconds_per_episode(make_env, seed) * total > _WORTH_PROCESSES
+        processes = min(available_cores(), slots * together) if pays else 1
 
-    rows: list[SweepRow] = []
-    returns: list[np.ndarray] = []
-    successes: list[list[bool | None]] = []
+    sweeps = [_Sweep(seed) for _ in models]
     with (
-        open_environments(make_env, slots, processes) as pool,
-        tqdm(total=len(cells) * episodes, unit="episode", desc="evaluating", disable=not progress) as bar,
+        open_environments(make_env, slots * together, processes) as pool,
+        tqdm(total=total, unit="episode", desc="evaluating", disable=not progress) as bar,
     ):
         for omega, count in cells:
-            act = _acting(model, omega, count, deterministic)
-            with seeded_torch(seed):
-                cell_returns, cell_successes = _play(pool, slots, act, range(seed, seed + episodes), bar)
-            returns.append(cell_returns)
-            successes.append(cell_successes)
-            _require_consistent(successes)
-            rows.append(_summary(omega, count, cell_returns, cell_successes))
-    has_success = rows[0].success_mean is not None
-    return SweepResult(tuple(rows), np.array(returns), np.array(successes, bool) if has_success else None, seed)
+            acting = functools.partial(Acting, omega=omega, num_candidates=count, deterministic=deterministic)
+            for start in range(0, len(models), together):
+                players = [
+                    Player(model, range(place * slots, (place + 1) * slots), range(seed, seed + episodes), seed)
+                    for place, model in enumerate(models[start : start + together])
+                ]
+                play(pool, players, acting, bar)
+                for sweep, player in zip(sweeps[start:], players, strict=False):
+                    sweep.add(omega, count, player)
+    return [sweep.result() for sweep in sweeps]
 
 
-def normalized_observations(model: DIPOLE, observations: Any) -> Any:
-    """Observations as the model's networks expect them.
+class _Sweep:
+    """One model's cells, as they are played."""
 
-    :param observations: raw, shape [batch, *observation], or a dict of those.
-    :return: normalised by the statistics of the model's VecNormalize, or by those that were saved with it; unchanged
-        where it has learned without.
-    :raises ValueError: it has learned from normalised observations, and no statistics are there.
-    """
-    return normalized(observations, model.observation_statistics)
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._rows: list[SweepRow] = []
+        self._returns: list[np.ndarray] = []
+        self._successes: list[list[bool | None]] = []
 
+    def add(self, omega: float, num_candidates: int, played: Player) -> None:
+        self._returns.append(played.returns)
+        self._successes.append(played.successes)
+        _require_consistent(self._successes)
+        self._rows.append(_summary(omega, num_candidates, played.returns, played.successes))
 
-@contextmanager
-def seeded_torch(seed: int) -> Iterator[None]:
-    """torch's global generators start from a seed inside the block and go on as before after it."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
-
-
-def stack_observations(observations: Sequence[Any]) -> Any:
-    """Single observations (arrays, or dicts of arrays) as one batch."""
-    if isinstance(observations[0], dict):
-        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
-    return np.stack(observations)
+    def result(self) -> SweepResult:
+        has_success = self._rows[0].success_mean is not None
+        successes = np.array(self._successes, bool) if has_success else None
+        return SweepResult(tuple(self._rows), np.array(self._returns), successes, self._seed)
 
 
 def _require_axis(name: str, values: Sequence[Number], require: Callable[[Any], Number]) -> list[Number]:
@@ -200,51 +234,6 @@ def _require_axis(name: str, values: Sequence[Number], require: Callable[[Any], 
     if not checked or len(set(checked)) != len(checked):
         raise ValueError(f"{name} is {checked}, expected at least one value and none twice")
     return checked
-
-
-def _acting(model: DIPOLE, omega: float, num_candidates: int, deterministic: bool) -> Act:
-    def act(observations: Any) -> np.ndarray:
-        actions, _ = model.predict(
-            normalized_observations(model, observations),
-            deterministic=deterministic,
-            omega=omega,
-            num_candidates=num_candidates,
-        )
-        return actions
-
-    return act
-
-
-def _play(
-    pool: LocalEnvironments | ProcessEnvironments, slots: int, act: Act, seeds: Sequence[int], bar: Any
-) -> tuple[np.ndarray, list[bool | None]]:
-    """Plays one episode per seed; whichever slot is free takes the next one.
-
-    :return: returns, shape [episodes], and what each episode said about success.
-    """
-    returns = np.zeros(len(seeds))
-    successes: list[bool | None] = [None] * len(seeds)
-    unplayed = iter(range(len(seeds)))
-    free = list(range(slots))
-    episode_in: dict[int, int] = {}
-    observations: dict[int, Any] = {}
-    while True:
-        started = dict(zip(free, unplayed, strict=False))
-        observations.update(pool.reset({slot: seeds[episode] for slot, episode in started.items()}))
-        episode_in.update(started)
-        if not episode_in:
-            return returns, successes
-        playing = sorted(episode_in)
-        actions = act(stack_observations([observations[slot] for slot in playing]))
-        answers = pool.step(dict(zip(playing, actions, strict=True)))
-        free = [slot for slot in playing if answers[slot].done]
-        for slot in playing:
-            observations[slot] = answers[slot].observation
-            returns[episode_in[slot]] += answers[slot].reward
-        for slot in free:
-            successes[episode_in.pop(slot)] = answers[slot].success
-        if free:
-            bar.update(len(free))
 
 
 def _summary(omega: float, num_candidates: int, returns: np.ndarray, successes: list[bool | None]) -> SweepRow:

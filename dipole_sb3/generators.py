@@ -23,6 +23,44 @@ def global_generators() -> dict[str, Any]:
 
 
 @contextmanager
+def seeded_torch(seed: int) -> Iterator[None]:
+    """torch's global generators start from a seed inside the block and go on as before after it."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+class TorchSequence:
+    """A sequence of random numbers of its own, for code that draws from torch's global generators.
+
+    :param seed: where it starts; then it is what ``torch.manual_seed(seed)`` gives.
+    :param device: whose generator is meant, beside that of the CPU.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._globals = [torch.default_generator]
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self._globals.append(torch.cuda.default_generators[index])
+        self._states = [torch.Generator(each.device).manual_seed(seed).get_state() for each in self._globals]
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Inside the block the global generators go on where the last such block ended; after it, as before it."""
+        outer = [each.get_state() for each in self._globals]
+        self._set(self._states)
+        try:
+            yield
+        finally:
+            self._states = [each.get_state() for each in self._globals]
+            self._set(outer)
+
+    def _set(self, states: list[torch.Tensor]) -> None:
+        for generator, state in zip(self._globals, states, strict=True):
+            generator.set_state(state)
+
+
+@contextmanager
 def globally_seeded(seed: int) -> Iterator[None]:
     """Python's and NumPy's global generators start from a seed inside the block and go on as before after it."""
     python, numpy = random.getstate(), np.random.get_state()

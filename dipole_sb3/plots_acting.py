@@ -10,11 +10,12 @@ import gymnasium
 import numpy as np
 import torch
 
+from dipole_sb3.acting import normalized_observations, stack_observations
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.drawing import COLOURS, GUIDED, MUTED, NEGATIVE, POSITIVE, drawing
 from dipole_sb3.environment_pool import MakeEnv
-from dipole_sb3.evaluation import normalized_observations, seeded_torch, stack_observations
+from dipole_sb3.generators import seeded_torch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -89,3 +91,48 @@ class Deadly(Scripted):
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         os._exit(1)
+
+
+class EndsByAction(Scripted):
+    """Episodes of up to 12 steps that end when the first action is large: their lengths depend on who acts."""
+
+    def observe(self) -> Any:
+        return np.array([self.steps / 10, self.seed / 10, 1.0], np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        done = bool(self.steps == 12 or action[0] > 1.2)
+        return self.observe(), float(action[1]), done, False, {"success": self.steps < 12}
+
+
+class Watched(EndsByAction):
+    """Tells a file what happens to it, and whose process it lives in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def tell(self, word: str) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{word} {os.getpid()}\n")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.tell("reset")
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.tell("step")
+        return super().step(action)
+
+
+class Gated(Watched):
+    """Begins no episode until a file is there."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        answer = super().reset(seed=seed, options=options)
+        deadline = time.monotonic() + 60
+        while not self.path.with_name("gate").exists():
+            if time.monotonic() > deadline:
+                self.tell("late")
+                raise TimeoutError("nobody opened the gate")
+            time.sleep(0.01)
+        return answer

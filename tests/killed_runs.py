@@ -24,14 +24,14 @@ from dipole_sb3.cli import main
 
 
 class Life(NamedTuple):
-    """Wait status of a process, and how many seconds it learned."""
+    """Wait status of a process, and how many seconds it went on after its first evaluation."""
 
     status: int
     seconds: float
 
 
 def live(arguments: list[str], folder: Path, seconds: float | None = None, file_size: int | None = None) -> Life:
-    """One life of the command, ended by SIGKILL after learning so long, or by the kernel in the middle of a file."""
+    """One life of the command, ended by SIGKILL so long after its first evaluation, or by the kernel within a file."""
     begun = time.time()
     child = os.fork()
     if child == 0:
@@ -46,8 +46,8 @@ def live(arguments: list[str], folder: Path, seconds: float | None = None, file_
             status = stop.code if isinstance(stop.code, int) else 1
         sys.stdout.flush()
         os._exit(status)
-    # Its log is the last thing that it opens before it learns.
-    while newest(folder, "events.*") < begun and has_not_ended(child):
+    # Before its first evaluation most of the time goes by in starting the process that plays it.
+    while newest(folder, "evaluations/evaluations.npz") < begun and has_not_ended(child):
         time.sleep(0.01)
     learning = time.time()
     if seconds is not None:

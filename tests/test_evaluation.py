@@ -233,7 +233,7 @@ def test_an_exception_of_an_environment_arrives_as_it_is(processes: int) -> None
 
 
 def test_a_process_that_dies_is_told() -> None:
-    with pytest.raises(RuntimeError, match="a process with environments died"):
+    with pytest.raises(ChildProcessError, match="a process with environments died"):
         evaluate_sweep(scripted_model(), Deadly, omegas=[0], num_candidates=[1], episodes=2, processes=2)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from dipole_sb3.datasets import make_env
-from dipole_sb3.evaluation import evaluate_sweep
+from dipole_sb3.background_evaluation import BackgroundEvaluator
+from dipole_sb3.evaluation import SweepResult
+from dipole_sb3.held_log import HeldLog
 from dipole_sb3.intervals import Interval, mean_interval, proportion_interval
 from dipole_sb3.persistence import replaced_when_complete
 from dipole_sb3.sections import section
@@ -23,29 +23,24 @@ EVALUATIONS = "evaluations/evaluations.npz"
 
 
 class PeriodicEvaluation(BaseCallback):
-    """Plays ``episodes`` episodes at the model's ω and N, and leaves their returns where SB3's EvalCallback does.
+    """Plays episodes at the model's ω and N beside the training, and leaves the returns where SB3's EvalCallback does.
 
     Unlike EvalCallback it counts timesteps, not calls, so that several environments and interruptions do not move the
-    evaluations; and it leaves every random generator as it was.
+    evaluations; it leaves every random generator as it was; and training does not wait for it, except while an earlier
+    evaluation is still being played, before a checkpoint, after a phase and at the end of learning. Files and log are
+    those of an evaluation that training would have waited for.
 
-    :param env: name for :func:`dipole_sb3.datasets.make_env`.
+    :param evaluator: plays the episodes; several models that learn side by side share one.
     :param every: timesteps between evaluations.
-    :param also_at: further timesteps to evaluate at: the end of a phase, say.
-    :param episodes: of each evaluation.
-    :param seed: of the first episode.
-    :param processes: as in :func:`~dipole_sb3.evaluation.evaluate_sweep`.
+    :param phase_ends: further timesteps to evaluate at.
     :param path: the .npz file.
     """
 
     model: DIPOLE
 
-    def __init__(
-        self, env: str, every: int, also_at: set[int], episodes: int, seed: int, processes: int | None, path: Path
-    ) -> None:
+    def __init__(self, evaluator: BackgroundEvaluator, every: int, phase_ends: set[int], path: Path) -> None:
         super().__init__()
-        self._make_env = functools.partial(make_env, env)
-        self._every, self._also_at = every, {1, *also_at}
-        self._episodes, self._seed, self._processes, self._path = episodes, seed, processes, path
+        self._evaluator, self._every, self._phase_ends, self._path = evaluator, every, phase_ends, path
         self._timesteps: list[int] = []
         self._returns: list[np.ndarray] = []
         self._successes: list[np.ndarray] = []
@@ -61,35 +56,47 @@ class PeriodicEvaluation(BaseCallback):
             self._successes = list(saved["successes"][kept]) if "successes" in saved else []
 
     def _on_step(self) -> bool:
-        before, self._reached = self._reached, self.num_timesteps
-        due = self._reached // self._every > before // self._every
-        if due or any(before < timestep <= self._reached for timestep in self._also_at):
-            with section("evaluation"):
-                self._evaluate()
+        with section("evaluation"):
+            self._take_turn()
         return True
 
-    def _evaluate(self) -> None:
-        result = evaluate_sweep(
-            self.model,
-            self._make_env,
-            omegas=[self.model.omega],
-            num_candidates=[self.model.num_candidates],
-            episodes=self._episodes,
-            seed=self._seed,
-            processes=self._processes,
-        )
-        self._timesteps.append(self.num_timesteps)
+    def _take_turn(self) -> None:
+        before, self._reached = self._reached, self.num_timesteps
+        if before in self._phase_ends:
+            self._evaluator.wait()
+        else:
+            self._evaluator.collect(self._reached)
+        due = self._reached // self._every > before // self._every
+        if due or any(before < timestep <= self._reached for timestep in {1, *self._phase_ends}):
+            self._submit(self._reached)
+
+    def _on_training_end(self) -> None:
+        self._evaluator.wait()
+
+    def _submit(self, timestep: int) -> None:
+        held: HeldLog | None = None
+
+        def deliver(result: SweepResult | None) -> None:
+            assert held is not None
+            held.finish({} if result is None else self._write(result, timestep))
+
+        # It may wait for the evaluation before, which has the log until then.
+        self._evaluator.submit(self.model, timestep, deliver)
+        held = HeldLog(self.logger, timestep, self._evaluator.wait)
+
+    def _write(self, result: SweepResult, timestep: int) -> dict[str, float]:
+        """Adds a result to the file; gives what the log says of it."""
+        self._timesteps.append(timestep)
         self._returns.append(result.returns[0])
         arrays = {"timesteps": np.array(self._timesteps), "results": np.array(self._returns)}
-        self.logger.record("eval/mean_reward", float(result.returns[0].mean()))
+        values = {"eval/mean_reward": float(result.returns[0].mean())}
         if result.successes is not None:
             self._successes.append(result.successes[0])
             arrays["successes"] = np.array(self._successes)
-            self.logger.record("eval/success_rate", float(result.successes[0].mean()))
+            values["eval/success_rate"] = float(result.successes[0].mean())
         with replaced_when_complete(self._path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(self.num_timesteps)
+        return values
 
 
 def phase_scores(paths: Sequence[Path], offline_steps: int) -> list[str]:

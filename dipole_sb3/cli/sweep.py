@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from dipole_sb3 import evaluation
 from dipole_sb3.cli import pictures
-from dipole_sb3.cli._interim import evaluate_sweeps
 from dipole_sb3.cli.configuration import paper_target
 from dipole_sb3.datasets import make_env
 from dipole_sb3.dipole import DIPOLE
@@ -35,7 +34,7 @@ def run(
         columns.setdefault(tuple(candidates(model, config)), []).append(index)
     results: dict[int, evaluation.SweepResult] = {}
     for num_candidates, indices in columns.items():
-        found = evaluate_sweeps(
+        found = evaluation.evaluate_sweeps(
             [models[index] for index in indices],
             functools.partial(make_env, env),
             omegas=list(config.omegas),

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
+from dipole_sb3.background_evaluation import BackgroundEvaluator
 from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.checkpoints import ResumableCheckpoint, log_position, newest_checkpoint
 from dipole_sb3.cli import hydra_command, pictures, run_folder, summary, sweep
@@ -35,7 +36,7 @@ from dipole_sb3.cli.runs import (
     settings,
     stackable_groups,
 )
-from dipole_sb3.datasets import is_file_name, load_dataset
+from dipole_sb3.datasets import is_file_name, load_dataset, make_env
 from dipole_sb3.dipole import DIPOLE
 from dipole_sb3.generators import global_generators, restore_global_generators
 from dipole_sb3.profiling import TrainingProfile
@@ -280,17 +281,15 @@ def _load_model(config: DictConfig, checkpoint: Path, env: GymEnv | None, datase
 
 @contextmanager
 def _evaluations(runs: Sequence[Run]) -> Iterator[list[list[BaseCallback]]]:
-    """Callbacks of each run that evaluate while training."""
+    """Callbacks of each run that evaluate while training; inside the block the process lives that they share."""
     config = runs[0].config
     if not config.eval_freq:
         yield [[] for _ in runs]
         return
-    env, episodes, seed, processes = config.task.env, config.eval_episodes, config.eval_seed, config.processes
-    ends = {config.offline_steps, config.offline_steps + config.online_steps}
-    yield [
-        [PeriodicEvaluation(env, config.eval_freq, ends, episodes, seed, processes, run.folder / EVALUATIONS)]
-        for run in runs
-    ]
+    make_one = functools.partial(make_env, config.task.env)
+    phase_ends = {config.offline_steps, config.offline_steps + config.online_steps}
+    with BackgroundEvaluator(make_one, config.eval_episodes, config.eval_seed, config.processes) as evaluator:
+        yield [[PeriodicEvaluation(evaluator, config.eval_freq, phase_ends, run.folder / EVALUATIONS)] for run in runs]
 
 
 def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:

@@ -30,6 +30,7 @@ from dipole_sb3.buffers import OfflineReplayBuffer
 from dipole_sb3.datasets import recorded, storage
 from dipole_sb3.datasets.environments import environment_facts
 from dipole_sb3.errors import DatasetError
+from dipole_sb3.generators import seeded_torch
 from dipole_sb3.intervals import mean_interval
 from dipole_sb3.normalization import normalized
 
@@ -83,9 +84,6 @@ def record_dataset(
     :raises DatasetError: ``path`` is taken.
     :raises OSError: ``path`` cannot be written; nothing half-written stays behind.
     """
-    # It imports the algorithm, which imports the loaders of data.
-    from dipole_sb3.evaluation import seeded_torch
-
     for name, value in (("steps", steps), ("n_envs", n_envs)):
         if value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
