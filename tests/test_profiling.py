@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from commands import UNTESTED, Command
 from full_disk import full_disk
 from recordings import Arrays
 from stable_baselines3.common.env_util import make_vec_env
-from test_cli import UNTESTED, Command
-from test_cli import dipole as dipole
 from torch.autograd.profiler_util import FunctionEvent
 
 from dipole_sb3 import DIPOLE
