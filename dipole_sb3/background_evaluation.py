@@ -73,8 +73,8 @@ class BackgroundEvaluator:
     A context manager. Its process starts with the first evaluation (a fresh one, not a fork: training has threads, and
     perhaps CUDA), uses one thread and the models' device, and ends with this block, with this process, or when asked.
     It does not import the script that runs, so that none needs ``if __name__ == "__main__":``; what the models and
-    environments are made of must be importable, or in the script itself. Snapshots of one timestep are played together.
-    One evaluation runs at a time, beside at most one more snapshot of each model.
+    environments are made of must be importable, or in the script itself. Snapshots of one timestep are played together;
+    those of the next are taken when they have been delivered, so that memory stays bounded.
 
     :param make_env: makes one environment, as in :func:`~dipole_sb3.evaluation.evaluate_sweep`.
     :param episodes: of each evaluation.
@@ -105,7 +105,7 @@ class BackgroundEvaluator:
     def submit(self, model: ActingModel, timestep: int, deliver: Deliver) -> None:
         """Takes a snapshot of a model, to be played at its own ω and N.
 
-        Waits while an earlier timestep is being played: more snapshots than one of each model are never kept.
+        Waits for snapshots of an earlier timestep.
 
         :param timestep: of the snapshot.
         :param deliver: is called with the result by a later :meth:`collect` or :meth:`wait` (of any model's), or with

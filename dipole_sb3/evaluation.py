@@ -163,9 +163,10 @@ def evaluate_sweeps(
     """:func:`evaluate_sweep` of several models: their environments step together, and one product acts for them all.
 
     Each result is what the model alone would have: its episodes have the same starts and meet the same noise. Policies
-    of one architecture act as one stack of networks, which changes the rounding of their actions (in float32, by about
+    of one architecture act as one stack of networks, which may round their actions otherwise (in float32, by about
     1e-6); others act one after the other, without any difference. Where dynamics do not multiply such differences,
-    returns are equal to about 1e-3 (measured on Reacher); where they do, an episode may go another way.
+    returns agree to 1e-3 (tested on Reacher; on an x86 CPU they were equal to the bit); where they do, an episode may
+    go another way.
 
     :param models: at least one, for the same environment.
     :return: of each model, in their order; the parameters are those of :func:`evaluate_sweep`.
