@@ -68,7 +68,7 @@ class Together:
 
 def learn_together(
     models: Sequence[DIPOLE],
-    total_timesteps: int,
+    total_timesteps: int | Sequence[int],
     callbacks: Sequence[MaybeCallback] | None = None,
     log_interval: int = 4,
     tb_log_name: str = "DIPOLE",
@@ -82,23 +82,25 @@ def learn_together(
     rounding. A callback that stops its model leaves the others going. Online phases follow, one model after the other.
 
     :param models: see :func:`require_stackable`; they best share one data set.
-    :param total_timesteps: of each model.
+    :param total_timesteps: of each model; or one number per model, where some have learned longer already.
     :param callbacks: one per model, as for :meth:`DIPOLE.learn`.
     :param log_interval: as for :meth:`DIPOLE.learn`; so are the rest.
     :param progress_bar: one bar, for the first model's timesteps.
     :return: the models.
-    :raises ValueError: models that cannot be trained together, or not as many callbacks as models.
+    :raises ValueError: models that cannot be trained together, or not as many callbacks or numbers as models.
     """
     require_stackable(models)
     each: list[MaybeCallback] = [None] * len(models) if callbacks is None else list(callbacks)
-    if len(each) != len(models):
-        raise ValueError(f"callbacks: found {len(each)}, expected one for each of {len(models)} models")
+    totals = [total_timesteps] * len(models) if isinstance(total_timesteps, int) else list(total_timesteps)
+    for name, found in (("callbacks", each), ("total_timesteps", totals)):
+        if len(found) != len(models):
+            raise ValueError(f"{name}: found {len(found)}, expected one for each of {len(models)} models")
     with ExitStack() as opened:
         learning = [
             opened.enter_context(
                 closing(
                     model._learning(
-                        total_timesteps,
+                        total,
                         callback,
                         log_interval,
                         tb_log_name,
@@ -107,7 +109,7 @@ def learn_together(
                     )
                 )
             )
-            for index, (model, callback) in enumerate(zip(models, each, strict=True))
+            for index, (model, total, callback) in enumerate(zip(models, totals, each, strict=True))
         ]
         _run(models, learning)
     return list(models)

@@ -349,11 +349,48 @@ def test_stopping_saves_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert process.returncode == 128 + stopped_by, out
     assert "Traceback" not in out
     monkeypatch.chdir(tmp_path)
-    found = re.findall(r"Stopped after (\d+) of 1000000 timesteps; saved (\S+)\. Go on with\n  dipole train (\S+)", out)
+    found = re.findall(r"Stopped after (\d+) of 1000000 timesteps; saved (\S+)\n", out)
     folders = [Path("sweep/0-reacher-seed0", name) for name in ("seed0", "seed1")]
-    assert [resume for *_, resume in found] == [f"resume={folder}" for folder in folders]
-    assert out.endswith("Not begun: 2 runs (algo.q_agg=mean, seed 0, 1)\n")
-    for steps, saved, resume in found:
+    together = [f"resume={folder}" for folder in folders]
+    assert out.endswith(
+        f"Go on with\n  dipole train {' '.join(together)}\nNot begun: 2 runs (algo.q_agg=mean, seed 0, 1)\n"
+    )
+    for steps, saved in found:
         assert DIPOLE.load(saved).num_timesteps == int(steps)
-        assert main(["train", resume, f"offline_steps={int(steps) + 3}"]) == 0
+    end = max(int(steps) for steps, _ in found) + 3
+    assert main(["train", *together, f"offline_steps={end}"]) == 0
+    for folder in folders:
+        assert DIPOLE.load(folder / "model.zip").num_timesteps == end
     assert all((folder / "model.zip").is_file() for folder in folders)
+
+
+def test_runs_that_are_not_equally_far_go_on_together(dipole: Command, tmp_path: Path) -> None:
+    status, _, err = dipole(
+        "train", "-m", *UNTESTED, "seed=0,1", "algo.beta=1,3", "checkpoint_freq=10", "hydra.sweep.dir=sweep"
+    )
+    assert status == 0, err
+    folders = sorted(Path("sweep").glob("*-seed*"))
+    assert len(folders) == 4
+    # The first was killed after its checkpoint, the others before theirs.
+    for folder in folders[1:]:
+        (folder / "checkpoints/model_20_steps.zip").unlink()
+    status, out, err = dipole("train", *(f"resume={folder}" for folder in folders), "offline_steps=30", "episodes=2")
+    assert status == 0, err
+    assert out.count("going on after 10 of 30 timesteps") == 3
+    assert out.count("going on after 20 of 30 timesteps") == 1
+    assert "algo.beta=1" in out
+    assert "algo.beta=3" in out
+    alone, *_ = dipole("train", *UNTESTED, "seed=1", "algo.beta=3", "offline_steps=30", "run_dir=alone")
+    assert alone == 0
+    configs = {folder: OmegaConf.load(folder / "config.yaml") for folder in folders}
+    (other,) = [folder for folder, config in configs.items() if (config.seed, config.algo.beta) == (1, 3)]
+    expected, found = (DIPOLE.load(folder / "model.zip").policy.state_dict() for folder in (Path("alone"), other))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-5)
+
+
+def test_the_same_folder_twice_is_refused(dipole: Command) -> None:
+    assert dipole("train", *UNTESTED, "run_dir=one")[0] == 0
+    status, _, err = dipole("train", "resume=one", "resume=one", "offline_steps=30")
+    assert status == 1
+    assert "2 runs are the same" in err

@@ -304,6 +304,14 @@ class TestMemory:
 
 
 class TestGoingOn:
+    def test_models_that_are_not_equally_far(self) -> None:
+        dataset = recorded()
+        models = [make_model(dataset, seed=seed).learn(steps) for seed, steps in enumerate((4, 1, 7))]
+        learn_together(models, [5, 8, 2], reset_num_timesteps=False)
+        for seed, model in enumerate(models):
+            alone = make_model(dataset, seed=seed).learn(9)
+            assert_same(model, alone)
+
     def test_learning_goes_on_together_and_alone(self) -> None:
         dataset = recorded()
         alone = [make_model(dataset, seed=seed).learn(4).learn(4, reset_num_timesteps=False) for seed in range(2)]

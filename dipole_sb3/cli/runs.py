@@ -7,9 +7,9 @@ import glob
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -68,6 +68,24 @@ def _with_seed(config: DictConfig, seed: int) -> DictConfig:
     config.seed, config.runs = seed, 1
     OmegaConf.resolve(config)
     return config
+
+
+def resumed(config: DictConfig, folder: Path) -> Run:
+    """A run that goes on; its setting is all of its configuration, of which :func:`distinguished` leaves what differs."""
+    options = OmegaConf.to_container(config)
+    assert isinstance(options, dict)
+    for name in _OF_ONE_RUN:
+        options.pop(name, None)
+    return Run(config, folder, tuple(_flat(options)))
+
+
+def _flat(options: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Options as the command line writes them."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}={value}"
 
 
 def require_different(runs: Sequence[Run]) -> None:

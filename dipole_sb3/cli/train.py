@@ -32,6 +32,7 @@ from dipole_sb3.cli.runs import (
     distinguished,
     require_different,
     require_unused_folders,
+    resumed,
     runs_of,
     settings,
     stackable_groups,
@@ -57,9 +58,9 @@ def run(arguments: list[str]) -> int:
     """``dipole train``; a run that goes on needs no Hydra, its configuration is already resolved."""
     resume = [argument for argument in arguments if argument.startswith("resume=")]
     if resume:
-        folder = Path(resume[-1].removeprefix("resume="))
-        config = _resumed_config(folder, [argument for argument in arguments if argument not in resume])
-        train_and_evaluate([Run(config, folder)], resume=True)
+        folders = [Path(argument.removeprefix("resume=")) for argument in resume]
+        others = [argument for argument in arguments if argument not in resume]
+        train_and_evaluate([resumed(_resumed_config(folder, others), folder) for folder in folders], resume=True)
         return 0
     runs: list[Run] = []
 
@@ -198,9 +199,10 @@ def _learn(models: Sequence[DIPOLE], runs: Sequence[Run]) -> None:
     """Learns to the end of both phases, or stops by a signal."""
     config = runs[0].config
     steps = config.offline_steps + config.online_steps
-    learned = models[0].num_timesteps
-    if learned >= steps:
+    going = [(model, run) for model, run in zip(models, runs, strict=True) if model.num_timesteps < steps]
+    if not going:
         return
+    models, runs = zip(*going, strict=True)
     checkpoints = [ResumableCheckpoint(config.checkpoint_freq, run.folder / run_folder.CHECKPOINTS) for run in runs]
     with StopOnSignal() as stop, _evaluations(runs) as evaluations:
         callbacks = [
@@ -216,17 +218,14 @@ def _learn(models: Sequence[DIPOLE], runs: Sequence[Run]) -> None:
             "progress_bar": sys.stdout.isatty() if config.progress_bar is None else config.progress_bar,
         }
         if len(models) == 1:
-            models[0].learn(steps - learned, callbacks[0], **options)
+            models[0].learn(steps - models[0].num_timesteps, callbacks[0], **options)
         else:
-            learn_together(models, steps - learned, callbacks, **options)
+            learn_together(models, [steps - model.num_timesteps for model in models], callbacks, **options)
         if stop.stopped_by is not None and any(model.num_timesteps < steps for model in models):
             print()
-            for run, model, checkpoint in zip(runs, models, checkpoints, strict=True):
-                print(
-                    f"Stopped after {model.num_timesteps} of {steps} timesteps; saved {checkpoint.save()}. Go on with\n"
-                    f"  dipole train {shlex.quote(f'resume={run.folder}')}",
-                    flush=True,
-                )
+            for model, checkpoint in zip(models, checkpoints, strict=True):
+                print(f"Stopped after {model.num_timesteps} of {steps} timesteps; saved {checkpoint.save()}")
+            print(f"Go on with\n  dipole train {shlex.join(f'resume={run.folder}' for run in runs)}", flush=True)
             raise SystemExit(128 + stop.stopped_by)
     if config.checkpoint_freq:
         # A finished run may be made longer.
