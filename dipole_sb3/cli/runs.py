@@ -71,7 +71,7 @@ def _with_seed(config: DictConfig, seed: int) -> DictConfig:
 
 
 def resumed(config: DictConfig, folder: Path) -> Run:
-    """A run that goes on; its setting is all of its options, of which :func:`distinguished` leaves those that differ."""
+    """A run that goes on; its setting is all of its options, of which :func:`distinguished` leaves what differs."""
     options = OmegaConf.to_container(config)
     assert isinstance(options, dict)
     for name in _OF_ONE_RUN:
