@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -97,7 +96,7 @@ def act_together(
             candidates = torch.unflatten(candidates, 1, (-1, num_candidates)).take_along_dim(best, dim=2).squeeze(2)
     scaled = candidates.cpu().numpy()
     return [
-        _in_units_of(policy.action_space, policy, rows[: len(own) // num_candidates])
+        policy.in_units(rows[: len(own) // num_candidates])
         for policy, rows, own in zip(policies, scaled, noise, strict=True)
     ]
 
@@ -172,13 +171,6 @@ def _architecture(policy: DIPOLEPolicy) -> tuple[Any, ...] | None:
         (name, tensor.shape, tensor.dtype) for head in (actor, critic) for name, tensor in head.state_dict().items()
     )
     return shapes, policy.activation_fn, policy.time_features, policy.flow_steps, policy.device
-
-
-def _in_units_of(space: spaces.Space[Any], policy: DIPOLEPolicy, scaled: np.ndarray) -> np.ndarray:
-    """Actions in [−1, 1] as :meth:`DIPOLEPolicy.predict` returns them."""
-    assert isinstance(space, spaces.Box)
-    actions = policy.unscale_action(scaled.reshape(-1, *space.shape))
-    return np.clip(actions, space.low, space.high)  # type: ignore[no-any-return]
 
 
 def _rows(observations: Any) -> int:

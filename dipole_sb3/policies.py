@@ -303,11 +303,15 @@ class DIPOLEPolicy(BasePolicy):
                 None if omega is None else self._omega_argument(omega),
                 None if num_candidates is None else require_num_candidates(num_candidates),
             )
-        assert isinstance(self.action_space, spaces.Box)
-        actions = self.unscale_action(scaled.cpu().numpy().reshape(-1, *self.action_space.shape))
-        # Rounding takes one in ten upper bounds out of the space.
-        actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        actions = self.in_units(scaled.cpu().numpy())
         return (actions if vectorized else actions[0]), state
+
+    def in_units(self, scaled: np.ndarray) -> np.ndarray:
+        """Actions in [−1, 1], shape [batch, action], in the environment's units and shape."""
+        assert isinstance(self.action_space, spaces.Box)
+        actions = self.unscale_action(scaled.reshape(-1, *self.action_space.shape))
+        # Rounding takes one in ten upper bounds out of the space.
+        return np.clip(actions, self.action_space.low, self.action_space.high)  # type: ignore[no-any-return]
 
     def _omega_argument(self, omega: float | np.ndarray) -> float | Tensor:
         array = np.asarray(omega, np.float32)
