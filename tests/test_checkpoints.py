@@ -94,7 +94,7 @@ def test_ctrl_c_stops_where_a_run_can_go_on(reacher_data: Arrays, tmp_path: Path
     whole = learn(begin(name, reacher_data), tmp_path)
     checkpoint = ResumableCheckpoint(0, tmp_path / "run")
     with StopOnSignal() as stop:
-        model = learn(begin(name, reacher_data), tmp_path, checkpoint, CtrlC(), stop)
+        model = learn(begin(name, reacher_data), tmp_path, checkpoint, CtrlC(), stop.callback())
     assert stop.stopped_by == signal.SIGINT
     assert model.num_timesteps == 77
     checkpoint.save()
