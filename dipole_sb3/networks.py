@@ -34,11 +34,20 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return functional.gelu(x, approximate="tanh")
 
 
+def _mish(x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        # The same function: tanh(ln(1 + w)) = n/(n + 2) with w = eˣ and n = w(w + 2); beyond 20 it is 1.
+        w = torch.exp(x.clamp(max=20.0))
+        n = w * (w + 2.0)
+        return x * (n / (n + 2.0))
+    return functional.mish(x)
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu-tanh": _gelu_tanh,
     "gelu": functional.gelu,
     "tanh": torch.tanh,
-    "mish": functional.mish,
+    "mish": _mish,
     "relu": torch.relu,
     "silu": functional.silu,
 }

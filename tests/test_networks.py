@@ -9,6 +9,7 @@ from closed_forms import as_numpy, gelu_tanh, perceptron, randomize
 from torch import Tensor, nn
 
 from dipole_sb3.networks import (
+    ACTIVATIONS,
     QEnsemble,
     StackedLinear,
     StackedMLP,
@@ -96,6 +97,20 @@ class TestInitialization:
         weight = StackedLinear(2, 50, 50).weight
         correlation = np.corrcoef(weight[0].detach().flatten(), weight[1].detach().flatten())[0, 1]
         assert abs(correlation) < 0.1
+
+
+class TestActivations:
+    @pytest.mark.parametrize("name", ["gelu-tanh", "mish"])
+    def test_what_compilers_are_given_is_the_same_function(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        x = torch.linspace(-40, 90, 13001, dtype=torch.float64, requires_grad=True)
+        values, gradients = [], []
+        for compiling in (False, True):
+            monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+            values.append(ACTIVATIONS[name](x))
+            gradients += torch.autograd.grad(values[-1].sum(), x)
+        torch.testing.assert_close(*values, rtol=0, atol=1e-13)
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-13)
+        assert torch.isfinite(ACTIVATIONS[name](x.detach().float())).all()
 
 
 class TestStackedMLP:
