@@ -99,7 +99,7 @@ class TestInitialization:
         assert abs(correlation) < 0.1
 
 
-class TestActivations:
+class TestCompiledActivations:
     @pytest.mark.parametrize("name", ["gelu-tanh", "mish"])
     def test_what_compilers_are_given_is_the_same_function(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         x = torch.linspace(-40, 90, 13001, dtype=torch.float64, requires_grad=True)
