@@ -320,6 +320,19 @@ class TestGoingOn:
         for one, other in zip(models, alone, strict=True):
             assert_same(one, other)
 
+    def test_the_same_models_go_on_to_the_bit(self) -> None:
+        dataset = recorded()
+        whole = learn_together([make_model(dataset, seed=seed) for seed in range(3)], 12)
+        loaded = []
+        for model in learn_together([make_model(dataset, seed=seed) for seed in range(3)], 5):
+            file = io.BytesIO()
+            model.save(file)
+            file.seek(0)
+            loaded.append(DIPOLE.load(file, dataset=dataset, device="cpu"))
+        for one, other in zip(learn_together(loaded, 7, reset_num_timesteps=False), whole, strict=True):
+            for name, value in other.policy.state_dict().items():
+                assert torch.equal(one.policy.state_dict()[name], value), name
+
     def test_online_phases_follow(self) -> None:
         def run(seed: int) -> DIPOLE:
             env = make_vec_env("Pendulum-v1", seed=seed)
