@@ -70,16 +70,13 @@ class Learner(Protocol):
         ...
 
 
-def require_acceleration(acceleration: str) -> None:
-    if acceleration not in get_args(Acceleration):
-        raise ValueError(f"acceleration is {acceleration!r}, expected one of {', '.join(get_args(Acceleration))}")
-
-
 def chosen(acceleration: Acceleration, device: torch.device) -> Acceleration:
     """What ``acceleration`` means on a device.
 
-    :raises ValueError: a CUDA graph without CUDA.
+    :raises ValueError: an unknown name, or a CUDA graph without CUDA.
     """
+    if acceleration not in get_args(Acceleration):
+        raise ValueError(f"acceleration is {acceleration!r}, expected one of {', '.join(get_args(Acceleration))}")
     if acceleration == "captured" and device.type != "cuda":
         raise ValueError(f"acceleration is 'captured' on the device {device}, expected a CUDA device: use 'compiled'")
     if acceleration == "auto":

@@ -11,7 +11,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from dipole_sb3.acceleration import Acceleration, CapturedUpdates, PlainUpdates, require_acceleration
+from dipole_sb3.acceleration import Acceleration, CapturedUpdates, PlainUpdates, chosen
 from dipole_sb3.data_algorithm import DatasetLike
 from dipole_sb3.dichotomy import Aggregation
 from dipole_sb3.learners import OneRun, updates_of
@@ -164,12 +164,13 @@ class DIPOLE(OfflineAlgorithm):
         self._num_candidates = num_candidates
         self._how_updated: PlainUpdates | CapturedUpdates | None = None
         if _init_setup_model:
+            # Not where a model is loaded: one that was trained on a GPU acts anywhere.
+            chosen(acceleration, self.device)
             self._setup_model()
 
     def _setup_policy(self) -> None:
         self._objective()  # refuses values out of range before anything is built
         self.explore_omega = require_omega(self.explore_omega, "explore_omega")
-        require_acceleration(self.acceleration)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,

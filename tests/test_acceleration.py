@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -277,10 +278,18 @@ class TestNothingWaits:
 
 class TestChoice:
     def test_captured_needs_cuda(self) -> None:
-        model = make_model(recorded(), acceleration="captured")
         with pytest.raises(ValueError, match="acceleration is 'captured' on the device cpu, expected a CUDA device"):
-            model.learn(2)
-        model.predict(np.zeros(4, np.float32))
+            make_model(recorded(), acceleration="captured")
+
+    def test_model_that_was_captured_acts_on_the_cpu(self, tmp_path: Path) -> None:
+        model = make_model(recorded())
+        model.acceleration = "captured"
+        model.save(tmp_path / "model")
+        loaded = DIPOLE.load(tmp_path / "model", dataset=recorded(), device="cpu")
+        loaded.predict(np.zeros(4, np.float32))
+        with pytest.raises(ValueError, match="acceleration is 'captured' on the device cpu, expected a CUDA device"):
+            loaded.learn(2)
+        DIPOLE.load(tmp_path / "model", dataset=recorded(), device="cpu", acceleration="eager").learn(2)
 
     def test_unknown_is_refused(self) -> None:
         with pytest.raises(ValueError, match="acceleration is 'fast', expected one of auto, eager, compiled, captured"):
