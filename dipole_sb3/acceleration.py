@@ -134,6 +134,7 @@ class CapturedUpdates:
         self._recordings: dict[int, _Recording] = {}
         self._constants: tuple[Any, ...] | None = None
         self._warm = 0
+        self._is_warm = False
 
     def run(self, updates: int, batch_size: int) -> None:
         """As :meth:`PlainUpdates.run`, on the same batches and noise."""
@@ -147,17 +148,22 @@ class CapturedUpdates:
                     keep_on_device(optimizer, self._learner.device)
                 with beside(self._learner.device):
                     self._plain.run(1, batch_size)
-                self._warm += 1
+                self._warm, self._is_warm = self._warm + 1, True
                 self._constants = (batch_size, *self._learner.constants())
                 updates -= 1
                 continue
             size = self.per_replay if updates >= self.per_replay else 1
+            if size not in self._recordings and not self._is_warm:
+                # What has changed since the last one that compilation depends on must not be met while recording.
+                self._warm = _WARM_UP - 1
+                continue
             with section("batch"):
                 drawn = [self._learner.draw_inputs(batch_size) for _ in range(size)]
             if size not in self._recordings:
                 self._recordings[size] = _Recording(self._learner, self._losses, drawn, self._record)
             with section("update"):
                 outcome = self._recordings[size].replay(drawn)
+            self._is_warm = False
             with section("logging"):
                 self._learner.take_note(outcome, size)
             updates -= size
@@ -189,10 +195,12 @@ class _Recording:
         return outcome
 
 
-def cuda_graph(function: Callable[[], Outcome]) -> Callable[[], Outcome]:
+def cuda_graph(device: torch.device, function: Callable[[], Outcome]) -> Callable[[], Outcome]:
     """A function's kernels as a CUDA graph: calling the result launches them and returns the same tensors each time."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Torch's own stream for captures belongs to whichever device was the first.
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
         outcome = function()
 
     def replay() -> Outcome:
@@ -220,9 +228,17 @@ def keep_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> No
     """Lets a CUDA graph read the optimiser's learning rate and count of steps from the device."""
     for group in optimizer.param_groups:
         if not isinstance(group["lr"], Tensor):
-            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
         if "capturable" in group:
             group["capturable"] = True
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].to(device)
+
+
+def can_be_captured(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimiser's step never asks the device for its learning rate or count of steps."""
+    return all(group.get("fused") or "capturable" in group for group in optimizer.param_groups)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -353,6 +353,15 @@ class OfflineReplayBuffer(ReplayBuffer):
         mirror = self._current_mirror()
         return {name: mirror.of(name, getattr(self, name)) for name in TRANSITION_ARRAYS}
 
+    def tensors_to_take(self, n_steps: int = 1) -> list[Tensor]:
+        """All that :meth:`take` reads: always the same tensors, until the buffer changes or has another device."""
+        read: list[Tensor] = []
+        for part in self.tensors().values():
+            mapped(read.append, part)
+        if n_steps > 1:
+            read.append(self._current_mirror().of("_breaks", self.breaks()))
+        return read
+
     def _current_mirror(self) -> DeviceMirror:
         if self._mirror is None:
             self._mirror = DeviceMirror(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,13 @@ from dipole_sb3.acceleration import (
     Learner,
     PlainUpdates,
     addresses,
+    can_be_captured,
     chosen,
     compiled_losses,
     cuda_graph,
 )
 from dipole_sb3.buffers import Batch
-from dipole_sb3.observations import mapped, merged
+from dipole_sb3.observations import merged
 from dipole_sb3.policy_stack import PolicyStack
 from dipole_sb3.sections import section
 from dipole_sb3.update import LossFunction, Objective, Outcome, apply_update, compute_losses, draw_noise, step
@@ -36,8 +38,16 @@ def updates_of(learner: Learner, acceleration: Acceleration) -> PlainUpdates | C
     :raises ValueError: see :func:`~dipole_sb3.acceleration.chosen`.
     """
     how = chosen(acceleration, learner.device)
+    if how == "captured" and not all(map(can_be_captured, learner.optimizers())):
+        if acceleration != "auto":
+            raise ValueError(
+                "acceleration is 'captured' with an optimiser whose step waits for the device, expected one with the "
+                "argument fused or capturable, such as torch.optim.Adam: use 'compiled'"
+            )
+        how = "eager"
     if how == "captured":
-        return CapturedUpdates(learner, compiled_losses() if _can_compile() else compute_losses, cuda_graph)
+        record = functools.partial(cuda_graph, learner.device)
+        return CapturedUpdates(learner, compiled_losses() if _can_compile() else compute_losses, record)
     return PlainUpdates(learner, compiled_losses() if how == "compiled" else compute_losses)
 
 
@@ -170,8 +180,18 @@ def _constants(model: DIPOLE) -> tuple[Any, ...]:
     rates = (group["lr"] for group in policy.optimizer.param_groups if isinstance(group["lr"], Tensor))
     tensors: Iterator[Tensor] = chain(policy.parameters(), states, rates)
     buffer = model._resident_buffer()
-    data: list[Tensor] = []
-    if buffer is not None:
-        for part in buffer.tensors().values():
-            mapped(data.append, part)
-    return (model._objective(), model.n_steps, buffer is None, *addresses(chain(tensors, data)))
+    data = [] if buffer is None else [_Same(tensor) for tensor in buffer.tensors_to_take(model.n_steps)]
+    precision = torch.get_float32_matmul_precision()
+    return (model._objective(), model.n_steps, precision, len(data), *data, *addresses(tensors))
+
+
+class _Same:
+    """Equal for one and the same tensor; while it is kept, no other tensor can come to lie where this one does."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._tensor is other._tensor
+
+    __hash__ = None  # type: ignore[assignment]

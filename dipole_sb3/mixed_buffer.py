@@ -158,6 +158,13 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         new = super().take((indices - recorded).clamp(min=0), n_steps)
         return _chosen(indices < recorded, old, new)
 
+    def tensors_to_take(self, n_steps: int = 1) -> list[Tensor]:
+        if self.recorded is not None and self.n_online == 0:
+            return self.recorded.tensors_to_take(n_steps)
+        return super().tensors_to_take(n_steps)
+
+    tensors_to_take.__doc__ = OfflineReplayBuffer.tensors_to_take.__doc__
+
     def to(self, device: torch.device | str) -> OfflineReplayBuffer:
         if self.recorded is not None:
             self.recorded.to(device)

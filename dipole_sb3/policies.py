@@ -173,7 +173,9 @@ class DIPOLEPolicy(BasePolicy):
         self.critic_target.requires_grad_(False)
         self.value = self._network(state_value)
         # One kernel for all parameters: the loop over tensors of torch's Adam costs a tenth of a small update.
-        fused = {"fused": True} if self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW) else {}
+        has_fused = self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+        chosen = {"fused", "foreach", "differentiable"} & self.optimizer_kwargs.keys()
+        fused = {"fused": True} if has_fused and not chosen else {}
         self.optimizer = self.optimizer_class(
             self.trained_parameters(),
             lr=lr_schedule(1),  # type: ignore[call-arg]

