@@ -315,7 +315,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
     assert "Traceback" not in out
     newest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name.split("_")[1]))
     saved = DIPOLE.load(newest).num_timesteps
-    assert f"Stopped after {saved} of 1000000 timesteps; saved run/checkpoints/{newest.name}." in out
+    assert f"Stopped after {saved} of 1000000 timesteps; saved run/checkpoints/{newest.name}\nGo on with\n" in out
     assert not (tmp_path / "run" / "model.zip").exists()
 
 
