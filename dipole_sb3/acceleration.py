@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dipole_sb3.buffers import Batch
-from dipole_sb3.observations import mapped
+from dipole_sb3.observations import mapped, merged
 from dipole_sb3.sections import section
 from dipole_sb3.update import LossFunction, Noise, Outcome, compute_losses
 
@@ -266,16 +266,16 @@ def addresses(tensors: Iterator[Tensor]) -> tuple[int, ...]:
 
 def _tensors(inputs: Inputs) -> list[Tensor]:
     found: list[Tensor] = []
-    parts = [inputs.indices, *(inputs.batch or ()), *inputs.noise]
-    for part in parts:
+    for part in (inputs.indices, *(inputs.batch or ()), *inputs.noise):
         if part is not None:
             mapped(found.append, part)
     return found
 
 
 def _copy(inputs: Inputs) -> Inputs:
-    def copied(part: Any) -> Any:
-        return None if part is None else mapped(torch.clone, part)
-
-    batch = None if inputs.batch is None else Batch(*map(copied, inputs.batch))
-    return Inputs(copied(inputs.indices), batch, Noise(*map(copied, inputs.noise)))
+    indices, batch, noise = inputs
+    return Inputs(
+        None if indices is None else indices.clone(),
+        None if batch is None else merged(torch.clone, batch),
+        merged(torch.clone, noise),
+    )

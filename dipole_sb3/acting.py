@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dipole_sb3.generators import TorchSequence
 from dipole_sb3.networks import QEnsemble, VelocityPair
 from dipole_sb3.normalization import ObservationStatistics, normalized
 from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MultiInputPolicy, sample_guided
-from dipole_sb3.policy_stack import stacked_head
+from dipole_sb3.policy_stack import is_stackable, stacked_head
 
 
 class ActingModel(Protocol):
@@ -163,13 +163,10 @@ def _architecture(policy: DIPOLEPolicy) -> tuple[Any, ...] | None:
     """Equal for policies whose networks fit into one stack; None for one that has none or acts in a way of its own."""
     if type(policy) not in (DIPOLEPolicy, CnnPolicy, MultiInputPolicy):
         return None
-    actor, critic = policy.actor.head, policy.critic.head
-    activations = (actor.mlp.activation, critic.mlp.activation)
-    if any(isinstance(each, nn.Module) and [*each.parameters(), *each.buffers()] for each in activations):
+    heads = (policy.actor.head, policy.critic.head)
+    if not all(map(is_stackable, heads)):
         return None
-    shapes = tuple(
-        (name, tensor.shape, tensor.dtype) for head in (actor, critic) for name, tensor in head.state_dict().items()
-    )
+    shapes = tuple((name, tensor.shape, tensor.dtype) for head in heads for name, tensor in head.state_dict().items())
     return shapes, policy.activation_fn, policy.time_features, policy.flow_steps, policy.device
 
 

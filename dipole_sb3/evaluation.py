@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,7 +15,7 @@ from tqdm import tqdm
 from dipole_sb3.acting import Acting, ActingModel
 from dipole_sb3.environment_pool import MakeEnv, available_cores, open_environments, seconds_per_episode
 from dipole_sb3.intervals import mean_interval, proportion_interval
-from dipole_sb3.persistence import replaced_when_complete
+from dipole_sb3.persistence import write_csv
 from dipole_sb3.playing import Player, play
 from dipole_sb3.policies import require_num_candidates, require_omega
 
@@ -260,15 +258,14 @@ def write_sweep_csv(result: SweepResult, path: str | Path) -> None:
 
     :raises OSError: it cannot be written; an earlier file of that name is untouched.
     """
-    columns = [field.name for field in fields(SweepRow)]
-    if result.successes is None:
-        columns = [name for name in columns if not name.startswith("success")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([getattr(row, name) for name in columns] for row in result.rows)
-    with replaced_when_complete(path) as file:
-        file.write(text.getvalue().encode())
+    columns = sweep_columns(result.rows)
+    write_csv(path, [columns, *([getattr(row, name) for name in columns] for row in result.rows)])
+
+
+def sweep_columns(rows: Sequence[SweepRow]) -> list[str]:
+    """Names of the fields that say something: without those of success where no row has it."""
+    has_success = any(row.success_mean is not None for row in rows)
+    return [field.name for field in fields(SweepRow) if has_success or not field.name.startswith("success")]
 
 
 def format_sweep_table(result: SweepResult) -> str:
@@ -277,7 +274,7 @@ def format_sweep_table(result: SweepResult) -> str:
     episodes = result.rows[0].episodes
     titles = [f"Return, mean ± half of the 95 % interval, {episodes} episodes a cell"]
     if result.successes is not None:
-        tables.insert(0, _table(result, _success_cell))
+        tables.insert(0, _table(result, success_cell))
         titles.insert(0, f"Success rate with its 95 % interval, {episodes} episodes a cell")
     return "\n\n".join(f"{title}\n{table}" for title, table in zip(titles, tables, strict=True))
 
@@ -307,6 +304,7 @@ def return_cell(row: SweepRow) -> str:
     return f"{row.return_mean:.2f} ± {row.return_high - row.return_mean:.2f}"
 
 
-def _success_cell(row: SweepRow) -> str:
-    mean, low, high = (f"{100 * (value or 0.0):.0f}" for value in (row.success_mean, row.success_low, row.success_high))
-    return f"{mean} % [{low}, {high}]"
+def success_cell(row: SweepRow) -> str:
+    """The success rate, with its interval where there is one."""
+    mean, low, high = (100 * (value or 0.0) for value in (row.success_mean, row.success_low, row.success_high))
+    return f"{mean:.0f} %" if math.isnan(low) else f"{mean:.0f} % [{low:.0f}, {high:.0f}]"

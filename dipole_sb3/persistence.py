@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import pathlib
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from stable_baselines3.common.save_util import open_path
 
@@ -41,6 +43,17 @@ def replaced_when_complete(path: str | pathlib.Path) -> Iterator[io.BufferedIOBa
     finally:
         with suppress(FileNotFoundError):
             os.unlink(partial)
+
+
+def write_csv(path: str | pathlib.Path, rows: Iterable[Iterable[Any]]) -> None:
+    """A table as CSV, its header being the first row. The file appears when it is complete.
+
+    :raises OSError: it cannot be written; an earlier file of that name is untouched.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    with replaced_when_complete(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def require_model_file(path: str | pathlib.Path | io.BufferedIOBase) -> None:

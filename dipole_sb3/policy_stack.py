@@ -129,11 +129,15 @@ def require_alike(policies: Sequence[DIPOLEPolicy]) -> None:
                 )
 
 
-def _require_stacked_layers(network: FeatureNetwork[Any]) -> None:
-    """A stack of runs is one along the first axis of every parameter, which only these layers have for members."""
-    layers = [m for m in network.head.modules() if isinstance(m, StackedLinear | StackedLayerNorm)]
+def is_stackable(head: nn.Module) -> bool:
+    """Whether all that a head knows is in layers whose parameters have members along their first axis."""
+    layers = [m for m in head.modules() if isinstance(m, StackedLinear | StackedLayerNorm)]
     known = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
-    if {id(parameter) for parameter in network.head.parameters()} != known or any(True for _ in network.buffers()):
+    return {id(parameter) for parameter in head.parameters()} == known and not list(head.buffers())
+
+
+def _require_stacked_layers(network: FeatureNetwork[Any]) -> None:
+    if not is_stackable(network.head) or list(network.buffers()):
         raise ValueError(
             f"{type(network.head).__name__}: cannot be trained together with other runs: found parameters outside "
             "StackedMLP, or buffers such as those of batch normalisation; train these runs one after the other"

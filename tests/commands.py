@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,3 +43,22 @@ def parameters(path: Path) -> dict[str, torch.Tensor]:
 
 def timesteps(folder: Path) -> list[int]:
     return [int(float(row["time/total_timesteps"])) for row in progress(folder)]
+
+
+def training_with_checkpoints(folder: Path, *options: str, checkpoints: int = 1) -> subprocess.Popen[str]:
+    """``dipole train`` in a process of its own that would not end, when it has left so many checkpoints."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dipole_sb3.cli", "train", *options, *UNTESTED, "offline_steps=1000000"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while (
+        len(list(folder.rglob("model_*_steps.zip"))) < checkpoints
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
+        time.sleep(0.01)
+    return process

@@ -132,7 +132,9 @@ class TestRecording:
         assert logged[0]["train/n_updates"] == 33
 
     def test_learning_rate_moves_without_a_new_recording(self) -> None:
-        schedule = lambda progress: 1e-2 * progress  # noqa: E731
+        def schedule(progress: float) -> float:
+            return 1e-2 * progress
+
         models = [
             make_model(recorded(), seed=3, learning_rate=schedule, policy_kwargs={"optimizer_class": torch.optim.SGD})
             for _ in range(2)

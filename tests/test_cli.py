@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import TINY, UNTESTED, Command, parameters, the_run, timesteps
+from commands import TINY, UNTESTED, Command, parameters, the_run, timesteps, training_with_checkpoints
 
 from dipole_sb3 import DIPOLE
 from dipole_sb3.archived_state import read_state
@@ -297,17 +297,7 @@ def test_scores_of_both_phases_beside_the_papers(dipole: Command) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dipole_sb3.cli", "train", "task=reacher", *UNTESTED, "run_dir=run"]
-    process = subprocess.Popen(
-        [*command, "offline_steps=1000000", "checkpoint_freq=5"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("run/checkpoints/*")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
+    process = training_with_checkpoints(tmp_path, "task=reacher", "run_dir=run", "checkpoint_freq=5")
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
@@ -321,17 +311,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_second_ctrl_c_ends_at_once_and_leaves_whole_checkpoints(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dipole_sb3.cli", "train", "task=reacher", *UNTESTED, "run_dir=run"]
-    process = subprocess.Popen(
-        [*command, "offline_steps=1000000", "checkpoint_freq=1"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("run/checkpoints/*.zip"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = training_with_checkpoints(tmp_path, "task=reacher", "run_dir=run", "checkpoint_freq=1", checkpoints=2)
     process.send_signal(signal.SIGINT)
     time.sleep(0.01)
     process.send_signal(signal.SIGINT)

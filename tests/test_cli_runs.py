@@ -6,9 +6,6 @@ import csv
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from commands import TINY, UNTESTED, Command, parameters, timesteps
+from commands import TINY, UNTESTED, Command, parameters, timesteps, training_with_checkpoints
 from dipole_export.cli import main as whole_command
 from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
 from gymnasium.envs.registration import EnvSpec
@@ -333,17 +330,8 @@ def test_a_failing_evaluation_loses_no_model(dipole: Command, monkeypatch: pytes
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("stopped_by", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_saves_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_by: signal.Signals) -> None:
-    command = [sys.executable, "-m", "dipole_sb3.cli", "train", "-m", "task=reacher", *UNTESTED, "runs=2"]
-    process = subprocess.Popen(
-        [*command, "offline_steps=1000000", "checkpoint_freq=5", "algo.q_agg=min,mean", "hydra.sweep.dir=sweep"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("model_*_steps.zip")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
+    options = ["task=reacher", "runs=2", "checkpoint_freq=5", "algo.q_agg=min,mean", "hydra.sweep.dir=sweep"]
+    process = training_with_checkpoints(tmp_path, "-m", *options)
     process.send_signal(stopped_by)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + stopped_by, out

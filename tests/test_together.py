@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
 from dipole_sb3 import DIPOLE, OfflineReplayBuffer
@@ -54,6 +54,22 @@ def recorded(seed: int = 0, keys: bool = False) -> OfflineReplayBuffer:
             "rewards": random.normal(size=TRANSITIONS),
             "terminals": ends,
         },
+        device="cpu",
+    )
+
+
+def of_pendulum(env: VecEnv, seed: int) -> OfflineReplayBuffer:
+    random = np.random.default_rng(seed)
+    return OfflineReplayBuffer.from_arrays(
+        {
+            "observations": random.normal(3.0, 2.0, (50, 3)).clip(-1, 1).astype(np.float32),
+            "next_observations": random.normal(3.0, 2.0, (50, 3)).clip(-1, 1).astype(np.float32),
+            "actions": random.uniform(-2, 2, (50, 1)).astype(np.float32),
+            "rewards": random.normal(size=50),
+            "masks": np.ones(50),
+        },
+        observation_space=env.observation_space,
+        action_space=env.action_space,  # type: ignore[arg-type]
         device="cpu",
     )
 
@@ -138,19 +154,7 @@ class TestEqualsAlone:
     def test_vec_normalize(self) -> None:
         def run(seed: int) -> DIPOLE:
             env = VecNormalize(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")]), norm_obs=True)
-            random = np.random.default_rng(seed)
-            dataset = OfflineReplayBuffer.from_arrays(
-                {
-                    "observations": random.normal(3.0, 2.0, (50, 3)).clip(-1, 1).astype(np.float32),
-                    "next_observations": random.normal(3.0, 2.0, (50, 3)).clip(-1, 1).astype(np.float32),
-                    "actions": random.uniform(-2, 2, (50, 1)).astype(np.float32),
-                    "rewards": random.normal(size=50),
-                    "masks": np.ones(50),
-                },
-                observation_space=env.observation_space,
-                action_space=env.action_space,  # type: ignore[arg-type]
-                device="cpu",
-            )
+            dataset = of_pendulum(env, seed)
             return DIPOLE("MlpPolicy", env, dataset=dataset, seed=seed, policy_kwargs={"net_arch": [8]}, **SMALL)
 
         alone = [run(seed).learn(6) for seed in (0, 1)]
@@ -336,19 +340,7 @@ class TestGoingOn:
     def test_online_phases_follow(self) -> None:
         def run(seed: int) -> DIPOLE:
             env = make_vec_env("Pendulum-v1", seed=seed)
-            random = np.random.default_rng(seed)
-            dataset = OfflineReplayBuffer.from_arrays(
-                {
-                    "observations": random.uniform(-1, 1, (50, 3)).astype(np.float32),
-                    "next_observations": random.uniform(-1, 1, (50, 3)).astype(np.float32),
-                    "actions": random.uniform(-2, 2, (50, 1)).astype(np.float32),
-                    "rewards": random.normal(size=50),
-                    "masks": np.ones(50),
-                },
-                observation_space=env.observation_space,
-                action_space=env.action_space,  # type: ignore[arg-type]
-                device="cpu",
-            )
+            dataset = of_pendulum(env, seed)
             return DIPOLE(
                 "MlpPolicy", env, dataset=dataset, seed=seed, offline_steps=5, policy_kwargs={"net_arch": [8]}, **SMALL
             )

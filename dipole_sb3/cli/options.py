@@ -36,7 +36,7 @@ class TrainOptions(EvaluationOptions):
     eval_freq: int = MISSING
     eval_episodes: int = MISSING
     progress_bar: bool | None = MISSING
-    profile: bool = False
+    profile: bool = MISSING
 
 
 _AT_LEAST = {
@@ -61,8 +61,7 @@ def check_options(config: DictConfig, schema: type[EvaluationOptions]) -> None:
     :raises ValueError: naming the option, what it is and what was expected.
     :raises omegaconf.errors.ValidationError: a value that cannot be read as the option's type.
     """
-    # A run of an earlier version that goes on has not all of them.
-    names = [field.name for field in fields(schema) if field.default is MISSING or field.name in config]
+    names = [field.name for field in fields(schema)]
     typed: Any = OmegaConf.merge(OmegaConf.structured(schema), {name: config[name] for name in names})
     for name in names:
         value, least = typed[name], _AT_LEAST.get(name)

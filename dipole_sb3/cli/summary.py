@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dipole_sb3.cli import sweep
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, phase_scores
 from dipole_sb3.cli.runs import Run, settings, shell_words
-from dipole_sb3.evaluation import SweepResult, SweepRow, aligned_table, format_sweep_table, return_cell
+from dipole_sb3.evaluation import (
+    SweepResult,
+    SweepRow,
+    aligned_table,
+    format_sweep_table,
+    return_cell,
+    success_cell,
+    sweep_columns,
+)
 from dipole_sb3.intervals import mean_interval
-from dipole_sb3.persistence import replaced_when_complete
+from dipole_sb3.persistence import write_csv
 
 TABLE = "omega_sweep_over_runs.csv"
 
@@ -113,7 +118,7 @@ def format_over_runs(lines: Sequence[Line]) -> str:
     sections = [("Return", return_cell, lines)]
     successful = [line for line in lines if line.cell.success_mean is not None]
     if successful:
-        sections.insert(0, ("Success rate", _success_cell, successful))
+        sections.insert(0, ("Success rate", success_cell, successful))
     tables = []
     for name, text, of_section in sections:
         if len({line.setting for line in lines}) == 1:
@@ -145,26 +150,16 @@ def _table_of_settings(lines: Sequence[Line], text: Callable[[SweepRow], str]) -
     return aligned_table(["setting", "runs", *(f"ω = {omega:g}" for omega in omegas)], list(rows.values()))
 
 
-def _success_cell(row: SweepRow) -> str:
-    mean, low, high = (100 * (value or 0.0) for value in (row.success_mean, row.success_low, row.success_high))
-    return f"{mean:.0f} %" if math.isnan(low) else f"{mean:.0f} % [{low:.0f}, {high:.0f}]"
-
-
 def write_over_runs(lines: Sequence[Line], path: Path) -> None:
     """The table as CSV: what distinguishes the settings, how many runs, then the columns of a sweep's own table.
 
     :raises OSError: it cannot be written; an earlier file of that name is untouched.
     """
     options = list(dict.fromkeys(each.partition("=")[0] for line in lines for each in line.setting))
-    columns = [name for name in SweepRow.__dataclass_fields__ if not name.startswith("success")]
-    if any(line.cell.success_mean is not None for line in lines):
-        columns = list(SweepRow.__dataclass_fields__)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*options, "runs", *columns])
+    columns = sweep_columns([line.cell for line in lines])
+    table: list[list[Any]] = [[*options, "runs", *columns]]
     for line in lines:
         values = dict(each.split("=", 1) for each in line.setting)
         own = [values.get(option, "") for option in options]
-        writer.writerow([*own, line.runs, *(getattr(line.cell, name) for name in columns)])
-    with replaced_when_complete(path) as file:
-        file.write(text.getvalue().encode())
+        table.append([*own, line.runs, *(getattr(line.cell, name) for name in columns)])
+    write_csv(path, table)
