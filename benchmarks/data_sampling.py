@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from train_speed import describe_machine
 
+from dipole_sb3.buffers.stored_buffer import StoredReplayBuffer
 from dipole_sb3.datasets import storage
-from dipole_sb3.stored_buffer import StoredReplayBuffer
 
 BATCH = 512
 EPISODE = 1_000

@@ -25,9 +25,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dipole_sb3.datasets.exorl_episodes import EpisodeFile, episode_name
-from dipole_sb3.datasets.exorl_names import environment_id
-from dipole_sb3.datasets.exorl_relabelling import Relabeller
+from dipole_sb3.datasets.exorl.episodes import EpisodeFile, episode_name
+from dipole_sb3.datasets.exorl.names import environment_id
+from dipole_sb3.datasets.exorl.relabelling import Relabeller
 
 TASKS = (("walker", "walk"), ("quadruped", "run"), ("cheetah", "run-backward"), ("jaco", "reach-top-left"))
 RECORDING = 10_000_000

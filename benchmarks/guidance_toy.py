@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dipole_sb3 import flow
-from dipole_sb3.dichotomy import dichotomous_weights, weighted_flow_loss
-from dipole_sb3.networks import VelocityPair
+from dipole_sb3.algorithms.dipole.dichotomy import dichotomous_weights, weighted_flow_loss
+from dipole_sb3.networks import flow
+from dipole_sb3.networks.heads import VelocityPair
 
 BETA = 2.0
 MEANS, STDS, SHARES = (-0.4, 0.3), (0.12, 0.15), (0.6, 0.4)

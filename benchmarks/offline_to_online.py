@@ -28,9 +28,9 @@ import numpy as np
 import torch
 
 from dipole_sb3 import DIPOLE, load_dataset
-from dipole_sb3.drawing import COLOURS, MARKERS, MUTED, drawing
-from dipole_sb3.evaluation import evaluate_sweep
-from dipole_sb3.intervals import Interval, mean_interval
+from dipole_sb3.common.intervals import Interval, mean_interval
+from dipole_sb3.evaluation.sweep import evaluate_sweep
+from dipole_sb3.plots.drawing import COLOURS, MARKERS, MUTED, drawing
 
 ENV = "Reacher-v5"
 BEFORE, ALONE = "offline", "data alone"

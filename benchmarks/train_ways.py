@@ -16,7 +16,7 @@ from update_work import DEPTH, PeakMemory, update_operations
 
 from dipole_sb3 import DIPOLE, OfflineReplayBuffer
 from dipole_sb3.cli.configuration import config_folder
-from dipole_sb3.together import Together
+from dipole_sb3.learning.learn_together import Together
 
 Train = Callable[[int, int], None]
 """``train(gradient_steps, batch_size)``."""

@@ -2,17 +2,17 @@
 
 from importlib.metadata import version
 
-from dipole_sb3.buffers import OfflineReplayBuffer
-from dipole_sb3.checkpoints import ResumableCheckpoint
+from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
+from dipole_sb3.algorithms.dipole.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
+from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import load_dataset
-from dipole_sb3.datasets.exorl_names import register_environments
-from dipole_sb3.datasets.rollouts import record_dataset
-from dipole_sb3.dipole import DIPOLE
-from dipole_sb3.episodes import ReplayableEpisodes
-from dipole_sb3.errors import DatasetError
-from dipole_sb3.mixed_buffer import MixedReplayBuffer
-from dipole_sb3.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
-from dipole_sb3.together import learn_together
+from dipole_sb3.datasets.exorl.names import register_environments
+from dipole_sb3.learning.checkpoints import ResumableCheckpoint
+from dipole_sb3.learning.learn_together import learn_together
+from dipole_sb3.learning.replayable_episodes import ReplayableEpisodes
+from dipole_sb3.recording.rollouts import record_dataset
 
 __version__ = version("dipole-sb3")
 

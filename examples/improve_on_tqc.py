@@ -7,7 +7,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from dipole_sb3 import DIPOLE, record_dataset
-from dipole_sb3.intervals import mean_interval
+from dipole_sb3.common.intervals import mean_interval
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--env", default="Reacher-v5")

@@ -67,7 +67,7 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
 
 def _make(options: argparse.Namespace) -> int:
     """``dipole data make``; failures raise."""
-    from dipole_sb3.datasets.ogbench_generation import make_dataset
+    from dipole_sb3.datasets.ogbench.generation import make_dataset
 
     path = make_dataset(
         options.name,

@@ -37,7 +37,7 @@ def add_parser(actions: Any) -> None:
 
 def _fetch(options: argparse.Namespace) -> int:
     """``dipole data fetch``; failures raise."""
-    from dipole_sb3.datasets.exorl_fetch import fetch
+    from dipole_sb3.datasets.exorl.fetch import fetch
 
     if not options.name.startswith("exorl/"):
         raise ValueError(

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if not found.transitions:
         return 1
     if options.picture:
-        from dipole_sb3.plots_data import plot_data
+        from dipole_sb3.plots.data import plot_data
 
         print(plot_data(found, options.picture))
     return 0

@@ -103,7 +103,7 @@ def add_parser(actions: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``dipole data record``; failures raise."""
-    from dipole_sb3.datasets import recorded
+    from dipole_sb3.recording import learning_agents
 
     learning = options.model is None
     for name, default in (_OF_MODELS if learning else _OF_LEARNING).items():
@@ -113,16 +113,17 @@ def run(options: argparse.Namespace) -> int:
     if options.env is None and not learning:
         raise ValueError("--env is missing; expected the id of the environment to record the model in")
     if Path(options.out).suffix:
-        recorded.require_output(options.out)
+        learning_agents.require_output(options.out)
     return _record_learning(options) if learning else _record_model(options)
 
 
 def _record_learning(options: argparse.Namespace) -> int:
-    from dipole_sb3 import checks
-    from dipole_sb3.datasets import make_env, recorded, storage
+    from dipole_sb3.common import checks
+    from dipole_sb3.datasets import make_env, storage
+    from dipole_sb3.recording import learning_agents
 
-    def record() -> recorded.Recording:
-        return recorded.record_training(
+    def record() -> learning_agents.Recording:
+        return learning_agents.record_training(
             options.algo,
             env_id,
             options.steps,
@@ -135,7 +136,7 @@ def _record_learning(options: argparse.Namespace) -> int:
     env_id, command = options.env or _DEFAULT_ENV, command_line(options)
     if Path(options.out).suffix:
         recording = record()
-        recorded.write_recording(recording, options.out, command)
+        learning_agents.write_recording(recording, options.out, command)
     else:
         with make_env(env_id) as env:
             seen, acted = env.observation_space, env.action_space
@@ -154,8 +155,8 @@ def _record_learning(options: argparse.Namespace) -> int:
 
 def _record_model(options: argparse.Namespace) -> int:
     from dipole_sb3.cli.models import model_path
-    from dipole_sb3.datasets.agents import load_agent
-    from dipole_sb3.datasets.rollouts import record_dataset
+    from dipole_sb3.recording.agents import load_agent
+    from dipole_sb3.recording.rollouts import record_dataset
 
     path = model_path(options.model)
     model: Any = load_agent(options.algo, path)

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from dipole_sb3.datasets import make_env
-from dipole_sb3.episodes import ReplayableEpisodes
+from dipole_sb3.learning.replayable_episodes import ReplayableEpisodes
 
 
 def training_env(name: str, n_envs: int) -> GymEnv:

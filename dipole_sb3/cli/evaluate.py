@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep
 from dipole_sb3.cli.models import config_of, load_model, model_path
 from dipole_sb3.cli.options import EvaluationOptions, check_options
-from dipole_sb3.evaluation import format_sweep_table
+from dipole_sb3.evaluation.sweep import format_sweep_table
 
 
 def run(arguments: list[str]) -> int:

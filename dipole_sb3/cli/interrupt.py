@@ -6,7 +6,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from dipole_sb3.callbacks import IterationCallback
+from dipole_sb3.learning.callbacks import IterationCallback
 
 
 class StopOnSignal:

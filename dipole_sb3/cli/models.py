@@ -8,8 +8,8 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
 from dipole_sb3.cli import run_folder
-from dipole_sb3.dipole import DIPOLE
 
 
 def model_path(path: Path) -> Path:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from dipole_sb3.background_evaluation import BackgroundEvaluator
-from dipole_sb3.evaluation import SweepResult
-from dipole_sb3.held_log import HeldLog
-from dipole_sb3.intervals import Interval, mean_interval, proportion_interval
-from dipole_sb3.persistence import replaced_when_complete
-from dipole_sb3.sections import section
+from dipole_sb3.common.files import replaced_when_complete
+from dipole_sb3.common.intervals import Interval, mean_interval, proportion_interval
+from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.evaluation.background_evaluation import BackgroundEvaluator
+from dipole_sb3.evaluation.sweep import SweepResult
+from dipole_sb3.learning.delayed_log import HeldLog
 
 if TYPE_CHECKING:
-    from dipole_sb3.dipole import DIPOLE
+    from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
 
 EVALUATIONS = "evaluations/evaluations.npz"
 

@@ -14,9 +14,9 @@ from dipole_sb3.cli import run_folder
 from dipole_sb3.datasets import make_env
 
 if TYPE_CHECKING:
-    from dipole_sb3.buffers import OfflineReplayBuffer
-    from dipole_sb3.dipole import DIPOLE
-    from dipole_sb3.evaluation import SweepResult
+    from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
+    from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+    from dipole_sb3.evaluation.sweep import SweepResult
 
 SWEEP = "omega_sweep.png"
 CURVES = "curves.png"

@@ -21,8 +21,8 @@ from stable_baselines3.common.logger import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
-from dipole_sb3 import profiling
-from dipole_sb3.persistence import replaced_when_complete
+from dipole_sb3.common.files import replaced_when_complete
+from dipole_sb3.learning import profiling
 
 CONFIG = "config.yaml"
 DATASET = "dataset.json"
@@ -157,7 +157,7 @@ def make_logger(folder: Path, timesteps: int, position: Mapping[str, Any] | None
     """SB3's logger into progress.csv and TensorBoard events of the folder, and to the terminal when verbose.
 
     :param timesteps: where the run goes on.
-    :param position: None for a new run, else :func:`~dipole_sb3.checkpoints.log_position` of its checkpoint.
+    :param position: None for a new run, else :func:`~dipole_sb3.learning.checkpoints.log_position` of its checkpoint.
     """
     formats: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if verbose else []
     progress = folder / PROGRESS

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dipole_sb3.cli import run_folder
 from dipole_sb3.cli.options import TrainOptions, check_options
-from dipole_sb3.together import STACKABLE
+from dipole_sb3.learning.learn_together import STACKABLE
 
 _OF_ONE_RUN = ("seed", "runs", "run_dir", "replace")
 """Options that are not part of a setting."""

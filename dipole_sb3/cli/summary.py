@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from dipole_sb3.cli import sweep
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, phase_scores
 from dipole_sb3.cli.runs import Run, settings, shell_words
-from dipole_sb3.evaluation import (
+from dipole_sb3.common.files import write_csv
+from dipole_sb3.common.intervals import mean_interval
+from dipole_sb3.evaluation.sweep import (
     SweepResult,
     SweepRow,
     aligned_table,
@@ -18,8 +20,6 @@ from dipole_sb3.evaluation import (
     success_cell,
     sweep_columns,
 )
-from dipole_sb3.intervals import mean_interval
-from dipole_sb3.persistence import write_csv
 
 TABLE = "omega_sweep_over_runs.csv"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dipole_sb3 import evaluation
+from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
 from dipole_sb3.cli import pictures
 from dipole_sb3.cli.configuration import paper_target
 from dipole_sb3.datasets import make_env
-from dipole_sb3.dipole import DIPOLE
+from dipole_sb3.evaluation import sweep as evaluation
 
 TABLE = "omega_sweep.csv"
 

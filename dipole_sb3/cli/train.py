@@ -18,9 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
-from dipole_sb3.background_evaluation import BackgroundEvaluator
-from dipole_sb3.buffers import OfflineReplayBuffer
-from dipole_sb3.checkpoints import ResumableCheckpoint, log_position, newest_checkpoint
+from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import hydra_command, pictures, run_folder, summary, sweep
 from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.environments import training_env
@@ -37,11 +36,12 @@ from dipole_sb3.cli.runs import (
     settings,
     stackable_groups,
 )
+from dipole_sb3.common.random_state import global_generators, restore_global_generators
 from dipole_sb3.datasets import is_file_name, load_dataset, make_env
-from dipole_sb3.dipole import DIPOLE
-from dipole_sb3.generators import global_generators, restore_global_generators
-from dipole_sb3.profiling import TrainingProfile
-from dipole_sb3.together import learn_together
+from dipole_sb3.evaluation.background_evaluation import BackgroundEvaluator
+from dipole_sb3.learning.checkpoints import ResumableCheckpoint, log_position, newest_checkpoint
+from dipole_sb3.learning.learn_together import learn_together
+from dipole_sb3.learning.profiling import TrainingProfile
 
 FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir")
 """What a resumed run keeps from its first start."""

@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium
 import torch
 
-from dipole_sb3.buffers import OfflineReplayBuffer
-from dipole_sb3.errors import DatasetError
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common.errors import DatasetError
 
 EXPECTED_NAMES = (
     "ogbench/<single-task name>, exorl/<domain>/<algorithm>/<task>, minari/<id>, demo/<name>, or the path of an .npz "
@@ -39,7 +39,8 @@ def load_dataset(
         of an SB3 replay buffer.
     :raises DatasetError: an unknown name (with the nearest known ones), or data that is missing or malformed.
     """
-    from dipole_sb3.datasets import files, recorded
+    from dipole_sb3.datasets import files
+    from dipole_sb3.recording import learning_agents
 
     if isinstance(name, str):
         source, _, rest = name.partition("/")
@@ -51,8 +52,8 @@ def load_dataset(
             from dipole_sb3.datasets import minari
 
             return minari.load(name, device=device, **options)
-        if source == "demo" and rest in recorded.DEMO_NAMES:
-            return recorded.load_demo(rest, device=device, **options)
+        if source == "demo" and rest in learning_agents.DEMO_NAMES:
+            return learning_agents.load_demo(rest, device=device, **options)
         if source == "exorl":
             from dipole_sb3.datasets import exorl
 
@@ -106,9 +107,9 @@ def is_file_name(name: str | os.PathLike[str]) -> bool:
 
 
 def _suggestion(name: str) -> str:
-    from dipole_sb3.datasets import recorded
+    from dipole_sb3.recording import learning_agents
 
-    known = [f"demo/{demo}" for demo in recorded.DEMO_NAMES]
+    known = [f"demo/{demo}" for demo in learning_agents.DEMO_NAMES]
     near = difflib.get_close_matches(name, [*known, *_ogbench_names()], n=3, cutoff=0.6)
     return f"nearest: {', '.join(near)}" if near else f"expected {EXPECTED_NAMES}"
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dipole_sb3.errors import DatasetError
+from dipole_sb3.common.errors import DatasetError
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 

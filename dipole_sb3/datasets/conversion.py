@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dipole_sb3 import checks
-from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common import checks
+from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.files import replaced_when_complete
 from dipole_sb3.datasets import files, is_file_name, load_dataset, storage
 from dipole_sb3.datasets.array_files import HDF5_SUFFIXES, Arrays, opened
-from dipole_sb3.errors import DatasetError
-from dipole_sb3.persistence import replaced_when_complete
 
 _ROWS_AT_A_TIME = 65_536
 

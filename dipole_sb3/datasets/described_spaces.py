@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dipole_sb3.checks import on_one_line
+from dipole_sb3.common.checks import on_one_line
 
 
 def describe(space: spaces.Space[Any]) -> dict[str, Any]:

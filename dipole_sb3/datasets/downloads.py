@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dipole_sb3.errors import DatasetError
+from dipole_sb3.common.errors import DatasetError
 
 ATTEMPTS = 5
 """Connections in a row that may break off without bringing anything, before the download counts as failed."""

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from dipole_sb3 import checks, layouts
-from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.buffers import image_layout
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common import checks
+from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.files import replaced_when_complete
 from dipole_sb3.datasets.array_files import Arrays, opened
-from dipole_sb3.errors import DatasetError
-from dipole_sb3.persistence import replaced_when_complete
 
 TRANSITION_KEYS = ("observations", "actions", "rewards", "next_observations")
 END_KEYS = ("terminals", "dones", "timeouts", "masks")
@@ -94,7 +95,7 @@ def transition_blocks(path: Path, arrays: Arrays, *, whole: bool = False) -> Ite
     """
     used: dict[str, Any] = {key: arrays[key] for key in (*TRANSITION_KEYS, *END_KEYS) if key in arrays}
     length = common_length(str(path), used)
-    rows = max(length, 1) if whole else layouts.rows_per_block(_row_bytes(used))
+    rows = max(length, 1) if whole else image_layout.rows_per_block(_row_bytes(used))
     parts = (
         _episode_ends(sliced(used, slice(start, min(start + rows, length))), source=str(path))
         for start in range(0, max(length, 1), rows)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dipole_sb3.errors import DatasetError
-from dipole_sb3.persistence import cannot_write
+from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.files import cannot_write
 
 
 @contextmanager

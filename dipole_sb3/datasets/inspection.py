@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dipole_sb3 import checks
-from dipole_sb3.buffers import OfflineReplayBuffer
-from dipole_sb3.checksums import TransitionDigest
+from dipole_sb3.buffers.checksums import TransitionDigest
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common import checks
+from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import files, is_file_name, load_dataset, storage
 from dipole_sb3.datasets.array_files import opened
 from dipole_sb3.datasets.conversion import in_environment_units, spaces_of
-from dipole_sb3.errors import DatasetError
 
 SATURATED = 0.998
 """Of its bound (in scaled units): from here on an action counts as saturated."""

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from dipole_sb3 import checks
-from dipole_sb3.buffers import OfflineReplayBuffer
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common import checks
+from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets.environments import environment_facts
-from dipole_sb3.errors import DatasetError
 
 PREFIX = "minari/"
 

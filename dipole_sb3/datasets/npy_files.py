@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dipole_sb3.errors import DatasetError
+from dipole_sb3.common.errors import DatasetError
 
 _HEADER_BYTES = 4096
 """Room for any shape, which is known last; and the rows begin at a page."""

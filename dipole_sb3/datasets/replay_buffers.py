@@ -15,11 +15,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.utils import get_device
 
-from dipole_sb3 import checks, layouts
-from dipole_sb3.buffers import OfflineReplayBuffer
-from dipole_sb3.checks import ObservationArrays
-from dipole_sb3.errors import DatasetError
-from dipole_sb3.recorded_arrays import ACTION_MARGIN
+from dipole_sb3.buffers import image_layout
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.buffers.recorded_arrays import ACTION_MARGIN
+from dipole_sb3.common import checks
+from dipole_sb3.common.checks import ObservationArrays
+from dipole_sb3.common.errors import DatasetError
 
 SelfBuffer = TypeVar("SelfBuffer", bound=OfflineReplayBuffer)
 
@@ -89,7 +90,7 @@ def adopted(
         result.next_observations = _observations(source, "next_observations", buffer, order)
     result.actions = _actions(source, buffer.actions[order])
     checks.require_finite(source, "rewards", buffer.rewards[order].reshape(-1))
-    result.rewards = layouts.adopted(buffer.rewards[order], np.dtype(np.float32))
+    result.rewards = image_layout.adopted(buffer.rewards[order], np.dtype(np.float32))
     # Nothing follows the newest row, although its episodes may have gone on.
     result.timeouts[-1] = np.where(dones[-1], result.timeouts[-1], 1.0)
     dones[-1] = 1.0
@@ -126,7 +127,7 @@ def _observation(source: str, key: str, array: np.ndarray, space: spaces.Space[A
     dtype = checks.stores_as(space)
     if dtype != np.uint8:
         checks.require_within(source, key, flat, space)
-    return layouts.adopted(array, dtype)
+    return image_layout.adopted(array, dtype)
 
 
 def _shared_next_observations(
@@ -156,7 +157,7 @@ def _actions(source: str, actions: np.ndarray) -> np.ndarray:
         )
     if largest > 1 - ACTION_MARGIN:
         actions = np.clip(actions, -1 + ACTION_MARGIN, 1 - ACTION_MARGIN)
-    return layouts.adopted(actions, np.dtype(np.float32))
+    return image_layout.adopted(actions, np.dtype(np.float32))
 
 
 def _ends(source: str, key: str, column: np.ndarray) -> np.ndarray:

@@ -26,16 +26,17 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
-from dipole_sb3 import checks, layouts
-from dipole_sb3.buffers import OfflineReplayBuffer
-from dipole_sb3.checksums import TransitionDigest
+from dipole_sb3.buffers import image_layout
+from dipole_sb3.buffers.checksums import TransitionDigest
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.buffers.stored_buffer import StoredArrays, StoredReplayBuffer
+from dipole_sb3.common import checks
+from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.files import cannot_write
 from dipole_sb3.datasets import described_spaces
 from dipole_sb3.datasets.files import common_length, sliced
 from dipole_sb3.datasets.folders import replaced_folder
 from dipole_sb3.datasets.npy_files import NpyFile, NpyWriter
-from dipole_sb3.errors import DatasetError
-from dipole_sb3.persistence import cannot_write
-from dipole_sb3.stored_buffer import StoredArrays, StoredReplayBuffer
 
 DESCRIPTION = "dataset.json"
 FORMAT = "dipole-sb3 data set"
@@ -81,7 +82,7 @@ class DatasetWriter:
         _require_json(self.path, self.metadata)
         self._layout = _layout(observation_space, self.action_space, 0, 0)
         row_bytes = sum(dtype.itemsize * math.prod(shape[1:]) for _, shape, dtype in self._layout.values())
-        self._rows_at_a_time = layouts.rows_per_block(row_bytes)
+        self._rows_at_a_time = image_layout.rows_per_block(row_bytes)
         self._digest = TransitionDigest(observation_space)
         self._following: dict[str | None, np.ndarray] = {}
         self._episodes, self._open_episode, self._failed = 0, False, False

@@ -18,7 +18,8 @@ from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, tr
 from dipole_sb3.cli.dispatch import HydraCommand
 from dipole_sb3.cli.options import TrainOptions, check_options
 from dipole_sb3.cli.runs import Run
-from dipole_sb3.evaluation import (
+from dipole_sb3.common.intervals import mean_interval
+from dipole_sb3.evaluation.sweep import (
     SweepResult,
     SweepRow,
     aligned_table,
@@ -26,7 +27,6 @@ from dipole_sb3.evaluation import (
     return_cell,
     write_sweep_csv,
 )
-from dipole_sb3.intervals import mean_interval
 
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest

@@ -43,8 +43,8 @@ from dipole_export.rounding import LEAST_WIDTH, NOT_ROUNDED, Rounded, rounded_la
 from dipole_export.trainer import drawn_observations, random_observations, trainer_vectors
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3 import DIPOLE
-from dipole_sb3.normalization import ObservationStatistics
-from dipole_sb3.policies import require_omega
+from dipole_sb3.algorithms.dipole.policies import require_omega
+from dipole_sb3.buffers.normalization import ObservationStatistics
 
 Precision = Literal["fp32", "int8"]
 

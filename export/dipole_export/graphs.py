@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch.nn import functional
 
-from dipole_sb3.flow import uniform_schedule
-from dipole_sb3.networks import QEnsemble, StackedLayerNorm, StackedLinear, StackedMLP, VelocityPair, time_embedding
-from dipole_sb3.normalization import ObservationStatistics
-from dipole_sb3.policies import FeatureNetwork
+from dipole_sb3.buffers.normalization import ObservationStatistics
+from dipole_sb3.networks.feature_network import FeatureNetwork
+from dipole_sb3.networks.flow import uniform_schedule
+from dipole_sb3.networks.heads import QEnsemble, VelocityPair, time_embedding
+from dipole_sb3.networks.stacked_mlp import StackedLayerNorm, StackedLinear, StackedMLP
 
 LARGEST = float(np.finfo(np.float32).max)
 """Of single precision."""

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from dipole_export.graphs import Statistics, flat_order, flat_size
 from dipole_sb3 import DIPOLE
-from dipole_sb3.normalization import normalized
+from dipole_sb3.buffers.normalization import normalized
 
 _ROWS_AT_ONCE = 16_384
 

@@ -12,7 +12,7 @@ from dipole_runtime.archive import archive_bytes
 from dipole_runtime.bundle import Bundle
 from dipole_runtime.manifest import BUNDLE_FILES, MANIFEST
 
-from dipole_sb3.persistence import replaced_when_complete
+from dipole_sb3.common.files import replaced_when_complete
 
 ARCHIVE_SUFFIX = ".dipole"
 

@@ -29,7 +29,7 @@ from written_bags import (
     write_bag,
 )
 
-from dipole_sb3.datasets.recorded import Recording
+from dipole_sb3.recording.learning_agents import Recording
 
 FLAT = "-observation[0]"
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dipole_sb3 import DIPOLE
-from dipole_sb3.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 ALGORITHMS: list[type[OfflineAlgorithm]] = [DIPOLE]
 

@@ -8,7 +8,7 @@ import pytest
 from algorithms import ALGORITHMS, small
 from recordings import Arrays
 
-from dipole_sb3.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 
 @pytest.fixture(params=ALGORITHMS, ids=[algorithm.__name__ for algorithm in ALGORITHMS])

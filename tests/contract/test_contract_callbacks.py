@@ -29,7 +29,7 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 
-from dipole_sb3.callbacks import TimestepProgressBar
+from dipole_sb3.learning.callbacks import TimestepProgressBar
 
 # SB3 shows its bar with tqdm's rich variant.
 pytestmark = pytest.mark.filterwarnings("ignore:rich is experimental")

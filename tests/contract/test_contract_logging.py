@@ -16,8 +16,8 @@ from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dipole_sb3 import DIPOLE, OfflineReplayBuffer
-from dipole_sb3.dipole import OfflineAlgorithm
-from dipole_sb3.monitoring import SATURATION
+from dipole_sb3.algorithms.dipole.algorithm import OfflineAlgorithm
+from dipole_sb3.learning.training_monitor import SATURATION
 
 SB3_KEYS = {"train/actor_loss", "train/critic_loss", "train/learning_rate", "time/fps"}
 OUR_KEYS = {"time/updates_per_second"}

@@ -21,9 +21,9 @@ from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNo
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from dipole_sb3 import DatasetError, MixedReplayBuffer, OfflineReplayBuffer
-from dipole_sb3.buffers import Batch
+from dipole_sb3.buffers.offline_buffer import Batch
+from dipole_sb3.buffers.stored_buffer import StoredReplayBuffer
 from dipole_sb3.datasets import storage
-from dipole_sb3.stored_buffer import StoredReplayBuffer
 
 
 def pendulums(n_envs: int = 1, episode_steps: int = 7) -> VecEnv:

@@ -19,7 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
 
 from dipole_sb3 import DatasetError, OfflineReplayBuffer, load_dataset
-from dipole_sb3.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 Algorithm = type[OfflineAlgorithm]
 

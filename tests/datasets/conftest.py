@@ -8,7 +8,7 @@ import pytest
 from exorl_recordings import TASKS, Episodes, record
 from small_ogbench_sets import SMALL_SETS, make
 
-from dipole_sb3.datasets.ogbench_generation import make_dataset
+from dipole_sb3.datasets.ogbench.generation import make_dataset
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipole_sb3 import OfflineReplayBuffer, layouts, load_dataset
+from dipole_sb3 import OfflineReplayBuffer, load_dataset
+from dipole_sb3.buffers import image_layout
+from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import array_files, storage
 from dipole_sb3.datasets.conversion import convert
-from dipole_sb3.errors import DatasetError
 
 SUFFIXES = [".npz", ".hdf5", ".h5"]
 
@@ -106,7 +107,7 @@ def test_read_in_parts_they_are_the_same(
     whole = load_dataset(path, device="cpu")
     same_as_d4rl(whole, dataset)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "rows_per_block", lambda row_bytes: rows_at_a_time)
+        patch.setattr(image_layout, "rows_per_block", lambda row_bytes: rows_at_a_time)
         convert(path, folder / "stored")
     assert storage.checksum(folder / "stored") == whole.checksum
 

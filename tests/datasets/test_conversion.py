@@ -17,10 +17,11 @@ from full_disk import full_disk
 from gymnasium import spaces
 from hypothesis import given, settings
 
-from dipole_sb3 import OfflineReplayBuffer, layouts, load_dataset
+from dipole_sb3 import OfflineReplayBuffer, load_dataset
+from dipole_sb3.buffers import image_layout
+from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import files, make_env
 from dipole_sb3.datasets.conversion import convert
-from dipole_sb3.errors import DatasetError
 
 
 @settings(max_examples=10, deadline=None)
@@ -35,7 +36,7 @@ def test_a_round_through_all_formats_changes_nothing(
         flat |= {f"{key}/{part}": array for part, array in value.items()} if isinstance(value, dict) else {key: value}
     files.write_npz(folder / "first.npz", flat)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "BLOCK_BYTES", 2_000)
+        patch.setattr(image_layout, "BLOCK_BYTES", 2_000)
         names = ["first.npz", "a", "b.npz", "c.hdf5", "d", "e.h5", "f.npz"]
         for source, destination in pairwise(names):
             convert(folder / source, folder / destination)
@@ -70,7 +71,7 @@ def test_a_named_data_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ways", [["a.npz", "stored"], ["stored", "b.npz"], ["stored", "c.hdf5"]])
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, ways: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "BLOCK_BYTES", 2**18)
+    monkeypatch.setattr(image_layout, "BLOCK_BYTES", 2**18)
     peaks = []
     for length in (100_000, 400_000):
         folder = tmp_path / str(length)

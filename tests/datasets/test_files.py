@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import array_files, files, load_dataset
-from dipole_sb3.errors import DatasetError
 
 LENGTH = 12
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dipole_sb3 import layouts, load_dataset
+from dipole_sb3 import load_dataset
+from dipole_sb3.buffers import image_layout
 from dipole_sb3.cli.dispatch import main
 from dipole_sb3.datasets import files
 from dipole_sb3.datasets.conversion import convert
@@ -45,7 +46,7 @@ def recording() -> dict[str, Any]:
 @pytest.fixture(params=[None, 200], ids=["one block", "many blocks"])
 def written(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Path]:
     if request.param:
-        monkeypatch.setattr(layouts, "BLOCK_BYTES", request.param)
+        monkeypatch.setattr(image_layout, "BLOCK_BYTES", request.param)
     return lambda arrays: files.write_npz(tmp_path / "data.npz", arrays)
 
 
@@ -215,7 +216,7 @@ def test_info(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("episodes", [0, 1, 100])
 def test_pictures_of_few_and_many_episodes(episodes: int, tmp_path: Path) -> None:
-    from dipole_sb3.plots_data import plot_data
+    from dipole_sb3.plots.data import plot_data
 
     found = Inspection("data", transitions=500)
     found.returns.extend(range(episodes))

@@ -14,7 +14,8 @@ import pytest
 from gymnasium import spaces
 from sampled_environments import Sampled, dict_env, image_env, image_space, vector_space
 
-from dipole_sb3 import DIPOLE, DatasetError, OfflineReplayBuffer, checks, load_dataset
+from dipole_sb3 import DIPOLE, DatasetError, OfflineReplayBuffer, load_dataset
+from dipole_sb3.common import checks
 from dipole_sb3.datasets import make_env
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")

@@ -25,11 +25,12 @@ from hypothesis import strategies as st
 from recordings import record
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from dipole_sb3 import DIPOLE, OfflineReplayBuffer, layouts, load_dataset, stored_buffer
+from dipole_sb3 import DIPOLE, OfflineReplayBuffer, load_dataset
+from dipole_sb3.buffers import image_layout, stored_buffer
+from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
+from dipole_sb3.buffers.stored_buffer import StoredReplayBuffer
+from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import described_spaces, storage
-from dipole_sb3.errors import DatasetError
-from dipole_sb3.mixed_buffer import MixedReplayBuffer
-from dipole_sb3.stored_buffer import StoredReplayBuffer
 
 
 def rows(arrays: Any, part: Any) -> dict[str, Any]:
@@ -246,7 +247,7 @@ def test_wrong_values_are_told_by_their_row_in_the_whole(tmp_path: Path, key: st
 
 
 def test_rows_are_counted_over_the_parts_of_one_call_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(image_layout, "BLOCK_BYTES", 100)
     arrays = counting(50)
     arrays["rewards"][40] = np.inf
     refused(tmp_path, arrays, "rewards has NaN or infinity, first in row 47")

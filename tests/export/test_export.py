@@ -219,7 +219,7 @@ def test_a_bundle_is_replaced_whole_or_not_at_all(name: str, tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("dipole_sb3.persistence.os.fsync", full_disk)
+        broken.setattr("dipole_sb3.common.files.os.fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
             export_bundle(model, path)
     assert hashlib.sha256(b"".join(sorted(contents(path).values()))).hexdigest() == first

@@ -1,0 +1,1 @@
+"""The algorithms, a folder each: algorithm.py (the class), policies.py (networks, acting), losses.py (one update)."""

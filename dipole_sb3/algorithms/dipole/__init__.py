@@ -1,0 +1,1 @@
+"""Dichotomous policy optimisation: two flow policies, one towards high and one towards low return."""

@@ -1,0 +1,407 @@
+"""Recorded data behind Stable-Baselines3's replay-buffer face."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.preprocessing import get_obs_shape
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from dipole_sb3.buffers import image_layout, recorded_arrays
+from dipole_sb3.buffers.checksums import TransitionDigest
+from dipole_sb3.buffers.device_mirror import DeviceMirror, ObservationTensors
+from dipole_sb3.buffers.n_step_windows import differ, find_breaks, windows
+from dipole_sb3.common import checks
+from dipole_sb3.common.checks import ObservationArrays
+from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.observations import mapped, together
+
+TRANSITION_ARRAYS = ("observations", "actions", "rewards", "next_observations", "dones", "timeouts")
+"""What a buffer holds of every transition."""
+
+
+class Batch(NamedTuple):
+    """Transitions on the training device.
+
+    =================  ==========================================
+    observations       [batch, *observation], or a dict of those
+    actions            [batch, action], scaled to [−1, 1]
+    rewards            [batch]
+    next_observations  as observations
+    masks              [batch], 0 where bootstrapping must stop
+    steps              None
+    =================  ==========================================
+
+    For n-step returns: ``rewards`` [batch, n] are those of up to n transitions, 0 after the last; ``steps`` [batch],
+    1 to n, says how many they are; ``next_observations`` and ``masks`` are the last one's.
+    """
+
+    observations: ObservationTensors
+    actions: Tensor
+    rewards: Tensor
+    next_observations: ObservationTensors
+    masks: Tensor
+    steps: Tensor | None = None
+
+
+class OfflineReplayBuffer(ReplayBuffer):
+    """An SB3 replay buffer that adopts recorded arrays, and from which whole batches are drawn on the device.
+
+    Made by :func:`dipole_sb3.load_dataset` or :meth:`from_arrays`. Built through SB3's constructor it is an ordinary,
+    empty ring buffer. It serves Box and Dict observations alike.
+
+    ===================================  =====================================================
+    observations, next_observations      [transitions, envs, *observation], or dicts of those
+    actions                              [transitions, envs, action], scaled to [−1, 1]
+    rewards, dones, timeouts             [transitions, envs], float32
+    ===================================  =====================================================
+
+    ``dones`` is 1 where an episode ended or bootstrapping must stop; ``timeouts`` marks the ends after which the
+    value goes on (a time limit), as in SB3.
+
+    :param buffer_size: capacity in transitions (over all environments).
+    :param observation_space: Box or Dict of Box (also SB3's other observation spaces).
+    :param action_space: Box.
+    :param device: where batches are drawn; the arrays are mirrored there when it is not the CPU.
+    :param n_envs: environments that write at a time.
+    :param optimize_memory_usage: not offered: arrays are adopted without a copy instead.
+    :param handle_timeout_termination: as in SB3: remember which ends were time limits.
+    """
+
+    observations: ObservationArrays  # type: ignore[assignment]
+    next_observations: ObservationArrays  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+    ) -> None:
+        if optimize_memory_usage:
+            raise ValueError(
+                "OfflineReplayBuffer does not take optimize_memory_usage=True: it would lose the last observation of "
+                "every recorded episode"
+            )
+        # Not ReplayBuffer's constructor: it allocates arrays, of one Box only.
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
+        self.observations = self._allocate_observations()
+        self.next_observations = self._allocate_observations()
+        self.actions = np.zeros((self.buffer_size, n_envs, self.action_dim), np.float32)
+        self.rewards = np.zeros((self.buffer_size, n_envs), np.float32)
+        self.dones = np.zeros((self.buffer_size, n_envs), np.float32)
+        self.timeouts = np.zeros((self.buffer_size, n_envs), np.float32)
+        self.source = "replay buffer"
+        self.metadata: dict[str, Any] = {}
+        self.validation: OfflineReplayBuffer | None = None
+        self._mirror: DeviceMirror | None = None
+        self._rows_to_send = 0
+        self._breaks: np.ndarray | None = None
+        self._checksum: str | None = None
+
+    def _allocate_observations(self) -> ObservationArrays:
+        shape = (self.buffer_size, self.n_envs)
+        if isinstance(self.observation_space, spaces.Dict):
+            return {
+                key: np.zeros((*shape, *self.obs_shape[key]), checks.stores_as(space))  # type: ignore[call-overload]
+                for key, space in self.observation_space.spaces.items()
+            }
+        return np.zeros((*shape, *self.obs_shape), checks.stores_as(self.observation_space))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any],
+        *,
+        observation_space: spaces.Space[Any] | None = None,
+        action_space: spaces.Box | None = None,
+        device: torch.device | str = "auto",
+        source: str = "arrays",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> OfflineReplayBuffer:
+        """A full buffer over recorded arrays.
+
+        C-contiguous float32 (or uint8 image) observations are adopted, not copied.
+
+        :param arrays: ``observations`` [T, *observation] (or a mapping of those), ``actions`` [T, action] in the
+            environment's units, ``rewards`` [T], ``next_observations``; and how episodes end: ``terminals`` [T]
+            (1 where an episode ended, for any reason) and/or ``masks`` [T] (0 only where bootstrapping must stop).
+            One of the two may be missing: without ``masks`` every terminal stops bootstrapping, without ``terminals``
+            only masks end episodes.
+        :param observation_space: checked against; inferred from the data when None.
+        :param action_space: bounds of the actions; Box(−1, 1) when None, if the actions fit into it.
+        :param device: where batches will be drawn.
+        :param source: name of the data in error messages.
+        :param metadata: anything worth keeping (environment id, provenance).
+        :raises DatasetError: missing keys, wrong shapes, NaN or infinity, emptiness, values out of bounds.
+        """
+        known = recorded_arrays.spaces_of(source, arrays, observation_space, action_space)
+        found = recorded_arrays.adopted(source, arrays, *known)
+        buffer = cls(1, *known, device)
+        buffer.buffer_size, buffer.pos, buffer.full = len(found.rewards), 0, True
+        buffer.source, buffer.metadata = source, dict(metadata or {})
+        for name in TRANSITION_ARRAYS:
+            setattr(buffer, name, getattr(found, name))
+        return buffer
+
+    @classmethod
+    def from_replay_buffer(cls, buffer: ReplayBuffer, *, device: torch.device | str = "auto") -> OfflineReplayBuffer:
+        """What an SB3 algorithm's replay buffer holds, oldest first; of several environments, too.
+
+        Arrays are shared with ``buffer`` where they can be, so it must not be written to meanwhile; a full ring is
+        copied into the order of time. As SB3 stores it: actions scaled to [−1, 1], observations and rewards as they
+        were before VecNormalize. With ``optimize_memory_usage`` the observations after the ends of episodes, and which
+        ends were time limits, are lost: every end stops bootstrapping, as in SB3.
+
+        :param buffer: ReplayBuffer or DictReplayBuffer, in whichever algorithm it was filled; an OfflineReplayBuffer
+            is returned as it is.
+        :param device: where batches will be drawn.
+        :raises DatasetError: it is empty, a HerReplayBuffer, has no Box actions, or holds NaN or actions outside
+            [−1, 1].
+        """
+        from dipole_sb3.datasets.replay_buffers import adopted
+
+        return adopted(buffer, cls, device=device)
+
+    # SB3's face
+
+    def size(self) -> int:
+        """Rows that hold transitions (each of ``n_envs`` transitions)."""
+        return self._filled_rows()
+
+    def _filled_rows(self) -> int:
+        return self.buffer_size if self.full else self.pos
+
+    @property
+    def n_transitions(self) -> int:
+        """Transitions to draw from, over all environments."""
+        return self.size() * self.n_envs
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """One transition of every environment, as in SB3; the oldest row gives way when the buffer is full."""
+        row = self.pos
+        for stored, given in ((self.observations, obs), (self.next_observations, next_obs)):
+            for array, value in together(stored, given):
+                array[row] = np.asarray(value).reshape(array.shape[1:])
+        self.actions[row] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        self.rewards[row], self.dones[row] = reward, done
+        if self.handle_timeout_termination:
+            self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
+        if self._breaks is not None:
+            self._breaks[row - 1] = (self.dones[row - 1] > 0) | self._begins_anew(row)
+            self._breaks[row] = True
+        self._rows_to_send = min(self._rows_to_send + 1, self.buffer_size)
+        self._checksum = None
+        self.pos = (row + 1) % self.buffer_size
+        self.full = self.full or self.pos == 0
+
+    def _begins_anew(self, row: int) -> np.ndarray:
+        """Where a row's observation is not the next observation of the row before, [n_envs]."""
+        begins = [
+            differ(leading[[row - 1]], following[[row]])[0]
+            for leading, following in together(self.next_observations, self.observations)
+        ]
+        return np.any(begins, axis=0)  # type: ignore[no-any-return]
+
+    def _get_samples(  # type: ignore[override]
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples | DictReplayBufferSamples:
+        columns = np.random.randint(0, self.n_envs, size=len(batch_inds))
+        observations, following = (
+            self._normalize_obs(value, env) for value in self._observation_pairs(batch_inds, columns)
+        )
+        dones = self.dones[batch_inds, columns] * (1 - self.timeouts[batch_inds, columns])
+        rewards = self._normalize_reward(self.rewards[batch_inds, columns].reshape(-1, 1), env)
+        actions = self.to_torch(self.actions[batch_inds, columns])
+        ends = self.to_torch(dones.reshape(-1, 1))
+        if isinstance(observations, dict):
+            assert isinstance(following, dict)
+            return DictReplayBufferSamples(
+                {key: self.to_torch(value) for key, value in observations.items()},
+                actions,
+                {key: self.to_torch(value) for key, value in following.items()},
+                ends,
+                self.to_torch(rewards),
+            )
+        assert isinstance(following, np.ndarray)
+        return ReplayBufferSamples(
+            self.to_torch(observations), actions, self.to_torch(following), ends, self.to_torch(rewards)
+        )
+
+    def _observation_pairs(self, rows: np.ndarray, columns: np.ndarray) -> tuple[ObservationArrays, ObservationArrays]:
+        """Observations of the transitions and what followed them, [n, *observation] each."""
+        one, other = (
+            mapped(lambda array: array[rows, columns], value) for value in (self.observations, self.next_observations)
+        )
+        return one, other
+
+    def blocks(self, rows: int | None = None) -> Iterator[dict[str, Any]]:
+        """All transitions in the order of flat indices, as copies or views of at most so many at a time.
+
+        Memory stays bounded where the data lie in storage.
+
+        :param rows: of a block, each of ``n_envs`` transitions; None: as many as are worth while.
+        :return: ``observations`` and ``next_observations`` [n, *observation] (or dicts of those), ``actions``
+            [n, action] scaled to [−1, 1], ``rewards``, ``dones`` and ``timeouts`` [n].
+        """
+        rows = image_layout.rows_per_block(self._row_bytes()) if rows is None else rows
+        filled = self._filled_rows()
+        for start in range(0, filled, rows):
+            part = slice(start, min(start + rows, filled))
+            yield {
+                key: mapped(lambda array, part=part: array[part].reshape(-1, *array.shape[2:]), getattr(self, key))
+                for key in TRANSITION_ARRAYS
+            }
+
+    def _row_bytes(self) -> int:
+        """Of the observations in a row, by far the most of it."""
+        return sum(array[:1].nbytes for (array,) in together(self.observations))
+
+    @property
+    def checksum(self) -> str:
+        """What identifies the data: SHA-256 over every transition as training sees it, in hexadecimal digits.
+
+        It does not depend on where the data lie (in memory, in storage, in a file of either kind), nor on whether
+        images have their channels first or last. Computed once, then remembered until something is added.
+        """
+        if self._checksum is None:
+            digest = TransitionDigest(self.observation_space)
+            for block in self.blocks():
+                digest.update(block)
+            self._checksum = digest.hexdigest()
+        return self._checksum
+
+    # Training's face
+
+    def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1) -> Batch:
+        """A uniform batch with replacement; indices and rows are drawn on the device, without a copy from the host.
+
+        :param batch_size: transitions to draw, ≥ 1.
+        :param generator: on the buffer's device; the only source of randomness.
+        :param n_steps: as in :meth:`take`.
+        :raises DatasetError: when the buffer is empty.
+        """
+        return self.take(self.draw_indices(batch_size, generator), n_steps)
+
+    def draw_indices(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """The flat indices of a uniform batch for :meth:`take`: what :meth:`draw` draws.
+
+        :raises DatasetError: when the buffer is empty.
+        """
+        available = self.n_transitions
+        if available == 0:
+            raise DatasetError(f"{self.source}: no transitions to train on; expected at least one")
+        return torch.randint(available, (batch_size,), generator=generator, device=self.device)
+
+    @property
+    def resident(self) -> bool:
+        """Whether all transitions are on the device and stay as they are: :meth:`take` then needs the host no more."""
+        return self.full
+
+    def take(self, indices: Tensor, n_steps: int = 1) -> Batch:
+        """The transitions at flat indices (row · n_envs + environment), shape [batch], on the buffer's device.
+
+        :param n_steps: n ≥ 1. Above 1 each comes with the rewards of the up to n − 1 transitions that follow it in its
+            episode, and with the last one's next observation and mask (see :class:`Batch`).
+        """
+        tensors = self.tensors()
+        last, rewards, steps = indices, tensors["rewards"][indices], None
+        if n_steps > 1:
+            breaks = self._current_mirror().of("_breaks", self.breaks())
+            window = windows(indices, breaks, n_steps, self.n_envs)
+            last, steps = window.last, window.steps
+            rewards = tensors["rewards"][window.rows] * window.counts
+        return Batch(
+            mapped(lambda tensor: tensor[indices], tensors["observations"]),
+            tensors["actions"][indices],
+            rewards,
+            mapped(lambda tensor: tensor[last], tensors["next_observations"]),
+            1.0 - tensors["dones"][last] * (1.0 - tensors["timeouts"][last]),
+            steps,
+        )
+
+    def breaks(self) -> np.ndarray:
+        """Where the row after a transition does not continue it, [rows, n_envs], bool; found once, then kept up."""
+        if self._breaks is None:
+            newest = (self.pos - 1) % self.buffer_size
+            self._breaks = find_breaks(self.observations, self.next_observations, self.dones, newest)
+        return self._breaks
+
+    def tensors(self) -> dict[str, Any]:
+        """All arrays as tensors on the buffer's device, [rows · n_envs, ...]; views of the same memory on the CPU."""
+        mirror = self._current_mirror()
+        return {name: mirror.of(name, getattr(self, name)) for name in TRANSITION_ARRAYS}
+
+    def tensors_to_take(self, n_steps: int = 1) -> list[Tensor]:
+        """All that :meth:`take` reads: always the same tensors, until the buffer changes or has another device."""
+        read: list[Tensor] = []
+        for part in self.tensors().values():
+            mapped(read.append, part)
+        if n_steps > 1:
+            read.append(self._current_mirror().of("_breaks", self.breaks()))
+        return read
+
+    def _current_mirror(self) -> DeviceMirror:
+        if self._mirror is None:
+            self._mirror = DeviceMirror(self.device)
+        elif self._rows_to_send:
+            # With the row before them, which is no longer the newest.
+            rows = min(self._rows_to_send + 1, self.buffer_size)
+            self._mirror.send(lambda name: getattr(self, name), self.pos - rows, rows)
+        self._rows_to_send = 0
+        return self._mirror
+
+    def to(self, device: torch.device | str) -> OfflineReplayBuffer:
+        """Draws from now on on another device (and the validation split with it); returns itself."""
+        device = torch.device(device)
+        if device != self.device:
+            self.device, self._mirror = device, None
+        if self.validation is not None:
+            self.validation.to(device)
+        return self
+
+    def with_channels_first(self) -> OfflineReplayBuffer:
+        """This data with every image's channels first, as SB3's extractors expect; itself when they are already."""
+        return self._with_observation_space(image_layout.channels_first(self.observation_space))
+
+    def with_channels_of(self, space: spaces.Space[Any]) -> OfflineReplayBuffer:
+        """This data with images laid out as in ``space`` (SB3 turns an environment's images channels-first)."""
+        transposed = image_layout.channels_first(self.observation_space)
+        return self._with_observation_space(transposed) if image_layout.same_shapes(transposed, space) else self
+
+    def _with_observation_space(self, space: spaces.Space[Any]) -> OfflineReplayBuffer:
+        if image_layout.same_shapes(space, self.observation_space):
+            return self
+        other = copy.copy(self)
+        other.observation_space, other.obs_shape = space, get_obs_shape(space)  # type: ignore[assignment]
+        other.observations = image_layout.transposed(self.observations, space)
+        other.next_observations = image_layout.transposed(self.next_observations, space)
+        if self.validation is not None:
+            other.validation = self.validation._with_observation_space(space)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # These are derived; pickling them (SB3's save_replay_buffer) would store everything twice.
+        return {**self.__dict__, "_mirror": None, "_breaks": None}

@@ -1,0 +1,132 @@
+"""Processes that work for this one: quiet, single-threaded, and without the user's script in them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from dipole_sb3.common.errors import DatasetError
+
+_ENVIRONMENT = {
+    # Each keeps one core busy with matrices too small to share; results must not hang on the number of threads.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Nothing is rendered, so nothing is asked of the graphics driver.
+    "MUJOCO_GL": "disable",
+}
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C, which is this process's to handle."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else signal.SIG_DFL
+    try:
+        yield
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def quiet_children() -> Iterator[None]:
+    """Processes started inside are single-threaded and ignore Ctrl-C, which is this process's to handle."""
+    before = {key: os.environ.get(key) for key in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        with without_interrupts():
+            yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Processes spawned inside do not import the script that is running.
+
+    Otherwise a script without ``if __name__ == "__main__":`` would load its data set once more in every worker, which
+    would wait there for the lock that this process holds.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+def live_and_die_with_parent(stop: Connection | None = None) -> None:
+    """For a process that waits for work: it ends with its parent, and no signal to the whole group ends it before.
+
+    Ctrl-C, and SIGTERM from a cluster's scheduler, reach all processes of a command; its first one decides what happens
+    then, and may want to finish first what the others are doing.
+
+    :param stop: the other side may end this process by sending anything, or by closing it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    signs: list[Any] = [] if parent is None else [parent.sentinel]
+
+    def end() -> None:
+        wait([*signs, *([] if stop is None else [stop])])
+        os._exit(1)
+
+    if signs or stop is not None:
+        threading.Thread(target=end, daemon=True).start()
+
+
+class Worker(NamedTuple):
+    """A process, and this side of the pipe to it."""
+
+    connection: Connection
+    process: SpawnProcess
+
+    @classmethod
+    def start(cls, work: Callable[..., None], *arguments: Any) -> Worker:
+        """Starts a process that calls ``work(connection, *arguments)``, with the other side of the pipe.
+
+        It ends with this one; inside :func:`quiet_children`, quietly.
+        """
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+        process.start()
+        theirs.close()  # else the worker's death would not close the pipe
+        return cls(ours, process)
+
+    def receive(self, who: str, kept: str) -> Any:
+        """What the worker sends next.
+
+        :param who: the worker, for the message of its death.
+        :param kept: what becomes of what was made before, likewise.
+        :raises DatasetError: it has died, between two messages or in the middle of one.
+        """
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError) as error:
+            self.process.join()
+            raise DatasetError(
+                f"{who} ended with exit code {self.process.exitcode} (negative: killed by that signal, often for lack "
+                f"of memory; positive: its message is above); {kept}"
+            ) from error
+
+    def end(self) -> None:
+        """Ends the process at once."""
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()

@@ -1,0 +1,222 @@
+"""Evaluations in a process of their own: training takes snapshots of its policy and goes on."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
+
+from dipole_sb3.algorithms.dipole.policies import DIPOLEPolicy
+from dipole_sb3.buffers.normalization import ObservationStatistics
+from dipole_sb3.common.child_processes import live_and_die_with_parent, without_interrupts, without_script
+from dipole_sb3.evaluation.batched_acting import ActingModel
+from dipole_sb3.evaluation.environment_pool import MakeEnv
+from dipole_sb3.evaluation.sweep import SweepResult, evaluate_sweeps
+
+Deliver = Callable[[SweepResult | None], None]
+"""Takes a result; None where there will be none."""
+
+
+class PolicySnapshot(NamedTuple):
+    """What of a model acts, as it is now: copies, without data, optimiser and environment."""
+
+    policy_class: type[DIPOLEPolicy]
+    arguments: dict[str, Any]
+    parameters: dict[str, np.ndarray]
+    device: str
+    statistics: Mapping[str | None, ObservationStatistics]
+
+    @classmethod
+    def of(cls, model: ActingModel) -> PolicySnapshot:
+        """A snapshot of a model between two updates."""
+        policy = model.policy
+        parameters = {name: np.array(tensor.cpu()) for name, tensor in policy.state_dict().items()}
+        return cls(
+            type(policy),
+            policy._get_constructor_parameters(),
+            parameters,
+            str(policy.device),
+            model.observation_statistics,
+        )
+
+    def restored(self) -> RestoredModel:
+        """A model that acts as the one in the snapshot."""
+        policy = self.policy_class(**self.arguments).to(self.device)
+        policy.load_state_dict({name: torch.as_tensor(array) for name, array in self.parameters.items()})
+        return RestoredModel(policy, self.statistics)
+
+
+class RestoredModel:
+    """Acts as the model in a snapshot: an :class:`~dipole_sb3.evaluation.batched_acting.ActingModel`."""
+
+    def __init__(self, policy: DIPOLEPolicy, statistics: Mapping[str | None, ObservationStatistics]) -> None:
+        self.policy, self.observation_statistics = policy, statistics
+        self.predict = policy.predict
+
+
+class _Request(NamedTuple):
+    snapshot: PolicySnapshot
+    deliver: Deliver
+
+
+class BackgroundEvaluator:
+    """Plays evaluations of one training process, of one model or of several that learn side by side.
+
+    A context manager. Its process starts with the first evaluation (a fresh one, not a fork: training has threads, and
+    perhaps CUDA), uses one thread and the models' device, and ends with this block, with this process, or when asked.
+    It does not import the script that runs, so that none needs ``if __name__ == "__main__":``; what the models and
+    environments are made of must be importable, or in the script itself. Snapshots of one timestep are played together;
+    those of the next are taken when they have been delivered, so that memory stays bounded.
+
+    :param make_env: makes one environment, as in :func:`~dipole_sb3.evaluation.sweep.evaluate_sweep`.
+    :param episodes: of each evaluation.
+    :param seed: of the first episode.
+    :param processes: that step the environments; 1: the background process itself does.
+    """
+
+    def __init__(self, make_env: MakeEnv, episodes: int, seed: int, processes: int | None) -> None:
+        self._arguments = (CloudpickleWrapper(make_env), episodes, seed, processes)
+        self._stop, theirs = multiprocessing.Pipe()
+        self._theirs: Connection | None = theirs
+        self._executor = ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_prepare,
+            initargs=(theirs,),
+        )
+        self._timestep = 0
+        self._gathered: list[_Request] = []
+        self._running: tuple[Future[list[SweepResult]], list[_Request]] | None = None
+
+    def __enter__(self) -> BackgroundEvaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, model: ActingModel, timestep: int, deliver: Deliver) -> None:
+        """Takes a snapshot of a model, to be played at its own ω and N.
+
+        Waits for snapshots of an earlier timestep.
+
+        :param timestep: of the snapshot.
+        :param deliver: is called with the result by a later :meth:`collect` or :meth:`wait` (of any model's), or with
+            None by :meth:`close` or after a failure.
+        """
+        if self._running is not None or timestep != self._timestep:
+            self.wait()
+        self._timestep = timestep
+        self._gathered.append(_Request(PolicySnapshot.of(model), deliver))
+
+    def collect(self, timestep: int) -> None:
+        """Delivers what is ready, without waiting.
+
+        :param timestep: that training has reached; snapshots of an earlier one are sent off.
+        :raises ChildProcessError: the process has died; other exceptions of an evaluation arrive as they are.
+        """
+        if self._running is not None and self._running[0].done():
+            self._deliver()
+        if timestep != self._timestep:
+            self._send()
+
+    def wait(self) -> None:
+        """Waits for everything that was submitted, and delivers it; exceptions as in :meth:`collect`."""
+        while self._gathered or self._running is not None:
+            if self._running is not None:
+                self._deliver()
+            self._send()
+
+    def close(self) -> None:
+        """Ends the process at once; evaluations under way are lost."""
+        if self._running is not None:
+            # Else it ends as processes do, and clears up.
+            with suppress(OSError):
+                self._stop.send(None)
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._stop.close()
+        if self._theirs is not None:
+            self._theirs.close()
+        lost = [*(self._running[1] if self._running is not None else []), *self._gathered]
+        self._running, self._gathered = None, []
+        for request in lost:
+            request.deliver(None)
+
+    def _send(self) -> None:
+        if not self._gathered or self._running is not None:
+            return
+        requests, self._gathered = self._gathered, []
+        snapshots = CloudpickleWrapper([request.snapshot for request in requests])
+        try:
+            with without_interrupts(), without_script():
+                future = self._executor.submit(_evaluate, snapshots, *self._arguments)
+        except BrokenProcessPool as error:
+            self._fail(requests)
+            raise self._death() from error
+        self._running = future, requests
+        if self._theirs is not None:
+            self._theirs.close()  # the process has its own
+            self._theirs = None
+
+    def _deliver(self) -> None:
+        assert self._running is not None
+        future, requests = self._running
+        try:
+            results = future.result()
+        except BrokenProcessPool as error:
+            self._fail(requests)
+            raise self._death() from error
+        except Exception:
+            self._fail(requests)
+            raise
+        self._running = None
+        for request, result in zip(requests, results, strict=True):
+            request.deliver(result)
+
+    def _fail(self, requests: list[_Request]) -> None:
+        self._running = None
+        for request in requests:
+            request.deliver(None)
+
+    def _death(self) -> ChildProcessError:
+        return ChildProcessError(
+            f"the process that evaluates in the background died (killed, often for lack of memory); the evaluation of "
+            f"timestep {self._timestep} is lost, expected it to live as long as training"
+        )
+
+
+# What follows runs in the process.
+
+
+def _prepare(stop: Connection) -> None:
+    torch.set_num_threads(1)  # the other cores are training's and the environments'
+    live_and_die_with_parent(stop)
+
+
+def _evaluate(
+    snapshots: CloudpickleWrapper, make_env: CloudpickleWrapper, episodes: int, seed: int, processes: int | None
+) -> list[SweepResult]:
+    models = [snapshot.restored() for snapshot in snapshots.var]
+    alike: dict[tuple[float, int], list[int]] = {}
+    for index, model in enumerate(models):
+        alike.setdefault((model.policy.omega, model.policy.num_candidates), []).append(index)
+    results: dict[int, SweepResult] = {}
+    for (omega, num_candidates), indices in alike.items():
+        sweeps = evaluate_sweeps(
+            [models[index] for index in indices],
+            make_env.var,
+            omegas=[omega],
+            num_candidates=[num_candidates],
+            episodes=episodes,
+            seed=seed,
+            processes=processes,
+        )
+        results.update(zip(indices, sweeps, strict=True))
+    return [results[index] for index in range(len(models))]

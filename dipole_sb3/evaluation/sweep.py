@@ -1,0 +1,310 @@
+"""A trained model over greediness ω and candidates N: the same episodes for every cell of the table."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from dipole_sb3.algorithms.dipole.policies import require_num_candidates, require_omega
+from dipole_sb3.common.files import write_csv
+from dipole_sb3.common.intervals import mean_interval, proportion_interval
+from dipole_sb3.evaluation.batched_acting import Acting, ActingModel
+from dipole_sb3.evaluation.environment_pool import MakeEnv, available_cores, open_environments, seconds_per_episode
+from dipole_sb3.evaluation.episode_player import Player, play
+
+MAX_ENVIRONMENTS_OF_A_MODEL = 16
+"""Environments stepped together for one model. Beyond this a row of the policy's batch hardly gets cheaper on a CPU
+(measured at widths 128 and 512), while OGBench's manipulation scenes take 100 to 160 MB each."""
+
+MAX_ENVIRONMENTS = 64
+"""Environments stepped together for all models: at most 10 GB of such scenes. More models play in turns; fewer
+environments for each would change which noise an episode meets, and so the result."""
+
+_WORTH_PROCESSES = 20.0
+"""Seconds of environment steps below which starting processes costs more than it saves."""
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One cell: ω, N, and means over the episodes with 95 % confidence intervals.
+
+    Returns are undiscounted sums of the environment's own rewards, with Student's t interval (NaN for one episode).
+    Success rates lie in [0, 1], with Wilson's interval; None where the task has no success.
+    """
+
+    omega: float
+    num_candidates: int
+    episodes: int
+    return_mean: float
+    return_low: float
+    return_high: float
+    success_mean: float | None = None
+    success_low: float | None = None
+    success_high: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """The whole table, and the episodes behind it, for paired comparisons.
+
+    :param rows: one per cell, N by N, each in the given order of ω.
+    :param returns: of every episode, shape [rows, episodes]; episode e started from ``reset(seed=seed + e)`` in every
+        row.
+    :param successes: likewise, boolean; None where the task has no success.
+    :param seed: of the first episode.
+    """
+
+    rows: tuple[SweepRow, ...]
+    returns: np.ndarray
+    successes: np.ndarray | None
+    seed: int
+
+    @property
+    def omegas(self) -> list[float]:
+        """Every ω, in the order of evaluation."""
+        return list(dict.fromkeys(row.omega for row in self.rows))
+
+    @property
+    def candidates(self) -> list[int]:
+        """Every N, in the order of evaluation."""
+        return list(dict.fromkeys(row.num_candidates for row in self.rows))
+
+    def row(self, omega: float, num_candidates: int) -> SweepRow:
+        """The cell of one ω and one N.
+
+        :raises KeyError: it was not evaluated.
+        """
+        return self.rows[self._index(omega, num_candidates)]
+
+    def episode_returns(self, omega: float, num_candidates: int) -> np.ndarray:
+        """Returns of a cell's episodes, shape [episodes]; equal positions had equal starts in every cell.
+
+        :raises KeyError: it was not evaluated.
+        """
+        return self.returns[self._index(omega, num_candidates)]  # type: ignore[no-any-return]
+
+    def _index(self, omega: float, num_candidates: int) -> int:
+        for index, row in enumerate(self.rows):
+            if (row.omega, row.num_candidates) == (omega, num_candidates):
+                return index
+        raise KeyError(
+            f"ω = {omega}, N = {num_candidates} was not evaluated; found ω {self.omegas}, N {self.candidates}"
+        )
+
+
+def evaluate_sweep(
+    model: ActingModel,
+    make_env: MakeEnv,
+    *,
+    omegas: Sequence[float],
+    num_candidates: Sequence[int],
+    episodes: int = 50,
+    seed: int = 0,
+    processes: int | None = None,
+    deterministic: bool = False,
+    progress: bool = False,
+) -> SweepResult:
+    """Plays the same episodes with every ω and every N.
+
+    Episode e of every cell starts from ``reset(seed=seed + e)``, and every cell draws the same sequence of noise, so
+    that cells differ by ω and N alone. A cell's result does not depend on which others are asked for, nor on the number
+    of processes: they step the environments, the policy acts here on all of them at once. torch's and NumPy's global
+    generators are left as they were. Success is what the last step's info says (``"success"`` as in OGBench's own
+    evaluation, or ``"is_success"``). Observations are normalised as the model's VecNormalize does, rewards are not.
+
+    :param model: trained, or not.
+    :param make_env: makes one environment, which must end its episodes; picklable by cloudpickle for processes.
+    :param omegas: each ω ≥ −1, without repetition.
+    :param num_candidates: each N ≥ 1, without repetition.
+    :param episodes: per cell, ≥ 1.
+    :param seed: of the first episode, ≥ 0, and of the policy's noise.
+    :param processes: that step the environments; None: one per core where that pays, else 1, which is this one.
+    :param deterministic: the policy's noise is fixed instead of drawn.
+    :param progress: progress bar over all episodes.
+    :raises ValueError: out of range, nothing to evaluate, or success reported in some episodes only.
+    """
+    (result,) = evaluate_sweeps(
+        [model],
+        make_env,
+        omegas=omegas,
+        num_candidates=num_candidates,
+        episodes=episodes,
+        seed=seed,
+        processes=processes,
+        deterministic=deterministic,
+        progress=progress,
+    )
+    return result
+
+
+def evaluate_sweeps(
+    models: Sequence[ActingModel],
+    make_env: MakeEnv,
+    *,
+    omegas: Sequence[float],
+    num_candidates: Sequence[int],
+    episodes: int = 50,
+    seed: int = 0,
+    processes: int | None = None,
+    deterministic: bool = False,
+    progress: bool = False,
+) -> list[SweepResult]:
+    """:func:`evaluate_sweep` of several models: their environments step together, and one product acts for them all.
+
+    Each result is what the model alone would have: its episodes have the same starts and meet the same noise. Policies
+    of one architecture act as one stack of networks, which may round their actions otherwise (in float32, by about
+    1e-6); others act one after the other, without any difference. Where dynamics do not multiply such differences,
+    returns agree to 1e-3 (tested on Reacher; on an x86 CPU they were equal to the bit); where they do, an episode may
+    go another way.
+
+    :param models: at least one, for the same environment.
+    :return: of each model, in their order; the parameters are those of :func:`evaluate_sweep`.
+    :raises ValueError: as :func:`evaluate_sweep`, or no models.
+    """
+    omegas = _require_axis("omegas", omegas, require_omega)
+    num_candidates = _require_axis("num_candidates", num_candidates, require_num_candidates)
+    for name, value, least in (
+        ("the number of models", len(models), 1),
+        ("episodes", episodes, 1),
+        ("seed", seed, 0),
+        ("processes", processes, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")
+    cells = [(omega, count) for count in num_candidates for omega in omegas]
+    # As many rounds as with the most, all about full; of the models as of the episodes.
+    slots = -(-episodes // -(-episodes // MAX_ENVIRONMENTS_OF_A_MODEL))
+    together = -(-len(models) // -(-len(models) // max(1, MAX_ENVIRONMENTS // slots)))
+    total = len(models) * len(cells) * episodes
+    if processes is None:
+        pays = seconds_per_episode(make_env, seed) * total > _WORTH_PROCESSES
+        processes = min(available_cores(), slots * together) if pays else 1
+
+    sweeps = [_Sweep(seed) for _ in models]
+    with (
+        open_environments(make_env, slots * together, processes) as pool,
+        tqdm(total=total, unit="episode", desc="evaluating", disable=not progress) as bar,
+    ):
+        for omega, count in cells:
+            acting = functools.partial(Acting, omega=omega, num_candidates=count, deterministic=deterministic)
+            for start in range(0, len(models), together):
+                players = [
+                    Player(model, range(place * slots, (place + 1) * slots), range(seed, seed + episodes), seed)
+                    for place, model in enumerate(models[start : start + together])
+                ]
+                play(pool, players, acting, bar)
+                for sweep, player in zip(sweeps[start:], players, strict=False):
+                    sweep.add(omega, count, player)
+    return [sweep.result() for sweep in sweeps]
+
+
+class _Sweep:
+    """One model's cells, as they are played."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._rows: list[SweepRow] = []
+        self._returns: list[np.ndarray] = []
+        self._successes: list[list[bool | None]] = []
+
+    def add(self, omega: float, num_candidates: int, played: Player) -> None:
+        self._returns.append(played.returns)
+        self._successes.append(played.successes)
+        _require_consistent(self._successes)
+        self._rows.append(_summary(omega, num_candidates, played.returns, played.successes))
+
+    def result(self) -> SweepResult:
+        has_success = self._rows[0].success_mean is not None
+        successes = np.array(self._successes, bool) if has_success else None
+        return SweepResult(tuple(self._rows), np.array(self._returns), successes, self._seed)
+
+
+def _require_axis(name: str, values: Sequence[Number], require: Callable[[Any], Number]) -> list[Number]:
+    checked = [require(value) for value in values]
+    if not checked or len(set(checked)) != len(checked):
+        raise ValueError(f"{name} is {checked}, expected at least one value and none twice")
+    return checked
+
+
+def _summary(omega: float, num_candidates: int, returns: np.ndarray, successes: list[bool | None]) -> SweepRow:
+    row = SweepRow(omega, num_candidates, len(returns), *mean_interval(returns.tolist()))
+    if successes[0] is None:
+        return row
+    rate = proportion_interval(sum(map(bool, successes)), len(successes))
+    return replace(row, success_mean=rate.mean, success_low=rate.low, success_high=rate.high)
+
+
+def _require_consistent(successes: list[list[bool | None]]) -> None:
+    reported = [success is not None for cell in successes for success in cell]
+    if any(reported) and not all(reported):
+        raise ValueError(
+            f"{sum(reported)} of {len(reported)} episodes told success in their last info, expected all or none of them"
+        )
+
+
+def write_sweep_csv(result: SweepResult, path: str | Path) -> None:
+    """The table as CSV, one row per cell, columns as the fields of :class:`SweepRow`.
+
+    The success columns are there where the task has success. The file appears when it is complete.
+
+    :raises OSError: it cannot be written; an earlier file of that name is untouched.
+    """
+    columns = sweep_columns(result.rows)
+    write_csv(path, [columns, *([getattr(row, name) for name in columns] for row in result.rows)])
+
+
+def sweep_columns(rows: Sequence[SweepRow]) -> list[str]:
+    """Names of the fields that say something: without those of success where no row has it."""
+    has_success = any(row.success_mean is not None for row in rows)
+    return [field.name for field in fields(SweepRow) if has_success or not field.name.startswith("success")]
+
+
+def format_sweep_table(result: SweepResult) -> str:
+    """The table for a terminal: ω down, N across; success rates (where there are any) above returns."""
+    tables = [_table(result, return_cell)]
+    episodes = result.rows[0].episodes
+    titles = [f"Return, mean ± half of the 95 % interval, {episodes} episodes a cell"]
+    if result.successes is not None:
+        tables.insert(0, _table(result, success_cell))
+        titles.insert(0, f"Success rate with its 95 % interval, {episodes} episodes a cell")
+    return "\n\n".join(f"{title}\n{table}" for title, table in zip(titles, tables, strict=True))
+
+
+def _table(result: SweepResult, cell: Callable[[SweepRow], str]) -> str:
+    header = ["ω", *(f"N = {count}" for count in result.candidates)]
+    lines = [
+        [f"{omega:g}", *(cell(result.row(omega, count)) for count in result.candidates)] for omega in result.omegas
+    ]
+    return aligned_table(header, lines)
+
+
+def aligned_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Columns flush right, with a rule under the header, for a terminal."""
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+
+    def text(line: Sequence[str]) -> str:
+        return "  " + "   ".join(value.rjust(width) for value, width in zip(line, widths, strict=True))
+
+    return "\n".join([text(header), "  " + "   ".join("─" * width for width in widths), *map(text, lines)])
+
+
+def return_cell(row: SweepRow) -> str:
+    """The mean return, with half of its interval where there is one."""
+    if math.isnan(row.return_low):
+        return f"{row.return_mean:.2f}"
+    return f"{row.return_mean:.2f} ± {row.return_high - row.return_mean:.2f}"
+
+
+def success_cell(row: SweepRow) -> str:
+    """The success rate, with its interval where there is one."""
+    mean, low, high = (100 * (value or 0.0) for value in (row.success_mean, row.success_low, row.success_high))
+    return f"{mean:.0f} %" if math.isnan(low) else f"{mean:.0f} % [{low:.0f}, {high:.0f}]"

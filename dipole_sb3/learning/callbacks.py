@@ -1,0 +1,67 @@
+"""What SB3's callbacks need while training without stepping an environment."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+
+if TYPE_CHECKING:
+    from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+
+
+class IterationCallback(BaseCallback):
+    """A callback that runs where all of a timestep is done; see :meth:`OfflineAlgorithm.at_iteration_ends`."""
+
+    model: OfflineAlgorithm
+
+    def _on_training_start(self) -> None:
+        self.model.at_iteration_ends(self._on_iteration_end)
+
+    def _on_step(self) -> bool:
+        return True
+
+    @abstractmethod
+    def _on_iteration_end(self) -> bool:
+        """False ends learning."""
+
+
+class TimestepProgressBar(ProgressBarCallback):
+    """SB3's progress bar, moved by timesteps.
+
+    SB3's own moves by the number of environments at every call, which overshoots where a timestep is one update.
+    """
+
+    _shown: int = 0
+    _end: int = 0
+
+    def _on_training_start(self) -> None:
+        self._shown, self._end = self.model.num_timesteps, self.locals["total_timesteps"]
+        super()._on_training_start()
+
+    def _on_step(self) -> bool:
+        # The last step of several environments may go beyond what was asked for.
+        reached = min(self.model.num_timesteps, self._end)
+        self.pbar.update(reached - self._shown)
+        self._shown = reached
+        return True
+
+
+class RecordedSpaces(gymnasium.Env[Any, Any]):
+    """Stands where callbacks look for the training environment while there is none: spaces, and nothing to step.
+
+    Without it EvalCallback and others fail on ``training_env`` although they only ask for its type and size.
+    """
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+    def reset(self, **_: Any) -> Any:
+        raise RuntimeError("this model trains on recorded data without an environment: pass env= to step one")
+
+    def step(self, action: Any) -> Any:
+        return self.reset()

@@ -1,0 +1,310 @@
+"""Checkpoints that hold all of a run: a killed run goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pathlib
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import CSVOutputFormat, Logger
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv
+
+import dipole_sb3
+from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
+from dipole_sb3.buffers.normalization import restore_vec_normalize, vec_normalize_state
+from dipole_sb3.common.archived_state import read_state, write_state
+from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.files import problem_of_model, replaced_when_complete
+from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.common.random_state import global_generators, restore_global_generators
+from dipole_sb3.learning import replayable_episodes
+from dipole_sb3.learning.callbacks import IterationCallback
+from dipole_sb3.learning.delayed_log import complete_log
+
+if TYPE_CHECKING:
+    from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+
+KEPT = 2
+"""Checkpoints in a folder: the newest, and one to fall back to."""
+
+_FORMAT = 1
+_STATE = "run"
+_NAME = re.compile(r"model_(\d+)_steps\.zip")
+
+
+class ResumableCheckpoint(IterationCallback):
+    """Saves all of a run every so many timesteps, for :meth:`DIPOLE.resume`; keeps the last two checkpoints.
+
+    SB3's CheckpointCallback saves the model; this also saves what else the run depends on: what was gathered online,
+    where the environments are in their episodes (:class:`ReplayableEpisodes`), statistics of VecNormalize, all random
+    generators, and the position in the log. A checkpoint is also an ordinary model for ``load``. It appears under its
+    name, ``model_<timesteps>_steps.zip``, when it is complete and on the disk. The data set is not part of it, only its
+    name and checksum.
+
+    :param save_freq: timesteps (of all environments together) between checkpoints; online they are taken at the end of
+        the rollout that reaches them. 0: only when :meth:`save` is called.
+    :param save_path: folder, of this run alone.
+    :param verbose: 1: says what it saves.
+    :raises ValueError: when a new run begins in a folder that holds checkpoints.
+    :raises OSError: a checkpoint cannot be written (a full disk, say): ends ``learn``, earlier ones stay as they are.
+    """
+
+    def __init__(self, save_freq: int, save_path: str | pathlib.Path, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        if save_freq < 0:
+            raise ValueError(f"save_freq is {save_freq}, expected at least 0")
+        self.save_freq = save_freq
+        self.save_path = pathlib.Path(save_path)
+        self._saved_at = -1
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        start = self.model.num_timesteps
+        beyond = [path for steps, path in _checkpoints(self.save_path) if steps > start]
+        if beyond and start == 0:
+            raise ValueError(
+                f"{self.save_path}: holds checkpoints of a run already ({beyond[0].name}); go on with it by resume(), "
+                "or give another folder"
+            )
+        # Damaged ones, or ones of a run that was taken up before them: they will be made again.
+        for path in (*beyond, *self.save_path.glob(".model_*_steps.zip.*.partial")):
+            path.unlink()
+        self._saved_at = start
+        env = self.model.env
+        goes_online = self.model._total_timesteps > self.model._offline_end
+        if goes_online and env is not None and not replayable_episodes.replayable(env):
+            warnings.warn(
+                "the environment keeps no record of its episodes: an interrupted run will go on with new ones, and not "
+                "as if it had never stopped; expected ReplayableEpisodes around every environment",
+                stacklevel=2,
+            )
+
+    def _on_iteration_end(self) -> bool:
+        if self.save_freq and self.model.num_timesteps // self.save_freq > self._saved_at // self.save_freq:
+            self.save()
+        return True
+
+    def save(self) -> pathlib.Path:
+        """Saves a checkpoint now (unless there is one of this timestep), and removes all but the last two.
+
+        Only where all of a timestep is done: when ``learn`` has returned, or in an IterationCallback.
+
+        :return: its file.
+        """
+        path = self.save_path / f"model_{self.model.num_timesteps}_steps.zip"
+        if self._saved_at != self.model.num_timesteps or not path.is_file():
+            with section("checkpoint"):
+                save_checkpoint(self.model, path)
+            if self.verbose:
+                print(f"Saved {path}")
+        self._saved_at = self.model.num_timesteps
+        for _, old in _checkpoints(self.save_path)[KEPT:]:
+            old.unlink()
+        return path
+
+
+def save_checkpoint(model: OfflineAlgorithm, path: pathlib.Path) -> None:
+    """Writes a model with all the state of its run, under its name only when it is complete.
+
+    Waits for an evaluation that is under way: a run that goes on from here will not make it again.
+
+    :param model: between two timesteps.
+    :param path: a .zip file.
+    :raises OSError: it cannot be written; an earlier file of that name is untouched.
+    """
+    complete_log(model.logger)
+    with replaced_when_complete(path) as file:
+        model.save(file)
+        file.seek(0)
+        with zipfile.ZipFile(file, "a") as archive:
+            write_state(archive, _STATE, _state_of_run(model))
+
+
+def newest_checkpoint(folder: str | pathlib.Path) -> tuple[pathlib.Path, list[str]]:
+    """The checkpoint with the most timesteps that is whole.
+
+    :param folder: of the checkpoints.
+    :return: its file, and a sentence for each newer one that is damaged.
+    :raises FileNotFoundError: there is none.
+    :raises ValueError: all are damaged.
+    """
+    damaged: list[str] = []
+    for _, path in _checkpoints(pathlib.Path(folder)):
+        with open(path, "rb") as file:
+            problem = problem_of_model(file)
+        if problem is None:
+            return path, damaged
+        damaged.append(f"{path}: it {problem}")
+    if damaged:
+        raise ValueError(f"no checkpoint in {folder} is whole: {'; '.join(damaged)}")
+    raise FileNotFoundError(f"{folder}: no checkpoint in it to go on from; expected a file like model_1000_steps.zip")
+
+
+def log_position(path: pathlib.Path) -> dict[str, Any]:
+    """Where the log was when a checkpoint was taken: ``rows`` and ``columns`` of progress.csv, None without one."""
+    with zipfile.ZipFile(path) as archive:
+        return dict(json.loads(archive.read(f"{_STATE}/state.json"))["log"])
+
+
+def resume(
+    algorithm: type[Any],
+    path: str | pathlib.Path,
+    env: GymEnv | None,
+    dataset: Any,
+    device: torch.device | str,
+    **arguments: Any,
+) -> OfflineAlgorithm:
+    """See :meth:`SavedAlgorithm.resume`."""
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path, damaged = newest_checkpoint(path)
+        for sentence in damaged:
+            warnings.warn(f"{sentence}; going on from {path.name}", stacklevel=3)
+    state = _read_checkpoint(path)
+    known = state["dataset"]
+    if known is not None and dataset is None:
+        raise DatasetError(
+            f"{path}: the run learned from {known['source']} (checksum {known['checksum']}), which is not part of the "
+            "checkpoint; expected the same data as dataset="
+        )
+    model: OfflineAlgorithm = algorithm.load(path, env, device, force_reset=False, dataset=dataset, **arguments)
+    _require_same_dataset(path, model, known)
+    _restore_run(path, model, state)
+    return model
+
+
+def _checkpoints(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+    """(timesteps, file), newest first."""
+    found = [(int(match[1]), path) for path in folder.glob("*.zip") if (match := _NAME.fullmatch(path.name))]
+    return sorted(found, reverse=True)
+
+
+def _read_checkpoint(path: pathlib.Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        problem = problem_of_model(file)
+    if problem is not None:
+        raise ValueError(f"cannot go on from {path}: it {problem}")
+    with zipfile.ZipFile(path) as archive:
+        try:
+            found = json.loads(archive.read(f"{_STATE}/state.json"))["format"]
+        except KeyError as error:
+            raise ValueError(
+                f"cannot go on from {path}: it is a model without the state of a run (from save() or an earlier "
+                "version); expected a checkpoint of ResumableCheckpoint"
+            ) from error
+        if found != _FORMAT:
+            raise ValueError(f"cannot go on from {path}: found a checkpoint of format {found}, expected {_FORMAT}")
+        return read_state(archive, _STATE)
+
+
+def _state_of_run(model: OfflineAlgorithm) -> dict[str, Any]:
+    """All that a run depends on beside the model, its optimiser and its own generator, which SB3's format holds."""
+    buffer, statistics = model.replay_buffer, model.get_vec_normalize_env()
+    online = buffer if isinstance(buffer, MixedReplayBuffer) else None
+    recorded = buffer if online is None else online.recorded
+    env = model.env
+    return {
+        "format": _FORMAT,
+        "version": dipole_sb3.__version__,
+        "dataset": None if recorded is None else {"source": recorded.source, "checksum": recorded.checksum},
+        "online": None if online is None else online.online_state(),
+        "n_envs": model.n_envs,
+        "episodes": None if env is None else replayable_episodes.episode_states(env),
+        "vec_normalize": None if statistics is None else vec_normalize_state(statistics),
+        "statistics": model._training_statistics(),
+        "action_space": model.action_space.np_random.bit_generator.state,
+        "generators": global_generators(),
+        "log": _state_of_log(model.logger),
+    }
+
+
+def _restore_run(path: pathlib.Path, model: OfflineAlgorithm, state: Mapping[str, Any]) -> None:
+    if state["n_envs"] != model.n_envs and state["online"] is not None:
+        raise ValueError(f"{path}: the run has {state['n_envs']} environments, found {model.n_envs} in env=")
+    statistics = model.get_vec_normalize_env()
+    if (statistics is None) != (state["vec_normalize"] is None) and model.env is not None:
+        found, expected = ("no VecNormalize", "one") if statistics is None else ("a VecNormalize", "none")
+        raise ValueError(f"{path}: found {found} around env=, expected {expected}, as when the checkpoint was taken")
+    if statistics is not None:
+        restore_vec_normalize(statistics, state["vec_normalize"])
+    if state["online"] is not None:
+        model._make_room().restore_online(state["online"])
+    model._restore_training_statistics(state["statistics"])
+    if model.env is not None:
+        difference = _take_up_episodes(model, model.env, state["episodes"])
+        if difference is not None:
+            model._last_obs = None
+            warnings.warn(
+                f"{path}: {difference}; the run goes on with new episodes, not as if it had never stopped", stacklevel=4
+            )
+    model.action_space.np_random.bit_generator.state = state["action_space"]
+
+    def before_learning() -> None:
+        restore_global_generators(state["generators"])
+        _restore_log(model.logger, state["log"])
+
+    model._before_learning = before_learning
+
+
+def _take_up_episodes(model: OfflineAlgorithm, env: VecEnv, states: list[dict[str, Any]] | None) -> str | None:
+    """Why the environments cannot go on where they were, or None."""
+    known = states is not None and replayable_episodes.replayable(env)
+    if model._last_obs is None:
+        # With another number of environments, which may still be chosen, their seeds begin anew.
+        if states is not None and known and len(states) == env.num_envs:
+            replayable_episodes.continue_seeds(env, states)
+        return None
+    if states is None:
+        return "its environments kept no record of their episodes"
+    return (
+        replayable_episodes.play_again(env, states)
+        if known
+        else "env= has no ReplayableEpisodes around every environment"
+    )
+
+
+def _require_same_dataset(path: pathlib.Path, model: OfflineAlgorithm, known: Mapping[str, Any] | None) -> None:
+    if model.dataset is None:
+        return
+    if known is None:
+        raise DatasetError(f"{path}: found dataset={model.dataset.source}, but the run learned without a data set")
+    if model.dataset.checksum != known["checksum"]:
+        raise DatasetError(
+            f"{model.dataset.source}: it is not the data that the run in {path} learned from; found checksum "
+            f"{model.dataset.checksum}, expected {known['checksum']} of {known['source']}"
+        )
+
+
+def _state_of_log(logger: Logger) -> dict[str, Any]:
+    """Rows in progress.csv (made durable, as the checkpoint will be), and values that wait for the next row."""
+    position: dict[str, Any] = {"rows": None, "columns": None}
+    for output in logger.output_formats:
+        if isinstance(output, CSVOutputFormat):
+            output.file.flush()
+            os.fsync(output.file.fileno())
+            with open(output.file.name, newline="", encoding="utf-8") as file:
+                position = {"rows": max(sum(1 for _ in csv.reader(file)) - 1, 0), "columns": list(output.keys)}
+    numbers = {
+        name: value for name, value in logger.name_to_value.items() if isinstance(value, int | float | str | np.generic)
+    }
+    return {
+        **position,
+        "values": numbers,
+        "counts": {name: logger.name_to_count[name] for name in numbers},
+        "excluded": {name: logger.name_to_excluded[name] for name in numbers},
+    }
+
+
+def _restore_log(logger: Logger, state: Mapping[str, Any]) -> None:
+    logger.name_to_value.update(state["values"])
+    logger.name_to_count.update(state["counts"])
+    logger.name_to_excluded.update(state["excluded"])

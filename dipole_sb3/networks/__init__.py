@@ -1,0 +1,1 @@
+"""Networks and samplers that know no algorithm: stacked perceptrons, heads, flows, stacks of several runs' networks."""

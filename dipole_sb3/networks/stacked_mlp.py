@@ -1,0 +1,186 @@
+"""Stacks of multi-layer perceptrons that run as one batched product.
+
+The two velocity fields, and the two critics, have the same shape and read the same input, so each pair is stored as one
+stack of parameters [members, in, out]. That halves the number of kernels of an update without changing the mathematics,
+and the members stay independent: initialisation, gradients and the optimiser treat them apart.
+
+The networks of several runs make one longer stack [runs · members, in, out], run by run; their inputs and outputs then
+have a leading axis of runs. Shapes are written [..., batch, features]: nothing in front for one run, [runs] for many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Activation = Callable[[Tensor], Tensor]
+
+
+_TWICE_GELU = 2.0 * math.sqrt(2.0 / math.pi)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        # The same function as x·σ(2z), since (1 + tanh z)/2 = σ(2z): on CPUs an exponential is a third of a tanh.
+        return x * torch.sigmoid(_TWICE_GELU * (x + 0.044715 * x**3))
+    return functional.gelu(x, approximate="tanh")
+
+
+def _mish(x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        # The same function: tanh(ln(1 + w)) = n/(n + 2) with w = eˣ and n = w(w + 2); beyond 20 it is 1.
+        w = torch.exp(x.clamp(max=20.0))
+        n = w * (w + 2.0)
+        return x * (n / (n + 2.0))
+    return functional.mish(x)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu-tanh": _gelu_tanh,
+    "gelu": functional.gelu,
+    "tanh": torch.tanh,
+    "mish": _mish,
+    "relu": torch.relu,
+    "silu": functional.silu,
+}
+
+
+def make_activation(activation: str | type[nn.Module]) -> Activation:
+    """Activation from its name (as configurations write it) or from a torch module class (as SB3's users write it).
+
+    :raises ValueError: for an unknown name.
+    """
+    if not isinstance(activation, str):
+        return activation()
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"unknown activation_fn {activation!r}: expected one of {sorted(ACTIVATIONS)} or a torch module class"
+        )
+    return ACTIVATIONS[activation]
+
+
+class StackedLinear(nn.Module):
+    """Parameters of several independent linear layers.
+
+    ======  =================================
+    weight  [members, in, out], Xavier-uniform
+    bias    [members, 1, out], zero
+    ======  =================================
+    """
+
+    def __init__(self, members: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        bound = math.sqrt(6.0 / (in_features + out_features))
+        self.weight = nn.Parameter(torch.empty(members, in_features, out_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(members, 1, out_features))
+
+
+class StackedLayerNorm(nn.Module):
+    """Parameters of several independent layer normalisations; ε = 1e-6 as in the authors' code base.
+
+    ======  ========================
+    weight  [members, 1, features], one
+    bias    [members, 1, features], zero
+    ======  ========================
+    """
+
+    def __init__(self, members: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, 1, features))
+        self.bias = nn.Parameter(torch.zeros(members, 1, features))
+
+
+class StackedMLP(nn.Module):
+    """Several independent perceptrons: (linear → activation → optional layer norm) per hidden layer, then linear.
+
+    :param members: number of perceptrons.
+    :param in_features: width of the input.
+    :param out_features: width of the output, not squashed.
+    :param net_arch: hidden widths.
+    :param activation_fn: name or module class, see :func:`make_activation`.
+    :param layer_norm: normalise after each hidden activation.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        in_features: int,
+        out_features: int,
+        net_arch: Sequence[int],
+        activation_fn: str | type[nn.Module],
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.members = members
+        widths = [in_features, *net_arch]
+        self.hidden = nn.ModuleList(StackedLinear(members, a, b) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(StackedLayerNorm(members, width) for width in net_arch) if layer_norm else None
+        self.output = StackedLinear(members, widths[-1], out_features)
+        self.activation = make_activation(activation_fn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., batch, in] → [..., members, batch, out]."""
+        (weight, bias), *following = _select([*self.hidden, self.output])
+        outputs = self._after_first(_product(bias, x, weight), following, _select(self.norms or []))
+        return outputs.reshape(*x.shape[:-2], self.members, *outputs.shape[1:])
+
+    def with_fixed(self, fixed: Tensor, member: int | None = None) -> Callable[[Tensor], Tensor]:
+        """The perceptrons as functions of the rest of their input, its first columns being fixed.
+
+        A sampler calls the result once per flow step: the fixed columns' share of the first layer is computed once, and
+        members that are not asked for cost nothing. For training, call the stack itself: gradients through the slices
+        that are taken here would cost more than they save.
+
+        :param fixed: the first columns of the input, shape [..., batch, fixed].
+        :param member: which perceptron; None: all.
+        :return: function of the remaining columns [..., batch, in − fixed], giving [..., members, batch, out], or
+            [..., batch, out] of the one member.
+        """
+        members = None if member is None else slice(member, None, self.members)
+        (weight, bias), *following = _select([*self.hidden, self.output], members)
+        norms = _select(self.norms or [], members)
+        columns = fixed.shape[-1]
+        share = _product(bias, fixed, weight[:, :columns])
+        remaining = weight[:, columns:]
+        leading = (*fixed.shape[:-2], *([self.members] if member is None else []))
+
+        def perceptrons(rest: Tensor) -> Tensor:
+            outputs = self._after_first(_product(share, rest, remaining), following, norms)
+            return outputs.reshape(*leading, *outputs.shape[1:])
+
+        return perceptrons
+
+    def _after_first(
+        self, x: Tensor, following: list[tuple[Tensor, Tensor]], norms: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        for depth, (weight, bias) in enumerate(following):
+            x = self.activation(x)
+            if norms:
+                scale, offset = norms[depth]
+                x = torch.addcmul(offset, functional.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
+            x = torch.baddbmm(bias, x, weight)
+        return x
+
+
+def _select(layers: Iterable[nn.Module], members: slice | None = None) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of every layer: the parameters themselves, or views of some members."""
+    parameters = cast("Iterable[StackedLinear | StackedLayerNorm]", layers)
+    if members is None:
+        return [(layer.weight, layer.bias) for layer in parameters]
+    return [(layer.weight[members], layer.bias[members]) for layer in parameters]
+
+
+def _product(offset: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """offset + x·weight for every member, x [..., batch, in] being shared by all members of its run.
+
+    :return: [runs · members, batch, out].
+    """
+    members = len(weight) // x.shape[:-2].numel()
+    shared = x.unsqueeze(-3).expand(*x.shape[:-2], members, -1, -1).flatten(0, -3)
+    return torch.baddbmm(offset, shared, weight)

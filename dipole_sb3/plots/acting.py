@@ -1,0 +1,310 @@
+"""Pictures of how a policy acts as ω turns: paths of Reacher's fingertip, samples in the action plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+
+from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common.random_state import seeded_torch
+from dipole_sb3.evaluation.batched_acting import normalized_observations, stack_observations
+from dipole_sb3.evaluation.environment_pool import MakeEnv
+from dipole_sb3.plots.drawing import COLOURS, GUIDED, MUTED, NEGATIVE, POSITIVE, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_REACH = 21.0
+"""Reacher's arm: links of 10 and 11 cm."""
+
+
+class FingertipPath(NamedTuple):
+    """Where the fingertip went in one episode and where it should have gone, in cm, and with how much torque."""
+
+    points: np.ndarray
+    efforts: np.ndarray
+    target: np.ndarray
+    total_reward: float
+
+    @property
+    def distance_reward(self) -> float:
+        """What Reacher takes off for distance: the metres between fingertip and target, summed over steps."""
+        return float(-np.linalg.norm(self.points[1:] - self.target, axis=1).sum() / 100.0)
+
+
+def plot_paths(
+    model: DIPOLE,
+    make_env: MakeEnv,
+    path: str | Path,
+    *,
+    omegas: Sequence[float],
+    num_candidates: int,
+    seeds: Sequence[int] | None = None,
+    deterministic: bool = False,
+) -> None:
+    """Paths of Reacher's fingertip to the same targets, a panel for each ω.
+
+    :param model: trained on Reacher.
+    :param make_env: makes a Gymnasium Reacher.
+    :param path: PNG file.
+    :param omegas: ω of each panel.
+    :param num_candidates: N.
+    :param seeds: of ``reset``, one episode each (colours repeat after 8). None: those of :func:`spread_seeds`.
+    :param deterministic: fixed instead of drawn noise.
+    :raises ValueError: the environment has no fingertip and target.
+    """
+    seeds = spread_seeds(make_env) if seeds is None else list(seeds)
+    panels = []
+    for omega in omegas:
+        with seeded_torch(0):
+            panels.append(_paths(model, make_env, omega, num_candidates, seeds, deterministic))
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with drawing(path, 2.9 * columns + 0.5, 3.35 * rows + 0.8) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, omega, paths in zip(grid.flat, omegas, panels, strict=False):
+            _draw_paths(axes, omega, paths)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("y (cm)")
+        for axes in grid[-1]:
+            axes.set_xlabel("x (cm)")
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
+        candidates = (
+            "one action drawn per step" if num_candidates == 1 else f"best of N = {num_candidates} actions per step"
+        )
+        figure.suptitle(f"The same {len(seeds)} targets, greediness ω turned up after training ({candidates})")
+
+
+def spread_seeds(make_env: MakeEnv, count: int = 6) -> list[int]:
+    """Seeds of episodes with targets all around, so that their paths can be told apart.
+
+    The circle is cut into equal sectors; each gets the first seed whose target lies in it.
+
+    :param make_env: makes a Gymnasium Reacher.
+    :param count: sectors, and seeds.
+    """
+    environment = make_env()
+    chosen: dict[int, int] = {}
+    seed = 0
+    while len(chosen) < count:
+        environment.reset(seed=seed)
+        x, y = _position(environment, "target")
+        chosen.setdefault(int(np.arctan2(y, x) % (2 * np.pi) / (2 * np.pi) * count), seed)
+        seed += 1
+    environment.close()
+    return [chosen[sector] for sector in range(count)]
+
+
+def _paths(
+    model: DIPOLE, make_env: MakeEnv, omega: float, num_candidates: int, seeds: Sequence[int], deterministic: bool
+) -> list[FingertipPath]:
+    environments = [make_env() for _ in seeds]
+    observations = [environment.reset(seed=seed)[0] for environment, seed in zip(environments, seeds, strict=True)]
+    points = [[_position(environment, "fingertip")] for environment in environments]
+    targets = [_position(environment, "target") for environment in environments]
+    efforts: list[list[float]] = [[] for _ in seeds]
+    totals = [0.0] * len(seeds)
+    playing = list(range(len(seeds)))
+    while playing:
+        batch = normalized_observations(model, stack_observations([observations[index] for index in playing]))
+        actions, _ = model.predict(batch, deterministic=deterministic, omega=omega, num_candidates=num_candidates)
+        ended = set()
+        for index, action in zip(playing, actions, strict=True):
+            observations[index], reward, terminated, truncated, _ = environments[index].step(action)
+            points[index].append(_position(environments[index], "fingertip"))
+            efforts[index].append(float(np.linalg.norm(action)))
+            totals[index] += float(reward)
+            if terminated or truncated:
+                ended.add(index)
+        playing = [index for index in playing if index not in ended]
+    for environment in environments:
+        environment.close()
+    columns = zip(points, efforts, targets, totals, strict=True)
+    return [FingertipPath(np.array(way), np.array(effort), target, total) for way, effort, target, total in columns]
+
+
+def _position(environment: gymnasium.Env[Any, Any], body: str) -> np.ndarray:
+    """Place of one of the robot's bodies in the plane, in cm."""
+    simulated: Any = environment.unwrapped
+    try:
+        return 100.0 * np.array(simulated.get_body_com(body)[:2], float)
+    except (AttributeError, KeyError) as error:
+        name = environment.spec.id if environment.spec is not None else type(simulated).__name__
+        raise ValueError(
+            f"{name} has no body {body!r}; expected Gymnasium's Reacher, whose fingertip is drawn"
+        ) from error
+
+
+def _draw_paths(axes: Axes, omega: float, paths: Sequence[FingertipPath]) -> None:
+    from matplotlib.collections import LineCollection
+    from matplotlib.patches import Circle
+
+    axes.add_patch(
+        Circle((0, 0), _REACH, fill=False, color="#B0B0B0", linestyle=":", linewidth=1.4, label="arm's reach")
+    )
+    axes.plot(0, 0, marker="+", color=MUTED, markersize=9, linestyle="none", label="shoulder")
+    for index, (points, efforts, target, _) in enumerate(paths):
+        colour, first = COLOURS[index % len(COLOURS)], index == 0
+        label: dict[str, Any] = {}
+        segments = np.stack([points[:-1], points[1:]], axis=1)
+        axes.add_collection(
+            LineCollection(list(segments), linewidths=_line_width(efforts), color=colour, capstyle="round")
+        )
+        neutral = {"label": "start"} if first else label
+        axes.plot(*points[0], marker="o", markersize=4, color=MUTED, linestyle="none", zorder=3, **neutral)
+        axes.plot(*target, marker="*", markersize=15, color=colour, markeredgecolor="white", linestyle="none", zorder=4)
+        axes.plot(
+            *points[-1], marker="o", markersize=5.5, color=colour, markeredgecolor="black", linestyle="none", zorder=5
+        )
+    for effort, text in ((0.1, "little torque"), (1.0, "much torque")):
+        axes.plot([], [], color=MUTED, linewidth=_line_width(effort), label=text)
+    axes.plot([], [], marker="*", markersize=12, color=MUTED, linestyle="none", label="target")
+    axes.plot([], [], marker="o", color="white", markeredgecolor="black", linestyle="none", label="end")
+    axes.set(xlim=(-_REACH - 2, _REACH + 2), ylim=(-_REACH - 2, _REACH + 2), aspect="equal")
+    axes.grid(False)
+    names = {-1.0: " (π⁻)", 0.0: " (π⁺)"}
+    distance = np.mean([path.distance_reward for path in paths])
+    total = np.mean([path.total_reward for path in paths])
+    axes.set_title(
+        f"ω = {omega:g}{names.get(float(omega), '')}: return {total:.1f}".replace("-", "−"), pad=20, weight="bold"
+    )
+    parts = f"= {distance:.1f} distance {total - distance:+.1f} torque".replace("-", "−")
+    axes.annotate(parts, (0.5, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points", ha="center")
+
+
+def _line_width(effort: Any) -> Any:
+    """Points, from the norm of the action."""
+    return 0.8 + 4.5 * effort
+
+
+def plot_actions(
+    model: DIPOLE,
+    observation: Any,
+    path: str | Path,
+    *,
+    omega: float,
+    samples: int = 400,
+    dims: tuple[int, int] = (0, 1),
+    seed: int = 0,
+) -> None:
+    """At one state: samples of π⁻, π⁺ and the guided policy in the action plane, over contours of Q.
+
+    :param model: with at least two action dimensions.
+    :param observation: raw, one state; :func:`choose_observation` finds one where actions matter.
+    :param path: PNG file.
+    :param omega: of the guided policy.
+    :param samples: of each policy.
+    :param dims: the two action dimensions drawn; for Q the others are held at the guided samples' mean.
+    :param seed: of the samples; the three policies start from the same noise.
+    :raises ValueError: fewer than two action dimensions.
+    """
+    if model.policy.action_dim < 2:
+        raise ValueError(
+            f"the model has {model.policy.action_dim} action dimension, expected at least 2 to draw a plane"
+        )
+    policies = (
+        ("π⁻ (ω = −1)", -1.0, NEGATIVE),
+        ("π⁺ (ω = 0)", 0.0, POSITIVE),
+        (f"guided, ω = {omega:g}", omega, GUIDED),
+    )
+    clouds = [_samples(model, observation, each, samples, seed) for _, each, _ in policies]
+    ticks = np.linspace(-1, 1, 81)
+    plane = np.tile(clouds[-1].mean(axis=0), (ticks.size**2, 1))
+    plane[:, dims[0]], plane[:, dims[1]] = (axis.ravel() for axis in np.meshgrid(ticks, ticks))
+    q = _q_values(model, observation, plane).reshape(ticks.size, ticks.size)
+    best_row, best_column = np.unravel_index(q.argmax(), q.shape)
+    with drawing(path, 11.0, 4.3) as figure:
+        grid = figure.subplots(1, 3, sharex=True, sharey=True)
+        for axes, (name, _, colour), cloud in zip(grid, policies, clouds, strict=True):
+            # Light greys only: the samples must stand out everywhere.
+            contours = axes.contourf(ticks, ticks, q, levels=14, cmap="Greys_r", vmin=1.6 * q.min() - 0.6 * q.max())
+            axes.contour(contours, colors="#8C8C8C", linewidths=0.5, linestyles="solid")
+            axes.scatter(
+                *cloud[:, dims].T,
+                s=16,
+                color=colour,
+                edgecolors="white",
+                linewidths=0.4,
+                alpha=0.85,
+                clip_on=False,
+                zorder=3,
+            )
+            axes.plot(
+                ticks[best_column],
+                ticks[best_row],
+                marker="*",
+                markersize=16,
+                zorder=4,
+                color="#F0E442",
+                markeredgecolor="black",
+            )
+            axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel=f"action {dims[0] + 1}")
+            axes.grid(False)
+            axes.set_title(f"{name}\nmean Q {_q_values(model, observation, cloud).mean():.2f}".replace("-", "−"))
+        grid[0].set_ylabel(f"action {dims[1] + 1}")
+        figure.colorbar(contours, ax=grid, label="min(Q₁, Q₂)", shrink=0.85)
+        figure.suptitle(
+            f"{samples} actions drawn at one state, over the critics' Q (★: its maximum; actions scaled to [−1, 1])"
+        )
+
+
+def choose_observation(model: DIPOLE, dataset: OfflineReplayBuffer, *, among: int = 200, samples: int = 32) -> Any:
+    """A recorded state where it matters what one does: π⁺ beats π⁻ by more than in 29 of 30 states, by the critics.
+
+    :param model: gives samples and Q.
+    :param dataset: raw data of the model's spaces.
+    :param among: states looked at, evenly spread over the data.
+    :param samples: of each policy per state.
+    :return: the raw observation.
+    """
+    count = dataset.size() * dataset.n_envs
+    indices = np.unique(np.linspace(0, count - 1, min(count, among)).astype(int))
+    gaps = []
+    for index in indices:
+        observation = _recorded(dataset, index)
+        negative, positive = (
+            _q_values(model, observation, _samples(model, observation, omega, samples, seed=0)).mean()
+            for omega in (-1.0, 0.0)
+        )
+        gaps.append(positive - negative)
+    return _recorded(dataset, indices[np.argsort(gaps)[int(29 / 30 * (len(gaps) - 1))]])
+
+
+def _recorded(dataset: OfflineReplayBuffer, index: int) -> Any:
+    row, column = divmod(int(index), dataset.n_envs)
+    if isinstance(dataset.observations, dict):
+        return {key: array[row, column] for key, array in dataset.observations.items()}
+    return dataset.observations[row, column]
+
+
+def _samples(model: DIPOLE, observation: Any, omega: float, count: int, seed: int) -> np.ndarray:
+    """Actions scaled to [−1, 1], shape [count, action]."""
+    batch = normalized_observations(model, stack_observations([observation] * count))
+    with seeded_torch(seed):
+        actions, _ = model.predict(batch, deterministic=False, omega=omega, num_candidates=1)
+    return np.asarray(model.policy.scale_action(actions)).reshape(count, -1)
+
+
+def _q_values(model: DIPOLE, observation: Any, actions: np.ndarray) -> np.ndarray:
+    """min(Q₁, Q₂) of many actions at one state, shape [actions]."""
+    batch = normalized_observations(model, stack_observations([observation]))
+    policy = model.policy
+    policy.set_training_mode(False)
+    tensors, _ = policy.obs_to_tensor(batch)
+    count = len(actions)
+    if isinstance(tensors, dict):
+        repeated: Any = {key: value.expand(count, *value.shape[1:]) for key, value in tensors.items()}
+    else:
+        repeated = tensors.expand(count, *tensors.shape[1:])
+    with torch.no_grad():
+        q = policy.q_values(repeated, torch.as_tensor(actions, dtype=torch.float32, device=policy.device))
+    return q.cpu().numpy()

@@ -1,0 +1,370 @@
+"""Recording what a trained model does in an environment, as data to learn from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecNormalize,
+    VecTransposeImage,
+    unwrap_vec_normalize,
+)
+from tqdm import tqdm
+
+from dipole_sb3.buffers import image_layout
+from dipole_sb3.buffers.normalization import normalized
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common import checks
+from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.intervals import mean_interval
+from dipole_sb3.common.random_state import seeded_torch
+from dipole_sb3.datasets import storage
+from dipole_sb3.datasets.environments import environment_facts
+from dipole_sb3.recording import learning_agents
+
+Row = dict[str, Any]
+Transform = Callable[[Any], Any]
+
+_ROWS_AT_A_TIME = 4096
+
+
+def record_dataset(
+    model: BaseAlgorithm,
+    env: GymEnv | str,
+    steps: int,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    deterministic: bool = False,
+    noise: float | Sequence[float] = 0.0,
+    epsilon: float = 0.0,
+    n_envs: int = 1,
+    seed: int = 0,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    device: torch.device | str = "auto",
+    progress: bool = False,
+) -> OfflineReplayBuffer:
+    """Transitions of a trained model of Stable-Baselines3, sb3-contrib or this package, ready to train on.
+
+    Observations and rewards are the environment's own. A model that was trained in VecNormalize sees normalised
+    observations: by the ``env`` in VecNormalize that is given, else by the one that the model has; its statistics do
+    not move. Actions are those that were executed: clipped to their bounds, with the noise that was added. The true
+    last observation of every episode is kept, and a time limit is told apart from a real end. What the global
+    generators of torch do afterwards does not depend on the recording.
+
+    :param model: trained, or not; it is not changed. Recurrent models keep their state over an episode.
+    :param env: an environment, a VecEnv, or a name for :func:`dipole_sb3.datasets.make_env`.
+    :param steps: transitions over all environments, ≥ 1. Episodes that are not over by then are cut there.
+    :param path: where to write them: an .npz file (with its provenance beside it, as .json), or else a folder in this
+        project's own format, to which they go as they come, an episode at a time. None: in memory only.
+    :param deterministic: the model's most likely action instead of a drawn one.
+    :param noise: standard deviation of Gaussian noise on the actions, in their own units; a number, or one for each.
+    :param epsilon: probability, in [0, 1], that an action is uniformly random instead.
+    :param n_envs: environments to make of a name.
+    :param seed: of the environments (as SB3's ``seed()``), the model's draws, and the noise.
+    :param metadata: what else to remember with the data; anything that JSON can hold.
+    :param overwrite: replace a folder that has this name.
+    :param device: where batches of the result will be drawn.
+    :param progress: show a progress bar.
+    :return: the data; metadata has ``env_id``, algorithm, options, versions and the return of whole episodes with its
+        95 % interval.
+    :raises ValueError: values out of range, metadata that JSON cannot hold, or spaces that are not the model's.
+    :raises DatasetError: ``path`` is taken.
+    :raises OSError: ``path`` cannot be written; nothing half-written stays behind.
+    """
+    for name, value in (("steps", steps), ("n_envs", n_envs)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1")
+    as_npz = path is not None and Path(path).suffix != ""
+    if path is not None and as_npz:
+        learning_agents.require_output(path)
+    with _opened(env, n_envs) as given:
+        venv, normalize = _unnormalized(model, given)
+        action_space = checks.require_box_actions(venv.action_space)
+        _require_same_spaces(model, venv)
+        explore = _exploration(action_space, noise, epsilon, seed)
+        facts = {
+            **_place(env, venv),
+            "algorithm": type(model).__name__,
+            "steps": int(steps),
+            "seed": int(seed),
+            "n_envs": venv.num_envs,
+            "deterministic": bool(deterministic),
+            "noise": np.asarray(noise).tolist(),
+            "epsilon": float(epsilon),
+            **learning_agents.action_bounds(action_space),
+            **learning_agents.today_and_versions(),
+            **_json(metadata),
+        }
+        rollouts = _Rollouts(model, venv, normalize, explore, deterministic)
+        with seeded_torch(seed), tqdm(total=steps, unit="step", desc="recording", disable=not progress) as bar:
+            parts = rollouts.parts(steps, seed, bar)
+            if path is not None and not as_npz:
+                with storage.DatasetWriter(path, venv.observation_space, action_space, facts, overwrite) as writer:
+                    for part in parts:
+                        writer.append(part)
+                    writer.metadata.update(_returns(rollouts.returns))
+                return storage.load(path, device=device)
+            arrays = _collected(parts, venv.observation_space, action_space, steps)
+        facts.update(_returns(rollouts.returns))
+        if path is not None:
+            learning_agents.write_recording(learning_agents.Recording(_flat(arrays), facts), path)
+        return OfflineReplayBuffer.from_arrays(
+            arrays,
+            observation_space=venv.observation_space,
+            action_space=action_space,
+            device=device,
+            source="recording" if path is None else str(path),
+            metadata=facts,
+        )
+
+
+@contextmanager
+def _opened(env: GymEnv | str, n_envs: int) -> Iterator[VecEnv]:
+    """The environments; closed in the end if they were made here."""
+    from dipole_sb3.datasets import make_env
+
+    if isinstance(env, str):
+        name = env
+        venv = DummyVecEnv([lambda: make_env(name)] * n_envs)
+        try:
+            yield venv
+        finally:
+            venv.close()
+        return
+    if n_envs != 1:
+        raise ValueError(f"n_envs is {n_envs}, but env is already an environment; expected its name, or a VecEnv")
+    yield env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+
+
+def _unnormalized(model: BaseAlgorithm, venv: VecEnv) -> tuple[VecEnv, Transform]:
+    """The environments below VecNormalize, and how the model sees their observations."""
+    # SB3 puts images' channels first, outside of what the environment gives; predict() does so by itself.
+    while isinstance(venv, VecTransposeImage):
+        venv = venv.venv
+    if isinstance(venv, VecNormalize):
+        return venv.venv, venv.normalize_obs
+    if unwrap_vec_normalize(venv) is not None:
+        raise ValueError(f"VecNormalize lies below {type(venv).__name__}; expected it as the outermost wrapper")
+    own = model.get_vec_normalize_env()
+    return venv, _saved_normalization(model) if own is None else own.normalize_obs
+
+
+def _saved_normalization(model: BaseAlgorithm) -> Transform:
+    """Of this package's models, which keep the statistics that they were trained with."""
+    from dipole_sb3.learning.saving import SavedAlgorithm
+
+    statistics = model.observation_statistics if isinstance(model, SavedAlgorithm) else {}
+    return lambda observations: normalized(observations, statistics)
+
+
+def _require_same_spaces(model: BaseAlgorithm, venv: VecEnv) -> None:
+    who, found, expected = f"the model ({type(model).__name__})", model.action_space, venv.action_space
+    if not (isinstance(found, spaces.Box) and isinstance(expected, spaces.Box)) or found.shape != expected.shape:
+        differ = True
+    else:
+        differ = not (np.allclose(found.low, expected.low) and np.allclose(found.high, expected.high))
+    if differ:
+        raise ValueError(
+            f"{who} acts in {checks.on_one_line(found)}, the environment expects {checks.on_one_line(expected)}"
+        )
+    sees, given = (image_layout.channels_first(space) for space in (model.observation_space, venv.observation_space))
+    try:
+        checks.require_same_spaces(who, sees, found, given, expected)
+    except DatasetError as error:
+        raise ValueError(str(error)) from error
+
+
+def _exploration(space: spaces.Box, noise: float | Sequence[float], epsilon: float, seed: int) -> Transform:
+    """Adds noise to actions [n, *action], clips them to their bounds, and replaces some by random ones."""
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon is {epsilon}; expected a probability in [0, 1]")
+    deviation = learning_agents.action_deviation(space, noise)
+    generator = np.random.default_rng(seed)
+
+    def explore(actions: np.ndarray) -> np.ndarray:
+        actions = np.clip(actions + generator.normal(size=actions.shape) * deviation, space.low, space.high)
+        at_random = generator.random(len(actions)) < epsilon
+        actions[at_random] = generator.uniform(space.low, space.high, actions.shape)[at_random]
+        return actions.astype(space.dtype)
+
+    return explore
+
+
+def _place(env: GymEnv | str, venv: VecEnv) -> dict[str, Any]:
+    if isinstance(env, str) and env.startswith("ogbench/"):
+        return {"source": env}
+    try:
+        (spec,) = venv.get_attr("spec", 0)
+    except AttributeError:  # a VecEnv that is not made of Gymnasium's environments
+        return {}
+    return environment_facts(spec)
+
+
+@dataclass
+class _Rollouts:
+    """A model in its environments.
+
+    :param normalize: raw observations → what the model sees.
+    :param explore: the model's actions → those that are executed.
+    """
+
+    model: BaseAlgorithm
+    venv: VecEnv
+    normalize: Transform
+    explore: Transform
+    deterministic: bool
+    returns: list[float] = field(default_factory=list)
+    """Of the episodes that were played to their end."""
+
+    def parts(self, steps: int, seed: int, bar: Any) -> Iterator[dict[str, Any]]:
+        """Arrays as the buffer takes them, together ``steps`` transitions; every episode's rows are consecutive."""
+        count = self.venv.num_envs
+        self.venv.seed(seed)
+        observations = self.venv.reset()
+        state, starts = None, np.ones(count, bool)
+        rows: list[list[Row]] = [[] for _ in range(count)]
+        totals = np.zeros(count)
+        for step in range(-(-steps // count)):
+            self._renew_noise(step, starts)
+            actions, state = self.model.predict(self.normalize(observations), state, starts, self.deterministic)
+            actions = self.explore(actions)
+            following, rewards, starts, infos = self.venv.step(actions)
+            kept = min(count, steps - step * count)
+            for index in range(kept):
+                ended = bool(starts[index])
+                rows[index].append(
+                    {
+                        "observations": _one(observations, index),
+                        "actions": actions[index],
+                        "rewards": rewards[index],
+                        "next_observations": _last(infos[index], index) if ended else _one(following, index),
+                        "terminals": ended,
+                        "masks": not ended or infos[index].get("TimeLimit.truncated", False),
+                    }
+                )
+                totals[index] += rewards[index]
+                if ended:
+                    self.returns.append(float(totals[index]))
+                    totals[index] = 0.0
+                    yield _stacked(rows[index])
+                    rows[index] = []
+                # Rows of several environments must not mix; those of one can go before its episode is over.
+                elif count == 1 and len(rows[index]) > _ROWS_AT_A_TIME:
+                    yield _stacked(rows[index][:-1])
+                    rows[index] = rows[index][-1:]
+            observations = following
+            bar.update(kept)
+        for unfinished in filter(None, rows):
+            unfinished[-1]["terminals"] = True  # cut: nothing that was recorded follows it
+            yield _stacked(unfinished)
+
+    def _renew_noise(self, step: int, starts: np.ndarray) -> None:
+        """Of state-dependent exploration, as SB3's own rollouts do; and for every episode."""
+        model: Any = self.model
+        if getattr(model, "use_sde", False):
+            frequency = model.sde_sample_freq
+            if starts.any() or (frequency > 0 and step % frequency == 0):
+                model.policy.reset_noise(len(starts))
+
+
+def _one(observations: Any, index: int) -> Any:
+    if isinstance(observations, dict):
+        return {key: value[index] for key, value in observations.items()}
+    return observations[index]
+
+
+def _last(info: Mapping[str, Any], index: int) -> Any:
+    """The observation that ended an episode: a VecEnv returns the next episode's first one instead."""
+    if info.get("terminal_observation") is None:
+        raise ValueError(
+            f"environment {index} ended an episode and its info has no terminal_observation; expected it, as from "
+            "all of Stable-Baselines3's VecEnvs"
+        )
+    return info["terminal_observation"]
+
+
+def _stacked(rows: Sequence[Row]) -> dict[str, Any]:
+    stacked: dict[str, Any] = {}
+    for key, first in rows[0].items():
+        if isinstance(first, dict):
+            stacked[key] = {name: np.stack([row[key][name] for row in rows]) for name in first}
+        else:
+            stacked[key] = np.stack([row[key] for row in rows])
+    for key in ("rewards", "terminals", "masks"):
+        stacked[key] = stacked[key].astype(np.float32)
+    return stacked
+
+
+def _collected(
+    parts: Iterator[Mapping[str, Any]], observation_space: spaces.Space[Any], action_space: spaces.Box, steps: int
+) -> dict[str, Any]:
+    """All parts as one, in arrays that are allocated once."""
+
+    def empty(space: spaces.Space[Any]) -> Any:
+        if isinstance(space, spaces.Dict):
+            return {key: empty(part) for key, part in space.spaces.items()}
+        return np.empty((steps, *(space.shape or ())), checks.stores_as(space))
+
+    arrays = {
+        "observations": empty(observation_space),
+        "actions": np.empty((steps, *action_space.shape), np.float32),
+        "rewards": np.empty(steps, np.float32),
+        "next_observations": empty(observation_space),
+        "terminals": np.empty(steps, np.float32),
+        "masks": np.empty(steps, np.float32),
+    }
+    start = 0
+    for part in parts:
+        rows = slice(start, start + len(part["actions"]))
+        for key, target in arrays.items():
+            if isinstance(target, dict):
+                for name, array in target.items():
+                    array[rows] = part[key][name]
+            else:
+                target[rows] = part[key]
+        start = rows.stop
+    return arrays
+
+
+def _flat(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """As files name them: parts of a Dict observation are ``observations/KEY``."""
+    flat: dict[str, np.ndarray] = {}
+    for key, value in arrays.items():
+        flat.update(
+            {f"{key}/{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    return flat
+
+
+def _json(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Refused before the recording, not after it."""
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata cannot be written as JSON ({error})") from error
+    return dict(metadata or {})
+
+
+def _returns(returns: Sequence[float]) -> dict[str, Any]:
+    """Mean over whole episodes, with its 95 % interval where there are two."""
+    facts: dict[str, Any] = {"data_episodes": len(returns)}
+    if returns:
+        for key, value in mean_interval(returns)._asdict().items():
+            if math.isfinite(value):
+                facts[f"data_return_{key}"] = round(value, 3)
+    return facts
