@@ -62,14 +62,13 @@ def run(seed: int, options: argparse.Namespace) -> Iterator[Point]:
         sweep = evaluate_sweep(
             model,
             lambda: gymnasium.make(ENV),
-            omegas=options.omegas,
-            num_candidates=[model.num_candidates],
+            {"omega": options.omegas},
             episodes=options.episodes,
             seed=FIRST_EPISODE,
             processes=1,
         )
         for row in sweep.rows:
-            yield Point(way, seed, model.num_timesteps, row.omega, row.return_mean)
+            yield Point(way, seed, model.num_timesteps, row.setting["omega"], row.return_mean)
 
     dataset = load_dataset("demo/reacher-tqc-10k", device="cpu")
     model = DIPOLE(

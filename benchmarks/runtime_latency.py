@@ -129,7 +129,7 @@ def contenders(model: DIPOLE, bundles: dict[str, Path], candidates: int) -> dict
 
     def run_compiled() -> object:
         with torch.no_grad():
-            return compiled(torch.as_tensor(observation[None]), False, OMEGA, candidates).numpy()
+            return compiled(torch.as_tensor(observation[None]), omega=OMEGA, num_candidates=candidates).numpy()
 
     return {
         "eager": lambda: model.predict(observation, omega=OMEGA, num_candidates=candidates),

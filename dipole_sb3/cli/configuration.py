@@ -33,12 +33,28 @@ def task_names() -> tuple[str, ...]:
 
 
 @cache
-def option_names() -> tuple[str, ...]:
-    """Every option of ``dipole train``, dotted, e.g. ``algo.beta``."""
+def algorithm_names() -> tuple[str, ...]:
+    """Every value that ``algo=`` takes."""
+    return tuple(sorted(file.stem for file in (config_folder() / "algo").glob("*.yaml")))
+
+
+@cache
+def option_names(algorithm: str | None = None) -> tuple[str, ...]:
+    """Every option of ``dipole train``, dotted, e.g. ``algo.beta``.
+
+    :param algorithm: value of ``algo=``; None, or one that is not there: that of train.yaml.
+    """
     folder = config_folder()
     names = _leaves(folder / "train.yaml") + _leaves(folder / "evaluation" / "sweep.yaml")
-    names += [f"algo.{name}" for name in _leaves(folder / "algo" / "dipole.yaml")]
-    return tuple(name for name in (*names, "task", "task_id") if not name.startswith(("hydra", "defaults", "algo._")))
+    chosen = algorithm if algorithm in algorithm_names() else _default_algorithm()
+    names += [f"algo.{name}" for name in _leaves(folder / "algo" / f"{chosen}.yaml")]
+    plain = [name for name in names if not name.startswith(("hydra", "defaults", "algo._"))]
+    return (*plain, "algo", "task", "task_id")
+
+
+def _default_algorithm() -> str:
+    defaults: Any = OmegaConf.load(config_folder() / "train.yaml").defaults
+    return next(str(entry.algo) for entry in defaults if "algo" in entry)
 
 
 def _leaves(file: Path) -> list[str]:
@@ -53,14 +69,18 @@ def _dotted(node: Any) -> list[str]:
     return names
 
 
-def paper_target(task: Mapping[str, Any], task_id: int | None, online: bool = False) -> str | None:
-    """What the paper reports for this task, as a phrase, or None where it reports nothing.
+def paper_target(algorithm: str, task: Mapping[str, Any], task_id: int | None, online: bool = False) -> str | None:
+    """What the paper reports for this algorithm on this task, as a phrase, or None where it reports nothing.
 
+    :param algorithm: name of its class.
     :param task: the ``task`` section of a run's configuration.
     :param task_id: 1 to 5 for OGBench.
     :param online: after learning offline and then online.
     """
-    targets: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "targets.yaml"))
+    of_algorithms: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "targets.yaml"))
+    targets = of_algorithms.get(algorithm.lower())
+    if targets is None:
+        return None
     dataset = str(task["dataset"])
     if online:
         row = targets["ogbench_online"].get(task.get("domain"))

@@ -77,7 +77,7 @@ def main(
             return INTERRUPTED
         if not isinstance(error, errors.USER_ERRORS) or errors.full_trace_wanted():
             raise
-        print(f"dipole: {errors.sentence(error)}", file=sys.stderr)
+        print(f"dipole: {errors.sentence(error, arguments)}", file=sys.stderr)
         return 1
 
 

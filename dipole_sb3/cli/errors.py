@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Sequence
 
 import gymnasium
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
@@ -54,19 +55,24 @@ def was_interrupted(error: BaseException) -> bool:
     return True
 
 
-def sentence(error: Exception) -> str:
-    """The error on one line, with the nearest known names where a name was wrong."""
+def sentence(error: Exception, arguments: Sequence[str] = ()) -> str:
+    """The error on one line, with the nearest known names where a name was wrong.
+
+    :param arguments: the command line, of which ``algo=`` says whose options are known.
+    """
     if isinstance(error, MissingConfigException) and str(error.missing_cfg_file or "").startswith("task/"):
         name = str(error.missing_cfg_file).removeprefix("task/")
         near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.5)
         return f"there is no task={name}; {_listed(near) or 'known are ' + ', '.join(task_names())}"
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
         cause = error.__cause__
-        return f"an option of algo does not fit: {cause}" if isinstance(cause, TypeError) else sentence(cause)
+        return (
+            f"an option of algo does not fit: {cause}" if isinstance(cause, TypeError) else sentence(cause, arguments)
+        )
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         name = match[1] or match[2]
-        near = [option for option in _near_options(name) if option != name]
+        near = [option for option in _near_options(name, arguments) if option != name]
         return f"there is no option {name} here; {_listed(near) or '`dipole COMMAND --help` lists them'}"
     if match := re.search(r"Missing mandatory value: (\S+)", text):
         return f"the option {match[1]} is missing; give {match[1]}=VALUE"
@@ -86,9 +92,11 @@ def _listed(near: list[str]) -> str:
     return f"nearest: {', '.join(near)}" if near else ""
 
 
-def _near_options(name: str) -> list[str]:
+def _near_options(name: str, arguments: Sequence[str]) -> list[str]:
     """beta finds algo.beta, algo.bta too."""
     last = name.rsplit(".", 1)[-1]
-    by_last = {option: option.rsplit(".", 1)[-1] for option in option_names()}
+    chosen = [argument.removeprefix("algo=") for argument in arguments if argument.startswith("algo=")]
+    options = option_names(chosen[-1] if chosen else None)
+    by_last = {option: option.rsplit(".", 1)[-1] for option in options}
     close = set(difflib.get_close_matches(last, by_last.values(), n=3, cutoff=0.7))
     return [option for option, end in by_last.items() if end in close][:3]

@@ -1,15 +1,20 @@
-"""``dipole evaluate``: a trained model over greediness ω and candidates N."""
+"""``dipole evaluate``: a trained model over what may be turned while it acts."""
 
 from __future__ import annotations
 
+import datetime
+import itertools
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep
-from dipole_sb3.cli.models import config_of, load_model, model_path
-from dipole_sb3.cli.options import EvaluationOptions, check_options
+from dipole_sb3.cli.models import config_of, load_model, model_path, run_of
+from dipole_sb3.cli.options import EvaluationOptions, check_knobs, check_options
 from dipole_sb3.evaluation.sweep import format_sweep_table
+
+EVALUATED = "evaluated"
+"""Folder in that of a run, for evaluations that were asked for later."""
 
 
 def run(arguments: list[str]) -> int:
@@ -18,7 +23,9 @@ def run(arguments: list[str]) -> int:
 
 
 def evaluate(config: DictConfig, _: Path) -> None:
-    """Prints the table and leaves it, with its picture, beside the model.
+    """Prints the table and leaves it, with its picture, in a folder of its own beside the model, or where ``out`` says.
+
+    What the run itself left stays as it is.
 
     :param config: as composed from evaluate.yaml.
     :raises FileNotFoundError: no model there.
@@ -34,19 +41,26 @@ def evaluate(config: DictConfig, _: Path) -> None:
         raise ValueError(
             f"{path}: no {run_folder.CONFIG} beside it names an environment; give env=ID, Gymnasium's or ogbench/…"
         )
-    model = load_model(path, trained_with, config.device)
+    model = load_model(path, config.device)
+    algorithm = type(model).__name__
+    check_knobs(config, algorithm, model.policy.knobs)
     # The lines for the data's mean and the recording agent belong to the run's own task only.
     own = env == (trained_with.get("task") or {}).get("env")
-    folder = Path(config.out) if config.out else path.parent
-    facts = run_folder.read_dataset_facts(path.parent) if own else {}
+    folder = Path(config.out) if config.out else _new_folder(run_of(path))
+    facts = run_folder.read_dataset_facts(run_of(path)) if own else {}
     (result,) = sweep.run([model], env, config, [folder], facts)
     print(format_sweep_table(result))
     if task is not None and config.env is None:
         task_id, online = config.get("task_id", trained_with.get("task_id")), trained_with.get("online_steps", 0) > 0
-        if (target := sweep.target_sentence(task, task_id, online)) is not None:
+        if (target := sweep.target_sentence(algorithm, task, task_id, online)) is not None:
             print(target)
-    print(f"\nThe table is in {folder / sweep.TABLE}{_picture_phrase(config, folder)}")
+    table = folder / f"{sweep.stem(result.knobs)}.csv"
+    picture = f", the picture in {table.with_suffix('.png')}" if config.pictures else ""
+    print(f"\nThe table is in {table}{picture}")
 
 
-def _picture_phrase(config: DictConfig, folder: Path) -> str:
-    return f", the picture in {folder / pictures.SWEEP}" if config.pictures else ""
+def _new_folder(run: Path) -> Path:
+    """For this evaluation alone, named by the time."""
+    base = run / EVALUATED / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    names = itertools.chain([base.name], (f"{base.name}-{number}" for number in itertools.count(2)))
+    return next(folder for name in names if not (folder := base.with_name(name)).exists())

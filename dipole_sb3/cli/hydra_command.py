@@ -39,7 +39,7 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
             if not isinstance(error, errors.USER_ERRORS) or errors.full_trace_wanted():
                 raise
             # SystemExit passes through Hydra, which would print a traceback for anything else.
-            print(f"dipole: {errors.sentence(error)}", file=sys.stderr)
+            print(f"dipole: {errors.sentence(error, arguments)}", file=sys.stderr)
             raise SystemExit(1) from error
         finally:
             _remove_if_empty(folder)

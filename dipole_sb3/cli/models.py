@@ -8,8 +8,9 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
 from dipole_sb3.cli import run_folder
+from dipole_sb3.learning.model_files import read_origin
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 
 def model_path(path: Path) -> Path:
@@ -29,16 +30,43 @@ def model_path(path: Path) -> Path:
     return path
 
 
+def run_of(path: Path) -> Path:
+    """Folder of the run that a model belongs to: its own, or the one above for a checkpoint; else its own."""
+    folders = (path.parent, path.parent.parent)
+    return next((folder for folder in folders if (folder / run_folder.CONFIG).is_file()), path.parent)
+
+
 def config_of(path: Path) -> DictConfig:
-    """Configuration of the run that a model belongs to: beside it, or one folder up for a checkpoint; else empty."""
-    for folder in (path.parent, path.parent.parent):
-        if (folder / run_folder.CONFIG).is_file():
-            return run_folder.read_config(folder)
-    return OmegaConf.create({})
+    """Configuration of the run that a model belongs to; empty where there is none."""
+    folder = run_of(path)
+    return run_folder.read_config(folder) if (folder / run_folder.CONFIG).is_file() else OmegaConf.create({})
 
 
-def load_model(path: Path, trained_with: DictConfig, device: str) -> DIPOLE:
-    """The model, as the algorithm that the run's configuration names."""
-    algorithm: Any = get_class(trained_with.algo["_target_"]) if "algo" in trained_with else DIPOLE
-    model: DIPOLE = algorithm.load(path, device=device)
-    return model
+def algorithm_of(config: DictConfig) -> type[OfflineAlgorithm]:
+    """The algorithm that a run's configuration names.
+
+    :raises ValueError: there is no such class, or it is none of an algorithm on recorded data.
+    """
+    return _algorithm_class(str(config.algo["_target_"]), "algo._target_")
+
+
+def load_model(path: Path, device: str) -> OfflineAlgorithm:
+    """The model, as the algorithm that its file names.
+
+    :raises ValueError: it names none that is here.
+    """
+    named = read_origin(path).get("algorithm")
+    if named is None:
+        raise ValueError(f"{path}: does not name an algorithm of this package; expected a file that its save() wrote")
+    return _algorithm_class(named, str(path)).load(path, device=device)
+
+
+def _algorithm_class(named: str, where: str) -> type[OfflineAlgorithm]:
+    try:
+        found: Any = get_class(named)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{where}: found {named}, expected the class of an algorithm that can be imported") from error
+    if not issubclass(found, OfflineAlgorithm):
+        raise ValueError(f"{where}: found {named}, expected an algorithm on recorded data, such as dipole_sb3.DIPOLE")
+    algorithm: type[OfflineAlgorithm] = found
+    return algorithm

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from dipole_sb3.cli.configuration import config_folder
+from dipole_sb3.evaluation.batched_acting import ActingModel
+from dipole_sb3.evaluation.sweep import Grid, own_setting
+from dipole_sb3.learning.knobs import Knob
 
 
 @dataclass
 class EvaluationOptions:
     """evaluation/sweep.yaml."""
 
-    omegas: list[float] = MISSING
-    candidates: list[int] | None = MISSING
     episodes: int = MISSING
     eval_seed: int = MISSING
     processes: int | None = MISSING
@@ -37,6 +42,14 @@ class TrainOptions(EvaluationOptions):
     eval_episodes: int = MISSING
     progress_bar: bool | None = MISSING
     profile: bool = MISSING
+
+
+@cache
+def knob_options() -> tuple[str, ...]:
+    """Options of evaluation/sweep.yaml that are values of knobs: all that are not the command's own."""
+    own = {field.name for field in fields(EvaluationOptions)}
+    names: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "evaluation" / "sweep.yaml"))
+    return tuple(str(name) for name in names if name not in own)
 
 
 _AT_LEAST = {
@@ -67,7 +80,42 @@ def check_options(config: DictConfig, schema: type[EvaluationOptions]) -> None:
         value, least = typed[name], _AT_LEAST.get(name)
         if least is not None and value is not None and value < least:
             raise ValueError(f"{name} is {value}, expected at least {least}")
-    for name, least in (("omegas", -1), ("candidates", 1)):
-        values = typed[name]
-        if values is not None and (not values or min(values) < least):
-            raise ValueError(f"{name} is {list(values)}, expected numbers of at least {least}")
+
+
+def check_knobs(config: DictConfig, algorithm: str, knobs: Sequence[Knob]) -> None:
+    """Refuses values of knobs that are out of range, and values of a knob that the algorithm does not have.
+
+    :param algorithm: its name.
+    :param knobs: of its policy.
+    :raises ValueError: naming the option, what it is and what was expected.
+    """
+    of_options = {knob.option: knob for knob in knobs}
+    for name in knob_options():
+        values = config.get(name)
+        if values is None:
+            continue
+        if name not in of_options:
+            known = ", ".join(of_options) or "none of these options"
+            raise ValueError(
+                f"{name} is {_text(values)}, but {algorithm} has nothing of that name to turn; expected {known}"
+            )
+        if not isinstance(values, ListConfig) or not values:
+            raise ValueError(f"{name} is {_text(values)}, expected a list of numbers, e.g. {name}=[1,2]")
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} is {_text(values)}, expected a list of numbers, found {value!r} in it")
+            of_options[name].checked(value, name)
+
+
+def _text(values: Any) -> str:
+    return str(list(values)) if isinstance(values, ListConfig) else repr(values)
+
+
+def grid_of(model: ActingModel, config: DictConfig) -> Grid:
+    """The values that an evaluation takes of every knob: those of its option, or its default ones."""
+    own = own_setting(model)
+    given = {knob.name: config.get(knob.option) for knob in model.policy.knobs}
+    return {
+        knob.name: knob.default_sweep(own[knob.name]) if given[knob.name] is None else list(given[knob.name])
+        for knob in model.policy.knobs
+    }

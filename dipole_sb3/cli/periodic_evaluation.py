@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -15,17 +15,15 @@ from dipole_sb3.common.profiler_sections import section
 from dipole_sb3.evaluation.background_evaluation import BackgroundEvaluator
 from dipole_sb3.evaluation.sweep import SweepResult
 from dipole_sb3.learning.delayed_log import HeldLog
-
-if TYPE_CHECKING:
-    from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 EVALUATIONS = "evaluations/evaluations.npz"
 
 
 class PeriodicEvaluation(BaseCallback):
-    """Plays episodes at the model's ω and N beside the training, and leaves the returns where SB3's EvalCallback does.
+    """Plays episodes at the model's own setting beside the training, and leaves the returns where EvalCallback does.
 
-    Unlike EvalCallback it counts timesteps, not calls, so that several environments and interruptions do not move the
+    Unlike it this counts timesteps, not calls, so that several environments and interruptions do not move the
     evaluations; it leaves every random generator as it was; and training does not wait for it, except while an earlier
     evaluation is still being played, before a checkpoint, after a phase and at the end of learning. Files and log are
     those of an evaluation that training would have waited for.
@@ -36,7 +34,7 @@ class PeriodicEvaluation(BaseCallback):
     :param path: the .npz file.
     """
 
-    model: DIPOLE
+    model: OfflineAlgorithm
 
     def __init__(self, evaluator: BackgroundEvaluator, every: int, phase_ends: set[int], path: Path) -> None:
         super().__init__()

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dipole_sb3.cli import run_folder
+from dipole_sb3.cli.options import grid_of
 from dipole_sb3.datasets import make_env
 
 if TYPE_CHECKING:
-    from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
     from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
     from dipole_sb3.evaluation.sweep import SweepResult
+    from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
-SWEEP = "omega_sweep.png"
 CURVES = "curves.png"
 WEIGHTS = "weights.png"
 PATHS = "paths.png"
 ACTIONS = "actions.png"
 
-SHOWN_OMEGA = 2.0
-"""Of the guided policy in actions.png."""
+_SHOWN = 2.0
+"""Value of the first knob in actions.png, beside those that have a name."""
 
 
 def require_matplotlib(config: DictConfig) -> None:
@@ -39,36 +39,49 @@ def require_matplotlib(config: DictConfig) -> None:
         )
 
 
-def draw_sweep(result: SweepResult, folder: Path, dataset_facts: Mapping[str, Any]) -> Path:
-    """Return over ω.
+def draw_sweep(result: SweepResult, path: Path, dataset_facts: Mapping[str, Any]) -> None:
+    """Return over what was turned.
 
+    :param path: PNG file.
     :param dataset_facts: ``data_return_mean`` and ``agent_return_mean``, where known, become lines.
     """
     from dipole_sb3 import plots
 
-    plots.plot_omega_sweep(
+    plots.plot_sweep(
         result,
-        folder / SWEEP,
+        path,
         data_return=dataset_facts.get("data_return_mean"),
         agent_return=dataset_facts.get("agent_return_mean"),
     )
-    return folder / SWEEP
 
 
-def draw_training(model: DIPOLE, dataset: OfflineReplayBuffer, folder: Path, offline_steps: int) -> list[Path]:
-    """Learning curves, with the hand-over to the environment, and the weights that the data has in the end."""
+def draw_training(
+    model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path, offline_steps: int
+) -> list[Path]:
+    """Learning curves, with the hand-over to the environment, and the weights that the data have in the end, if any."""
     from dipole_sb3 import plots
 
     plots.plot_curves(folder / run_folder.PROGRESS, folder / CURVES, offline_steps=offline_steps)
+    if model.advantage_weights() is None:
+        return [folder / CURVES]
     plots.plot_weights(model, dataset, folder / WEIGHTS)
     return [folder / CURVES, folder / WEIGHTS]
 
 
-def draw_acting(model: DIPOLE, dataset: OfflineReplayBuffer, config: DictConfig, folder: Path) -> list[Path]:
-    """What ω does to paths and to the actions of one state, one action drawn per step."""
+def draw_acting(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, config: DictConfig, folder: Path) -> list[Path]:
+    """What the first knob does to paths and to the actions of one state, all others at their least.
+
+    :param config: has the options of evaluation/sweep.yaml.
+    """
     from dipole_sb3 import plots
 
+    first, *others = model.policy.knobs
+    rest = {knob.name: knob.checked(knob.least) for knob in others}
     make = functools.partial(make_env, config.task.env)
-    plots.plot_paths(model, make, folder / PATHS, omegas=list(config.omegas), num_candidates=1)
-    plots.plot_actions(model, plots.choose_observation(model, dataset), folder / ACTIONS, omega=SHOWN_OMEGA)
+    values = grid_of(model, config)[first.name]
+    plots.plot_paths(model, make, folder / PATHS, [{first.name: value, **rest} for value in values])
+    named = [value for value, _ in first.names]
+    worse, better, shown = ({first.name: value, **rest} for value in (named[0], named[-1], _SHOWN))
+    observation = plots.choose_observation(model, dataset, worse=worse, better=better)
+    plots.plot_actions(model, observation, folder / ACTIONS, [worse, better, shown])
     return [folder / PATHS, folder / ACTIONS]

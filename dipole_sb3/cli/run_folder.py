@@ -40,9 +40,10 @@ _LEFT_BY_RUNS = (
     f"{CHECKPOINTS}/{CHECKPOINT_PREFIX}_*_steps.zip",
     "evaluations/evaluations.npz",
     "events.out.tfevents.*",
-    "omega_sweep.csv",
+    "*_sweep.csv",
+    "evaluation.csv",
     *(f"{PROFILE}/{name}" for name in (profiling.TABLE, profiling.TRACE)),
-    *(f"{name}.png" for name in ("omega_sweep", "curves", "weights", "paths", "actions")),
+    *(f"{name}.png" for name in ("*_sweep", "evaluation", "curves", "weights", "paths", "actions")),
 )
 
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from dipole_sb3.cli import run_folder
+from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options
-from dipole_sb3.learning.learn_together import STACKABLE
 
 _OF_ONE_RUN = ("seed", "runs", "run_dir", "replace")
 """Options that are not part of a setting."""
@@ -127,7 +127,8 @@ def _shared_options(config: DictConfig) -> str:
     """All options that must be equal, as text."""
     options = OmegaConf.to_container(config)
     assert isinstance(options, dict)
-    algorithm = {name: value for name, value in options["algo"].items() if name not in STACKABLE}
+    stackable = algorithm_of(config).stackable()
+    algorithm = {name: value for name, value in options["algo"].items() if name not in stackable}
     rest = {name: value for name, value in options.items() if name not in ("algo", "seed", "run_dir")}
     return json.dumps([algorithm, rest], sort_keys=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dipole_sb3.cli import sweep
+from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, phase_scores
 from dipole_sb3.cli.runs import Run, settings, shell_words
 from dipole_sb3.common.files import write_csv
@@ -15,13 +16,15 @@ from dipole_sb3.evaluation.sweep import (
     SweepResult,
     SweepRow,
     aligned_table,
+    format_cells,
     format_sweep_table,
     return_cell,
+    setting_text,
     success_cell,
     sweep_columns,
+    sweep_values,
 )
-
-TABLE = "omega_sweep_over_runs.csv"
+from dipole_sb3.learning.knobs import Knob
 
 
 class Finished(NamedTuple):
@@ -32,7 +35,7 @@ class Finished(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A setting, and one cell of ω and N over its runs.
+    """A setting, and one cell of the evaluation over its runs.
 
     :param setting: the overrides that tell it from the others.
     :param runs: how many.
@@ -49,8 +52,9 @@ def report(finished: Sequence[Finished]) -> None:
     runs = [each.run for each in finished]
     of_settings = settings(runs)
     lines = over_runs(finished) if len(runs) > 1 else []
+    knobs = next((each.result.knobs for each in finished if each.result is not None), ())
     if lines:
-        print(f"\n{format_over_runs(lines)}")
+        print(f"\n{format_over_runs(knobs, lines)}")
     elif finished[0].result is not None:
         print(f"\n{format_sweep_table(finished[0].result)}")
     _print_scores(of_settings)
@@ -61,8 +65,9 @@ def report(finished: Sequence[Finished]) -> None:
     for run in runs:
         print(f"  {run.folder}/")
     if lines and runs[0].collection is not None:
-        write_over_runs(lines, runs[0].collection / TABLE)
-        print(f"The table over runs is in {runs[0].collection / TABLE}")
+        table = runs[0].collection / f"{sweep.stem(knobs)}_over_runs.csv"
+        write_over_runs(lines, table)
+        print(f"The table over runs is in {table}")
     commands = [
         f"dipole curves {shell_words(of_setting)}" for of_setting in of_settings.values() if len(of_setting) > 1
     ]
@@ -82,7 +87,8 @@ def _print_scores(of_settings: Mapping[tuple[str, ...], Sequence[Run]]) -> None:
             for score in phase_scores([run.folder / EVALUATIONS for run in runs], config.offline_steps):
                 print(f"{label}{score}")
         task_id = config.get("task_id")
-        targets[label] = sweep.target_sentence(config.task, task_id, online=config.online_steps > 0)
+        algorithm = algorithm_of(config).__name__
+        targets[label] = sweep.target_sentence(algorithm, config.task, task_id, online=config.online_steps > 0)
     if len(set(targets.values())) == 1:
         targets = {"": next(iter(targets.values()))}
     for label, target in targets.items():
@@ -97,11 +103,10 @@ def over_runs(finished: Sequence[Finished]) -> list[Line]:
     for setting, runs in settings([each.run for each in finished]).items():
         of_setting = [results[run.folder] for run in runs if run.folder in results]
         for row in of_setting[0].rows if of_setting else ():
-            cells = [result.row(row.omega, row.num_candidates) for result in of_setting]
+            cells = [result.row(**row.setting) for result in of_setting]
             rates = [cell.success_mean for cell in cells if cell.success_mean is not None]
             cell = SweepRow(
-                row.omega,
-                row.num_candidates,
+                row.setting,
                 row.episodes,
                 *mean_interval([each.return_mean for each in cells]),
                 *(mean_interval(rates) if rates else ()),
@@ -110,8 +115,11 @@ def over_runs(finished: Sequence[Finished]) -> list[Line]:
     return lines
 
 
-def format_over_runs(lines: Sequence[Line]) -> str:
-    """For a terminal: of one setting ω down and N across; of several a line for each and ω across, for every N."""
+def format_over_runs(knobs: Sequence[Knob], lines: Sequence[Line]) -> str:
+    """For a terminal: of one setting the first knob down and the others across; of several settings a line for each.
+
+    :param knobs: what was turned.
+    """
     over = f"{_numbers(line.cell.episodes for line in lines)} episodes a cell"
     if max(line.runs for line in lines) > 1:
         over = f"mean over {_numbers(line.runs for line in lines)} runs with its 95 % interval, {over} and run"
@@ -122,11 +130,15 @@ def format_over_runs(lines: Sequence[Line]) -> str:
     tables = []
     for name, text, of_section in sections:
         if len({line.setting for line in lines}) == 1:
-            tables.append(f"{name}, {over}\n{_table_of_setting(of_section, text)}")
+            tables.append(f"{name}, {over}\n{format_cells(knobs, [line.cell for line in of_section], text)}")
             continue
-        for count in dict.fromkeys(line.cell.num_candidates for line in of_section):
-            rows = [line for line in of_section if line.cell.num_candidates == count]
-            tables.append(f"{name} at N = {count}, {over}\n{_table_of_settings(rows, text)}")
+        of_others: dict[str, list[Line]] = {}
+        for line in of_section:
+            others = {knob.name: line.cell.setting[knob.name] for knob in knobs[1:]}
+            of_others.setdefault(setting_text(knobs, others), []).append(line)
+        for others_text, rows in of_others.items():
+            at = f" at {others_text}" if others_text else ""
+            tables.append(f"{name}{at}, {over}\n{_table_of_settings(knobs, rows, text)}")
     return "\n\n".join(tables)
 
 
@@ -134,20 +146,14 @@ def _numbers(values: Iterable[int]) -> str:
     return ", ".join(str(value) for value in sorted(set(values)))
 
 
-def _table_of_setting(lines: Sequence[Line], text: Callable[[SweepRow], str]) -> str:
-    rows: dict[float, list[str]] = {}
-    for line in lines:
-        rows.setdefault(line.cell.omega, [f"{line.cell.omega:g}"]).append(text(line.cell))
-    counts = dict.fromkeys(line.cell.num_candidates for line in lines)
-    return aligned_table(["ω", *(f"N = {count}" for count in counts)], list(rows.values()))
-
-
-def _table_of_settings(lines: Sequence[Line], text: Callable[[SweepRow], str]) -> str:
+def _table_of_settings(knobs: Sequence[Knob], lines: Sequence[Line], text: Callable[[SweepRow], str]) -> str:
     rows: dict[tuple[str, ...], list[str]] = {}
+    columns: dict[str, None] = {}
     for line in lines:
         rows.setdefault(line.setting, [" ".join(line.setting), str(line.runs)]).append(text(line.cell))
-    omegas = dict.fromkeys(line.cell.omega for line in lines)
-    return aligned_table(["setting", "runs", *(f"ω = {omega:g}" for omega in omegas)], list(rows.values()))
+        first = {knob.name: line.cell.setting[knob.name] for knob in knobs[:1]}
+        columns[setting_text(knobs, first) or "all"] = None
+    return aligned_table(["setting", "runs", *columns], list(rows.values()))
 
 
 def write_over_runs(lines: Sequence[Line], path: Path) -> None:
@@ -161,5 +167,5 @@ def write_over_runs(lines: Sequence[Line], path: Path) -> None:
     for line in lines:
         values = dict(each.split("=", 1) for each in line.setting)
         own = [values.get(option, "") for option in options]
-        table.append([*own, line.runs, *(getattr(line.cell, name) for name in columns)])
+        table.append([*own, line.runs, *sweep_values(line.cell, [each.cell for each in lines])])
     write_csv(path, table)

@@ -1,4 +1,4 @@
-"""The evaluation over greediness ω and candidates N that ends a run."""
+"""The evaluation that ends a run: every combination of what may be turned while the model acts."""
 
 from __future__ import annotations
 
@@ -10,35 +10,44 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
 from dipole_sb3.cli import pictures
 from dipole_sb3.cli.configuration import paper_target
+from dipole_sb3.cli.options import grid_of
 from dipole_sb3.datasets import make_env
-from dipole_sb3.evaluation import sweep as evaluation
-
-TABLE = "omega_sweep.csv"
+from dipole_sb3.evaluation.sweep import Grid, SweepResult, evaluate_sweeps, write_sweep_csv
+from dipole_sb3.learning.knobs import Knob
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 
 def run(
-    models: Sequence[DIPOLE], env: str, config: DictConfig, folders: Sequence[Path], dataset_facts: Mapping[str, Any]
-) -> list[evaluation.SweepResult]:
+    models: Sequence[OfflineAlgorithm],
+    env: str,
+    config: DictConfig,
+    folders: Sequence[Path],
+    dataset_facts: Mapping[str, Any],
+) -> list[SweepResult]:
     """Evaluates every cell of every model on the same episodes, leaves table and picture in each one's folder.
 
+    :param models: of one algorithm.
     :param env: name for :func:`dipole_sb3.datasets.make_env`.
     :param config: has the options of evaluation/sweep.yaml.
     :param folders: one for each model.
     :param dataset_facts: ``data_return_mean`` and ``agent_return_mean``, where known, become lines of the pictures.
     """
-    columns: dict[tuple[int, ...], list[int]] = {}
+    grids: list[tuple[Grid, list[int]]] = []
     for index, model in enumerate(models):
-        columns.setdefault(tuple(candidates(model, config)), []).append(index)
-    results: dict[int, evaluation.SweepResult] = {}
-    for num_candidates, indices in columns.items():
-        found = evaluation.evaluate_sweeps(
+        grid = grid_of(model, config)
+        indices = next((indices for other, indices in grids if other == grid), None)
+        if indices is None:
+            grids.append((grid, [index]))
+        else:
+            indices.append(index)
+    results: dict[int, SweepResult] = {}
+    for grid, indices in grids:
+        found = evaluate_sweeps(
             [models[index] for index in indices],
             functools.partial(make_env, env),
-            omegas=list(config.omegas),
-            num_candidates=list(num_candidates),
+            grid,
             episodes=config.episodes,
             seed=config.eval_seed,
             processes=config.processes,
@@ -47,23 +56,22 @@ def run(
         results.update(zip(indices, found, strict=True))
     for index, folder in enumerate(folders):
         folder.mkdir(parents=True, exist_ok=True)
-        evaluation.write_sweep_csv(results[index], folder / TABLE)
+        write_sweep_csv(results[index], folder / f"{stem(results[index].knobs)}.csv")
         if config.pictures:
-            pictures.draw_sweep(results[index], folder, dataset_facts)
+            pictures.draw_sweep(results[index], folder / f"{stem(results[index].knobs)}.png", dataset_facts)
     return [results[index] for index in range(len(models))]
 
 
-def candidates(model: DIPOLE, config: DictConfig) -> list[int]:
-    """N of the columns: the configured ones, else 1 and the model's own."""
-    if config.candidates is not None:
-        return list(config.candidates)
-    return sorted({1, model.num_candidates})
+def stem(knobs: Sequence[Knob]) -> str:
+    """Of the names of the table and its picture: what is turned first, e.g. ``omega_sweep``; else ``evaluation``."""
+    return f"{knobs[0].name}_sweep" if knobs else "evaluation"
 
 
-def target_sentence(task: DictConfig, task_id: int | None, online: bool) -> str | None:
-    """What the paper reports for this task, if it does.
+def target_sentence(algorithm: str, task: DictConfig, task_id: int | None, online: bool) -> str | None:
+    """What the paper reports for this algorithm on this task, if it does.
 
+    :param algorithm: name of its class.
     :param online: for a model that has gone on learning online.
     """
-    target = paper_target(task, task_id, online)
+    target = paper_target(algorithm, task, task_id, online)
     return None if target is None else f"The paper reports {target}."

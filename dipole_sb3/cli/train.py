@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra.utils
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
-from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import hydra_command, pictures, run_folder, summary, sweep
 from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.environments import training_env
 from dipole_sb3.cli.interrupt import StopOnSignal
-from dipole_sb3.cli.options import TrainOptions, check_options
+from dipole_sb3.cli.models import algorithm_of
+from dipole_sb3.cli.options import TrainOptions, check_knobs, check_options
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation
 from dipole_sb3.cli.runs import (
     Run,
@@ -41,6 +40,7 @@ from dipole_sb3.datasets import is_file_name, load_dataset, make_env
 from dipole_sb3.evaluation.background_evaluation import BackgroundEvaluator
 from dipole_sb3.learning.checkpoints import ResumableCheckpoint, log_position, newest_checkpoint
 from dipole_sb3.learning.learn_together import learn_together
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.profiling import TrainingProfile
 
 FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir")
@@ -50,7 +50,7 @@ FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir")
 class Trained(NamedTuple):
     """What a finished training leaves for evaluation and pictures."""
 
-    model: DIPOLE
+    model: OfflineAlgorithm
     dataset: OfflineReplayBuffer
 
 
@@ -119,6 +119,8 @@ def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
     """
     for each in runs:
         pictures.require_matplotlib(each.config)
+        algorithm = algorithm_of(each.config)
+        check_knobs(each.config, algorithm.__name__, algorithm.knobs_of(each.config.algo.policy))
         _require_env_where_needed(each.config)
     require_different(runs)
     if not resume:
@@ -135,7 +137,7 @@ def train(runs: Sequence[Run], resume: bool = False) -> list[Trained]:
     with ExitStack() as opened:
         envs = [_open_env(config, opened) for _ in runs]
         dataset = shared = _load_data(config, envs[0])
-        models: list[DIPOLE] = []
+        models: list[OfflineAlgorithm] = []
         checkpoints = [_newest_checkpoint(each.folder) if resume else None for each in runs]
         for each, env, checkpoint in zip(runs, envs, checkpoints, strict=True):
             if checkpoint is not None:
@@ -195,7 +197,7 @@ def _require_env_where_needed(config: DictConfig) -> None:
             raise ValueError(f"{option} is {config[option]}, but the task has no environment; give task.env=ID")
 
 
-def _learn(models: Sequence[DIPOLE], runs: Sequence[Run]) -> None:
+def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run]) -> None:
     """Learns to the end of both phases, or stops by a signal."""
     config = runs[0].config
     steps = config.offline_steps + config.online_steps
@@ -243,13 +245,13 @@ def _load_data(config: DictConfig, env: GymEnv | None) -> OfflineReplayBuffer:
     return load_dataset(config.task.dataset, device=config.algo.device, **options)
 
 
-def _new_model(config: DictConfig, env: GymEnv | None, dataset: OfflineReplayBuffer, quiet: bool) -> DIPOLE:
+def _new_model(config: DictConfig, env: GymEnv | None, dataset: OfflineReplayBuffer, quiet: bool) -> OfflineAlgorithm:
     arguments = {"env": env, "dataset": dataset, "seed": config.seed, "offline_steps": config.offline_steps}
     arguments |= {"verbose": 0} if quiet else {}
-    model: DIPOLE = hydra.utils.instantiate(config.algo, **arguments, _convert_="all")
+    model: OfflineAlgorithm = hydra.utils.instantiate(config.algo, **arguments, _convert_="all")
     model.verbose = config.algo.verbose
     # Each model seeds the global generators: of several, each goes on from where it would have alone.
-    model._before_learning = functools.partial(restore_global_generators, global_generators())
+    model.when_learning_begins(functools.partial(restore_global_generators, global_generators()))
     return model
 
 
@@ -265,10 +267,11 @@ def _newest_checkpoint(folder: Path) -> Path:
     return path
 
 
-def _load_model(config: DictConfig, checkpoint: Path, env: GymEnv | None, dataset: OfflineReplayBuffer) -> DIPOLE:
-    algorithm: Any = get_class(config.algo["_target_"])
+def _load_model(
+    config: DictConfig, checkpoint: Path, env: GymEnv | None, dataset: OfflineReplayBuffer
+) -> OfflineAlgorithm:
     with warnings.catch_warnings(record=True) as caught:
-        model: DIPOLE = algorithm.resume(
+        model = algorithm_of(config).resume(
             checkpoint, env=env, dataset=dataset, device=config.algo.device, offline_steps=config.offline_steps
         )
     for warning in caught:

@@ -81,3 +81,15 @@ def restore_global_generators(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(torch.from_numpy(states["torch"]))
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([torch.from_numpy(state) for state in states["cuda"]])
+
+
+def generator_state(generator: torch.Generator) -> tuple[str, bytes]:
+    """Kind of device and state of a generator, for a file."""
+    return generator.device.type, generator.get_state().numpy().tobytes()
+
+
+def restore_generator(generator: torch.Generator, saved: tuple[str, bytes]) -> None:
+    """Goes on from what :func:`generator_state` gave; on another kind of device a new sequence starts."""
+    device_type, state = saved
+    if device_type == generator.device.type:
+        generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
-from dipole_sb3.algorithms.dipole.policies import DIPOLEPolicy
 from dipole_sb3.buffers.normalization import ObservationStatistics
 from dipole_sb3.common.child_processes import live_and_die_with_parent, without_interrupts, without_script
 from dipole_sb3.evaluation.batched_acting import ActingModel
 from dipole_sb3.evaluation.environment_pool import MakeEnv
-from dipole_sb3.evaluation.sweep import SweepResult, evaluate_sweeps
+from dipole_sb3.evaluation.sweep import SweepResult, evaluate_sweeps, own_setting
+from dipole_sb3.learning.offline_policy import OfflinePolicy
 
 Deliver = Callable[[SweepResult | None], None]
 """Takes a result; None where there will be none."""
@@ -28,7 +28,7 @@ Deliver = Callable[[SweepResult | None], None]
 class PolicySnapshot(NamedTuple):
     """What of a model acts, as it is now: copies, without data, optimiser and environment."""
 
-    policy_class: type[DIPOLEPolicy]
+    policy_class: type[OfflinePolicy]
     arguments: dict[str, Any]
     parameters: dict[str, np.ndarray]
     device: str
@@ -57,7 +57,7 @@ class PolicySnapshot(NamedTuple):
 class RestoredModel:
     """Acts as the model in a snapshot: an :class:`~dipole_sb3.evaluation.batched_acting.ActingModel`."""
 
-    def __init__(self, policy: DIPOLEPolicy, statistics: Mapping[str | None, ObservationStatistics]) -> None:
+    def __init__(self, policy: OfflinePolicy, statistics: Mapping[str | None, ObservationStatistics]) -> None:
         self.policy, self.observation_statistics = policy, statistics
         self.predict = policy.predict
 
@@ -103,7 +103,7 @@ class BackgroundEvaluator:
         self.close()
 
     def submit(self, model: ActingModel, timestep: int, deliver: Deliver) -> None:
-        """Takes a snapshot of a model, to be played at its own ω and N.
+        """Takes a snapshot of a model, to be played at its own setting of what may be turned.
 
         Waits for snapshots of an earlier timestep.
 
@@ -204,16 +204,14 @@ def _evaluate(
     snapshots: CloudpickleWrapper, make_env: CloudpickleWrapper, episodes: int, seed: int, processes: int | None
 ) -> list[SweepResult]:
     models = [snapshot.restored() for snapshot in snapshots.var]
-    alike: dict[tuple[float, int], list[int]] = {}
+    alike: dict[tuple[Any, ...], list[int]] = {}
     for index, model in enumerate(models):
-        alike.setdefault((model.policy.omega, model.policy.num_candidates), []).append(index)
+        alike.setdefault((model.policy.knobs, *own_setting(model).values()), []).append(index)
     results: dict[int, SweepResult] = {}
-    for (omega, num_candidates), indices in alike.items():
+    for indices in alike.values():
         sweeps = evaluate_sweeps(
             [models[index] for index in indices],
             make_env.var,
-            omegas=[omega],
-            num_candidates=[num_candidates],
             episodes=episodes,
             seed=seed,
             processes=processes,

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dipole_sb3.algorithms.dipole.policies import CnnPolicy, DIPOLEPolicy, MultiInputPolicy, sample_guided
 from dipole_sb3.buffers.normalization import ObservationStatistics, normalized
 from dipole_sb3.common.random_state import TorchSequence
-from dipole_sb3.networks.heads import QEnsemble, VelocityPair
+from dipole_sb3.learning.offline_policy import OfflinePolicy
 from dipole_sb3.networks.network_stack import is_stackable, stacked_head
 
 
 class ActingModel(Protocol):
-    """What acting needs of a model: a :class:`~dipole_sb3.DIPOLE`, or a snapshot of one."""
+    """What acting needs of a model: one of this package's, or a snapshot of one."""
 
-    policy: DIPOLEPolicy
+    @property
+    def policy(self) -> OfflinePolicy: ...
 
     @property
     def observation_statistics(self) -> Mapping[str | None, ObservationStatistics]:
@@ -28,18 +28,52 @@ class ActingModel(Protocol):
 
     @property
     def predict(self) -> Callable[..., tuple[np.ndarray, Any]]:
-        """As :meth:`DIPOLEPolicy.predict`."""
+        """As :meth:`OfflinePolicy.predict`."""
 
 
-class ActingStack(NamedTuple):
-    """The networks that R policies act with, as one: copies, made by :func:`stack_policies`; outputs begin with [R]."""
+class ActingStack:
+    """The networks that several policies act with, as one: copies, made by :func:`stack_policies`.
 
-    policies: Sequence[DIPOLEPolicy]
-    pairs: VelocityPair
-    critics: QEnsemble
+    Each network is an attribute with a ``head``, whose outputs begin with [policies].
+    """
+
+    def __init__(self, policies: Sequence[OfflinePolicy]) -> None:
+        self.policies = list(policies)
+        for name in policies[0].networks():
+            setattr(self, name, _Stacked(stacked_head([policy.networks()[name].head for policy in policies])))
+
+    def act(self, observations: Sequence[Any], noise: Sequence[Tensor], **setting: Any) -> list[np.ndarray]:
+        """What each policy's ``predict`` gives for its own observations and noise, within rounding, by one product.
+
+        :param observations: of each policy, as its networks see them: shape [batch, *observation], or a dict of those.
+            Policies may have batches of different sizes; each costs as much as the largest.
+        :param noise: of each policy, as its ``acting_noise`` draws it.
+        :param setting: a value of every knob, for all of them.
+        :return: of each policy: actions in the environment's units, shape [batch, *action].
+        """
+        with torch.no_grad():
+            tensors = [policy.obs_to_tensor(own)[0] for policy, own in zip(self.policies, observations, strict=True)]
+
+            def features(name: str) -> Tensor:
+                """Filled up to the largest batch: [policies, batch, features]."""
+                return pad_sequence(
+                    [getattr(policy, name).features(own) for policy, own in zip(self.policies, tensors, strict=True)],
+                    batch_first=True,
+                )
+
+            scaled = self.policies[0].act(self, features, pad_sequence(list(noise), batch_first=True), **setting)
+        return [
+            policy.in_units(rows[: rows_of(own)])
+            for policy, rows, own in zip(self.policies, scaled.cpu().numpy(), observations, strict=True)
+        ]
 
 
-def stack_policies(policies: Sequence[DIPOLEPolicy]) -> ActingStack | None:
+class _Stacked:
+    def __init__(self, head: Any) -> None:
+        self.head = head
+
+
+def stack_policies(policies: Sequence[OfflinePolicy]) -> ActingStack | None:
     """The policies' present parameters as one stack; None where they are not of one architecture.
 
     Features extractors may differ in all but the number of features: each policy keeps its own.
@@ -50,68 +84,19 @@ def stack_policies(policies: Sequence[DIPOLEPolicy]) -> ActingStack | None:
         return None
     for policy in policies:
         policy.set_training_mode(False)
-    return ActingStack(
-        list(policies),
-        stacked_head([policy.actor.head for policy in policies]),
-        stacked_head([policy.critic.head for policy in policies]),
-    )
-
-
-def act_together(
-    stack: ActingStack,
-    observations: Sequence[Any],
-    noise: Sequence[Tensor],
-    omega: float,
-    num_candidates: int,
-) -> list[np.ndarray]:
-    """What each policy's ``predict`` gives for its own observations and noise, within rounding, by one product.
-
-    :param observations: of each policy, as its networks see them: shape [batch, *observation], or a dict of those.
-        Policies may have batches of different sizes; each costs as much as the largest.
-    :param noise: x₀ of each policy, shape [batch · N, action].
-    :param omega: ω ≥ −1, of all of them.
-    :param num_candidates: N ≥ 1, of all of them.
-    :return: of each policy: actions in the environment's units, shape [batch, *action].
-    """
-    policies = stack.policies
-    with torch.no_grad():
-        tensors = [policy.obs_to_tensor(each)[0] for policy, each in zip(policies, observations, strict=True)]
-
-        def features(networks: list[Any]) -> Tensor:
-            """Of every candidate, filled up to the largest batch: [R, batch · N, features]."""
-            each = [network.features(of_one) for network, of_one in zip(networks, tensors, strict=True)]
-            return pad_sequence([one.repeat_interleave(num_candidates, dim=0) for one in each], batch_first=True)
-
-        candidates = sample_guided(
-            stack.pairs,
-            features([policy.actor for policy in policies]),
-            pad_sequence(list(noise), batch_first=True),
-            omega,
-            policies[0].flow_steps,
-        )
-        if num_candidates > 1:
-            values = stack.critics(features([policy.critic for policy in policies]), candidates).amin(-2)
-            # [R, batch, N], with a last axis for the action
-            best = torch.unflatten(values, 1, (-1, num_candidates)).argmax(dim=2)[:, :, None, None]
-            candidates = torch.unflatten(candidates, 1, (-1, num_candidates)).take_along_dim(best, dim=2).squeeze(2)
-    scaled = candidates.cpu().numpy()
-    return [
-        policy.in_units(rows[: len(own) // num_candidates])
-        for policy, rows, own in zip(policies, scaled, noise, strict=True)
-    ]
+    return ActingStack(policies)
 
 
 class Acting:
     """Acts for several models at once, each on observations and from noise of its own.
 
     :param models: whose parameters do not change meanwhile.
-    :param omega: ω of all of them.
-    :param num_candidates: N of all of them.
+    :param setting: a value of every knob, for all of them.
     :param deterministic: their noise is fixed instead of drawn.
     """
 
-    def __init__(self, models: Sequence[ActingModel], omega: float, num_candidates: int, deterministic: bool) -> None:
-        self._models, self._omega, self._num_candidates = models, omega, num_candidates
+    def __init__(self, models: Sequence[ActingModel], setting: Mapping[str, Any], deterministic: bool) -> None:
+        self._models, self._setting = models, dict(setting)
         self._deterministic = deterministic
         self._stack = stack_policies([model.policy for model in models]) if len(models) > 1 else None
 
@@ -127,17 +112,12 @@ class Acting:
         noise = []
         for policy, own, sequence in zip(self._stack.policies, seen, sequences, strict=True):
             with sequence.drawing():
-                noise.append(policy._noise(_rows(own), self._num_candidates, self._deterministic))
-        return act_together(self._stack, seen, noise, self._omega, self._num_candidates)
+                noise.append(policy.acting_noise(rows_of(own), self._deterministic, **self._setting))
+        return self._stack.act(seen, noise, **self._setting)
 
     def _alone(self, model: ActingModel, observations: Any, sequence: TorchSequence) -> np.ndarray:
         with sequence.drawing():
-            actions, _ = model.predict(
-                observations,
-                deterministic=self._deterministic,
-                omega=self._omega,
-                num_candidates=self._num_candidates,
-            )
+            actions, _ = model.predict(observations, deterministic=self._deterministic, **self._setting)
         return actions
 
 
@@ -159,16 +139,31 @@ def stack_observations(observations: Sequence[Any]) -> Any:
     return np.stack(observations)
 
 
-def _architecture(policy: DIPOLEPolicy) -> tuple[Any, ...] | None:
-    """Equal for policies whose networks fit into one stack; None for one that has none or acts in a way of its own."""
-    if type(policy) not in (DIPOLEPolicy, CnnPolicy, MultiInputPolicy):
-        return None
-    heads = (policy.actor.head, policy.critic.head)
-    if not all(map(is_stackable, heads)):
-        return None
-    shapes = tuple((name, tensor.shape, tensor.dtype) for head in heads for name, tensor in head.state_dict().items())
-    return shapes, policy.activation_fn, policy.time_features, policy.flow_steps, policy.device
-
-
-def _rows(observations: Any) -> int:
+def rows_of(observations: Any) -> int:
+    """Observations in a batch."""
     return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+
+
+def _architecture(policy: OfflinePolicy) -> tuple[Any, ...] | None:
+    """Equal for policies whose networks fit into one stack; None for one that has none or acts in a way of its own."""
+    heads = {name: network.head for name, network in policy.networks().items()}
+    if not _acts_by_its_networks(type(policy)) or not all(map(is_stackable, heads.values())):
+        return None
+    shapes = tuple(
+        (name, part, tensor.shape, tensor.dtype)
+        for name, head in heads.items()
+        for part, tensor in head.state_dict().items()
+    )
+    return _acting_class(type(policy)), shapes, tuple(policy.architecture().items())
+
+
+def _acting_class(kind: type[OfflinePolicy]) -> type[Any]:
+    """The class that says how the policy acts; those above it only say how it is built."""
+    return next(each for each in kind.__mro__ if "act" in vars(each))
+
+
+def _acts_by_its_networks(kind: type[OfflinePolicy]) -> bool:
+    """Whether the classes above the one that says how it acts define no method but constructors."""
+    above = kind.__mro__[: kind.__mro__.index(_acting_class(kind))]
+    methods = {name for each in above for name, value in vars(each).items() if callable(value)}
+    return all(name.startswith("__") for name in methods - {"default_features_extractor"})

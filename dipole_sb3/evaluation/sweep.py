@@ -1,23 +1,24 @@
-"""A trained model over greediness ω and candidates N: the same episodes for every cell of the table."""
+"""Trained models over whatever may be turned while they act: the same episodes for every cell of the table."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from dipole_sb3.algorithms.dipole.policies import require_num_candidates, require_omega
 from dipole_sb3.common.files import write_csv
 from dipole_sb3.common.intervals import mean_interval, proportion_interval
 from dipole_sb3.evaluation.batched_acting import Acting, ActingModel
 from dipole_sb3.evaluation.environment_pool import MakeEnv, available_cores, open_environments, seconds_per_episode
 from dipole_sb3.evaluation.episode_player import Player, play
+from dipole_sb3.learning.knobs import Knob
 
 MAX_ENVIRONMENTS_OF_A_MODEL = 16
 """Environments stepped together for one model. Beyond this a row of the policy's batch hardly gets cheaper on a CPU
@@ -30,19 +31,19 @@ environments for each would change which noise an episode meets, and so the resu
 _WORTH_PROCESSES = 20.0
 """Seconds of environment steps below which starting processes costs more than it saves."""
 
-Number = TypeVar("Number", int, float)
+Grid = Mapping[str, Sequence[float]]
+"""Name of a knob → its values."""
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One cell: ω, N, and means over the episodes with 95 % confidence intervals.
+    """One cell: a value of every knob, and means over the episodes with 95 % confidence intervals.
 
     Returns are undiscounted sums of the environment's own rewards, with Student's t interval (NaN for one episode).
     Success rates lie in [0, 1], with Wilson's interval; None where the task has no success.
     """
 
-    omega: float
-    num_candidates: int
+    setting: Mapping[str, float]
     episodes: int
     return_mean: float
     return_low: float
@@ -56,87 +57,80 @@ class SweepRow:
 class SweepResult:
     """The whole table, and the episodes behind it, for paired comparisons.
 
-    :param rows: one per cell, N by N, each in the given order of ω.
+    :param knobs: what was turned, in the order of the policy; none: the table has one row.
+    :param rows: one per cell; the first knob's values follow on each other, in the given order.
     :param returns: of every episode, shape [rows, episodes]; episode e started from ``reset(seed=seed + e)`` in every
         row.
     :param successes: likewise, boolean; None where the task has no success.
     :param seed: of the first episode.
     """
 
+    knobs: tuple[Knob, ...]
     rows: tuple[SweepRow, ...]
     returns: np.ndarray
     successes: np.ndarray | None
     seed: int
 
-    @property
-    def omegas(self) -> list[float]:
-        """Every ω, in the order of evaluation."""
-        return list(dict.fromkeys(row.omega for row in self.rows))
+    def values(self, knob: str) -> list[float]:
+        """Every value of a knob, in the order of evaluation."""
+        return list(dict.fromkeys(row.setting[knob] for row in self.rows))
 
-    @property
-    def candidates(self) -> list[int]:
-        """Every N, in the order of evaluation."""
-        return list(dict.fromkeys(row.num_candidates for row in self.rows))
-
-    def row(self, omega: float, num_candidates: int) -> SweepRow:
-        """The cell of one ω and one N.
+    def row(self, **setting: float) -> SweepRow:
+        """The cell of one value of every knob, e.g. ``row(omega=1.0, num_candidates=4)``.
 
         :raises KeyError: it was not evaluated.
         """
-        return self.rows[self._index(omega, num_candidates)]
+        return self.rows[self._index(setting)]
 
-    def episode_returns(self, omega: float, num_candidates: int) -> np.ndarray:
+    def episode_returns(self, **setting: float) -> np.ndarray:
         """Returns of a cell's episodes, shape [episodes]; equal positions had equal starts in every cell.
 
         :raises KeyError: it was not evaluated.
         """
-        return self.returns[self._index(omega, num_candidates)]  # type: ignore[no-any-return]
+        return self.returns[self._index(setting)]  # type: ignore[no-any-return]
 
-    def _index(self, omega: float, num_candidates: int) -> int:
+    def _index(self, setting: Mapping[str, float]) -> int:
         for index, row in enumerate(self.rows):
-            if (row.omega, row.num_candidates) == (omega, num_candidates):
+            if row.setting == setting:
                 return index
-        raise KeyError(
-            f"ω = {omega}, N = {num_candidates} was not evaluated; found ω {self.omegas}, N {self.candidates}"
-        )
+        found = ", ".join(f"{knob.name} {self.values(knob.name)}" for knob in self.knobs) or "one cell without knobs"
+        raise KeyError(f"{setting_text(self.knobs, setting) or 'no setting'} was not evaluated; found {found}")
 
 
 def evaluate_sweep(
     model: ActingModel,
     make_env: MakeEnv,
+    grid: Grid | None = None,
     *,
-    omegas: Sequence[float],
-    num_candidates: Sequence[int],
     episodes: int = 50,
     seed: int = 0,
     processes: int | None = None,
     deterministic: bool = False,
     progress: bool = False,
 ) -> SweepResult:
-    """Plays the same episodes with every ω and every N.
+    """Plays the same episodes with every combination of what may be turned while the model acts.
 
     Episode e of every cell starts from ``reset(seed=seed + e)``, and every cell draws the same sequence of noise, so
-    that cells differ by ω and N alone. A cell's result does not depend on which others are asked for, nor on the number
-    of processes: they step the environments, the policy acts here on all of them at once. torch's and NumPy's global
-    generators are left as they were. Success is what the last step's info says (``"success"`` as in OGBench's own
-    evaluation, or ``"is_success"``). Observations are normalised as the model's VecNormalize does, rewards are not.
+    that cells differ by their setting alone. A cell's result does not depend on which others are asked for, nor on the
+    number of processes: they step the environments, the policy acts here on all of them at once. torch's and NumPy's
+    global generators are left as they were. Success is what the last step's info says (``"success"`` as in OGBench's
+    own evaluation, or ``"is_success"``). Observations are normalised as the model's VecNormalize does, rewards are not.
 
     :param model: trained, or not.
     :param make_env: makes one environment, which must end its episodes; picklable by cloudpickle for processes.
-    :param omegas: each ω ≥ −1, without repetition.
-    :param num_candidates: each N ≥ 1, without repetition.
+    :param grid: values of the model's knobs, e.g. ``{"omega": [-1, 0, 1], "num_candidates": [1, 4]}``, none twice; a
+        knob that is missing keeps the model's own value. A model without knobs has one cell.
     :param episodes: per cell, ≥ 1.
     :param seed: of the first episode, ≥ 0, and of the policy's noise.
     :param processes: that step the environments; None: one per core where that pays, else 1, which is this one.
     :param deterministic: the policy's noise is fixed instead of drawn.
     :param progress: progress bar over all episodes.
-    :raises ValueError: out of range, nothing to evaluate, or success reported in some episodes only.
+    :raises ValueError: out of range, a name that is no knob of the model, or success reported in some episodes only.
     """
     (result,) = evaluate_sweeps(
         [model],
         make_env,
-        omegas=omegas,
-        num_candidates=num_candidates,
+        grid,
         episodes=episodes,
         seed=seed,
         processes=processes,
@@ -149,9 +143,8 @@ def evaluate_sweep(
 def evaluate_sweeps(
     models: Sequence[ActingModel],
     make_env: MakeEnv,
+    grid: Grid | None = None,
     *,
-    omegas: Sequence[float],
-    num_candidates: Sequence[int],
     episodes: int = 50,
     seed: int = 0,
     processes: int | None = None,
@@ -166,12 +159,11 @@ def evaluate_sweeps(
     returns agree to 1e-3 (tested on Reacher; on an x86 CPU they were equal to the bit); where they do, an episode may
     go another way.
 
-    :param models: at least one, for the same environment.
+    :param models: at least one, for the same environment, with the same knobs and own values of those that ``grid``
+        lacks.
     :return: of each model, in their order; the parameters are those of :func:`evaluate_sweep`.
     :raises ValueError: as :func:`evaluate_sweep`, or no models.
     """
-    omegas = _require_axis("omegas", omegas, require_omega)
-    num_candidates = _require_axis("num_candidates", num_candidates, require_num_candidates)
     for name, value, least in (
         ("the number of models", len(models), 1),
         ("episodes", episodes, 1),
@@ -180,7 +172,8 @@ def evaluate_sweeps(
     ):
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}, expected at least {least}")
-    cells = [(omega, count) for count in num_candidates for omega in omegas]
+    knobs = models[0].policy.knobs
+    cells = _cells(models, grid or {})
     # As many rounds as with the most, all about full; of the models as of the episodes.
     slots = -(-episodes // -(-episodes // MAX_ENVIRONMENTS_OF_A_MODEL))
     together = -(-len(models) // -(-len(models) // max(1, MAX_ENVIRONMENTS // slots)))
@@ -189,13 +182,13 @@ def evaluate_sweeps(
         pays = seconds_per_episode(make_env, seed) * total > _WORTH_PROCESSES
         processes = min(available_cores(), slots * together) if pays else 1
 
-    sweeps = [_Sweep(seed) for _ in models]
+    sweeps = [_Sweep(knobs, seed) for _ in models]
     with (
         open_environments(make_env, slots * together, processes) as pool,
         tqdm(total=total, unit="episode", desc="evaluating", disable=not progress) as bar,
     ):
-        for omega, count in cells:
-            acting = functools.partial(Acting, omega=omega, num_candidates=count, deterministic=deterministic)
+        for setting in cells:
+            acting = functools.partial(Acting, setting=setting, deterministic=deterministic)
             for start in range(0, len(models), together):
                 players = [
                     Player(model, range(place * slots, (place + 1) * slots), range(seed, seed + episodes), seed)
@@ -203,40 +196,65 @@ def evaluate_sweeps(
                 ]
                 play(pool, players, acting, bar)
                 for sweep, player in zip(sweeps[start:], players, strict=False):
-                    sweep.add(omega, count, player)
+                    sweep.add(setting, player)
     return [sweep.result() for sweep in sweeps]
+
+
+def own_setting(model: ActingModel) -> dict[str, float]:
+    """The model's own value of every knob."""
+    return {knob.name: getattr(model.policy, knob.name) for knob in model.policy.knobs}
+
+
+def _cells(models: Sequence[ActingModel], grid: Grid) -> list[dict[str, float]]:
+    """Every combination; the first knob's values follow on each other."""
+    policy, own = models[0].policy, own_setting(models[0])
+    unknown = sorted(grid.keys() - own.keys())
+    if unknown:
+        names = ", ".join(own) or "nothing"
+        raise ValueError(f"{unknown[0]}: {type(policy).__name__} has no such knob, expected values of: {names}")
+    for model in models[1:]:
+        other = own_setting(model)
+        for name, value in own.items():
+            if name not in grid and other.get(name) != value:
+                raise ValueError(
+                    f"{name}: found {value} and {other.get(name)} in models that are evaluated together, expected one "
+                    "value, or its values in the grid"
+                )
+    axes = [_require_axis(knob, grid.get(knob.name, [own[knob.name]])) for knob in policy.knobs]
+    combinations = itertools.product(*reversed(axes))
+    return [dict(zip(own, reversed(values), strict=True)) for values in combinations]
 
 
 class _Sweep:
     """One model's cells, as they are played."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, knobs: tuple[Knob, ...], seed: int) -> None:
+        self._knobs, self._seed = knobs, seed
         self._rows: list[SweepRow] = []
         self._returns: list[np.ndarray] = []
         self._successes: list[list[bool | None]] = []
 
-    def add(self, omega: float, num_candidates: int, played: Player) -> None:
+    def add(self, setting: Mapping[str, float], played: Player) -> None:
         self._returns.append(played.returns)
         self._successes.append(played.successes)
         _require_consistent(self._successes)
-        self._rows.append(_summary(omega, num_candidates, played.returns, played.successes))
+        self._rows.append(_summary(setting, played.returns, played.successes))
 
     def result(self) -> SweepResult:
         has_success = self._rows[0].success_mean is not None
         successes = np.array(self._successes, bool) if has_success else None
-        return SweepResult(tuple(self._rows), np.array(self._returns), successes, self._seed)
+        return SweepResult(self._knobs, tuple(self._rows), np.array(self._returns), successes, self._seed)
 
 
-def _require_axis(name: str, values: Sequence[Number], require: Callable[[Any], Number]) -> list[Number]:
-    checked = [require(value) for value in values]
+def _require_axis(knob: Knob, values: Sequence[float]) -> list[float]:
+    checked = [knob.checked(value) for value in values]
     if not checked or len(set(checked)) != len(checked):
-        raise ValueError(f"{name} is {checked}, expected at least one value and none twice")
+        raise ValueError(f"{knob.name} is {checked}, expected at least one value and none twice")
     return checked
 
 
-def _summary(omega: float, num_candidates: int, returns: np.ndarray, successes: list[bool | None]) -> SweepRow:
-    row = SweepRow(omega, num_candidates, len(returns), *mean_interval(returns.tolist()))
+def _summary(setting: Mapping[str, float], returns: np.ndarray, successes: list[bool | None]) -> SweepRow:
+    row = SweepRow(dict(setting), len(returns), *mean_interval(returns.tolist()))
     if successes[0] is None:
         return row
     rate = proportion_interval(sum(map(bool, successes)), len(successes))
@@ -252,49 +270,71 @@ def _require_consistent(successes: list[list[bool | None]]) -> None:
 
 
 def write_sweep_csv(result: SweepResult, path: str | Path) -> None:
-    """The table as CSV, one row per cell, columns as the fields of :class:`SweepRow`.
+    """The table as CSV, one row per cell: the knobs, then the fields of :class:`SweepRow`.
 
     The success columns are there where the task has success. The file appears when it is complete.
 
     :raises OSError: it cannot be written; an earlier file of that name is untouched.
     """
-    columns = sweep_columns(result.rows)
-    write_csv(path, [columns, *([getattr(row, name) for name in columns] for row in result.rows)])
+    write_csv(path, [sweep_columns(result.rows), *(sweep_values(row, result.rows) for row in result.rows)])
 
 
 def sweep_columns(rows: Sequence[SweepRow]) -> list[str]:
-    """Names of the fields that say something: without those of success where no row has it."""
+    """Names of the knobs and of the fields that say something: without those of success where no row has it."""
+    return [*rows[0].setting, *_fields(rows)]
+
+
+def sweep_values(row: SweepRow, rows: Sequence[SweepRow]) -> list[Any]:
+    """A row's values in the columns of its table."""
+    return [*row.setting.values(), *(getattr(row, name) for name in _fields(rows))]
+
+
+def _fields(rows: Sequence[SweepRow]) -> list[str]:
     has_success = any(row.success_mean is not None for row in rows)
-    return [field.name for field in fields(SweepRow) if has_success or not field.name.startswith("success")]
+    names = [field.name for field in fields(SweepRow) if field.name != "setting"]
+    return [name for name in names if has_success or not name.startswith("success")]
+
+
+def setting_text(knobs: Sequence[Knob], setting: Mapping[str, float]) -> str:
+    """A setting for a reader, e.g. ``ω = 0.5, N = 4``; empty where nothing is to be turned."""
+    symbols = {knob.name: knob.symbol for knob in knobs}
+    return ", ".join(f"{symbols.get(name, name)} = {value:g}" for name, value in setting.items())
 
 
 def format_sweep_table(result: SweepResult) -> str:
-    """The table for a terminal: ω down, N across; success rates (where there are any) above returns."""
-    tables = [_table(result, return_cell)]
+    """The table for a terminal: the first knob down, the others across; success rates (if any) above returns."""
+    tables = [format_cells(result.knobs, result.rows, return_cell)]
     episodes = result.rows[0].episodes
     titles = [f"Return, mean ± half of the 95 % interval, {episodes} episodes a cell"]
     if result.successes is not None:
-        tables.insert(0, _table(result, success_cell))
+        tables.insert(0, format_cells(result.knobs, result.rows, success_cell))
         titles.insert(0, f"Success rate with its 95 % interval, {episodes} episodes a cell")
     return "\n\n".join(f"{title}\n{table}" for title, table in zip(titles, tables, strict=True))
 
 
-def _table(result: SweepResult, cell: Callable[[SweepRow], str]) -> str:
-    header = ["ω", *(f"N = {count}" for count in result.candidates)]
-    lines = [
-        [f"{omega:g}", *(cell(result.row(omega, count)) for count in result.candidates)] for omega in result.omegas
-    ]
-    return aligned_table(header, lines)
+def format_cells(knobs: Sequence[Knob], rows: Sequence[SweepRow], cell: Callable[[SweepRow], str]) -> str:
+    """Cells as a table: the first knob's values down, the combinations of the others across."""
+    if not knobs:
+        return aligned_table([""], [[cell(row)] for row in rows])
+    first, others = knobs[0], knobs[1:]
+    lines: dict[float, list[str]] = {}
+    across: dict[str, None] = {}
+    for row in rows:
+        value = row.setting[first.name]
+        lines.setdefault(value, [f"{value:g}"]).append(cell(row))
+        across[setting_text(knobs, {knob.name: row.setting[knob.name] for knob in others})] = None
+    return aligned_table([first.symbol, *across], list(lines.values()))
 
 
 def aligned_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Columns flush right, with a rule under the header, for a terminal."""
+    """Columns flush right, with a rule under the header (where there is one), for a terminal."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
 
     def text(line: Sequence[str]) -> str:
         return "  " + "   ".join(value.rjust(width) for value, width in zip(line, widths, strict=True))
 
-    return "\n".join([text(header), "  " + "   ".join("─" * width for width in widths), *map(text, lines)])
+    rule = [text(header), "  " + "   ".join("─" * width for width in widths)] if any(header) else []
+    return "\n".join([*rule, *map(text, lines)])
 
 
 def return_cell(row: SweepRow) -> str:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import gymnasium
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
-if TYPE_CHECKING:
-    from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+
+class HasIterations(Protocol):
+    """What an IterationCallback needs of its model."""
+
+    def at_iteration_ends(self, listener: Callable[[], bool]) -> None: ...
 
 
 class IterationCallback(BaseCallback):
     """A callback that runs where all of a timestep is done; see :meth:`OfflineAlgorithm.at_iteration_ends`."""
 
-    model: OfflineAlgorithm
-
     def _on_training_start(self) -> None:
-        self.model.at_iteration_ends(self._on_iteration_end)
+        model: HasIterations = self.model  # type: ignore[assignment]
+        model.at_iteration_ends(self._on_iteration_end)
 
     def _on_step(self) -> bool:
         return True

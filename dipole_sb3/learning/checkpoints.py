@@ -9,8 +9,8 @@ import pathlib
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,20 +18,15 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-import dipole_sb3
-from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
-from dipole_sb3.buffers.normalization import restore_vec_normalize, vec_normalize_state
 from dipole_sb3.common.archived_state import read_state, write_state
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.files import problem_of_model, replaced_when_complete
 from dipole_sb3.common.profiler_sections import section
 from dipole_sb3.common.random_state import global_generators, restore_global_generators
+from dipole_sb3.common.version import VERSION
 from dipole_sb3.learning import replayable_episodes
 from dipole_sb3.learning.callbacks import IterationCallback
 from dipole_sb3.learning.delayed_log import complete_log
-
-if TYPE_CHECKING:
-    from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 KEPT = 2
 """Checkpoints in a folder: the newest, and one to fall back to."""
@@ -39,6 +34,31 @@ KEPT = 2
 _FORMAT = 1
 _STATE = "run"
 _NAME = re.compile(r"model_(\d+)_steps\.zip")
+
+
+class ResumableModel(Protocol):
+    """What a checkpoint needs of a model; see :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`."""
+
+    env: VecEnv | None
+    dataset: Any
+    num_timesteps: int
+    logger: Logger
+
+    @property
+    def goes_online(self) -> bool: ...
+
+    @property
+    def is_inside_an_episode(self) -> bool: ...
+
+    def begin_new_episodes(self) -> None: ...
+
+    def when_learning_begins(self, listener: Callable[[], None] | None) -> None: ...
+
+    def run_state(self) -> dict[str, Any]: ...
+
+    def restore_run_state(self, state: Mapping[str, Any], where: str) -> None: ...
+
+    def save(self, path: Any) -> None: ...
 
 
 class ResumableCheckpoint(IterationCallback):
@@ -57,6 +77,8 @@ class ResumableCheckpoint(IterationCallback):
     :raises ValueError: when a new run begins in a folder that holds checkpoints.
     :raises OSError: a checkpoint cannot be written (a full disk, say): ends ``learn``, earlier ones stay as they are.
     """
+
+    model: Any
 
     def __init__(self, save_freq: int, save_path: str | pathlib.Path, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -80,8 +102,7 @@ class ResumableCheckpoint(IterationCallback):
             path.unlink()
         self._saved_at = start
         env = self.model.env
-        goes_online = self.model._total_timesteps > self.model._offline_end
-        if goes_online and env is not None and not replayable_episodes.replayable(env):
+        if self.model.goes_online and env is not None and not replayable_episodes.replayable(env):
             warnings.warn(
                 "the environment keeps no record of its episodes: an interrupted run will go on with new ones, and not "
                 "as if it had never stopped; expected ReplayableEpisodes around every environment",
@@ -112,7 +133,7 @@ class ResumableCheckpoint(IterationCallback):
         return path
 
 
-def save_checkpoint(model: OfflineAlgorithm, path: pathlib.Path) -> None:
+def save_checkpoint(model: ResumableModel, path: pathlib.Path) -> None:
     """Writes a model with all the state of its run, under its name only when it is complete.
 
     Waits for an evaluation that is under way: a run that goes on from here will not make it again.
@@ -162,8 +183,8 @@ def resume(
     dataset: Any,
     device: torch.device | str,
     **arguments: Any,
-) -> OfflineAlgorithm:
-    """See :meth:`SavedAlgorithm.resume`."""
+) -> Any:
+    """See :meth:`OfflineAlgorithm.resume`."""
     path = pathlib.Path(path)
     if path.is_dir():
         path, damaged = newest_checkpoint(path)
@@ -176,7 +197,7 @@ def resume(
             f"{path}: the run learned from {known['source']} (checksum {known['checksum']}), which is not part of the "
             "checkpoint; expected the same data as dataset="
         )
-    model: OfflineAlgorithm = algorithm.load(path, env, device, force_reset=False, dataset=dataset, **arguments)
+    model: ResumableModel = algorithm.load(path, env, device, force_reset=False, dataset=dataset, **arguments)
     _require_same_dataset(path, model, known)
     _restore_run(path, model, state)
     return model
@@ -206,59 +227,39 @@ def _read_checkpoint(path: pathlib.Path) -> dict[str, Any]:
         return read_state(archive, _STATE)
 
 
-def _state_of_run(model: OfflineAlgorithm) -> dict[str, Any]:
+def _state_of_run(model: ResumableModel) -> dict[str, Any]:
     """All that a run depends on beside the model, its optimiser and its own generator, which SB3's format holds."""
-    buffer, statistics = model.replay_buffer, model.get_vec_normalize_env()
-    online = buffer if isinstance(buffer, MixedReplayBuffer) else None
-    recorded = buffer if online is None else online.recorded
-    env = model.env
     return {
         "format": _FORMAT,
-        "version": dipole_sb3.__version__,
-        "dataset": None if recorded is None else {"source": recorded.source, "checksum": recorded.checksum},
-        "online": None if online is None else online.online_state(),
-        "n_envs": model.n_envs,
-        "episodes": None if env is None else replayable_episodes.episode_states(env),
-        "vec_normalize": None if statistics is None else vec_normalize_state(statistics),
-        "statistics": model._training_statistics(),
-        "action_space": model.action_space.np_random.bit_generator.state,
+        "version": VERSION,
+        **model.run_state(),
+        "episodes": None if model.env is None else replayable_episodes.episode_states(model.env),
         "generators": global_generators(),
         "log": _state_of_log(model.logger),
     }
 
 
-def _restore_run(path: pathlib.Path, model: OfflineAlgorithm, state: Mapping[str, Any]) -> None:
-    if state["n_envs"] != model.n_envs and state["online"] is not None:
-        raise ValueError(f"{path}: the run has {state['n_envs']} environments, found {model.n_envs} in env=")
-    statistics = model.get_vec_normalize_env()
-    if (statistics is None) != (state["vec_normalize"] is None) and model.env is not None:
-        found, expected = ("no VecNormalize", "one") if statistics is None else ("a VecNormalize", "none")
-        raise ValueError(f"{path}: found {found} around env=, expected {expected}, as when the checkpoint was taken")
-    if statistics is not None:
-        restore_vec_normalize(statistics, state["vec_normalize"])
-    if state["online"] is not None:
-        model._make_room().restore_online(state["online"])
-    model._restore_training_statistics(state["statistics"])
+def _restore_run(path: pathlib.Path, model: ResumableModel, state: Mapping[str, Any]) -> None:
+    model.restore_run_state(state, str(path))
     if model.env is not None:
         difference = _take_up_episodes(model, model.env, state["episodes"])
         if difference is not None:
-            model._last_obs = None
+            model.begin_new_episodes()
             warnings.warn(
                 f"{path}: {difference}; the run goes on with new episodes, not as if it had never stopped", stacklevel=4
             )
-    model.action_space.np_random.bit_generator.state = state["action_space"]
 
     def before_learning() -> None:
         restore_global_generators(state["generators"])
         _restore_log(model.logger, state["log"])
 
-    model._before_learning = before_learning
+    model.when_learning_begins(before_learning)
 
 
-def _take_up_episodes(model: OfflineAlgorithm, env: VecEnv, states: list[dict[str, Any]] | None) -> str | None:
+def _take_up_episodes(model: ResumableModel, env: VecEnv, states: list[dict[str, Any]] | None) -> str | None:
     """Why the environments cannot go on where they were, or None."""
     known = states is not None and replayable_episodes.replayable(env)
-    if model._last_obs is None:
+    if not model.is_inside_an_episode:
         # With another number of environments, which may still be chosen, their seeds begin anew.
         if states is not None and known and len(states) == env.num_envs:
             replayable_episodes.continue_seeds(env, states)
@@ -272,7 +273,7 @@ def _take_up_episodes(model: OfflineAlgorithm, env: VecEnv, states: list[dict[st
     )
 
 
-def _require_same_dataset(path: pathlib.Path, model: OfflineAlgorithm, known: Mapping[str, Any] | None) -> None:
+def _require_same_dataset(path: pathlib.Path, model: ResumableModel, known: Mapping[str, Any] | None) -> None:
     if model.dataset is None:
         return
     if known is None:

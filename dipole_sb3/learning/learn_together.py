@@ -5,32 +5,19 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from dipole_sb3.common.random_state import global_generators, restore_global_generators
-from dipole_sb3.learning.update_sources import ManyRuns, updates_of
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.stacked_runs import ManyRuns, updates_of
 from dipole_sb3.networks.network_stack import require_alike
 
-if TYPE_CHECKING:
-    from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
+Model = TypeVar("Model", bound=OfflineAlgorithm)
 
-STACKABLE = (
-    "seed",
-    "beta",
-    "shift",
-    "gamma",
-    "tau",
-    "expectile",
-    "learning_rate",
-    "omega",
-    "num_candidates",
-    "explore_omega",
-)
-"""Constructor arguments in which runs that are trained together may differ."""
-
-_COMMON = ("batch_size", "n_steps", "critic_target", "q_agg", "acceleration")
+_COMMON = ("batch_size", "n_steps", "acceleration")
+"""Arguments beside those of the objective on which an update depends."""
 
 
 class Together:
@@ -42,7 +29,7 @@ class Together:
     :param models: see :func:`require_stackable`.
     """
 
-    def __init__(self, models: Sequence[DIPOLE]) -> None:
+    def __init__(self, models: Sequence[OfflineAlgorithm]) -> None:
         require_stackable(models)
         self.models = list(models)
         self._runs = ManyRuns(models)
@@ -55,11 +42,10 @@ class Together:
         :param batch_size: transitions in each.
         """
         for model in self.models:
-            model.policy.set_training_mode(True)
-            model._update_learning_rate(model.policy.optimizer)
+            model.begin_training()
         self._updates.run(gradient_steps, batch_size)
         for model in self.models:
-            model._n_updates += gradient_steps
+            model.count_updates(gradient_steps)
 
     def close(self) -> None:
         """Gives every model's networks memory of their own again."""
@@ -67,14 +53,14 @@ class Together:
 
 
 def learn_together(
-    models: Sequence[DIPOLE],
+    models: Sequence[Model],
     total_timesteps: int | Sequence[int],
     callbacks: Sequence[MaybeCallback] | None = None,
     log_interval: int = 4,
-    tb_log_name: str = "DIPOLE",
+    tb_log_name: str | None = None,
     reset_num_timesteps: bool = True,
     progress_bar: bool = False,
-) -> list[DIPOLE]:
+) -> list[Model]:
     """``model.learn(...)`` of several models at once, for example eight seeds in about the time of one on a GPU.
 
     Their updates on recorded data run as one over stacked networks. Each model draws its own batches and noise, calls
@@ -83,8 +69,8 @@ def learn_together(
 
     :param models: see :func:`require_stackable`; they best share one data set.
     :param total_timesteps: of each model; or one number per model, where some have learned longer already.
-    :param callbacks: one per model, as for :meth:`DIPOLE.learn`.
-    :param log_interval: as for :meth:`DIPOLE.learn`; so are the rest.
+    :param callbacks: one per model, as for ``model.learn``.
+    :param log_interval: as for ``model.learn``; so are the rest.
     :param progress_bar: one bar, for the first model's timesteps.
     :return: the models.
     :raises ValueError: models that cannot be trained together, or not as many callbacks or numbers as models.
@@ -99,7 +85,7 @@ def learn_together(
         learning = [
             opened.enter_context(
                 closing(
-                    model._learning(
+                    model.learning(
                         total,
                         callback,
                         log_interval,
@@ -115,7 +101,7 @@ def learn_together(
     return list(models)
 
 
-def _run(models: Sequence[DIPOLE], learning: Sequence[Generator[int, None, None]]) -> None:
+def _run(models: Sequence[OfflineAlgorithm], learning: Sequence[Generator[int, None, None]]) -> None:
     """Asks every model how many updates it wants next, and makes the fewest of those for all, until none wants any."""
     group: Together | None = None
     wanted = dict.fromkeys(range(len(models)), 0)
@@ -129,7 +115,7 @@ def _run(models: Sequence[DIPOLE], learning: Sequence[Generator[int, None, None]
                 wanted[index] = following
                 if group is None:
                     # Alone, the online phase would find the global generators, with which it explores, as they are now.
-                    models[index]._before_going_online = partial(restore_global_generators, global_generators())
+                    models[index].when_going_online(partial(restore_global_generators, global_generators()))
             if not wanted:
                 return
             going = [models[index] for index in wanted]
@@ -144,11 +130,11 @@ def _run(models: Sequence[DIPOLE], learning: Sequence[Generator[int, None, None]
         if group is not None:
             group.close()
         for model in models:
-            model._before_going_online = None
+            model.when_going_online(None)
 
 
-def require_stackable(models: Sequence[DIPOLE]) -> None:
-    """Refuses models that cannot be trained together; they may differ in what :data:`STACKABLE` names.
+def require_stackable(models: Sequence[OfflineAlgorithm]) -> None:
+    """Refuses models that cannot be trained together; they may differ in what their class calls ``stackable()``.
 
     :raises ValueError: none, the same model twice, or a difference in anything else that an update depends on.
     """
@@ -156,12 +142,21 @@ def require_stackable(models: Sequence[DIPOLE]) -> None:
         raise ValueError("models: found none, expected at least one")
     if len({id(model) for model in models}) != len(models):
         raise ValueError("models: found the same model twice, expected each once")
-    for name in _COMMON:
-        for index, model in enumerate(models):
-            found, expected = getattr(model, name), getattr(models[0], name)
+    first = models[0]
+    free = type(first).stackable()
+    names = [name for name in (*_COMMON, *first.update_rule.objective.names()) if name not in free]
+    for index, model in enumerate(models):
+        if type(model) is not type(first):
+            raise _unlike(index, "algorithm", type(model).__name__, type(first).__name__, free)
+        for name in names:
+            found, expected = getattr(model, name), getattr(first, name)
             if found != expected:
-                raise ValueError(
-                    f"run {index}: {name}: found {found!r}, expected {expected!r} as in run 0: runs trained together "
-                    f"may differ in {', '.join(STACKABLE)}"
-                )
+                raise _unlike(index, name, repr(found), repr(expected), free)
     require_alike([model.policy for model in models])
+
+
+def _unlike(run: int, name: str, found: Any, expected: Any, free: Sequence[str]) -> ValueError:
+    return ValueError(
+        f"run {run}: {name}: found {found}, expected {expected} as in run 0: runs trained together may differ in "
+        f"{', '.join(free)}"
+    )

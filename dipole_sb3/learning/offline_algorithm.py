@@ -1,13 +1,15 @@
-"""What every algorithm on recorded data shares: data, one axis of learning. SB3's contract, offline too."""
+"""What every algorithm on recorded data shares: data, one axis of learning, files. SB3's contract, offline too."""
 
 from __future__ import annotations
 
+import copy
+import inspect
+import pathlib
 import time
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -16,74 +18,181 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, save_to_pkl
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    Schedule,
+    TensorDict,
+    TrainFreq,
+)
+from stable_baselines3.common.utils import check_for_correct_spaces, configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer, recorded_part
-from dipole_sb3.buffers.normalization import BatchNormalizer, fit_vec_normalize
+from dipole_sb3.buffers.normalization import (
+    ObservationStatistics,
+    fit_vec_normalize,
+    observation_statistics,
+    restore_vec_normalize,
+    vec_normalize_state,
+)
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
+from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.files import replaced_when_complete, require_model_file
 from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.common.random_state import generator_state, restore_generator
+from dipole_sb3.learning import checkpoints
+from dipole_sb3.learning.advantage_weights import AdvantageWeights
 from dipole_sb3.learning.callbacks import RecordedSpaces, TimestepProgressBar
-from dipole_sb3.learning.saving import plain_device
-from dipole_sb3.learning.training_data import DataAlgorithm, DatasetLike, require_n_steps
-from dipole_sb3.learning.update_execution import set_learning_rate
+from dipole_sb3.learning.knobs import Knob
+from dipole_sb3.learning.model_files import (
+    File,
+    alone,
+    may_take_spaces,
+    origin_of,
+    plain_device,
+    read_origin,
+    read_replay_buffer,
+    with_ending,
+)
+from dipole_sb3.learning.offline_policy import OfflinePolicy
+from dipole_sb3.learning.phases import end_of_offline_phase, require_data, require_environment
+from dipole_sb3.learning.stacked_runs import OneRun, updates_of, without_vec_normalize
+from dipole_sb3.learning.training_data import (
+    DatasetLike,
+    adopted,
+    has_recorded_data,
+    offline_ratio_at,
+    require_consecutive,
+    require_n_steps,
+)
+from dipole_sb3.learning.training_monitor import TrainingMonitor
+from dipole_sb3.learning.update_execution import (
+    Acceleration,
+    CapturedUpdates,
+    PlainUpdates,
+    chosen,
+    set_learning_rate,
+    without_device,
+)
+from dipole_sb3.learning.update_rule import Objective, UpdateRule
 
-SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
+Self = TypeVar("Self", bound="OfflineAlgorithm")
 
 OFFLINE_LOG_UNIT = 250
 """Updates for which ``log_interval`` counts one in the offline phase, where there are no episodes to count."""
 
 
-class OfflineAlgorithm(DataAlgorithm):
+class OfflineAlgorithm(OffPolicyAlgorithm):
     """An SB3 off-policy algorithm whose first timesteps may be updates on recorded data, without stepping anything.
 
-    Sub-classes give :meth:`train` and :meth:`_record_training`. Parameters are explained in
-    :class:`~dipole_sb3.DIPOLE`; those of SB3 keep their meaning.
+    A sub-class names its policies and its update rule, and its constructor keeps its own arguments as attributes before
+    it calls this one. Arguments without a word here mean what they mean in SB3.
+
+    :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, ``"CnnPolicy"`` or a sub-class of the algorithm's policy.
+    :param env: environment, its id, or a VecEnv; may be None when a data set gives the spaces.
+    :param learning_rate: of the one optimiser over all networks; a number or a function of the remaining progress
+        (1 → 0).
+    :param buffer_size: capacity for what is gathered online, in transitions; recorded data do not count.
+    :param learning_starts: random steps at the start of online learning from an empty buffer.
+    :param batch_size: transitions per update.
+    :param tau: Polyak rate of the targets, in (0, 1].
+    :param gamma: discount factor in [0, 1].
+    :param train_freq: online: environment steps (or ``(n, "episode")``) between trainings.
+    :param gradient_steps: online: updates per training; −1: as many as steps were made.
+    :param action_noise: online: added to the actions, in [−1, 1] units.
+    :param replay_buffer_class: a sub-class of MixedReplayBuffer.
+    :param replay_buffer_kwargs: its keyword arguments.
+    :param n_steps: n ≥ 1, rewards of the recorded or gathered actions before the critics bootstrap; as in SB3's SAC.
+    :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, a
+        mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`, or the replay buffer of an SB3 algorithm.
+    :param offline_steps: timesteps (from 0) that are updates on the data set. None: with a data set, all of the first
+        ``learn()`` call (every call when there is no env); without one, none.
+    :param offline_ratio: online: share in [0, 1] of every batch that is recorded data, or a function of the remaining
+        progress (1 → 0) of ``learn()``; None: uniform over all transitions.
+    :param acceleration: how updates run: ``"eager"``: as they are written; ``"compiled"``: with torch.compile (half a
+        minute at the start, then about a fifth faster on a CPU); ``"captured"``: compiled, and ten of them at a time as
+        one CUDA graph; ``"auto"``: captured on CUDA, else eager.
+    :param policy_kwargs: arguments of the policy.
+    :param seed: of every random generator involved.
+    :param device: torch device, or ``"auto"``.
+    :raises ValueError: values out of range, unsupported spaces, neither env nor dataset.
+    :raises DatasetError: data that is missing, malformed or disagrees with the environment.
     """
+
+    update_rule: ClassVar[UpdateRule]
+    own_stackable: ClassVar[tuple[str, ...]] = ()
+    """Arguments in which stacked runs may differ, beside the knobs and what the objective says of its fields."""
+
+    policy: OfflinePolicy
+    replay_buffer: OfflineReplayBuffer | None
+    dataset: Any
+
+    _generator_state: tuple[str, bytes] | None = None
+    _origin: Mapping[str, str] | None = None
+    _spaces_from_data: bool = False
+    """Whether the spaces were inferred from recorded data, which does not know an environment's bounds and dtype."""
+    learned_normalized_observations: bool = False
+    """Whether an update has seen observations that VecNormalize had normalised."""
+    _saved_statistics: dict[str | None, ObservationStatistics] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """``help()`` shows the arguments of a sub-class in SB3's order, followed by its own."""
+        super().__init_subclass__(**kwargs)
+        shared = inspect.signature(OfflineAlgorithm.__init__).parameters
+        own = inspect.signature(cls.__init__).parameters
+        added = [each for each in own.values() if each.name not in shared and each.kind is each.KEYWORD_ONLY]
+        common = [own.get(each.name, each) for each in shared.values()]
+        # The last one, SB3's own, is not for users.
+        cls.__signature__ = inspect.Signature([*common[1:-1], *added])  # type: ignore[attr-defined]
 
     def __init__(
         self,
         policy: str | type[BasePolicy],
-        env: GymEnv | str | None,
-        learning_rate: float | Schedule,
-        buffer_size: int,
-        learning_starts: int,
-        batch_size: int,
-        tau: float,
-        gamma: float,
-        train_freq: int | tuple[int, str],
-        gradient_steps: int,
-        action_noise: ActionNoise | None,
-        replay_buffer_class: type[MixedReplayBuffer] | None,
-        replay_buffer_kwargs: dict[str, Any] | None,
-        n_steps: int,
-        dataset: DatasetLike | None,
-        offline_steps: int | None,
-        offline_ratio: float | Schedule | None,
-        stats_window_size: int,
-        tensorboard_log: str | None,
-        policy_kwargs: dict[str, Any] | None,
-        verbose: int,
-        seed: int | None,
-        device: torch.device | str,
+        env: GymEnv | str | None = None,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[MixedReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        n_steps: int = 1,
+        dataset: DatasetLike | None = None,
+        offline_steps: int | None = None,
+        offline_ratio: float | Schedule | None = None,
+        acceleration: Acceleration = "auto",
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
     ) -> None:
         if env is not None:
             env = maybe_make_env(env, verbose)
             # SB3 refuses these too, but with an assertion.
             checks.require_box_actions(env.action_space)
         super().__init__(
-            policy,
-            env,  # type: ignore[arg-type]
-            learning_rate,
-            buffer_size,
-            learning_starts,
-            batch_size,
-            tau,
-            gamma,
-            train_freq,
-            gradient_steps,
+            policy=policy,
+            env=env,  # type: ignore[arg-type]
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
@@ -100,16 +209,23 @@ class OfflineAlgorithm(DataAlgorithm):
         self.dataset = dataset
         self.offline_steps = offline_steps
         self.offline_ratio = offline_ratio
+        self.acceleration = acceleration
         self._offline_end = 0
-        self._normalizer: BatchNormalizer | None = None
         self._iteration_ends: list[Callable[[], bool]] = []
+        self._when_learning_begins: Callable[[], None] | None = None
+        self._when_going_online: Callable[[], None] | None = None
+        self._updates: PlainUpdates | CapturedUpdates | None = None
+        if _init_setup_model:
+            # Not where a model is loaded: one that was trained on a GPU acts anywhere.
+            chosen(acceleration, self.device)
+            self._setup_model()
 
     # Setting up
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         require_n_steps(self.n_steps)
-        self._offline_ratio_now()
+        offline_ratio_at(self.offline_ratio, self._current_progress_remaining)
         self._adopt_dataset()
         self.set_random_seed(self.seed)
         checks.require_box_actions(self.action_space)
@@ -119,7 +235,8 @@ class OfflineAlgorithm(DataAlgorithm):
             self.replay_buffer = self._new_buffer(recorded=None)
         self._setup_policy()
         self._convert_train_freq()
-        self._restore_generator()
+        if self._generator_state is not None:
+            restore_generator(self.training_generator, self._generator_state)
         # train() may be called before learn(), which is where SB3 makes its logger.
         self._logger = Logger(folder=None, output_formats=[])
 
@@ -131,36 +248,196 @@ class OfflineAlgorithm(DataAlgorithm):
                     f"Dict observations need MultiInputPolicy: found {name} for keys {sorted(self.observation_space)}"
                 )
 
-    @abstractmethod
     def _setup_policy(self) -> None:
-        """Builds ``self.policy`` on ``self.device``."""
+        self.objective()  # refuses values out of range before anything is built
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            **{**self._policy_arguments(), **self.policy_kwargs},
+        ).to(self.device)
+        for knob in self.policy.knobs:
+            setattr(self, knob.name, getattr(self, f"_{knob.name}"))
+        self._monitor = TrainingMonitor(self.update_rule, self.device)
+        self._run = OneRun(self)
+        self._updates = None
 
-    def _updates_at_once(self) -> int:
-        """Offline updates that are made before callbacks hear of them."""
-        return 1
-
-    @abstractmethod
-    def _record_training(self) -> None:
-        """Writes the training statistics since the last call to the logger."""
-
-    def _training_statistics(self) -> dict[str, Any]:
-        """Numbers and arrays that :meth:`_record_training` will need, for a checkpoint."""
+    def _policy_arguments(self) -> dict[str, Any]:
+        """Arguments of the algorithm that its policy takes, too."""
         return {}
 
-    def _restore_training_statistics(self, statistics: Mapping[str, Any]) -> None:
-        """Takes what :meth:`_training_statistics` gave."""
+    def objective(self) -> Objective:
+        """The numbers of the update, as they are now.
+
+        :raises ValueError: one of them is out of range.
+        """
+        return self.update_rule.objective(**{name: getattr(self, name) for name in self.update_rule.objective.names()})
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """What the updates depend on, for the records that accompany a trained policy."""
+        return {**vars(self.objective()), "batch_size": self.batch_size}
+
+    def advantage_weights(self) -> AdvantageWeights | None:
+        """How the losses weight recorded transitions by their advantage; None where they do not."""
+        return None
+
+    @classmethod
+    def knobs_of(cls, policy: str) -> tuple[Knob, ...]:
+        """What may be turned while the policy of this name acts."""
+        kind: type[Any] = cls.policy_aliases[policy]
+        knobs: tuple[Knob, ...] = kind.knobs
+        return knobs
+
+    @classmethod
+    def stackable(cls) -> tuple[str, ...]:
+        """Constructor arguments in which runs may differ that learn together."""
+        return ("seed", "learning_rate", *cls.update_rule.objective.per_run_names(), *cls.own_stackable)
+
+    @property
+    def actor(self) -> Any:  # type: ignore[override]
+        """The policy's, as in SB3's algorithms."""
+        return self.policy.actor
+
+    @property
+    def critic(self) -> Any:
+        """The policy's, as in SB3's algorithms."""
+        return self.policy.critic
+
+    # Data
+
+    def _adopt_dataset(self) -> None:
+        """Turns ``dataset`` into the replay buffer, and takes the spaces from it where there is no environment."""
+        known = hasattr(self, "observation_space")
+        if self.dataset is None:
+            if not known:
+                raise ValueError(
+                    f"{type(self).__name__} needs an environment or a data set: found env=None, dataset=None"
+                )
+            return
+        buffer = adopted(self.dataset, (self.observation_space, self.action_space) if known else None, self.device)
+        if not known:
+            self.observation_space, self.action_space, self.n_envs = buffer.observation_space, buffer.action_space, 1
+            self._spaces_from_data = True
+        self.dataset = self.replay_buffer = buffer
+
+    def set_dataset(self, dataset: DatasetLike) -> None:
+        """Trains on other data from the next ``learn()`` on, for example after ``load``.
+
+        What was gathered online beside the old data is left behind with them.
+
+        :param dataset: as in the constructor; must have the model's spaces.
+        :raises DatasetError: when it is malformed or disagrees; the model then keeps what it had.
+        """
+        previous, self.dataset = self.dataset, dataset
+        try:
+            self._adopt_dataset()
+        except BaseException:
+            self.dataset = previous
+            raise
+
+    def _new_buffer(self, recorded: OfflineReplayBuffer | None) -> MixedReplayBuffer:
+        """An empty ring for the present environments, beside recorded data where there are some."""
+        buffer_class = self.replay_buffer_class or MixedReplayBuffer
+        if not issubclass(buffer_class, MixedReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class: found {buffer_class.__name__}, expected a subclass of MixedReplayBuffer"
+            )
+        return buffer_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            self.n_envs,
+            **{"recorded": recorded, **self.replay_buffer_kwargs},
+        )
+
+    def _make_room(self) -> MixedReplayBuffer:
+        """The buffer for online transitions, beside the data set or what a loaded replay buffer holds."""
+        buffer = self.filled_buffer()
+        if buffer is self.dataset or not isinstance(buffer, MixedReplayBuffer):
+            buffer = self._new_buffer(recorded=buffer)
+        elif buffer.n_envs != self.n_envs:
+            buffer = buffer.with_environments(self.n_envs)
+        self.replay_buffer = buffer
+        return buffer
+
+    def filled_buffer(self) -> OfflineReplayBuffer:
+        """The replay buffer.
+
+        :raises DatasetError: there is none.
+        """
+        if self.replay_buffer is None:
+            raise DatasetError(f"{type(self).__name__} has no data to train on: pass dataset= or env=")
+        return self.replay_buffer
+
+    @property
+    def observation_statistics(self) -> dict[str | None, ObservationStatistics]:
+        """How the observations are normalised that the networks see, by key of a Dict, or under None; empty: not.
+
+        Those of the environment's VecNormalize; without one, those that :meth:`save` kept with the model. (SB3 saves
+        VecNormalize apart: a model that goes on to another program must not lose it on the way.)
+
+        :raises ValueError: the model has learned from normalised observations, and neither is there.
+        """
+        if self._vec_normalize_env is not None:
+            return observation_statistics(self._vec_normalize_env)
+        if self._saved_statistics is None and self.learned_normalized_observations:
+            raise without_vec_normalize(type(self).__name__)
+        return self._saved_statistics or {}
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seeds SB3's generators, and the one of training.
+
+        Training has a generator of its own, so that predicting in between does not change what is learned.
+        """
+        super().set_random_seed(seed)
+        self.training_generator = torch.Generator(self.device)
+        if seed is None:
+            self.training_generator.seed()
+        else:
+            self.training_generator.manual_seed(seed)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """SB3's; spaces that were inferred from data become those of the environment where both describe the same.
+
+        :param env: environment with the model's spaces; also a vector of more or fewer environments than before.
+        :param force_reset: reset it before it is stepped.
+        :raises ValueError: it has other spaces.
+        """
+        env = self._wrap_env(env, self.verbose)
+        if may_take_spaces(vars(self), env):
+            self.observation_space, self.action_space = env.observation_space, env.action_space
+        check_for_correct_spaces(env, self.observation_space, self.action_space)
+        # The last observations are those of as many environments as there were.
+        force_reset = force_reset or env.num_envs != self.n_envs
+        self.n_envs = env.num_envs
+        super().set_env(env, force_reset)
+        self._run.forget_normalizer()
+
+    # Acting
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        **setting: Any,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """SB3's ``predict``, with an argument for each knob of the policy; see :meth:`OfflinePolicy.predict`."""
+        return self.policy.predict(observation, state, episode_start, deterministic, **setting)
 
     # Learning
 
     def learn(
-        self: SelfOfflineAlgorithm,
+        self: Self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
-        tb_log_name: str = "run",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfOfflineAlgorithm:
+    ) -> Self:
         """Learns for ``total_timesteps`` more timesteps, on one axis.
 
         Up to ``offline_steps`` a timestep is one update on the data set; ``callback.on_step()`` runs after each, so
@@ -170,14 +447,14 @@ class OfflineAlgorithm(DataAlgorithm):
         :param total_timesteps: how many.
         :param callback: SB3 callback(s).
         :param log_interval: offline: log every ``250 · log_interval`` updates; online: every so many episodes.
-        :param tb_log_name: name of the run for TensorBoard.
+        :param tb_log_name: name of the run for TensorBoard; None: the algorithm's name.
         :param reset_num_timesteps: False goes on counting (and, with ``offline_steps=None``, goes on where the
             earlier call left the offline phase).
         :param progress_bar: tqdm and rich progress bar.
         :return: the model.
         :raises ValueError: no data to learn from, or timesteps that would need an environment.
         """
-        learning = self._learning(
+        learning = self.learning(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
         with closing(learning):
@@ -185,12 +462,12 @@ class OfflineAlgorithm(DataAlgorithm):
                 self.train(updates, self.batch_size)
         return self
 
-    def _learning(
+    def learning(
         self,
         total_timesteps: int,
         callback: MaybeCallback,
         log_interval: int,
-        tb_log_name: str,
+        tb_log_name: str | None,
         reset_num_timesteps: bool,
         progress_bar: bool,
     ) -> Generator[int, None, None]:
@@ -199,61 +476,60 @@ class OfflineAlgorithm(DataAlgorithm):
         So several models can learn side by side, while one of them makes the updates of all.
         """
         self._plan_phases(total_timesteps, reset_num_timesteps)
-        self._require_consecutive_data()
+        if self._has_recorded_data():
+            require_consecutive(self.filled_buffer(), self.n_steps)
         if self._vec_normalize_env is not None and self.dataset is not None:
-            fit_vec_normalize(self._vec_normalize_env, recorded_part(self._buffer()))
-            self._normalizer = None
+            fit_vec_normalize(self._vec_normalize_env, recorded_part(self.filled_buffer()))
+            self._run.forget_normalizer()
         with self._environment_for_callbacks():
             total_timesteps, callback = self._setup_learn(
-                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+                total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
             )
             self._iteration_ends = []
             callback.on_training_start(locals(), globals())
-            if self._before_learning is not None:
-                self._before_learning()
-                self._before_learning = None
+            if self._when_learning_begins is not None:
+                self._when_learning_begins()
+                self._when_learning_begins = None
             offline_end = min(self._offline_end, total_timesteps)
             goes_on = yield from self._learn_offline(offline_end, callback, log_interval)
             if goes_on and self.num_timesteps < total_timesteps:
-                if self._before_going_online is not None:
-                    self._before_going_online()
-                    self._before_going_online = None
+                if self._when_going_online is not None:
+                    self._when_going_online()
+                    self._when_going_online = None
                 self._learn_online(total_timesteps, callback, log_interval)
             callback.on_training_end()
+
+    def when_learning_begins(self, listener: Callable[[], None] | None) -> None:
+        """Calls ``listener`` once, when ``learn`` has set up everything and before its first timestep."""
+        self._when_learning_begins = listener
+
+    def when_going_online(self, listener: Callable[[], None] | None) -> None:
+        """Calls ``listener`` once, before the first environment step of a ``learn`` that comes to it."""
+        self._when_going_online = listener
+
+    @property
+    def goes_online(self) -> bool:
+        """Whether the ``learn`` that runs ends with environment steps."""
+        return self._total_timesteps > self._offline_end
+
+    def _has_recorded_data(self) -> bool:
+        return has_recorded_data(self.replay_buffer, self.dataset)
 
     def _plan_phases(self, total_timesteps: int, reset_num_timesteps: bool) -> None:
         """Decides at which timestep the offline phase ends; refuses what could not be finished before it begins."""
         start = 0 if reset_num_timesteps else self.num_timesteps
-        if self.offline_steps is not None:
-            self._offline_end = self.offline_steps
-        elif self.dataset is None:
-            self._offline_end = min(self._offline_end, start)
-        elif start == 0:
-            self._offline_end = total_timesteps
-        elif self.env is None:
-            self._offline_end = max(self._offline_end, start + total_timesteps)
-        if self._offline_end > start and not self._has_recorded_data():
-            raise ValueError(
-                "learn() has no data to learn offline from: pass dataset= to the constructor or to load(), "
-                "or call set_dataset()"
-            )
-        if self.offline_ratio is not None and not self._has_recorded_data():
-            raise ValueError(
-                f"offline_ratio={self.offline_ratio!r} needs recorded data: found none; pass dataset= or leave it out"
-            )
-        if start + total_timesteps <= self._offline_end:
-            return
-        if self.env is None:
-            raise ValueError(
-                f"learn() would go on online after timestep {self._offline_end} and has no environment: pass env=, or "
-                "dataset= (and a larger offline_steps=) to learn from recorded data"
-            )
-        assert isinstance(self.train_freq, TrainFreq)
-        if self.train_freq.unit == TrainFrequencyUnit.EPISODE and self.n_envs > 1:
-            raise ValueError(
-                f"train_freq=({self.train_freq.frequency}, 'episode') with {self.n_envs} environments: expected one "
-                "environment, or train_freq in steps"
-            )
+        self._offline_end = end_of_offline_phase(
+            self.offline_steps,
+            self._offline_end,
+            start,
+            total_timesteps,
+            has_dataset=self.dataset is not None,
+            has_env=self.env is not None,
+        )
+        require_data(self._offline_end, start, self._has_recorded_data(), self.offline_ratio)
+        if start + total_timesteps > self._offline_end:
+            assert isinstance(self.train_freq, TrainFreq)
+            require_environment(self._offline_end, self.env is not None, self.train_freq, self.n_envs)
 
     @contextmanager
     def _environment_for_callbacks(self) -> Iterator[None]:
@@ -307,7 +583,7 @@ class OfflineAlgorithm(DataAlgorithm):
         while self.num_timesteps < end:
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             # Up to a multiple: what is due every so many timesteps finds all of them done, and no more.
-            at_once = self._updates_at_once()
+            at_once = self._running_updates().per_replay
             updates = min(at_once - self.num_timesteps % at_once, end - self.num_timesteps)
             yield updates
             for _ in range(updates):
@@ -321,23 +597,6 @@ class OfflineAlgorithm(DataAlgorithm):
             if not self._iteration_ended():
                 return False
         return True
-
-    def at_iteration_ends(self, listener: Callable[[], bool]) -> None:
-        """Calls ``listener`` until ``learn`` returns, wherever all of a timestep is done; for ``_on_training_start``.
-
-        That is after every update of the offline phase, and online after every rollout with its training: parameters,
-        counters, replay buffer, environment and log then belong together, which they do not in a callback's
-        ``_on_step``.
-
-        :param listener: False ends learning.
-        """
-        self._iteration_ends.append(listener)
-
-    def _iteration_ended(self) -> bool:
-        # Each of them runs, also after one that ends learning.
-        with section("callbacks"):
-            answers = [listener() for listener in self._iteration_ends]
-        return all(answers)
 
     def _learn_online(self, end: int, callback: BaseCallback, log_interval: int) -> None:
         """SB3's loop of rollouts and trainings until ``end``."""
@@ -369,6 +628,48 @@ class OfflineAlgorithm(DataAlgorithm):
             if not self._iteration_ended():
                 return
 
+    def at_iteration_ends(self, listener: Callable[[], bool]) -> None:
+        """Calls ``listener`` until ``learn`` returns, wherever all of a timestep is done; for ``_on_training_start``.
+
+        That is after every update of the offline phase, and online after every rollout with its training: parameters,
+        counters, replay buffer, environment and log then belong together, which they do not in a callback's
+        ``_on_step``.
+
+        :param listener: False ends learning.
+        """
+        self._iteration_ends.append(listener)
+
+    def _iteration_ended(self) -> bool:
+        # Each of them runs, also after one that ends learning.
+        with section("callbacks"):
+            answers = [listener() for listener in self._iteration_ends]
+        return all(answers)
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Updates all networks on fresh batches of the replay buffer.
+
+        :param gradient_steps: number of updates.
+        :param batch_size: transitions in each.
+        """
+        self.begin_training()
+        self._running_updates().run(gradient_steps, batch_size)
+        self.count_updates(gradient_steps)
+
+    def count_updates(self, gradient_steps: int) -> None:
+        """Takes note of updates that were made, by whomever."""
+        self._n_updates += gradient_steps
+
+    def begin_training(self) -> None:
+        """What precedes updates, whoever makes them."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+
+    def _running_updates(self) -> PlainUpdates | CapturedUpdates:
+        """What makes this model's updates, in the way that ``acceleration`` says."""
+        if self._updates is None:
+            self._updates = updates_of(self._run, self.acceleration)
+        return self._updates
+
     def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
         """SB3's, which would put a number where a CUDA graph reads a tensor."""
         learning_rate = self.lr_schedule(self._current_progress_remaining)
@@ -376,11 +677,233 @@ class OfflineAlgorithm(DataAlgorithm):
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             set_learning_rate(optimizer, learning_rate)
 
+    # The log
+
+    @property
+    def training_monitor(self) -> TrainingMonitor:
+        """Gathers what the log says of updates."""
+        return self._monitor
+
     def dump_logs(self) -> None:
         """Writes the statistics since the last call to all of the logger's outputs."""
         with section("logging"):
-            self._record_training()
+            self._monitor.record(self.logger, self._n_updates)
+            self._run.record_validation(self.logger)
             super().dump_logs()
+
+    # Files
+
+    def _excluded_save_params(self) -> list[str]:
+        return [
+            *super()._excluded_save_params(),
+            "dataset",
+            "training_generator",
+            "_iteration_ends",
+            "_when_learning_begins",
+            "_when_going_online",
+            "_monitor",
+            "_run",
+            "_updates",
+        ]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """Saves the model as SB3 does, but under its final name only when it is complete.
+
+        The file also keeps the state of the training's generator (a loaded run goes on as if it had never stopped), and
+        names the algorithm and the version of this package.
+
+        :param path: file (``.zip`` is added when it has no ending) or an open binary file.
+        :param exclude: attributes to leave out in addition to SB3's.
+        :param include: attributes to keep although they would be left out.
+        :raises OSError: the file cannot be written (a full disk, say); an earlier file of that name is untouched.
+        """
+        self._generator_state = generator_state(self.training_generator)
+        self._origin = origin_of(type(self))
+        if self._vec_normalize_env is not None:
+            self._saved_statistics = observation_statistics(self._vec_normalize_env)
+        if isinstance(path, str | pathlib.Path):
+            with replaced_when_complete(with_ending(path, ".zip")) as file:
+                super().save(file, exclude, include)
+        else:
+            super().save(path, exclude, include)
+
+    @classmethod
+    def load(
+        cls: type[Self],
+        path: File,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Loads a model as SB3 does; ``dataset=`` goes on learning from data, which is not part of the file.
+
+        :param path: file written by :meth:`save`.
+        :param env: environment, when it is to be stepped.
+        :param device: torch device, or ``"auto"``.
+        :param custom_objects: attributes to use instead of the saved ones.
+        :param kwargs: constructor arguments to change.
+        :raises OSError: there is no such file.
+        :raises ValueError: it is truncated, damaged, not a saved model or one of an older version, or ``env`` has other
+            spaces.
+        """
+        read_origin(path)
+        device = plain_device(device)
+        if env is not None:
+            env = cls._wrap_env(env)
+            data, _, _ = load_from_zip_file(path, device=device, custom_objects=custom_objects)
+            if data is not None and may_take_spaces(data, env):
+                taken = {"observation_space": env.observation_space, "action_space": env.action_space}
+                custom_objects = {**(custom_objects or {}), **taken}
+        # Knobs are properties, with the attribute behind them in the file.
+        attributes = {
+            f"_{name}" if isinstance(inspect.getattr_static(cls, name, None), property) else name: value
+            for name, value in kwargs.items()
+        }
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **attributes)
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """SB3's, as any device can load them: networks that share memory with other runs' are copied out of it."""
+        parameters: dict[str, dict[str, Any]] = super().get_parameters()
+        networks = {name: alone(value) for name, value in parameters["policy"].items()}
+        return {"policy": networks, "policy.optimizer": without_device(parameters["policy.optimizer"])}
+
+    def set_parameters(
+        self, load_path_or_dict: File | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
+        """SB3's; names are checked before anything is changed, and no tensor is shared with where they come from.
+
+        :param load_path_or_dict: saved model, or a dict as :meth:`get_parameters` gives it.
+        :param exact_match: whether all parameters, and the optimiser's state, must be there.
+        :param device: torch device, or ``"auto"``.
+        :raises ValueError: names that the model does not have, or that are missing, or a truncated or damaged file.
+        """
+        if isinstance(load_path_or_dict, dict):
+            # torch's optimisers keep the tensors that they are given.
+            parameters = copy.deepcopy(load_path_or_dict)
+        else:
+            require_model_file(load_path_or_dict)
+            _, parameters, _ = load_from_zip_file(load_path_or_dict, device=plain_device(device), load_data=False)
+        for name in parameters:
+            try:
+                recursive_getattr(self, name)
+            except AttributeError as error:
+                raise ValueError(f"Key {name} is an invalid object name: the model has no such parameters") from error
+        expected = self._get_torch_save_params()[0]
+        if exact_match and sorted(parameters) != sorted(expected):
+            raise ValueError(
+                f"Names of parameters do not match the model's: found {sorted(parameters)}, expected {sorted(expected)}"
+            )
+        super().set_parameters(parameters, exact_match)
+
+    def save_replay_buffer(self, path: File) -> None:
+        """Saves the replay buffer as SB3 does, but under its final name only when it is complete.
+
+        :param path: file (``.pkl`` is added when it has no ending) or an open binary file.
+        :raises OSError: the file cannot be written; an earlier file of that name is untouched.
+        """
+        if isinstance(path, str | pathlib.Path):
+            with replaced_when_complete(with_ending(path, ".pkl")) as file:
+                save_to_pkl(file, self.replay_buffer, self.verbose)
+        else:
+            save_to_pkl(path, self.replay_buffer, self.verbose)
+
+    def load_replay_buffer(self, path: File, truncate_last_traj: bool = True) -> None:
+        """Replaces the replay buffer by a saved one; without an environment it is what ``learn`` goes on with.
+
+        :param path: file written by :meth:`save_replay_buffer`; as it is a pickle, load only what you trust.
+        :param truncate_last_traj: has no meaning here.
+        :raises ValueError: it is truncated or holds something else.
+        :raises DatasetError: its transitions have other spaces than the model; the model then keeps what it had.
+        """
+        loaded = read_replay_buffer(path, self.verbose)
+        checks.require_same_spaces(
+            loaded.source, loaded.observation_space, loaded.action_space, self.observation_space, self.action_space
+        )
+        self.replay_buffer = loaded.to(self.device)
+        if self.env is None:
+            self.dataset = recorded_part(self.replay_buffer)
+
+    # Interrupted runs
+
+    @classmethod
+    def resume(
+        cls: type[Self],
+        path: str | pathlib.Path,
+        env: GymEnv | None = None,
+        dataset: Any = None,
+        device: torch.device | str = "auto",
+        **arguments: Any,
+    ) -> Self:
+        """Takes up an interrupted run from its newest checkpoint; ``learn(…, reset_num_timesteps=False)`` goes on.
+
+        On the CPU, and with :class:`~dipole_sb3.ReplayableEpisodes` around every environment, it goes on as if it had
+        never stopped; without them it says so and goes on with new episodes. Load only what you trust: SB3's format
+        holds pickled objects.
+
+        :param path: folder of :class:`~dipole_sb3.ResumableCheckpoint`, or one checkpoint.
+        :param env: the run's environment anew; None where the rest needs none.
+        :param dataset: the data that the run began with, as in the constructor.
+        :param device: torch device, or ``"auto"``.
+        :param arguments: constructor arguments to change.
+        :raises FileNotFoundError: there is no checkpoint.
+        :raises ValueError: none is whole, or it has no state of a run, or ``env`` is another kind than the run's.
+        :raises DatasetError: the data set is missing or has another checksum.
+        """
+        model: Self = checkpoints.resume(cls, path, env, dataset, device, **arguments)
+        return model
+
+    def run_state(self) -> dict[str, Any]:
+        """What a run depends on beside the model's file: what was gathered, and the state of everything that draws.
+
+        Between two timesteps. The data set is not part of it, only its name and checksum; nor is the environment.
+        """
+        buffer, statistics = self.replay_buffer, self.get_vec_normalize_env()
+        online = buffer if isinstance(buffer, MixedReplayBuffer) else None
+        recorded = buffer if online is None else online.recorded
+        return {
+            "dataset": None if recorded is None else {"source": recorded.source, "checksum": recorded.checksum},
+            "online": None if online is None else online.online_state(),
+            "n_envs": self.n_envs,
+            "vec_normalize": None if statistics is None else vec_normalize_state(statistics),
+            "statistics": self._monitor.state(),
+            "action_space": self.action_space.np_random.bit_generator.state,
+        }
+
+    def restore_run_state(self, state: Mapping[str, Any], where: str) -> None:
+        """Goes on from what :meth:`run_state` gave.
+
+        :param where: the state comes from, for messages.
+        :raises ValueError: the environment is another kind than the run's.
+        """
+        if state["n_envs"] != self.n_envs and state["online"] is not None:
+            raise ValueError(f"{where}: the run has {state['n_envs']} environments, found {self.n_envs} in env=")
+        statistics = self.get_vec_normalize_env()
+        if (statistics is None) != (state["vec_normalize"] is None) and self.env is not None:
+            found, expected = ("no VecNormalize", "one") if statistics is None else ("a VecNormalize", "none")
+            raise ValueError(
+                f"{where}: found {found} around env=, expected {expected}, as when the checkpoint was taken"
+            )
+        if statistics is not None:
+            restore_vec_normalize(statistics, state["vec_normalize"])
+        if state["online"] is not None:
+            self._make_room().restore_online(state["online"])
+        self._monitor.restore(state["statistics"])
+        self.action_space.np_random.bit_generator.state = state["action_space"]
+
+    @property
+    def is_inside_an_episode(self) -> bool:
+        """Whether the environments are where the last timestep left them, so that the next one goes on from there."""
+        return self._last_obs is not None
+
+    def begin_new_episodes(self) -> None:
+        """Lets the next environment step begin with a reset."""
+        self._last_obs = None
 
 
 def _noise_of_environments(noise: ActionNoise, n_envs: int) -> ActionNoise:

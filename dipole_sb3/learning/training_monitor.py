@@ -11,23 +11,21 @@ import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
-from dipole_sb3.algorithms.dipole.losses import LOSS_NAMES, Outcome
-
-SATURATION = 0.05
-"""A weight below this or above one minus this counts as saturated: the sample trains one policy only."""
-
-_ADVANTAGE_QUANTILES = (0.1, 0.5, 0.9)
+from dipole_sb3.common.observations import mapped
+from dipole_sb3.learning.update_rule import Outcome, UpdateRule
 
 
 class TrainingMonitor:
     """Sums the losses of every update and keeps the last update's tensors; reads them when asked to record.
 
+    :param rule: names the losses and describes the tensors.
     :param device: where the updates run.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._losses = torch.zeros(len(LOSS_NAMES), device=device)
-        self._last: Outcome | None = None
+    def __init__(self, rule: UpdateRule, device: torch.device) -> None:
+        self._rule = rule
+        self._losses = torch.zeros(len(rule.loss_names), device=device)
+        self._details: dict[str, Tensor] | None = None
         self._updates = 0
         self._since = time.perf_counter()
 
@@ -37,10 +35,10 @@ class TrainingMonitor:
         :param outcome: of the last of them, but ``losses`` is the sum over all; its tensors may be overwritten later.
         :param updates: how many.
         """
-        if self._updates == 0 and self._last is None:
+        if self._updates == 0 and self._details is None:
             self._since = time.perf_counter()
         self._losses += outcome.losses
-        self._last = outcome
+        self._details = outcome.details
         self._updates += updates
 
     def record(self, logger: Logger, n_updates: int) -> None:
@@ -49,14 +47,11 @@ class TrainingMonitor:
         :param logger: SB3's logger.
         :param n_updates: updates since the model was made.
         """
-        if self._last is None or self._updates == 0:
+        if self._details is None or self._updates == 0:
             return
-        losses = dict(zip(LOSS_NAMES, (self._losses / self._updates).tolist(), strict=True))
+        losses = dict(zip(self._rule.loss_names, (self._losses / self._updates).tolist(), strict=True))
         logger.record("train/n_updates", n_updates, exclude="tensorboard")
-        logger.record("train/actor_loss", losses["positive_loss"] + losses["negative_loss"])
-        for name, loss in losses.items():
-            logger.record(f"train/{name}", loss)
-        for name, value in describe(self._last).items():
+        for name, value in {**losses, **self._rule.statistics(losses, self._details)}.items():
             logger.record(f"train/{name}", value)
         now = time.perf_counter()
         logger.record("time/updates_per_second", self._updates / max(now - self._since, 1e-9))
@@ -65,7 +60,7 @@ class TrainingMonitor:
 
     def state(self) -> dict[str, Any]:
         """What the next record will rest on, as numbers and arrays."""
-        last = None if self._last is None else {k: v.cpu().numpy() for k, v in self._last._asdict().items()}
+        last = None if self._details is None else mapped(lambda tensor: tensor.cpu().numpy(), self._details)
         seconds = time.perf_counter() - self._since
         return {"losses": self._losses.cpu().numpy(), "last": last, "updates": self._updates, "seconds": seconds}
 
@@ -76,22 +71,5 @@ class TrainingMonitor:
             return torch.as_tensor(array, device=self._losses.device)
 
         self._losses = tensor(state["losses"])
-        self._last = None if state["last"] is None else Outcome(**{k: tensor(v) for k, v in state["last"].items()})
+        self._details = None if state["last"] is None else mapped(tensor, state["last"])
         self._updates, self._since = state["updates"], time.perf_counter() - state["seconds"]
-
-
-def describe(outcome: Outcome) -> dict[str, float]:
-    """Mean, standard deviation and saturation of the weights, quantiles of the advantage, means of Q and V."""
-    weight = outcome.weight
-    saturated = ((weight < SATURATION) | (weight > 1 - SATURATION)).float()
-    quantiles = torch.quantile(outcome.advantage, torch.tensor(_ADVANTAGE_QUANTILES, device=weight.device))
-    statistics: dict[str, Tensor] = {
-        "weight_mean": weight.mean(),
-        "weight_std": weight.std(correction=0),
-        "weight_saturation": saturated.mean(),
-        "q_mean": outcome.q.mean(),
-        "value_mean": outcome.value.mean(),
-    }
-    for name, quantile in zip(_ADVANTAGE_QUANTILES, quantiles, strict=True):
-        statistics[f"advantage_q{round(100 * name)}"] = quantile
-    return {name: float(value) for name, value in statistics.items()}

@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
-from dipole_sb3.algorithms.dipole.losses import LossFunction, Noise, Outcome, compute_losses
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.observations import mapped, merged
 from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.learning.update_rule import LossFunction, Outcome, UpdateRule
 
 Acceleration = Literal["auto", "eager", "compiled", "captured"]
 
@@ -36,15 +36,19 @@ class Inputs(NamedTuple):
 
     :param indices: of the transitions, where the update itself gathers them on the device; else None.
     :param batch: the transitions, where the host gathers them; else None.
+    :param noise: a named tuple of tensors, as the update rule draws it.
     """
 
     indices: Tensor | None
     batch: Batch | None
-    noise: Noise
+    noise: Any
 
 
 class Learner(Protocol):
     """One run, or several stacked ones, as this module sees them."""
+
+    @property
+    def update_rule(self) -> UpdateRule: ...
 
     @property
     def device(self) -> torch.device: ...
@@ -85,9 +89,9 @@ def chosen(acceleration: Acceleration, device: torch.device) -> Acceleration:
 
 
 @functools.cache
-def compiled_losses() -> LossFunction:
-    """:func:`compute_losses`, compiled with its backward pass, once for all learners of the process."""
-    return torch.compile(compute_losses, dynamic=False)
+def compiled(losses: LossFunction) -> LossFunction:
+    """A loss function compiled with its backward pass, once for all learners of the process."""
+    return torch.compile(losses, dynamic=False)
 
 
 class PlainUpdates:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -36,3 +38,12 @@ class FeatureNetwork(nn.Module, Generic[Head]):
         """Observations [batch, *observation] (or a dict of those) → features [batch, features]."""
         prepared = preprocess_obs(observations, self.observation_space, self.normalize_images)
         return self.features_extractor(prepared)  # type: ignore[no-any-return]
+
+
+class Actor(FeatureNetwork[Head]):
+    """The network that gives actions.
+
+    :ivar predict: SB3's ``predict``, with what rests on this network alone; its policy sets it.
+    """
+
+    predict: Callable[..., tuple[np.ndarray, Any]]

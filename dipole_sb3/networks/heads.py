@@ -88,16 +88,24 @@ class VelocityPair(nn.Module):
 
 
 class QEnsemble(nn.Module):
-    """Two critics Q(observation features, action)."""
+    """Critics Q(observation features, action).
+
+    :param n_critics: how many.
+    """
 
     def __init__(
-        self, features_dim: int, action_dim: int, net_arch: Sequence[int], activation_fn: str | type[nn.Module]
+        self,
+        features_dim: int,
+        action_dim: int,
+        net_arch: Sequence[int],
+        activation_fn: str | type[nn.Module],
+        n_critics: int = 2,
     ) -> None:
         super().__init__()
-        self.mlp = StackedMLP(2, features_dim + action_dim, 1, net_arch, activation_fn, layer_norm=True)
+        self.mlp = StackedMLP(n_critics, features_dim + action_dim, 1, net_arch, activation_fn, layer_norm=True)
 
     def forward(self, features: Tensor, actions: Tensor) -> Tensor:
-        """[..., batch, features] and actions in [−1, 1], [..., batch, action] → returns, shape [..., 2, batch]."""
+        """[..., batch, features], actions in [−1, 1] of shape [..., batch, action] → returns [..., critics, batch]."""
         returns: Tensor = self.mlp(torch.cat([features, actions], dim=-1))
         return returns.squeeze(-1)
 

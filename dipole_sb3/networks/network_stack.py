@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dipole_sb3.algorithms.dipole.policies import DIPOLEPolicy, sample_guided
 from dipole_sb3.buffers.device_mirror import ObservationTensors
 from dipole_sb3.common.observations import mapped
 from dipole_sb3.networks.feature_network import FeatureNetwork
@@ -17,7 +16,15 @@ from dipole_sb3.networks.stacked_mlp import StackedLayerNorm, StackedLinear
 
 Head = TypeVar("Head", bound=nn.Module)
 
-NETWORKS = ("actor", "critic", "critic_target", "value")
+
+class StackablePolicy(Protocol):
+    """What stacking needs of a policy."""
+
+    def networks(self) -> dict[str, FeatureNetwork[Any]]:
+        """By name, in one order for all policies of a class."""
+
+    def architecture(self) -> Mapping[str, Any]:
+        """What must be equal, beside the shapes of the networks, for several policies to run as one."""
 
 
 def stacked_head(heads: Sequence[Head]) -> Head:
@@ -72,62 +79,60 @@ class NetworkStack(Generic[Head]):
 
 
 class PolicyStack:
-    """Several policies' networks as one, for losses and for acting; shapes get a leading axis of runs.
+    """Several policies' networks as one, for losses; each is an attribute by its name, with a leading axis of runs.
 
     :param policies: of one architecture, on one device; see :func:`require_alike`.
     """
 
-    def __init__(self, policies: Sequence[DIPOLEPolicy]) -> None:
+    def __init__(self, policies: Sequence[StackablePolicy]) -> None:
         require_alike(policies)
-        self.flow_steps = policies[0].flow_steps
-        self.actor = NetworkStack([policy.actor for policy in policies])
-        self.critic = NetworkStack([policy.critic for policy in policies])
-        self.critic_target = NetworkStack([policy.critic_target for policy in policies])
-        self.value = NetworkStack([policy.value for policy in policies])
-
-    def sample_actions(self, features: Tensor, noise: Tensor, omega: float | Tensor) -> Tensor:
-        """As :meth:`DIPOLEPolicy.sample_actions`, of all runs: [runs, batch, …]."""
-        return sample_guided(self.actor.head, features, noise, omega, self.flow_steps)
-
-    def _stacks(self) -> list[NetworkStack[Any]]:
-        return [self.actor, self.critic, self.critic_target, self.value]
+        each = [policy.networks() for policy in policies]
+        self._stacks = {name: NetworkStack([networks[name] for networks in each]) for name in each[0]}
+        for name, stack in self._stacks.items():
+            setattr(self, name, stack)
 
     def hand_out_gradients(self) -> None:
         """See :meth:`NetworkStack.hand_out_gradients`."""
-        for stack in self._stacks():
+        for stack in self._stacks.values():
             stack.hand_out_gradients()
 
     def release(self) -> None:
         """See :meth:`NetworkStack.release`."""
-        for stack in self._stacks():
+        for stack in self._stacks.values():
             stack.release()
 
 
-def require_alike(policies: Sequence[DIPOLEPolicy]) -> None:
+def require_alike(policies: Sequence[StackablePolicy]) -> None:
     """Refuses policies whose networks cannot run as one.
 
-    :raises ValueError: networks of different shapes, activations, devices or flow steps, with buffers (batch
-        normalisation), or with heads that are not made of stacked layers.
+    :raises ValueError: networks of different shapes, activations or devices, with buffers (batch normalisation), or
+        with heads that are not made of stacked layers.
     """
-    first = policies[0]
+    shapes: list[dict[str, tuple[int, ...]]] = []
     for index, policy in enumerate(policies):
-        for name in NETWORKS:
-            _require_stacked_layers(getattr(policy, name))
-        for what, of in (
-            ("policy class", lambda each: type(each).__name__),
-            ("flow_steps", lambda each: each.flow_steps),
-            ("activation_fn", lambda each: each.activation_fn),
-            ("time_features", lambda each: each.time_features),
-            ("device", lambda each: str(each.device)),
-            ("networks", lambda each: {name: tuple(value.shape) for name, value in each.state_dict().items()}),
-        ):
-            if of(policy) != of(first):
-                found = "others" if what == "networks" else repr(of(policy))
-                expected = "those" if what == "networks" else repr(of(first))
-                raise ValueError(
-                    f"run {index}: {what}: found {found}, expected {expected} of run 0: runs are trained together only "
-                    "with networks of one shape"
-                )
+        for network in policy.networks().values():
+            _require_stacked_layers(network)
+        found = {"policy class": type(policy).__name__, **policy.architecture()}
+        expected = {"policy class": type(policies[0]).__name__, **policies[0].architecture()}
+        for what, value in found.items():
+            if value != expected.get(what):
+                raise _unlike(index, what, repr(value), repr(expected.get(what)))
+        shapes.append(
+            {
+                f"{name}.{part}": tuple(tensor.shape)
+                for name, network in policy.networks().items()
+                for part, tensor in network.state_dict().items()
+            }
+        )
+        if shapes[-1] != shapes[0]:
+            raise _unlike(index, "networks", "others", "those")
+
+
+def _unlike(run: int, what: str, found: str, expected: str) -> ValueError:
+    return ValueError(
+        f"run {run}: {what}: found {found}, expected {expected} of run 0: runs are trained together only with networks "
+        "of one shape"
+    )
 
 
 def is_stackable(head: nn.Module) -> bool:

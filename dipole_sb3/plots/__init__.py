@@ -2,14 +2,14 @@
 
 from dipole_sb3.plots.acting import choose_observation, plot_actions, plot_paths
 from dipole_sb3.plots.curves import plot_curves
-from dipole_sb3.plots.training import plot_omega_sweep, plot_weights, recorded_advantages
+from dipole_sb3.plots.training import plot_sweep, plot_weights, recorded_advantages
 
 __all__ = [
     "choose_observation",
     "plot_actions",
     "plot_curves",
-    "plot_omega_sweep",
     "plot_paths",
+    "plot_sweep",
     "plot_weights",
     "recorded_advantages",
 ]

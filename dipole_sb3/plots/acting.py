@@ -1,8 +1,8 @@
-"""Pictures of how a policy acts as ω turns: paths of Reacher's fingertip, samples in the action plane."""
+"""Pictures of how a policy acts at several settings: paths of Reacher's fingertip, samples in the action plane."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,15 +10,19 @@ import gymnasium
 import numpy as np
 import torch
 
-from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.random_state import seeded_torch
 from dipole_sb3.evaluation.batched_acting import normalized_observations, stack_observations
 from dipole_sb3.evaluation.environment_pool import MakeEnv
+from dipole_sb3.evaluation.sweep import setting_text
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.plots.drawing import COLOURS, GUIDED, MUTED, NEGATIVE, POSITIVE, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Setting = Mapping[str, Any]
+"""Name of a knob → its value; knobs that are missing keep the model's own."""
 
 _REACH = 21.0
 """Reacher's arm: links of 10 and 11 cm."""
@@ -39,49 +43,49 @@ class FingertipPath(NamedTuple):
 
 
 def plot_paths(
-    model: DIPOLE,
+    model: OfflineAlgorithm,
     make_env: MakeEnv,
     path: str | Path,
+    settings: Sequence[Setting],
     *,
-    omegas: Sequence[float],
-    num_candidates: int,
     seeds: Sequence[int] | None = None,
     deterministic: bool = False,
 ) -> None:
-    """Paths of Reacher's fingertip to the same targets, a panel for each ω.
+    """Paths of Reacher's fingertip to the same targets, a panel for each setting.
 
     :param model: trained on Reacher.
     :param make_env: makes a Gymnasium Reacher.
     :param path: PNG file.
-    :param omegas: ω of each panel.
-    :param num_candidates: N.
+    :param settings: values of the model's knobs, for each panel.
     :param seeds: of ``reset``, one episode each (colours repeat after 8). None: those of :func:`spread_seeds`.
     :param deterministic: fixed instead of drawn noise.
     :raises ValueError: the environment has no fingertip and target.
     """
     seeds = spread_seeds(make_env) if seeds is None else list(seeds)
     panels = []
-    for omega in omegas:
+    for setting in settings:
         with seeded_torch(0):
-            panels.append(_paths(model, make_env, omega, num_candidates, seeds, deterministic))
+            panels.append(_paths(model, make_env, setting, seeds, deterministic))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with drawing(path, 2.9 * columns + 0.5, 3.35 * rows + 0.8) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        for axes, omega, paths in zip(grid.flat, omegas, panels, strict=False):
-            _draw_paths(axes, omega, paths)
+        for axes, setting, paths in zip(grid.flat, settings, panels, strict=False):
+            _draw_paths(axes, _turned(model, settings, setting), paths)
         for axes in grid[:, 0]:
             axes.set_ylabel("y (cm)")
         for axes in grid[-1]:
             axes.set_xlabel("x (cm)")
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
-        candidates = (
-            "one action drawn per step" if num_candidates == 1 else f"best of N = {num_candidates} actions per step"
-        )
-        figure.suptitle(f"The same {len(seeds)} targets, greediness ω turned up after training ({candidates})")
+        same = {name: value for name, value in settings[0].items() if all(each[name] == value for each in settings)}
+        knobs = model.policy.knobs
+        turned = [knob.title for knob in knobs if knob.name in settings[0] and knob.name not in same]
+        what = f", {' and '.join(turned)} turned after training" if turned else ""
+        rest = f" ({setting_text(knobs, same)})" if same else ""
+        figure.suptitle(f"The same {len(seeds)} targets{what}{rest}")
 
 
 def spread_seeds(make_env: MakeEnv, count: int = 6) -> list[int]:
@@ -105,7 +109,7 @@ def spread_seeds(make_env: MakeEnv, count: int = 6) -> list[int]:
 
 
 def _paths(
-    model: DIPOLE, make_env: MakeEnv, omega: float, num_candidates: int, seeds: Sequence[int], deterministic: bool
+    model: OfflineAlgorithm, make_env: MakeEnv, setting: Setting, seeds: Sequence[int], deterministic: bool
 ) -> list[FingertipPath]:
     environments = [make_env() for _ in seeds]
     observations = [environment.reset(seed=seed)[0] for environment, seed in zip(environments, seeds, strict=True)]
@@ -116,7 +120,7 @@ def _paths(
     playing = list(range(len(seeds)))
     while playing:
         batch = normalized_observations(model, stack_observations([observations[index] for index in playing]))
-        actions, _ = model.predict(batch, deterministic=deterministic, omega=omega, num_candidates=num_candidates)
+        actions, _ = model.predict(batch, deterministic=deterministic, **setting)
         ended = set()
         for index, action in zip(playing, actions, strict=True):
             observations[index], reward, terminated, truncated, _ = environments[index].step(action)
@@ -144,7 +148,18 @@ def _position(environment: gymnasium.Env[Any, Any], body: str) -> np.ndarray:
         ) from error
 
 
-def _draw_paths(axes: Axes, omega: float, paths: Sequence[FingertipPath]) -> None:
+def _turned(model: OfflineAlgorithm, settings: Sequence[Setting], setting: Setting) -> str:
+    """What tells a setting from the others, with the name that its value has, for a title."""
+    parts = []
+    for knob in model.policy.knobs:
+        if knob.name in setting and any(each[knob.name] != setting[knob.name] for each in settings):
+            name = dict(knob.names).get(float(setting[knob.name]))
+            value = f"{knob.symbol} = {setting[knob.name]:g}".replace("-", "−")
+            parts.append(value if name is None else f"{value} ({name.removesuffix(' alone')})")
+    return ", ".join(parts)
+
+
+def _draw_paths(axes: Axes, turned: str, paths: Sequence[FingertipPath]) -> None:
     from matplotlib.collections import LineCollection
     from matplotlib.patches import Circle
 
@@ -171,12 +186,10 @@ def _draw_paths(axes: Axes, omega: float, paths: Sequence[FingertipPath]) -> Non
     axes.plot([], [], marker="o", color="white", markeredgecolor="black", linestyle="none", label="end")
     axes.set(xlim=(-_REACH - 2, _REACH + 2), ylim=(-_REACH - 2, _REACH + 2), aspect="equal")
     axes.grid(False)
-    names = {-1.0: " (π⁻)", 0.0: " (π⁺)"}
     distance = np.mean([path.distance_reward for path in paths])
     total = np.mean([path.total_reward for path in paths])
-    axes.set_title(
-        f"ω = {omega:g}{names.get(float(omega), '')}: return {total:.1f}".replace("-", "−"), pad=20, weight="bold"
-    )
+    title = f"return {total:.1f}".replace("-", "−")
+    axes.set_title(f"{turned}: {title}" if turned else title, pad=20, weight="bold")
     parts = f"= {distance:.1f} distance {total - distance:+.1f} torque".replace("-", "−")
     axes.annotate(parts, (0.5, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points", ha="center")
 
@@ -187,44 +200,39 @@ def _line_width(effort: Any) -> Any:
 
 
 def plot_actions(
-    model: DIPOLE,
+    model: OfflineAlgorithm,
     observation: Any,
     path: str | Path,
+    settings: Sequence[Setting],
     *,
-    omega: float,
     samples: int = 400,
     dims: tuple[int, int] = (0, 1),
     seed: int = 0,
 ) -> None:
-    """At one state: samples of π⁻, π⁺ and the guided policy in the action plane, over contours of Q.
+    """At one state: actions at each of several settings in the action plane, over contours of Q.
 
     :param model: with at least two action dimensions.
     :param observation: raw, one state; :func:`choose_observation` finds one where actions matter.
     :param path: PNG file.
-    :param omega: of the guided policy.
-    :param samples: of each policy.
-    :param dims: the two action dimensions drawn; for Q the others are held at the guided samples' mean.
-    :param seed: of the samples; the three policies start from the same noise.
+    :param settings: values of the model's knobs, at most three of them, for each panel.
+    :param samples: at each setting.
+    :param dims: the two action dimensions drawn; for Q the others are held at the mean of the last setting's samples.
+    :param seed: of the samples; all settings start from the same noise.
     :raises ValueError: fewer than two action dimensions.
     """
     if model.policy.action_dim < 2:
         raise ValueError(
             f"the model has {model.policy.action_dim} action dimension, expected at least 2 to draw a plane"
         )
-    policies = (
-        ("π⁻ (ω = −1)", -1.0, NEGATIVE),
-        ("π⁺ (ω = 0)", 0.0, POSITIVE),
-        (f"guided, ω = {omega:g}", omega, GUIDED),
-    )
-    clouds = [_samples(model, observation, each, samples, seed) for _, each, _ in policies]
+    clouds = [_samples(model, observation, setting, samples, seed) for setting in settings]
     ticks = np.linspace(-1, 1, 81)
     plane = np.tile(clouds[-1].mean(axis=0), (ticks.size**2, 1))
     plane[:, dims[0]], plane[:, dims[1]] = (axis.ravel() for axis in np.meshgrid(ticks, ticks))
     q = _q_values(model, observation, plane).reshape(ticks.size, ticks.size)
     best_row, best_column = np.unravel_index(q.argmax(), q.shape)
     with drawing(path, 11.0, 4.3) as figure:
-        grid = figure.subplots(1, 3, sharex=True, sharey=True)
-        for axes, (name, _, colour), cloud in zip(grid, policies, clouds, strict=True):
+        grid = figure.subplots(1, len(settings), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, setting, colour, cloud in zip(grid, settings, (NEGATIVE, POSITIVE, GUIDED), clouds, strict=False):
             # Light greys only: the samples must stand out everywhere.
             contours = axes.contourf(ticks, ticks, q, levels=14, cmap="Greys_r", vmin=1.6 * q.min() - 0.6 * q.max())
             axes.contour(contours, colors="#8C8C8C", linewidths=0.5, linestyles="solid")
@@ -249,7 +257,8 @@ def plot_actions(
             )
             axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel=f"action {dims[0] + 1}")
             axes.grid(False)
-            axes.set_title(f"{name}\nmean Q {_q_values(model, observation, cloud).mean():.2f}".replace("-", "−"))
+            mean = f"mean Q {_q_values(model, observation, cloud).mean():.2f}".replace("-", "−")
+            axes.set_title(f"{_turned(model, settings, setting)}\n{mean}")
         grid[0].set_ylabel(f"action {dims[1] + 1}")
         figure.colorbar(contours, ax=grid, label="min(Q₁, Q₂)", shrink=0.85)
         figure.suptitle(
@@ -257,13 +266,25 @@ def plot_actions(
         )
 
 
-def choose_observation(model: DIPOLE, dataset: OfflineReplayBuffer, *, among: int = 200, samples: int = 32) -> Any:
-    """A recorded state where it matters what one does: π⁺ beats π⁻ by more than in 29 of 30 states, by the critics.
+def choose_observation(
+    model: OfflineAlgorithm,
+    dataset: OfflineReplayBuffer,
+    *,
+    worse: Setting,
+    better: Setting,
+    among: int = 200,
+    samples: int = 32,
+) -> Any:
+    """A recorded state where it matters what one does.
+
+    By the critics one setting beats the other there by more than in 29 of 30 states.
 
     :param model: gives samples and Q.
     :param dataset: raw data of the model's spaces.
+    :param worse: values of the model's knobs.
+    :param better: the same of the setting that should beat it.
     :param among: states looked at, evenly spread over the data.
-    :param samples: of each policy per state.
+    :param samples: at each setting, per state.
     :return: the raw observation.
     """
     count = dataset.size() * dataset.n_envs
@@ -271,11 +292,11 @@ def choose_observation(model: DIPOLE, dataset: OfflineReplayBuffer, *, among: in
     gaps = []
     for index in indices:
         observation = _recorded(dataset, index)
-        negative, positive = (
-            _q_values(model, observation, _samples(model, observation, omega, samples, seed=0)).mean()
-            for omega in (-1.0, 0.0)
+        low, high = (
+            _q_values(model, observation, _samples(model, observation, setting, samples, seed=0)).mean()
+            for setting in (worse, better)
         )
-        gaps.append(positive - negative)
+        gaps.append(high - low)
     return _recorded(dataset, indices[np.argsort(gaps)[int(29 / 30 * (len(gaps) - 1))]])
 
 
@@ -286,15 +307,15 @@ def _recorded(dataset: OfflineReplayBuffer, index: int) -> Any:
     return dataset.observations[row, column]
 
 
-def _samples(model: DIPOLE, observation: Any, omega: float, count: int, seed: int) -> np.ndarray:
+def _samples(model: OfflineAlgorithm, observation: Any, setting: Setting, count: int, seed: int) -> np.ndarray:
     """Actions scaled to [−1, 1], shape [count, action]."""
     batch = normalized_observations(model, stack_observations([observation] * count))
     with seeded_torch(seed):
-        actions, _ = model.predict(batch, deterministic=False, omega=omega, num_candidates=1)
+        actions, _ = model.predict(batch, deterministic=False, **setting)
     return np.asarray(model.policy.scale_action(actions)).reshape(count, -1)
 
 
-def _q_values(model: DIPOLE, observation: Any, actions: np.ndarray) -> np.ndarray:
+def _q_values(model: OfflineAlgorithm, observation: Any, actions: np.ndarray) -> np.ndarray:
     """min(Q₁, Q₂) of many actions at one state, shape [actions]."""
     batch = normalized_observations(model, stack_observations([observation]))
     policy = model.policy

@@ -1,8 +1,7 @@
-"""Pictures of a run: return over ω, the weights on the data, learning curves; and how the policy acts."""
+"""Pictures of a run's result: return over what was turned, and the weights that the data have."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,33 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
-from dipole_sb3.algorithms.dipole.dichotomy import aggregate, dichotomous_weights
 from dipole_sb3.buffers.normalization import BatchNormalizer
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
-from dipole_sb3.evaluation.sweep import SweepResult, SweepRow
-from dipole_sb3.learning.training_monitor import SATURATION
-from dipole_sb3.plots.acting import choose_observation, plot_actions, plot_paths
-from dipole_sb3.plots.curves import plot_curves
+from dipole_sb3.evaluation.sweep import SweepResult, SweepRow, setting_text
+from dipole_sb3.learning.advantage_weights import AdvantageWeights
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.plots.drawing import COLOURS, MARKERS, MUTED, NEGATIVE, POSITIVE, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "choose_observation",
-    "plot_actions",
-    "plot_curves",
-    "plot_omega_sweep",
-    "plot_paths",
-    "plot_weights",
-    "recorded_advantages",
-]
-
 _CHUNK = 4096
 
 
-def plot_omega_sweep(
+def plot_sweep(
     result: SweepResult,
     path: str | Path,
     *,
@@ -44,7 +30,9 @@ def plot_omega_sweep(
     agent_return: float | None = None,
     title: str | None = None,
 ) -> None:
-    """Return over ω, a line for each N, with 95 % intervals; success rate beside it where the task has success.
+    """Return over the first knob, a line for each setting of the others, with 95 % intervals.
+
+    Where the task has success, its rate stands beside the return. A model without knobs is one point.
 
     :param result: from :func:`~dipole_sb3.evaluation.sweep.evaluate_sweep`.
     :param path: PNG file.
@@ -73,21 +61,36 @@ def plot_omega_sweep(
             axes[0].set_ylim(-0.03, 1.03)
             axes[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
             axes[0].set_title(f"{episodes} episodes, 95 % interval", loc="left", fontsize=10, color=MUTED)
-        axes[0].legend(loc="best", title="candidates per action")
+        if len(result.knobs) > 1:
+            axes[0].legend(loc="best", title=", ".join(knob.title for knob in result.knobs[1:]))
 
 
 def _draw_cells(axes: Axes, result: SweepResult, quantity: str) -> None:
-    order = sorted(result.omegas)
-    for index, count in enumerate(result.candidates):
-        rows = [result.row(omega, count) for omega in order]
+    lines: dict[str, list[SweepRow]] = {}
+    first = result.knobs[0] if result.knobs else None
+    for row in result.rows:
+        others = {knob.name: row.setting[knob.name] for knob in result.knobs[1:]}
+        lines.setdefault(setting_text(result.knobs, others), []).append(row)
+    for index, (label, of_line) in enumerate(lines.items()):
+        rows = sorted(of_line, key=lambda row: row.setting[first.name] if first else 0.0)
+        order = [row.setting[first.name] if first else 0.0 for row in rows]
         mean, low, high = (_column(rows, f"{quantity}_{bound}") for bound in ("mean", "low", "high"))
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         axes.fill_between(order, low, high, color=colour, alpha=0.15, linewidth=0)
         spread = [np.clip(mean - low, 0, None), np.clip(high - mean, 0, None)]
-        axes.errorbar(order, mean, spread, color=colour, marker=marker, markersize=6, capsize=3, label=f"N = {count}")
-    names = {-1.0: "−1\n(π⁻ alone)", 0.0: "0\n(π⁺ alone)"}
-    axes.set_xticks(order, [names.get(omega, f"{omega:g}") for omega in order])
-    axes.set_xlabel("greediness ω")
+        axes.errorbar(order, mean, spread, color=colour, marker=marker, markersize=6, capsize=3, label=label)
+    if first is None:
+        axes.set_xticks([])
+        return
+    ticks = sorted(result.values(first.name))
+    names = dict(first.names)
+    axes.set_xticks(ticks, [_tick(value, names.get(value)) for value in ticks])
+    axes.set_xlabel(first.title)
+
+
+def _tick(value: float, name: str | None) -> str:
+    number = f"{value:g}".replace("-", "−")
+    return number if name is None else f"{number}\n({name})"
 
 
 def _column(rows: Sequence[SweepRow], name: str) -> np.ndarray:
@@ -109,10 +112,10 @@ def _reference_line(axes: Axes, value: float, text: str, style: str) -> None:
     )
 
 
-def recorded_advantages(model: DIPOLE, dataset: OfflineReplayBuffer, limit: int = 20_000) -> np.ndarray:
-    """Advantages min(Q̄₁, Q̄₂)(s, a) − V(s) of recorded transitions, as training weights them.
+def recorded_advantages(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, limit: int = 20_000) -> np.ndarray:
+    """Advantages of recorded transitions, as training weights them.
 
-    :param model: gives target critics, value and normalisation.
+    :param model: gives networks and normalisation.
     :param dataset: raw data of the model's spaces.
     :param limit: at most so many transitions, evenly spread over the data.
     :return: shape [transitions], in units of return (of normalised return where rewards are normalised).
@@ -121,66 +124,58 @@ def recorded_advantages(model: DIPOLE, dataset: OfflineReplayBuffer, limit: int 
     indices = torch.linspace(0, count - 1, min(count, limit), dtype=torch.float64).long().to(dataset.device)
     statistics = model.get_vec_normalize_env()
     normalizer = None if statistics is None else BatchNormalizer(statistics, dataset.device)
-    policy = model.policy
-    policy.set_training_mode(False)
+    weights = _advantage_weights(model)
+    model.policy.set_training_mode(False)
     parts = []
     with torch.no_grad():
         for chunk in torch.split(indices, _CHUNK):
             batch = dataset.take(chunk)
-            batch = batch if normalizer is None else normalizer(batch)
-            q = policy.critic_target.head(policy.critic_target.features(batch.observations), batch.actions)
-            parts.append(aggregate(q, "min") - policy.value.head(policy.value.features(batch.observations)))
+            parts.append(weights.advantage(batch if normalizer is None else normalizer(batch)))
     return torch.cat(parts).cpu().numpy()
 
 
-def plot_weights(model: DIPOLE, dataset: OfflineReplayBuffer, path: str | Path) -> tuple[float, float]:
-    """How σ(βG + k) splits the recorded data between π⁺ and π⁻, and where it saturates.
+def _advantage_weights(model: OfflineAlgorithm) -> AdvantageWeights:
+    weights = model.advantage_weights()
+    if weights is None:
+        raise ValueError(f"{type(model).__name__} does not weight its data by an advantage: there is nothing to draw")
+    return weights
 
-    :param model: trained; gives β, k and the advantages.
+
+def plot_weights(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, path: str | Path) -> tuple[float, float]:
+    """How the advantage weights the recorded data, and where the weights saturate.
+
+    :param model: trained.
     :param dataset: raw data of the model's spaces, on the model's device.
     :param path: PNG file.
-    :return: shares of the data with a weight below 0.05 and above 0.95.
+    :return: shares of the data below and above the range in which the first weight still changes.
+    :raises ValueError: the algorithm has no such weights.
     """
-    advantages = recorded_advantages(model, dataset)
-    weights, _ = _weights(model, advantages)
-    shares = float((weights < SATURATION).mean()), float((weights > 1 - SATURATION).mean())
-    edge = math.log(1 / SATURATION - 1)
-    lower, upper = (-edge - model.shift) / model.beta, (edge - model.shift) / model.beta
+    advantages, weights = recorded_advantages(model, dataset), _advantage_weights(model)
+    lower, upper = weights.saturation
+    shares = float((advantages < lower).mean()), float((advantages > upper).mean())
     left, right = _range(advantages)
     with drawing(path, 8.0, 4.8) as figure:
         axes = figure.subplots()
         bins = np.linspace(left, right, 61).tolist()
         density = np.full(len(advantages), 100.0 / len(advantages))
         axes.hist(advantages, bins=bins, weights=density, color="#B9C4CE", label="recorded transitions")
-        axes.set(xlim=(left, right), xlabel="advantage G = min(Q₁, Q₂) − V, in units of return")
+        axes.set(xlim=(left, right), xlabel=f"advantage {weights.formula}, in units of return")
         axes.set_ylabel("share of the data per bin (%)")
         curve = axes.twinx()
         curve.grid(False)
         curve.spines["right"].set_visible(True)
         x = np.linspace(left, right, 400)
-        names = ("weight of π⁺: σ(βG + k)", "weight of π⁻: 1 − σ(βG + k)")
-        for weight, colour, name in zip(_weights(model, x), (POSITIVE, NEGATIVE), names, strict=True):
-            curve.plot(x, weight, color=colour, label=name)
-        curve.set(ylim=(0, 1.0), ylabel="weight")
+        for (name, weight), colour in zip(weights.curves.items(), (POSITIVE, NEGATIVE), strict=False):
+            curve.plot(x, weight(torch.from_numpy(x)).numpy(), color=colour, label=name)
+        curve.set(ylabel="weight")
+        curve.set_ylim(0, 1 if weights.largest <= 1 else None)
         axes.axvspan(left, min(max(lower, left), right), color=NEGATIVE, alpha=0.10, linewidth=0)
         axes.axvspan(max(min(upper, right), left), right, color=POSITIVE, alpha=0.10, linewidth=0)
-        figure.suptitle(
-            f"How the advantage splits the data between π⁺ and π⁻ (β = {model.beta:g}, k = {model.shift:g})"
-        )
-        axes.set_title(
-            f"saturated (shaded): {100 * shares[0]:.1f} % of the data train π⁻ alone (weight of π⁺ < {SATURATION:g}), "
-            f"{100 * shares[1]:.1f} % π⁺ alone (> {1 - SATURATION:g})",
-            fontsize=10,
-            color=MUTED,
-        )
+        figure.suptitle(weights.title)
+        axes.set_title(f"saturated (shaded): {weights.note(*shares)}", fontsize=10, color=MUTED)
         handles = [*axes.get_legend_handles_labels()[0], *curve.get_legend_handles_labels()[0]]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return shares
-
-
-def _weights(model: DIPOLE, advantages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    positive, negative = dichotomous_weights(torch.from_numpy(advantages), model.beta, model.shift)
-    return positive.numpy(), negative.numpy()
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

@@ -34,6 +34,7 @@ from dipole_sb3.common.intervals import mean_interval
 from dipole_sb3.common.random_state import seeded_torch
 from dipole_sb3.datasets import storage
 from dipole_sb3.datasets.environments import environment_facts
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.recording import learning_agents
 
 Row = dict[str, Any]
@@ -166,9 +167,7 @@ def _unnormalized(model: BaseAlgorithm, venv: VecEnv) -> tuple[VecEnv, Transform
 
 def _saved_normalization(model: BaseAlgorithm) -> Transform:
     """Of this package's models, which keep the statistics that they were trained with."""
-    from dipole_sb3.learning.saving import SavedAlgorithm
-
-    statistics = model.observation_statistics if isinstance(model, SavedAlgorithm) else {}
+    statistics = model.observation_statistics if isinstance(model, OfflineAlgorithm) else {}
     return lambda observations: normalized(observations, statistics)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.cli import run_folder
-from dipole_sb3.cli.models import config_of, load_model, model_path
+from dipole_sb3.cli.models import load_model, model_path
 
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
@@ -61,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from dipole_export.exporter import export_bundle
 
     path = model_path(options.model)
-    config = config_of(path)
-    model = load_model(path, config, "cpu")
+    model: Any = load_model(path, "cpu")
     if options.omega is not None:
         model.omega = options.omega
     manifest = export_bundle(

@@ -70,7 +70,7 @@ class Driven:
     """
 
     result: SweepResult
-    latencies: dict[int, np.ndarray]
+    latencies: dict[float, np.ndarray]
 
 
 def demo(config: DictConfig, folder: Path) -> None:
@@ -84,11 +84,13 @@ def demo(config: DictConfig, folder: Path) -> None:
         raise ValueError(f"runs is {config.runs}, expected 1: the demo trains one; dipole train takes several")
     runs = [Run(config, folder)]
     train.require_startable(runs)
-    ((model, dataset),) = train.train(runs)
+    (trained,) = train.train(runs)
+    model: Any = trained.model
+    dataset = trained.dataset
     result = None
     if config.episodes:
         (result,) = sweep.run([model], config.task.env, config, [folder], dataset.metadata)
-    drawn = [folder / pictures.SWEEP] if config.pictures and result is not None else []
+    drawn = [folder / f"{sweep.stem(result.knobs)}.png"] if config.pictures and result is not None else []
     if config.pictures:
         drawn += pictures.draw_acting(model, dataset, config, folder)
         drawn += pictures.draw_training(model, dataset, folder, config.offline_steps)
@@ -133,7 +135,8 @@ def drive(bundle: Path, config: DictConfig, model: SweepResult) -> Driven:
     :raises ValueError: the process failed; with its last line.
     """
     program = Path(__file__).parent / "robot" / "drive.py"
-    numbers: dict[str, list[Any]] = {"--omegas": model.omegas, "--candidates": model.candidates}
+    omegas, counts = model.values("omega"), model.values("num_candidates")
+    numbers = {"--omegas": omegas, "--candidates": counts}
     command = [sys.executable, str(program), str(bundle), "--env", config.task.env]
     command += [part for name, values in numbers.items() for part in (name, *map(str, values))]
     command += ["--episodes", str(config.episodes), "--seed", str(config.eval_seed)]
@@ -143,34 +146,34 @@ def drive(bundle: Path, config: DictConfig, model: SweepResult) -> Driven:
         raise ValueError(f"{program.name} failed on {bundle}: {last}")
     told = json.loads(finished.stdout)
     returns = np.asarray(told["returns"])
-    cells = [(omega, count) for count in model.candidates for omega in model.omegas]
-    flat = returns.reshape(len(cells), -1)
+    flat = returns.reshape(len(model.rows), -1)
     rows = tuple(
-        SweepRow(omega, count, len(episodes), *mean_interval(episodes.tolist()))
-        for (omega, count), episodes in zip(cells, flat, strict=True)
+        SweepRow(row.setting, len(episodes), *mean_interval(episodes.tolist()))
+        for row, episodes in zip(model.rows, flat, strict=True)
     )
-    latencies = {count: np.concatenate(row) for count, row in zip(model.candidates, told["latencies_s"], strict=True)}
-    return Driven(SweepResult(rows, flat, None, config.eval_seed), latencies)
+    latencies = {count: np.concatenate(row) for count, row in zip(counts, told["latencies_s"], strict=True)}
+    return Driven(SweepResult(model.knobs, rows, flat, None, config.eval_seed), latencies)
 
 
 def format_bundle_table(model: SweepResult, driven: Mapping[Precision, Driven]) -> str:
     """Returns of the model in PyTorch beside those of its bundles in ONNX Runtime, and the bundles' latency."""
-    header = ["ω", *(f"{name} N={count}" for count in model.candidates for name in ("PyTorch", *driven))]
+    counts = model.values("num_candidates")
+    header = ["ω", *(f"{name} N={count}" for count in counts for name in ("PyTorch", *driven))]
     lines = [
         [
             f"{omega:g}",
             *(
-                return_cell(result.row(omega, count))
-                for count in model.candidates
+                return_cell(result.row(omega=omega, num_candidates=count))
+                for count in counts
                 for result in (model, *(one.result for one in driven.values()))
             ),
         ]
-        for omega in model.omegas
+        for omega in model.values("omega")
     ]
     for name, share in (("p50", 50), ("p99", 99)):
         latencies = [
             text
-            for count in model.candidates
+            for count in counts
             for text in ("", *(f"{_milliseconds(one, count, share):.2f} ms" for one in driven.values()))
         ]
         lines.append([name, *latencies])
@@ -178,7 +181,7 @@ def format_bundle_table(model: SweepResult, driven: Mapping[Precision, Driven]) 
     return f"{title}\n{aligned_table(header, lines)}"
 
 
-def _milliseconds(driven: Driven, count: int, share: float) -> float:
+def _milliseconds(driven: Driven, count: float, share: float) -> float:
     return float(np.percentile(driven.latencies[count], share) * 1e3)
 
 

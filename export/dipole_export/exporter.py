@@ -43,7 +43,6 @@ from dipole_export.rounding import LEAST_WIDTH, NOT_ROUNDED, Rounded, rounded_la
 from dipole_export.trainer import drawn_observations, random_observations, trainer_vectors
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3 import DIPOLE
-from dipole_sb3.algorithms.dipole.policies import require_omega
 from dipole_sb3.buffers.normalization import ObservationStatistics
 
 Precision = Literal["fp32", "int8"]
@@ -318,7 +317,8 @@ def _require_names(argument: str, names: Sequence[str], size: int) -> None:
 
 
 def _omega(model: DIPOLE, bounds: tuple[float, float]) -> OmegaRange:
-    low, high = (require_omega(bound, "omega_range") for bound in bounds)
+    (knob,) = (knob for knob in model.policy.knobs if knob.name == "omega")
+    low, high = (knob.checked(bound, "omega_range") for bound in bounds)
     if not low <= model.omega <= high:
         raise ValueError(
             f"the model's omega {model.omega:g} is not in omega_range {low:g} … {high:g}: set model.omega, or give a "

@@ -8,12 +8,8 @@ Source: "Dichotomous Diffusion Policy Optimization" (arXiv 2601.00898), equation
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-
-Aggregation = Literal["min", "mean"]
 
 
 def dichotomous_weights(advantage: Tensor, beta: float | Tensor, shift: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
@@ -41,31 +37,6 @@ def weighted_flow_loss(velocity: Tensor, target: Tensor, weight: Tensor) -> Tens
     :return: mean over the batch, shape [...] (a scalar for two-dimensional input).
     """
     return (weight * (velocity - target).square().mean(dim=-1)).mean(dim=-1)
-
-
-def expectile_loss(error: Tensor, expectile: float | Tensor) -> Tensor:
-    """Asymmetric squared error E[|τ − 1(u < 0)| · u²], whose minimiser is the τ-expectile (IQL, eq. 5).
-
-    :param error: u = target − prediction, shape [..., batch].
-    :param expectile: τ in (0, 1); 0.5 is half the mean squared error, towards 1 it approaches the maximum.
-    :return: mean over the batch, shape [...] (a scalar for one-dimensional input).
-    """
-    weight = torch.where(error < 0, 1.0 - expectile, expectile)
-    return (weight * error.square()).mean(dim=-1)
-
-
-def aggregate(values: Tensor, how: Aggregation) -> Tensor:
-    """One value from an ensemble of critics.
-
-    :param values: shape [..., members, batch].
-    :param how: ``"min"`` (pessimistic, clipped double Q) or ``"mean"``.
-    :return: shape [..., batch].
-    """
-    if how == "min":
-        return values.amin(dim=-2)
-    if how == "mean":
-        return values.mean(dim=-2)
-    raise ValueError(f"unknown aggregation {how!r}: expected 'min' or 'mean'")
 
 
 def group_advantage(rewards: Tensor, epsilon: float = 1e-6) -> Tensor:

@@ -1,51 +1,54 @@
 """One update of DIPOLE: five losses, one backward pass, one optimiser step, one Polyak step.
 
-The update is a function of (networks, optimiser, batch, noise): all shapes are fixed by the batch, all randomness comes
-in as tensors, no value leaves the device and no Python branch looks at one. So the same function runs eagerly,
-compiled, or captured in a CUDA graph, and for one run or for several: shapes are written [..., batch], with nothing in
-front for one run and [runs] for several that are stacked.
+Shapes are written [..., batch], with nothing in front for one run and [runs] for several that are stacked; see
+:mod:`dipole_sb3.learning.update_rule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from dipole_sb3.algorithms.dipole.dichotomy import (
-    Aggregation,
-    aggregate,
-    dichotomous_weights,
-    expectile_loss,
-    weighted_flow_loss,
-)
-from dipole_sb3.algorithms.dipole.policies import DIPOLEPolicy
+from dipole_sb3.algorithms.dipole.dichotomy import dichotomous_weights, weighted_flow_loss
+from dipole_sb3.algorithms.dipole.policies import sample_guided
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.learning.update_rule import PER_RUN, Objective, Outcome, UpdateRule
+from dipole_sb3.learning.value_losses import (
+    Aggregation,
+    aggregate,
+    bootstrapped_returns,
+    expectile_loss,
+    polyak_step,
+)
 from dipole_sb3.networks import flow
 
 CriticTarget = Literal["policy", "value"]
 
 LOSS_NAMES = ("positive_loss", "negative_loss", "critic_loss", "value_loss")
 
+SATURATION = 0.05
+"""A weight below this or above one minus this counts as saturated: the sample trains one policy only."""
+
+_ADVANTAGE_QUANTILES = (0.1, 0.5, 0.9)
+
 
 class Networks(Protocol):
-    """What the losses read: a policy's networks, or those of several policies; each has ``features`` and ``head``."""
+    """What the losses read: a policy's networks, or a stack of several policies'."""
 
     actor: Any
     critic: Any
     critic_target: Any
     value: Any
 
-    def sample_actions(self, features: Tensor, noise: Tensor, omega: float) -> Tensor: ...
-
 
 @dataclass(frozen=True)
-class Objective:
-    """What an update optimises; for several runs, numbers in which they differ are tensors [runs, 1].
+class DichotomousObjective(Objective):
+    """What an update of DIPOLE optimises.
 
     :param beta: β > 0, inverse temperature of the weights σ(βG + k).
     :param shift: k, shifts the weights.
@@ -54,46 +57,34 @@ class Objective:
     :param expectile: τ in (0, 1) of the value's expectile regression.
     :param critic_target: where the critics bootstrap: ``"policy"``: one action of the positive policy at s'
         (the paper's OGBench runs), ``"value"``: V(s') (its ExORL runs).
-    :param q_agg: how V sees the two target critics: ``"min"`` or ``"mean"``.
+    :param q_agg: how V sees the target critics: ``"min"`` or ``"mean"``.
+    :param flow_steps: K ≥ 1, Euler steps to that action.
     :raises ValueError: outside these ranges.
     """
 
-    beta: float | Tensor = 1.0
-    shift: float | Tensor = 0.0
-    gamma: float | Tensor = 0.99
-    tau: float = 0.005
-    expectile: float | Tensor = 0.9
+    beta: float | Tensor = field(default=1.0, metadata=PER_RUN)
+    shift: float | Tensor = field(default=0.0, metadata=PER_RUN)
+    gamma: float | Tensor = field(default=0.99, metadata=PER_RUN)
+    tau: float = field(default=0.005, metadata=PER_RUN)
+    expectile: float | Tensor = field(default=0.9, metadata=PER_RUN)
     critic_target: CriticTarget = "policy"
     q_agg: Aggregation = "min"
+    flow_steps: int = 10
 
     def __post_init__(self) -> None:
         shift: Any = self.shift
-        checks: dict[str, tuple[Any, str]] = {
-            "beta": (self.beta > 0, "a number above 0"),
-            "shift": (abs(shift) < torch.inf, "a finite number"),
-            "gamma": ((self.gamma >= 0) & (self.gamma <= 1), "a number in [0, 1]"),
-            "tau": ((self.tau > 0) & (self.tau <= 1), "a number in (0, 1]"),
-            "expectile": ((self.expectile > 0) & (self.expectile < 1), "a number in (0, 1)"),
-            "critic_target": (self.critic_target in get_args(CriticTarget), "'policy' or 'value'"),
-            "q_agg": (self.q_agg in get_args(Aggregation), "'min' or 'mean'"),
-        }
-        for name, (holds, expected) in checks.items():
-            if not (holds.all() if isinstance(holds, Tensor) else holds):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected {expected}")
-
-    @classmethod
-    def stacked(cls, objectives: Sequence[Objective], device: torch.device) -> Objective:
-        """The objective of several runs at once; what they have in common stays a number.
-
-        :param objectives: one per run, with the same ``critic_target`` and ``q_agg``; each run's target critics follow
-            with its own ``tau``, of which this keeps the first one's.
-        """
-        numbers: dict[str, Any] = {}
-        for name in ("beta", "shift", "gamma", "expectile"):
-            values = [getattr(each, name) for each in objectives]
-            differ = len(set(values)) > 1
-            numbers[name] = torch.tensor(values, device=device).unsqueeze(1) if differ else values[0]
-        return replace(objectives[0], **numbers)
+        self.require(
+            {
+                "beta": (self.beta > 0, "a number above 0"),
+                "shift": (abs(shift) < torch.inf, "a finite number"),
+                "gamma": ((self.gamma >= 0) & (self.gamma <= 1), "a number in [0, 1]"),
+                "tau": ((self.tau > 0) & (self.tau <= 1), "a number in (0, 1]"),
+                "expectile": ((self.expectile > 0) & (self.expectile < 1), "a number in (0, 1)"),
+                "critic_target": (self.critic_target in get_args(CriticTarget), "'policy' or 'value'"),
+                "q_agg": (self.q_agg in get_args(Aggregation), "'min' or 'mean'"),
+                "flow_steps": (self.flow_steps >= 1, "at least 1"),
+            }
+        )
 
 
 class Noise(NamedTuple):
@@ -121,38 +112,15 @@ def draw_noise(batch_size: int, action_dim: int, generator: torch.Generator) -> 
     )
 
 
-class Outcome(NamedTuple):
-    """What one evaluation of the losses gives; detached tensors are kept for the log and read only there.
-
-    ==========  ==================================================
-    total       sum of the four losses, of all runs, with gradient
-    losses      [..., 4], in the order of :data:`LOSS_NAMES`
-    weight      positive weight σ(βG + k), [..., batch]
-    advantage   G, [..., batch]
-    q           online critics at the recorded actions, [..., 2, batch]
-    value       V(s), [..., batch]
-    ==========  ==================================================
-    """
-
-    total: Tensor
-    losses: Tensor
-    weight: Tensor
-    advantage: Tensor
-    q: Tensor
-    value: Tensor
-
-    def of_run(self, run: int) -> Outcome:
-        """The part of one of several runs; ``total`` stays that of all."""
-        return Outcome(self.total, *(field[run] for field in self[1:]))
-
-
-def target_critics(networks: Networks, batch: Batch, noise: Noise, objective: Objective) -> tuple[Tensor, Tensor]:
+def target_critics(
+    networks: Networks, batch: Batch, noise: Noise, objective: DichotomousObjective
+) -> tuple[Tensor, Tensor]:
     """What the target critics say of the data, and what the critics regress on; both without gradient.
 
     ``"policy"``: y = r + γ·mask·mean(Q̄₁, Q̄₂)(s', a'), a' one sample of the positive policy (ω = 0, no candidates).
     The mean, whatever ``q_agg`` is: it is the gradient of regressing each critic on both targets.
     ``"value"``: y = r + γ·mask·V(s').
-    With n-step returns r is Σ γⁱ·rᵢ over the batch's m ≤ n steps, γ becomes γᵐ, and s' is the last step's.
+    For n-step returns see :func:`~dipole_sb3.learning.value_losses.bootstrapped_returns`.
 
     :return: (Q̄₁ and Q̄₂ at (s, a), shape [..., 2, batch]; y, shape [..., batch]).
     """
@@ -166,7 +134,13 @@ def target_critics(networks: Networks, batch: Batch, noise: Noise, objective: Ob
                 next_value = value.head(value.features(following))
         else:
             with section("sampler of the critics' target"):
-                next_actions = networks.sample_actions(networks.actor.features(following), noise.target_start, 0.0)
+                next_actions = sample_guided(
+                    networks.actor.head,
+                    networks.actor.features(following),
+                    noise.target_start,
+                    0.0,
+                    objective.flow_steps,
+                )
             with section("target critics"):
                 # One pass for s and s': both are read by the same weights.
                 target_q, next_q = critics.head(
@@ -174,20 +148,10 @@ def target_critics(networks: Networks, batch: Batch, noise: Noise, objective: Ob
                     torch.cat([actions, next_actions], dim=-2),
                 ).chunk(2, dim=-1)
                 next_value = aggregate(next_q, "mean")
-        rewards, discount = _discounted(batch, objective.gamma)
-        return target_q, rewards + discount * batch.masks * next_value
+        return target_q, bootstrapped_returns(batch, objective.gamma, next_value)
 
 
-def _discounted(batch: Batch, gamma: float | Tensor) -> tuple[Tensor, Tensor | float]:
-    """The rewards before the critics bootstrap, [..., batch], and the discount of what follows them."""
-    if batch.steps is None:
-        return batch.rewards, gamma
-    exponents = torch.arange(batch.rewards.shape[-1], device=batch.rewards.device)
-    powers = gamma.unsqueeze(-1) ** exponents if isinstance(gamma, Tensor) else gamma**exponents
-    return (batch.rewards * powers).sum(-1), gamma**batch.steps
-
-
-def compute_losses(networks: Networks, batch: Batch, noise: Noise, objective: Objective) -> Outcome:
+def compute_losses(networks: Networks, batch: Batch, noise: Noise, objective: DichotomousObjective) -> Outcome:
     """All losses on one batch (paper, eq. 9 and appendix D.2).
 
     Value:    expectile regression of V on agg(Q̄₁, Q̄₂)(s, a).
@@ -212,42 +176,37 @@ def compute_losses(networks: Networks, batch: Batch, noise: Noise, objective: Ob
         positive_loss = weighted_flow_loss(positive, velocity, positive_weight)
         negative_loss = weighted_flow_loss(negative, velocity, negative_weight)
 
-        losses = torch.stack([positive_loss, negative_loss, critic_loss, value_loss], dim=-1)
-        return Outcome(losses.sum(), losses.detach(), positive_weight, advantage, q.detach(), value.detach())
+        return Outcome.of(
+            [positive_loss, negative_loss, critic_loss, value_loss],
+            weight=positive_weight,
+            advantage=advantage,
+            q=q,
+            value=value,
+        )
 
 
-LossFunction = Callable[[Networks, Batch, Noise, Objective], Outcome]
-""":func:`compute_losses`, or what a compiler made of it."""
+def after_step(policy: Networks, objective: DichotomousObjective) -> None:
+    """The target critics follow the just-updated critics."""
+    polyak_step(policy.critic_target, policy.critic, objective.tau)
 
 
-def apply_update(
-    policy: DIPOLEPolicy,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    noise: Noise,
-    objective: Objective,
-    losses: LossFunction = compute_losses,
-) -> Outcome:
-    """One gradient step on all networks, then the target critics follow the just-updated critics.
-
-    :return: the losses before the step.
-    """
-    outcome = losses(policy, batch, noise, objective)
-    with section("backward"):
-        optimizer.zero_grad(set_to_none=True)
-        outcome.total.backward()  # type: ignore[no-untyped-call]
-    step(policy, optimizer, objective.tau)
-    return outcome._replace(total=outcome.total.detach())
+def statistics(losses: Mapping[str, float], details: Mapping[str, Tensor]) -> dict[str, float]:
+    """The actor's loss; mean, deviation and saturation of the weights, quantiles of the advantage, means of Q and V."""
+    weight = details["weight"]
+    saturated = ((weight < SATURATION) | (weight > 1 - SATURATION)).float()
+    quantiles = torch.quantile(details["advantage"], torch.tensor(_ADVANTAGE_QUANTILES, device=weight.device))
+    found: dict[str, Tensor] = {
+        "weight_mean": weight.mean(),
+        "weight_std": weight.std(correction=0),
+        "weight_saturation": saturated.mean(),
+        "q_mean": details["q"].mean(),
+        "value_mean": details["value"].mean(),
+    }
+    for name, quantile in zip(_ADVANTAGE_QUANTILES, quantiles, strict=True):
+        found[f"advantage_q{round(100 * name)}"] = quantile
+    actor_loss = losses["positive_loss"] + losses["negative_loss"]
+    return {"actor_loss": actor_loss, **{name: float(value) for name, value in found.items()}}
 
 
-def step(policy: DIPOLEPolicy, optimizer: torch.optim.Optimizer, tau: float) -> None:
-    """The optimiser's step with the gradients that are there, and the target critics' towards the critics."""
-    with section("optimiser"):
-        optimizer.step()
-    with section("target step"), torch.no_grad():
-        targets: list[Tensor] = list(policy.critic_target.parameters())
-        critics: list[Tensor] = list(policy.critic.parameters())
-        torch._foreach_lerp_(targets, critics, tau)
-        # Statistics of batch normalisation are averages already; SB3's targets copy them, too.
-        for target, statistic in zip(policy.critic_target.buffers(), policy.critic.buffers(), strict=True):
-            target.copy_(statistic)
+UPDATE = UpdateRule(DichotomousObjective, LOSS_NAMES, draw_noise, compute_losses, after_step, statistics)
+"""The update of DIPOLE."""

@@ -1,0 +1,112 @@
+"""Files of models and replay buffers: which ones this version reads, and what is checked before anything changes."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.save_util import load_from_pkl, open_path
+from stable_baselines3.common.type_aliases import GymEnv
+
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common import checks
+from dipole_sb3.common.files import require_model_file
+from dipole_sb3.common.version import VERSION
+
+File = str | pathlib.Path | io.BufferedIOBase
+
+PACKAGE = "dipole_sb3"
+
+
+def plain_device(device: torch.device | str) -> torch.device | str:
+    """The device, without the index that torch accepts for its only CPU but cannot load files onto."""
+    return "cpu" if str(device).startswith("cpu") else device
+
+
+def with_ending(path: str | pathlib.Path, ending: str) -> pathlib.Path:
+    """The path, with an ending where it has none, as SB3 names files."""
+    path = pathlib.Path(path)
+    return path if path.suffix else path.with_suffix(ending)
+
+
+def alone(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with memory of its own: a file would hold all of the memory of which it is a part."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def origin_of(algorithm: type[Any]) -> dict[str, str]:
+    """What a saved model says of itself: the class, by the name under which it is imported, and the version."""
+    module = PACKAGE if algorithm.__module__.startswith(f"{PACKAGE}.") else algorithm.__module__
+    return {"algorithm": f"{module}.{algorithm.__qualname__}", "version": VERSION}
+
+
+def read_origin(path: File) -> dict[str, str]:
+    """What :func:`origin_of` gave when a model was saved; empty for a model of another library.
+
+    :raises OSError: there is no such file.
+    :raises ValueError: it is not a whole model, or a version of this package saved it that had other modules.
+    """
+    require_model_file(path)
+    file = open_path(path, "r", suffix="zip")
+    name = getattr(file, "name", "the open file")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            data: dict[str, Any] = json.loads(archive.read("data"))
+    finally:
+        # A file that the caller opened is the caller's to close.
+        if file is not path:
+            file.close()
+    if "_origin" in data:
+        return dict(data["_origin"])
+    policy: Any = data.get("policy_class")
+    if isinstance(policy, dict) and str(policy.get("__module__", "")).startswith(f"{PACKAGE}."):
+        raise ValueError(
+            f"{name}: was saved by dipole-sb3 0.1, but this is {VERSION}, which has other modules and cannot "
+            "read it; expected a model of 0.2 or later: train it again, or go on with 0.1"
+        )
+    return {}
+
+
+def read_replay_buffer(path: File, verbose: int = 0) -> OfflineReplayBuffer:
+    """A pickled replay buffer; load only what you trust.
+
+    :raises ValueError: it is truncated, of another version of this package, or something else.
+    """
+    try:
+        loaded = load_from_pkl(path, verbose)
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
+        if isinstance(error, AttributeError | ImportError) and PACKAGE in str(error):
+            raise ValueError(
+                f"cannot load {path}: it was saved by dipole-sb3 0.1, but this is {VERSION}, which has other modules; "
+                "expected a replay buffer that 0.2 or a later version saved"
+            ) from error
+        raise ValueError(
+            f"cannot load {path}: it is truncated or not a saved replay buffer ({error}); expected a whole file "
+            "written by save_replay_buffer()"
+        ) from error
+    if not isinstance(loaded, OfflineReplayBuffer):
+        raise ValueError(f"{path}: holds a {type(loaded).__name__}, expected an OfflineReplayBuffer")
+    return loaded
+
+
+def may_take_spaces(saved: Mapping[str, Any], env: GymEnv) -> bool:
+    """Whether a model's spaces, inferred from data, and an environment's differ in nothing that was recorded."""
+    return bool(
+        saved.get("_spaces_from_data", False)
+        and saved["action_space"] == env.action_space
+        and _same_kind(saved["observation_space"], env.observation_space)
+    )
+
+
+def _same_kind(found: spaces.Space[Any], expected: spaces.Space[Any]) -> bool:
+    if isinstance(found, spaces.Dict) and isinstance(expected, spaces.Dict):
+        return found.keys() == expected.keys() and all(_same_kind(found[key], expected[key]) for key in found)
+    boxes = isinstance(found, spaces.Box) and isinstance(expected, spaces.Box)
+    return boxes and found.shape == expected.shape and checks.stores_as(found) == checks.stores_as(expected)

@@ -1,0 +1,287 @@
+"""One run, or several stacked ones, as :mod:`~dipole_sb3.learning.update_execution` runs their updates."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, ClassVar, Protocol
+
+import torch
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
+from dipole_sb3.buffers.normalization import BatchNormalizer
+from dipole_sb3.buffers.offline_buffer import Batch, OfflineReplayBuffer
+from dipole_sb3.common.observations import merged
+from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.learning.offline_policy import OfflinePolicy
+from dipole_sb3.learning.training_data import offline_ratio_at
+from dipole_sb3.learning.training_monitor import TrainingMonitor
+from dipole_sb3.learning.update_execution import (
+    Acceleration,
+    CapturedUpdates,
+    Inputs,
+    Learner,
+    PlainUpdates,
+    addresses,
+    can_be_captured,
+    chosen,
+    compiled,
+    cuda_graph,
+)
+from dipole_sb3.learning.update_rule import LossFunction, Objective, Outcome, UpdateRule, apply_update, step
+from dipole_sb3.networks.network_stack import PolicyStack
+
+_VALIDATION_SEED = 0
+_VALIDATION_TRANSITIONS = 1024
+
+
+class Trainable(Protocol):
+    """What updates need of a model; see :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`."""
+
+    update_rule: ClassVar[UpdateRule]
+    policy: OfflinePolicy
+    device: torch.device
+    replay_buffer: OfflineReplayBuffer | None
+    training_generator: torch.Generator
+    n_steps: int
+    offline_ratio: float | Schedule | None
+    learned_normalized_observations: bool
+    _current_progress_remaining: float
+
+    @property
+    def training_monitor(self) -> TrainingMonitor: ...
+
+    def filled_buffer(self) -> OfflineReplayBuffer: ...
+
+    def get_vec_normalize_env(self) -> VecNormalize | None: ...
+
+    def objective(self) -> Objective: ...
+
+
+def updates_of(learner: Learner, acceleration: Acceleration) -> PlainUpdates | CapturedUpdates:
+    """How a learner's updates are run.
+
+    :raises ValueError: see :func:`~dipole_sb3.learning.update_execution.chosen`.
+    """
+    how = chosen(acceleration, learner.device)
+    if how == "captured" and not all(map(can_be_captured, learner.optimizers())):
+        if acceleration != "auto":
+            raise ValueError(
+                "acceleration is 'captured' with an optimiser whose step waits for the device, expected one with the "
+                "argument fused or capturable, such as torch.optim.Adam: use 'compiled'"
+            )
+        how = "eager"
+    losses = learner.update_rule.losses
+    if how == "captured":
+        record = functools.partial(cuda_graph, learner.device)
+        return CapturedUpdates(learner, compiled(losses) if _can_compile() else losses, record)
+    return PlainUpdates(learner, compiled(losses) if how == "compiled" else losses)
+
+
+def _can_compile() -> bool:
+    """Compilation for a GPU needs Triton, which is not on every platform; a graph of eager kernels needs nothing."""
+    from torch.utils._triton import has_triton
+
+    return bool(has_triton())
+
+
+class OneRun:
+    """A model's updates.
+
+    :param model: with a data set or a replay buffer.
+    """
+
+    def __init__(self, model: Trainable) -> None:
+        self._model = model
+        self._normalizer: BatchNormalizer | None = None
+
+    @property
+    def update_rule(self) -> UpdateRule:
+        return self._model.update_rule
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    def draw_inputs(self, batch_size: int) -> Inputs:
+        model, generator = self._model, self._model.training_generator
+        buffer = self._resident_buffer()
+        indices = None if buffer is None else buffer.draw_indices(batch_size, generator)
+        batch = self._draw_batch(batch_size) if buffer is None else None
+        return Inputs(indices, batch, model.update_rule.draw_noise(batch_size, model.policy.action_dim, generator))
+
+    def _draw_batch(self, batch_size: int) -> Batch:
+        model, buffer = self._model, self._model.filled_buffer()
+        if isinstance(buffer, MixedReplayBuffer):
+            buffer.offline_ratio = offline_ratio_at(model.offline_ratio, model._current_progress_remaining)
+        return self._normalized(buffer.draw(batch_size, model.training_generator, model.n_steps))
+
+    def _resident_buffer(self) -> OfflineReplayBuffer | None:
+        """The buffer from which the device can gather batches by itself; None where the host has to."""
+        model, buffer = self._model, self._model.filled_buffer()
+        normalized = model.get_vec_normalize_env() is not None or model.learned_normalized_observations
+        # A user's subclass may draw in a way of its own.
+        uniform = type(buffer).draw in (OfflineReplayBuffer.draw, MixedReplayBuffer.draw)
+        return buffer if buffer.resident and uniform and not normalized else None
+
+    def _normalized(self, batch: Batch) -> Batch:
+        """The batch as the networks see it: normalised where the environment is."""
+        model, statistics = self._model, self._model.get_vec_normalize_env()
+        if statistics is None:
+            if model.learned_normalized_observations:
+                raise without_vec_normalize(type(model).__name__)
+            return batch
+        model.learned_normalized_observations = True
+        if self._normalizer is None or statistics.training:
+            self._normalizer = BatchNormalizer(statistics, model.device)
+        return self._normalizer(batch)
+
+    def forget_normalizer(self) -> None:
+        """For an environment, or statistics of one, that may have changed."""
+        self._normalizer = None
+
+    def gathered(self, inputs: Inputs) -> Batch:
+        """The batch of one run or of many that share their data, whose indices have a leading axis."""
+        if inputs.batch is not None:
+            return inputs.batch
+        indices = inputs.indices
+        assert indices is not None
+        with section("batch"):
+            batch = self._model.filled_buffer().take(indices.flatten(), self._model.n_steps)
+            if indices.dim() == 1:
+                return batch
+            return merged(lambda tensor: tensor.reshape(*indices.shape, *tensor.shape[1:]), batch)
+
+    def update(self, inputs: Inputs, losses: LossFunction) -> Outcome:
+        model = self._model
+        return apply_update(
+            model.update_rule, model.policy, self.gathered(inputs), inputs.noise, model.objective(), losses
+        )
+
+    def constants(self) -> tuple[Any, ...]:
+        model = self._model
+        optimizer = model.policy.optimizer
+        states = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
+        rates = (group["lr"] for group in optimizer.param_groups if isinstance(group["lr"], Tensor))
+        tensors: Iterator[Tensor] = chain(model.policy.parameters(), states, rates)
+        buffer = self._resident_buffer()
+        data = [] if buffer is None else [_Same(tensor) for tensor in buffer.tensors_to_take(model.n_steps)]
+        precision = torch.get_float32_matmul_precision()
+        return (model.objective(), model.n_steps, precision, len(data), *data, *addresses(tensors))
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self._model.policy.optimizer]
+
+    def take_note(self, outcome: Outcome, updates: int) -> None:
+        self._model.training_monitor.add(outcome, updates)
+
+    def record_validation(self, logger: Logger) -> None:
+        """Losses on the data set's validation split, always on the same transitions and noise: curves compare."""
+        model, rule = self._model, self._model.update_rule
+        validation = None if model.replay_buffer is None else model.replay_buffer.validation
+        if validation is None:
+            return
+        generator = torch.Generator(model.device).manual_seed(_VALIDATION_SEED)
+        batch = self._normalized(validation.draw(_VALIDATION_TRANSITIONS, generator, model.n_steps))
+        noise = rule.draw_noise(_VALIDATION_TRANSITIONS, model.policy.action_dim, generator)
+        model.policy.set_training_mode(False)
+        with torch.no_grad():
+            outcome = rule.losses(model.policy, batch, noise, model.objective())
+        for name, loss in zip(rule.loss_names, outcome.losses.tolist(), strict=True):
+            logger.record(f"validation/{name}", loss)
+
+
+class ManyRuns:
+    """The updates of several models as one.
+
+    :param models: see :func:`dipole_sb3.learning.learn_together.require_stackable`.
+    """
+
+    def __init__(self, models: Sequence[Trainable]) -> None:
+        self._models = list(models)
+        self._runs = [OneRun(model) for model in models]
+        self._stack = PolicyStack([model.policy for model in models])
+        self._objectives: list[Objective] = []
+
+    @property
+    def update_rule(self) -> UpdateRule:
+        return self._models[0].update_rule
+
+    @property
+    def device(self) -> torch.device:
+        return self._models[0].device
+
+    def draw_inputs(self, batch_size: int) -> Inputs:
+        drawn = [run.draw_inputs(batch_size) for run in self._runs]
+        indices = [inputs.indices for inputs in drawn if inputs.indices is not None]
+        noise = merged(_stack, *(inputs.noise for inputs in drawn))
+        if len(indices) == len(drawn) and self._share_data():
+            return Inputs(torch.stack(indices), None, noise)
+        batches = [run.gathered(inputs) for run, inputs in zip(self._runs, drawn, strict=True)]
+        return Inputs(None, merged(_stack, *batches), noise)
+
+    def _share_data(self) -> bool:
+        return all(model.replay_buffer is self._models[0].replay_buffer for model in self._models)
+
+    def update(self, inputs: Inputs, losses: LossFunction) -> Outcome:
+        batch = self._runs[0].gathered(inputs)
+        outcome = losses(self._stack, batch, inputs.noise, self._objective())
+        with section("backward"):
+            for model in self._models:
+                model.policy.optimizer.zero_grad(set_to_none=True)
+            outcome.total.backward()  # type: ignore[no-untyped-call]
+            self._stack.hand_out_gradients()
+        for model, objective in zip(self._models, self._objectives, strict=True):
+            step(model.update_rule, model.policy, objective)
+        return outcome._replace(total=outcome.total.detach())
+
+    def _objective(self) -> Objective:
+        """That of all runs; made only when it changes: its tensors come from the host, for which no recording waits."""
+        objectives = [model.objective() for model in self._models]
+        if objectives != self._objectives:
+            self._objectives = objectives
+            self._stacked = type(objectives[0]).stacked(objectives, self.device)
+        return self._stacked
+
+    def constants(self) -> tuple[Any, ...]:
+        return tuple(chain.from_iterable(run.constants() for run in self._runs))
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [model.policy.optimizer for model in self._models]
+
+    def take_note(self, outcome: Outcome, updates: int) -> None:
+        for index, run in enumerate(self._runs):
+            run.take_note(outcome.of_run(index), updates)
+
+    def release(self) -> None:
+        """Gives every model's networks memory of their own again."""
+        self._stack.release()
+
+
+def without_vec_normalize(model: str) -> ValueError:
+    """The error of a model that has learned in a VecNormalize and finds none."""
+    return ValueError(
+        f"{model} has learned from normalised observations: found no VecNormalize, expected env= to be an environment "
+        "in VecNormalize.load(...) with the statistics of that run"
+    )
+
+
+def _stack(*tensors: Tensor) -> Tensor:
+    return torch.stack(tensors)
+
+
+class _Same:
+    """Equal for one and the same tensor; while it is kept, no other tensor can come to lie where this one does."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._tensor is other._tensor
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,0 +1,147 @@
+"""What an update is, in every algorithm: a description that this folder can run in every way it knows.
+
+Eagerly, compiled or captured in a CUDA graph, for one run or for several: that works because an update is a function of
+(networks, batch, noise, objective) with static shapes, without a value that leaves the device and without a Python
+branch that looks at one. Shapes are written [..., batch]: nothing in front for one run, [runs] for several that are
+stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from dipole_sb3.buffers.offline_buffer import Batch
+from dipole_sb3.common.profiler_sections import section
+
+SelfObjective = TypeVar("SelfObjective", bound="Objective")
+
+
+PER_RUN: Mapping[str, bool] = {"per_run": True}
+"""Metadata of an objective's field in which stacked runs may differ: ``field(default=…, metadata=PER_RUN)``."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The numbers on which an update depends; a model has an attribute for each of them.
+
+    Fields with the metadata :data:`PER_RUN` may differ between runs that are stacked; there they are tensors [runs, 1].
+    """
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of all fields."""
+        return tuple(each.name for each in fields(cls))
+
+    @classmethod
+    def per_run_names(cls) -> tuple[str, ...]:
+        """Of the fields in which stacked runs may differ."""
+        return tuple(each.name for each in fields(cls) if "per_run" in each.metadata)
+
+    @classmethod
+    def stacked(cls: type[SelfObjective], objectives: Sequence[SelfObjective], device: torch.device) -> SelfObjective:
+        """The objective of several runs at once; what they have in common stays a number.
+
+        :param objectives: one for each run, equal but for the fields of :meth:`per_run_names`.
+        """
+        numbers: dict[str, Any] = {}
+        for name in cls.per_run_names():
+            values = [getattr(each, name) for each in objectives]
+            if len(set(values)) > 1:
+                numbers[name] = torch.tensor(values, device=device).unsqueeze(1)
+        return replace(objectives[0], **numbers)
+
+    def require(self, conditions: Mapping[str, tuple[Any, str]]) -> None:
+        """Refuses numbers out of range.
+
+        :param conditions: field → (whether it holds, a tensor for several runs; what is expected).
+        :raises ValueError: naming the field, what was found and what was expected.
+        """
+        for name, (holds, expected) in conditions.items():
+            if not (holds.all() if isinstance(holds, Tensor) else holds):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected {expected}")
+
+
+class Outcome(NamedTuple):
+    """What one evaluation of the losses gives; detached tensors are kept for the log and read only there.
+
+    =======  ================================================================================
+    total    sum of all losses, of all runs, with gradient
+    losses   [..., losses], in the order of the rule's ``loss_names``
+    details  what the log describes: name → tensor with leading axes [...], of the last update
+    =======  ================================================================================
+    """
+
+    total: Tensor
+    losses: Tensor
+    details: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, losses: Sequence[Tensor], **details: Tensor) -> Outcome:
+        """Of losses [...] that are added up; nothing but their sum keeps its gradient."""
+        stacked = torch.stack(list(losses), dim=-1)
+        return cls(stacked.sum(), stacked.detach(), {name: value.detach() for name, value in details.items()})
+
+    def of_run(self, run: int) -> Outcome:
+        """The part of one of several runs; ``total`` stays that of all."""
+        return Outcome(self.total, self.losses[run], {name: value[run] for name, value in self.details.items()})
+
+
+LossFunction = Callable[[Any, Batch, Any, Any], Outcome]
+"""(networks, batch, noise, objective) → outcome; as it is written, or what a compiler made of it."""
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """How an algorithm learns from one batch.
+
+    :param objective: the class of the numbers that the losses depend on.
+    :param loss_names: of the losses, as the log has them.
+    :param draw_noise: (batch size, action dimensions, generator) → a named tuple of tensors [batch, …] on the
+        generator's device: all randomness of an update.
+    :param losses: (networks, batch, noise, objective) → outcome; ``networks`` are a policy's, or a stack of several
+        policies': each has ``features(observations)`` and ``head``.
+    :param after_step: (policy, objective): what follows the optimiser's step: Polyak steps of targets.
+    :param statistics: (means of the losses by name, details of the last update) → further numbers for the log.
+    """
+
+    objective: type[Objective]
+    loss_names: tuple[str, ...]
+    draw_noise: Callable[[int, int, torch.Generator], Any]
+    losses: LossFunction
+    after_step: Callable[[Any, Any], None]
+    statistics: Callable[[Mapping[str, float], Mapping[str, Tensor]], dict[str, float]]
+
+
+def apply_update(
+    rule: UpdateRule,
+    policy: Any,
+    batch: Batch,
+    noise: Any,
+    objective: Objective,
+    losses: LossFunction | None = None,
+) -> Outcome:
+    """One gradient step on all networks, then what follows it.
+
+    :param policy: its ``optimizer`` makes the step.
+    :param losses: the rule's, compiled; None: as they are written.
+    :return: the losses before the step.
+    """
+    outcome = (losses or rule.losses)(policy, batch, noise, objective)
+    with section("backward"):
+        policy.optimizer.zero_grad(set_to_none=True)
+        outcome.total.backward()  # type: ignore[no-untyped-call]
+    step(rule, policy, objective)
+    return outcome._replace(total=outcome.total.detach())
+
+
+def step(rule: UpdateRule, policy: Any, objective: Objective) -> None:
+    """The optimiser's step with the gradients that are there, and what follows it."""
+    with section("optimiser"):
+        policy.optimizer.step()
+    with section("target step"), torch.no_grad():
+        rule.after_step(policy, objective)
