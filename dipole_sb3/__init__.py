@@ -2,6 +2,8 @@
 
 from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
 from dipole_sb3.algorithms.dipole.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
+from dipole_sb3.algorithms.iql.algorithm import IQL
+from dipole_sb3.algorithms.iql.policies import IQLPolicy
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.errors import DatasetError
@@ -18,9 +20,11 @@ __version__ = VERSION
 
 __all__ = [
     "DIPOLE",
+    "IQL",
     "CnnPolicy",
     "DIPOLEPolicy",
     "DatasetError",
+    "IQLPolicy",
     "MixedReplayBuffer",
     "MlpPolicy",
     "MultiInputPolicy",

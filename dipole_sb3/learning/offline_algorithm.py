@@ -687,9 +687,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def dump_logs(self) -> None:
         """Writes the statistics since the last call to all of the logger's outputs."""
         with section("logging"):
-            self._monitor.record(self.logger, self._n_updates)
-            self._run.record_validation(self.logger)
+            self.record_training()
             super().dump_logs()
+
+    def record_training(self) -> None:
+        """Gives the logger the statistics of the updates since the last call, and the losses on validation data."""
+        self._monitor.record(self.logger, self._n_updates)
+        self._run.record_validation(self.logger)
 
     # Files
 

@@ -119,7 +119,7 @@ class OneRun:
         model, buffer = self._model, self._model.filled_buffer()
         if isinstance(buffer, MixedReplayBuffer):
             buffer.offline_ratio = offline_ratio_at(model.offline_ratio, model._current_progress_remaining)
-        return self._normalized(buffer.draw(batch_size, model.training_generator, model.n_steps))
+        return self.normalized(buffer.draw(batch_size, model.training_generator, model.n_steps))
 
     def _resident_buffer(self) -> OfflineReplayBuffer | None:
         """The buffer from which the device can gather batches by itself; None where the host has to."""
@@ -129,7 +129,7 @@ class OneRun:
         uniform = type(buffer).draw in (OfflineReplayBuffer.draw, MixedReplayBuffer.draw)
         return buffer if buffer.resident and uniform and not normalized else None
 
-    def _normalized(self, batch: Batch) -> Batch:
+    def normalized(self, batch: Batch) -> Batch:
         """The batch as the networks see it: normalised where the environment is."""
         model, statistics = self._model, self._model.get_vec_normalize_env()
         if statistics is None:
@@ -187,7 +187,7 @@ class OneRun:
         if validation is None:
             return
         generator = torch.Generator(model.device).manual_seed(_VALIDATION_SEED)
-        batch = self._normalized(validation.draw(_VALIDATION_TRANSITIONS, generator, model.n_steps))
+        batch = self.normalized(validation.draw(_VALIDATION_TRANSITIONS, generator, model.n_steps))
         noise = rule.draw_noise(_VALIDATION_TRANSITIONS, model.policy.action_dim, generator)
         model.policy.set_training_mode(False)
         with torch.no_grad():

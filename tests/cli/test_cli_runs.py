@@ -102,11 +102,10 @@ def test_every_run_leaves_the_folder_that_it_leaves_alone(dipole: Command, group
 def test_a_run_of_several_is_evaluated_exported_and_resumed_as_any_other(dipole: Command, tmp_path: Path) -> None:
     dipole("train", "task=reacher", *EVALUATED, "runs=2", "run_dir=many", "log_interval=1")
     folder = Path("many/seed1")
-    swept = returns(folder)
-    (folder / "omega_sweep.csv").unlink()
-    status, _, err = dipole("evaluate", f"model={folder}", "episodes=2", "omegas=[0,2]", "pictures=false")
+    options = ["episodes=2", "omegas=[0,2]", "pictures=false", "out=again"]
+    status, _, err = dipole("evaluate", f"model={folder}", *options)
     assert (status, err) == (0, "")
-    assert returns(folder) == pytest.approx(swept, rel=1e-3)
+    assert returns(Path("again")) == pytest.approx(returns(folder), rel=1e-3)
     assert whole_command(["export", str(folder), "bundle"]) == 0
     assert Path("bundle/manifest.json").is_file()
 

@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from dipole_sb3.algorithms.dipole.policies import OMEGA
 from dipole_sb3.cli.configuration import config_folder, option_names, paper_target, task_names
 
 OGBENCH = """
@@ -93,13 +94,13 @@ def test_exorl_rows(row: list[str]) -> None:
     resolved = OmegaConf.create(config)
     domain, _, behaviour = task.partition("-")
     assert resolved.task.dataset == resolved.task.env == f"exorl/{domain}/rnd/{behaviour}"
-    phrase = paper_target(resolved.task, None)
+    phrase = paper_target("DIPOLE", resolved.task, None)
     assert phrase is not None
     assert phrase.startswith(f"return {target} ")
     # The paper's figures are for RND's recordings; another agent's are another task.
     other = OmegaConf.create(train_config(f"task=exorl/{task}", "task.algorithm=proto"))
     assert other.task.dataset == f"exorl/{domain}/proto/{behaviour}"
-    assert paper_target(other.task, None) is None
+    assert paper_target("DIPOLE", other.task, None) is None
 
 
 def test_every_task_is_in_a_table() -> None:
@@ -118,12 +119,13 @@ def test_ogbench_targets() -> None:
     averages = {"humanoidmaze-medium-navigate": 68, "humanoidmaze-large-navigate": 6, "antsoccer-arena-navigate": 57}
     averages |= {"cube-single-play": 97, "cube-double-play": 44, "scene-play": 60}
     targets = OmegaConf.load(config_folder() / "targets.yaml")
+    targets = targets.dipole
     assert {domain: row.mean for domain, row in targets.ogbench_average.items()} == averages
     for domain, average in averages.items():
         # The aggregate is the mean of its own five rows, rounded.
         assert sum(targets.ogbench[domain].mean) / 5 == pytest.approx(average, abs=0.8)
     config = compose("train", ["task=ogbench/cube-double-play", "task_id=5"])
-    assert paper_target(config.task, 5) == "success 50 ± 8 % (8 seeds, ω not published)"
+    assert paper_target("DIPOLE", config.task, 5) == "success 50 ± 8 % (8 seeds, ω not published)"
 
 
 ONLINE = """
@@ -139,18 +141,21 @@ scene-play                    97  100
 def test_targets_after_learning_online(row: list[str]) -> None:
     domain, offline, online = row
     config = compose("train", [f"task=ogbench/{domain}"])
-    phrase = paper_target(config.task, config.task_id, online=True)
+    phrase = paper_target("DIPOLE", config.task, config.task_id, online=True)
     assert phrase is not None
     assert phrase.startswith(f"success {offline} ± ")
     assert f" after 1M offline steps, {online} ± " in phrase
     other = config.task_id % 5 + 1
-    assert paper_target(compose("train", [f"task=ogbench/{domain}", f"task_id={other}"]).task, other, True) is None
+    assert (
+        paper_target("DIPOLE", compose("train", [f"task=ogbench/{domain}", f"task_id={other}"]).task, other, True)
+        is None
+    )
 
 
 def test_no_target_where_the_paper_learned_offline_only() -> None:
     for task in ("ogbench/cube-single-play", "exorl/walker-run", "reacher"):
         config = compose("train", [f"task={task}"])
-        assert paper_target(config.task, config.get("task_id"), online=True) is None
+        assert paper_target("DIPOLE", config.task, config.get("task_id"), online=True) is None
 
 
 def test_online_learning_makes_one_update_for_each_step() -> None:
@@ -166,7 +171,8 @@ def test_reacher_and_demo() -> None:
     assert config["offline_steps"] == 8000
     demo = compose("demo")
     assert demo.task.dataset == "demo/reacher-tqc-10k"
-    assert (list(demo.omegas), list(demo.candidates), demo.episodes) == ([-1, 0, 0.5, 1, 2, 4], [1, 4], 50)
+    assert (demo.omegas, list(demo.candidates), demo.episodes) == (None, [1, 4], 50)
+    assert list(OMEGA.swept) == [-1, 0, 0.5, 1, 2, 4]
     assert demo.run_dir == "runs/demo"
 
 

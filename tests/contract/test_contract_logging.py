@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from algorithms import ALGORITHMS, small
 from recordings import Arrays
 from stable_baselines3.common.env_util import make_vec_env
@@ -17,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dipole_sb3 import DIPOLE, OfflineReplayBuffer
 from dipole_sb3.algorithms.dipole.algorithm import OfflineAlgorithm
-from dipole_sb3.learning.training_monitor import SATURATION
+from dipole_sb3.algorithms.dipole.losses import SATURATION
 
 SB3_KEYS = {"train/actor_loss", "train/critic_loss", "train/learning_rate", "time/fps"}
 OUR_KEYS = {"time/updates_per_second"}
@@ -142,7 +143,7 @@ def test_validation_is_always_on_the_same_transitions_and_noise(algorithm: Any, 
     for _ in range(2):
         model.predict(reacher_data["observations"])
         model.dump_logs()
-        model._record_training()
+        model.record_training()
         values = model.logger.name_to_value
         logged.append({key: value for key, value in values.items() if key.startswith("validation/")})
     assert logged[0] == logged[1] != {}
@@ -202,14 +203,15 @@ class TestDIPOLEsStatistics:
         return small(DIPOLE, dataset=reacher_data, beta=3.0)
 
     def recorded(self, model: Any) -> dict[str, float]:
-        model._record_training()
+        model.record_training()
         return {key: float(value) for key, value in model.logger.name_to_value.items()}
 
     def test_losses_are_means_since_the_last_row(self, model: Any) -> None:
-        parts = []
+        parts, before = [], torch.zeros(4)
         for _ in range(3):
             model.train(gradient_steps=1, batch_size=16)
-            parts.append(model._monitor._last.losses.tolist())
+            parts.append((model.training_monitor._losses - before).tolist())
+            before = model.training_monitor._losses.clone()
         logged = self.recorded(model)
         means = np.mean(parts, axis=0)
         names = ("positive_loss", "negative_loss", "critic_loss", "value_loss")
@@ -217,20 +219,21 @@ class TestDIPOLEsStatistics:
             assert logged[f"train/{name}"] == pytest.approx(mean, rel=1e-5)
         assert logged["train/actor_loss"] == pytest.approx(means[0] + means[1], rel=1e-5)
         model.train(gradient_steps=1, batch_size=16)
-        assert self.recorded(model)["train/critic_loss"] == pytest.approx(float(model._monitor._last.losses[2]))
+        last = float(model.training_monitor._losses[2])
+        assert self.recorded(model)["train/critic_loss"] == pytest.approx(last)
 
     def test_distributions_are_the_last_updates(self, model: Any) -> None:
         model.train(gradient_steps=5, batch_size=64)
-        outcome, logged = model._monitor._last, self.recorded(model)
-        advantage, weight = outcome.advantage.double().numpy(), outcome.weight.double().numpy()
+        details, logged = model.training_monitor._details, self.recorded(model)
+        advantage, weight = (details[name].double().numpy() for name in ("advantage", "weight"))
         np.testing.assert_allclose(weight, 1 / (1 + np.exp(-3.0 * advantage)), rtol=1e-5)
         assert logged["train/weight_mean"] == pytest.approx(weight.mean(), rel=1e-5)
         assert logged["train/weight_std"] == pytest.approx(weight.std(), rel=1e-4)
         for share in (10, 50, 90):
             expected = np.quantile(advantage, share / 100)
             assert logged[f"train/advantage_q{share}"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-        assert logged["train/q_mean"] == pytest.approx(float(outcome.q.mean()), rel=1e-4)
-        assert logged["train/value_mean"] == pytest.approx(float(outcome.value.mean()), rel=1e-4)
+        assert logged["train/q_mean"] == pytest.approx(float(details["q"].mean()), rel=1e-4)
+        assert logged["train/value_mean"] == pytest.approx(float(details["value"].mean()), rel=1e-4)
 
     @pytest.mark.parametrize(("shift", "saturated"), [(20.0, 1.0), (-20.0, 1.0), (0.0, 0.0)])
     def test_saturation_is_the_share_of_weights_at_either_end(

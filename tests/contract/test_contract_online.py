@@ -381,7 +381,7 @@ def test_validation_is_of_as_many_steps(algorithm: Any, reacher_data: Arrays) ->
     losses = []
     for n_steps in (1, 3):
         model = small(algorithm, dataset=data, n_steps=n_steps)
-        model._record_training()
+        model.record_training()
         losses.append({k: v for k, v in model.logger.name_to_value.items() if k.startswith("validation/")})
     different = {name for name in losses[0] if losses[0][name] != losses[1][name]}
     assert different == {"validation/critic_loss"}
@@ -391,7 +391,7 @@ def test_rewards_are_normalised_before_they_are_summed(algorithm: Any, pendulum_
     """As SB3's buffer does it: clipping the sum would be another thing."""
     env = VecNormalize(pendulums(), clip_reward=0.05)
     model = small(algorithm, env=env, dataset=pendulum_data, n_steps=3).learn(2)
-    batch = model._normalized(model.replay_buffer.take(torch.arange(100), 3))
+    batch = model._run.normalized(model.replay_buffer.take(torch.arange(100), 3))
     scaled = env.normalize_reward(pendulum_data["rewards"])
     assert (np.abs(scaled) == np.float32(0.05)).any()
     np.testing.assert_allclose(batch.rewards[:, 1], scaled[1:101], rtol=1e-5)

@@ -153,7 +153,7 @@ class TestSetParameters:
     ) -> None:
         """Parameters and optimiser are all that an update depends on, besides data and random numbers."""
         other.set_parameters(trained.get_parameters())
-        other._generator.set_state(trained._generator.get_state())
+        other.training_generator.set_state(trained.training_generator.get_state())
         for model in (trained, other):
             model.learn(2, reset_num_timesteps=False)
         assert same_parameters(state_of(other), state_of(trained))

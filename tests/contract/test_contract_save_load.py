@@ -46,7 +46,15 @@ def test_everything_comes_back(algorithm: Any, trained: Any, tmp_path: Path, rea
     loaded = algorithm.load(tmp_path / "model", device="cpu")
     assert same_parameters(state_of(loaded), state_of(trained))
     # Schedules are built anew from the learning rate.
-    built_anew = {"lr_schedule", "replay_buffer", "dataset", "policy", "policy_class", "start_time"}
+    built_anew = {
+        "lr_schedule",
+        "replay_buffer",
+        "dataset",
+        "policy",
+        "policy_class",
+        "start_time",
+        "training_generator",
+    }
     settings = {name for name in vars(trained) if not name.startswith("_")} - built_anew
     assert {
         "num_timesteps",
@@ -173,7 +181,8 @@ def test_other_policy_kwargs_are_refused_on_load(algorithm: Any, trained: Any, t
 def test_the_policy_alone(algorithm: Any, trained: Any, tmp_path: Path, reacher_data: Arrays, device: str) -> None:
     trained.policy.save(tmp_path / "policy.pt")
     policy = type(trained.policy).load(tmp_path / "policy.pt", device=device)
-    assert policy.flow_steps == trained.policy.flow_steps
+    assert policy.architecture() == {**trained.policy.architecture(), "device": str(policy.device)}
+    assert policy.setting() == trained.policy.setting()
     assert same_parameters(policy.state_dict(), parameters_of(trained))
     observations = reacher_data["observations"][:3]
     assert np.array_equal(

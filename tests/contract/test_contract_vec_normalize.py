@@ -93,7 +93,7 @@ def test_batches_are_what_vec_normalize_makes_of_them(algorithm: Any, pendulum_d
     env = normalized(clip_obs=1.5, clip_reward=0.05)
     model = small(algorithm, env=env, dataset=pendulum_data).learn(1)
     indices = torch.arange(450)
-    batch = model._normalized(model.replay_buffer.take(indices))
+    batch = model._run.normalized(model.replay_buffer.take(indices))
     for name in ("observations", "next_observations"):
         expected = env.normalize_obs(pendulum_data[name])
         assert np.abs(expected).max() == 1.5  # clipping takes part
@@ -130,7 +130,7 @@ def test_either_can_be_left_raw(algorithm: Any, pendulum_data: Arrays, norm_obs:
     env = normalized(norm_obs=norm_obs, norm_reward=norm_reward)
     model = small(algorithm, env=env, dataset=pendulum_data).learn(2)
     raw = model.replay_buffer.take(torch.arange(450))
-    batch = model._normalized(raw)
+    batch = model._run.normalized(raw)
     assert torch.equal(batch.observations, raw.observations) is not norm_obs
     assert torch.equal(batch.rewards, raw.rewards) is not norm_reward
     assert torch.equal(batch.actions, raw.actions)
@@ -144,7 +144,7 @@ def test_keys_of_a_dict_are_normalised_as_chosen(algorithm: Any, dict_data: Arra
     np.testing.assert_allclose(env.obs_rms["joints"].mean, joints.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(env.obs_rms["joints"].var, joints.var(axis=0), rtol=1e-6)
     raw = model.replay_buffer.take(torch.arange(40))
-    batch = model._normalized(raw)
+    batch = model._run.normalized(raw)
     assert batch.observations["camera"].dtype == torch.uint8
     assert torch.equal(batch.observations["camera"], raw.observations["camera"])
     expected = (joints - joints.mean(axis=0)) / joints.std(axis=0)
@@ -157,7 +157,7 @@ def test_without_data_statistics_are_gathered_as_in_sb3(algorithm: Any) -> None:
     assert env.training
     assert env.obs_rms.count > 30
     expected = env.normalize_obs(model.replay_buffer.observations[:30, 0])
-    batch = model._normalized(model.replay_buffer.take(torch.arange(30)))
+    batch = model._run.normalized(model.replay_buffer.take(torch.arange(30)))
     np.testing.assert_allclose(batch.observations.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -205,7 +205,7 @@ def test_other_statistics_take_effect(algorithm: Any, pendulum_data: Arrays) -> 
     other.obs_rms.update(10 + pendulum_data["observations"])
     other.training = False
     model.set_env(other)
-    batch = model._normalized(model.replay_buffer.take(torch.arange(9)))
+    batch = model._run.normalized(model.replay_buffer.take(torch.arange(9)))
     np.testing.assert_allclose(
         batch.observations.numpy(), other.normalize_obs(pendulum_data["observations"][:9]), rtol=1e-5
     )
@@ -227,7 +227,7 @@ def test_validation_losses_are_of_normalised_data(algorithm: Any, pendulum_data:
     """The validation split is seen as training sees it: normalised beforehand it gives the same losses."""
 
     def losses(model: Any) -> dict[str, float]:
-        model._record_training()
+        model.record_training()
         values = model.logger.name_to_value
         return {key: value for key, value in values.items() if key.startswith("validation/")}
 

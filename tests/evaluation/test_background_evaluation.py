@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ from dipole_sb3.evaluation.sweep import SweepResult, evaluate_sweep
 
 ENDS = {6, 13}
 """Of the phases of a run of 13 timesteps, whose first six are offline."""
+
+
+def over(omegas: Sequence[float], candidates: Sequence[float]) -> dict[str, Sequence[float]]:
+    return {"omega": omegas, "num_candidates": candidates}
 
 
 def data() -> dict[str, Any]:
@@ -60,8 +64,7 @@ def alone(model: ActingModel, **arguments: Any) -> np.ndarray:
     result = evaluate_sweep(
         model,
         EndsByAction,
-        omegas=[model.policy.omega],
-        num_candidates=[model.policy.num_candidates],
+        grid=over([model.policy.omega], [model.policy.num_candidates]),
         **{"episodes": 4, "processes": 1, **arguments},
     )
     return result.returns[0]
@@ -84,8 +87,7 @@ class Blocking(BaseCallback):
             result = evaluate_sweep(
                 self.model,
                 EndsByAction,
-                omegas=[self.model.omega],
-                num_candidates=[self.model.num_candidates],
+                grid=over([self.model.omega], [self.model.num_candidates]),
                 episodes=4,
                 processes=1,
             )
@@ -229,7 +231,7 @@ def test_every_model_is_played_at_its_own_greediness(evaluator: BackgroundEvalua
     evaluator.wait()
     for result, model, omega in zip(results, models, (0.0, 3.0, 0.0), strict=True):
         assert result is not None
-        assert [(row.omega, row.num_candidates) for row in result.rows] == [(omega, 1)]
+        assert [row.setting for row in result.rows] == [{"omega": omega, "num_candidates": 1}]
         model.omega = omega
         np.testing.assert_allclose(result.returns[0], alone(model), atol=1e-4)
 

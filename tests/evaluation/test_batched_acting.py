@@ -19,11 +19,15 @@ from torch import nn
 from dipole_sb3 import DIPOLE, load_dataset
 from dipole_sb3.algorithms.dipole.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
 from dipole_sb3.common.random_state import TorchSequence
-from dipole_sb3.evaluation.batched_acting import act_together, stack_policies
+from dipole_sb3.evaluation.batched_acting import stack_policies
 from dipole_sb3.evaluation.sweep import MAX_ENVIRONMENTS, evaluate_sweep, evaluate_sweeps
 
 make_reacher = functools.partial(gymnasium.make, "Reacher-v5")
 CPU = torch.device("cpu")
+
+
+def over(omegas: Sequence[float], candidates: Sequence[float]) -> dict[str, Sequence[float]]:
+    return {"omega": omegas, "num_candidates": candidates}
 
 
 def policy(seed: int = 0, policy_class: type[DIPOLEPolicy] = MlpPolicy, **arguments: Any) -> DIPOLEPolicy:
@@ -60,9 +64,9 @@ def test_policies_that_act_together_act_as_each_alone(omega: float, num_candidat
     noise = [torch.randn(len(own) * num_candidates, 2) for own in observations]
     stack = stack_policies(policies)
     assert stack is not None
-    together = act_together(stack, observations, noise, omega, num_candidates)
+    together = stack.act(observations, noise, omega=omega, num_candidates=num_candidates)
     for one, own, from_noise, actions in zip(policies, observations, noise, together, strict=True):
-        one._noise = lambda *_, from_noise=from_noise: from_noise  # type: ignore[method-assign]
+        one.acting_noise = lambda *_, from_noise=from_noise, **__: from_noise  # type: ignore[method-assign]
         alone, _ = one.predict(own, omega=omega, num_candidates=num_candidates)
         assert actions.shape == alone.shape == (len(own), 2)
         np.testing.assert_allclose(actions, alone, atol=1e-5)
@@ -88,9 +92,9 @@ def test_policies_keep_their_own_features(policy_class: type[DIPOLEPolicy], spac
     stack = stack_policies(policies)
     assert stack is not None
     noise = torch.randn(3 * 2, 2)
-    together = act_together(stack, [batch, batch], [noise, noise], 1.0, 2)
+    together = stack.act([batch, batch], [noise, noise], omega=1.0, num_candidates=2)
     for one, actions in zip(policies, together, strict=True):
-        one._noise = lambda *_: noise  # type: ignore[method-assign]
+        one.acting_noise = lambda *_, **__: noise  # type: ignore[method-assign]
         np.testing.assert_allclose(actions, one.predict(batch, omega=1.0, num_candidates=2)[0], atol=1e-5)
 
 
@@ -144,9 +148,7 @@ def test_a_sequence_of_noise_goes_on_where_it_was() -> None:
 
 
 def evaluated(evaluate: Callable[..., Any], whose: Any, make_env: Any, **arguments: Any) -> Any:
-    return evaluate(
-        whose, make_env, **{"omegas": [-1, 1], "num_candidates": [1, 2], "episodes": 5, "processes": 1, **arguments}
-    )
+    return evaluate(whose, make_env, **{"grid": over([-1, 1], [1, 2]), "episodes": 5, "processes": 1, **arguments})
 
 
 def test_each_of_several_models_gets_its_own_result() -> None:
@@ -157,7 +159,7 @@ def test_each_of_several_models_gets_its_own_result() -> None:
     for one, own in zip(together, alone, strict=True):
         np.testing.assert_allclose(one.returns, own.returns, atol=1e-4)
         np.testing.assert_array_equal(one.successes, own.successes)
-        assert [(row.omega, row.num_candidates) for row in one.rows] == [(-1, 1), (1, 1), (-1, 2), (1, 2)]
+        assert [tuple(row.setting.values()) for row in one.rows] == [(-1, 1), (1, 1), (-1, 2), (1, 2)]
         assert one.seed == 5
     assert {success for result in alone for success in result.successes.flat} == {True, False}
     assert not np.allclose(alone[0].returns, alone[1].returns, atol=0.1)
@@ -169,9 +171,9 @@ def test_several_models_on_reacher() -> None:
         DIPOLE("MlpPolicy", dataset=dataset, seed=seed, device="cpu", policy_kwargs={"net_arch": [16]}).learn(20)
         for seed in range(2)
     ]
-    together = evaluated(evaluate_sweeps, several, make_reacher, omegas=[0.5], processes=2)
+    together = evaluated(evaluate_sweeps, several, make_reacher, grid=over([0.5], [1, 2]), processes=2)
     for one, model in zip(together, several, strict=True):
-        alone = evaluated(evaluate_sweep, model, make_reacher, omegas=[0.5])
+        alone = evaluated(evaluate_sweep, model, make_reacher, grid=over([0.5], [1, 2]))
         np.testing.assert_allclose(one.returns, alone.returns, atol=1e-3)
 
 
@@ -197,7 +199,7 @@ def test_each_model_normalises_by_its_own_statistics(pendulum_data: Arrays) -> N
 
     several = [model(1.0), model(0.2)]
     make_pendulum = functools.partial(gymnasium.make, "Pendulum-v1")
-    arguments: dict[str, Any] = {"omegas": [0.5], "episodes": 2, "num_candidates": [2], "deterministic": True}
+    arguments: dict[str, Any] = {"grid": over([0.5], [2]), "episodes": 2, "deterministic": True}
     together = evaluated(evaluate_sweeps, several, make_pendulum, **arguments)
     alone = [evaluated(evaluate_sweep, one, make_pendulum, **arguments) for one in several]
     np.testing.assert_allclose(together[0].returns, alone[0].returns, rtol=1e-3)
@@ -213,11 +215,11 @@ def test_many_models_play_in_turns() -> None:
         return made[-1]
 
     several = models(range(6))
-    together = evaluated(evaluate_sweeps, several, make_env, omegas=[1], num_candidates=[1], episodes=16)
+    together = evaluated(evaluate_sweeps, several, make_env, grid=over([1], [1]), episodes=16)
     # Three at a time with 16 environments each: six would need 96, and four would leave the last two alone.
     assert len(made) == 48 <= MAX_ENVIRONMENTS
     for one, model in zip(together, several, strict=True):
-        alone = evaluated(evaluate_sweep, model, EndsByAction, omegas=[1], num_candidates=[1], episodes=16)
+        alone = evaluated(evaluate_sweep, model, EndsByAction, grid=over([1], [1]), episodes=16)
         np.testing.assert_allclose(one.returns, alone.returns, atol=1e-4)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from dipole_sb3 import DIPOLE, load_dataset
 from dipole_sb3.evaluation.sweep import evaluate_sweep, format_sweep_table, write_sweep_csv
 
 make_reacher = functools.partial(gymnasium.make, "Reacher-v5")
+
+
+def over(omegas: Sequence[float], candidates: Sequence[float]) -> dict[str, Sequence[float]]:
+    return {"omega": omegas, "num_candidates": candidates}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +92,12 @@ def test_every_cell_starts_from_the_same_states(reacher_model: DIPOLE) -> None:
 
     # More episodes than environments: some are used several times.
     evaluate_sweep(
-        reacher_model, make_recorded, omegas=[-1, 2], num_candidates=[1, 2], episodes=18, seed=40, processes=1
+        reacher_model,
+        make_recorded,
+        grid=over([-1, 2], [1, 2]),
+        episodes=18,
+        seed=40,
+        processes=1,
     )
     assert len(starts) == 4 * 18
     reference = make_reacher()
@@ -105,8 +115,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(reacher_model: DI
         evaluate_sweep(
             reacher_model,
             make_reacher,
-            omegas=[0.0, 2.0],
-            num_candidates=[2],
+            grid=over([0.0, 2.0], [2]),
             episodes=5,
             processes=processes,
             deterministic=deterministic,
@@ -119,7 +128,12 @@ def test_the_result_does_not_depend_on_the_number_of_processes(reacher_model: DI
 
 def test_returns_are_those_of_playing_the_episodes_one_by_one(reacher_model: DIPOLE) -> None:
     result = evaluate_sweep(
-        reacher_model, make_reacher, omegas=[1.0], num_candidates=[2], episodes=3, seed=7, deterministic=True
+        reacher_model,
+        make_reacher,
+        grid=over([1.0], [2]),
+        episodes=3,
+        seed=7,
+        deterministic=True,
     )
     env = make_reacher()
     for episode in range(3):
@@ -133,9 +147,7 @@ def test_returns_are_those_of_playing_the_episodes_one_by_one(reacher_model: DIP
 
 
 def test_a_seed_gives_the_same_result_again_and_another_one_does_not(reacher_model: DIPOLE) -> None:
-    evaluate = functools.partial(
-        evaluate_sweep, reacher_model, make_reacher, omegas=[0.5], num_candidates=[1], episodes=2
-    )
+    evaluate = functools.partial(evaluate_sweep, reacher_model, make_reacher, grid=over([0.5], [1]), episodes=2)
     torch.manual_seed(1)
     first = evaluate().returns
     torch.manual_seed(2)
@@ -144,11 +156,13 @@ def test_a_seed_gives_the_same_result_again_and_another_one_does_not(reacher_mod
 
 
 def test_a_cell_does_not_depend_on_the_other_cells(reacher_model: DIPOLE) -> None:
-    alone = evaluate_sweep(reacher_model, make_reacher, omegas=[2], num_candidates=[2], episodes=3)
-    among = evaluate_sweep(reacher_model, make_reacher, omegas=[-1, 2], num_candidates=[1, 2], episodes=3)
-    assert among.row(2, 2) == alone.row(2, 2)
-    np.testing.assert_array_equal(among.episode_returns(2, 2), alone.episode_returns(2, 2))
-    assert among.row(-1, 1).return_mean != among.row(2, 1).return_mean
+    alone = evaluate_sweep(reacher_model, make_reacher, grid=over([2], [2]), episodes=3)
+    among = evaluate_sweep(reacher_model, make_reacher, grid=over([-1, 2], [1, 2]), episodes=3)
+    assert among.row(omega=2, num_candidates=2) == alone.row(omega=2, num_candidates=2)
+    np.testing.assert_array_equal(
+        among.episode_returns(omega=2, num_candidates=2), alone.episode_returns(omega=2, num_candidates=2)
+    )
+    assert among.row(omega=-1, num_candidates=1).return_mean != among.row(omega=2, num_candidates=1).return_mean
 
 
 def test_global_generators_are_left_as_they_were(reacher_model: DIPOLE) -> None:
@@ -158,8 +172,8 @@ def test_global_generators_are_left_as_they_were(reacher_model: DIPOLE) -> None:
     expected = np.random.random(2)[1]
     np.random.seed(0)
     np.random.random()
-    evaluate_sweep(reacher_model, make_reacher, omegas=[0], num_candidates=[1], episodes=2)
-    evaluate_sweep(scripted, Careless, omegas=[0], num_candidates=[1], episodes=2)
+    evaluate_sweep(reacher_model, make_reacher, grid=over([0], [1]), episodes=2)
+    evaluate_sweep(scripted, Careless, grid=over([0], [1]), episodes=2)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.random.random() == expected
 
@@ -169,7 +183,7 @@ def test_environments_that_draw_from_numpys_global_generator_repeat_too() -> Non
     results = []
     for processes, omegas in ((1, [0.0]), (2, [0.0]), (1, [0.0, 1.0])):
         np.random.seed(processes)
-        sweep = evaluate_sweep(model, Careless, omegas=omegas, num_candidates=[1], episodes=4, processes=processes)
+        sweep = evaluate_sweep(model, Careless, grid=over(omegas, [1]), episodes=4, processes=processes)
         results.append(sweep.returns)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[2], np.repeat(results[0], 2, axis=0))
@@ -177,7 +191,7 @@ def test_environments_that_draw_from_numpys_global_generator_repeat_too() -> Non
 
 @pytest.mark.parametrize("env", [Scripted, ScriptedIsSuccess, ScriptedDict])
 def test_episodes_of_different_lengths_and_success_of_the_last_step(env: type[Scripted]) -> None:
-    result = evaluate_sweep(scripted_model(env), env, omegas=[0.0, 1.0], num_candidates=[1], episodes=20, seed=4)
+    result = evaluate_sweep(scripted_model(env), env, grid=over([0.0, 1.0], [1]), episodes=20, seed=4)
     seeds = range(4, 24)
     np.testing.assert_array_equal(result.returns, [[Scripted.expected_return(seed) for seed in seeds]] * 2)
     np.testing.assert_array_equal(result.successes, [[seed % 3 == 0 for seed in seeds]] * 2)
@@ -192,7 +206,7 @@ def test_episodes_of_different_lengths_and_success_of_the_last_step(env: type[Sc
 
 def test_success_told_in_some_episodes_only_is_refused() -> None:
     with pytest.raises(ValueError, match="2 of 4 episodes told success"):
-        evaluate_sweep(scripted_model(), SometimesSilent, omegas=[0], num_candidates=[1], episodes=4)
+        evaluate_sweep(scripted_model(), SometimesSilent, grid=over([0], [1]), episodes=4)
 
 
 def test_observations_are_normalised_as_in_training_and_rewards_are_not(tmp_path: Path) -> None:
@@ -218,32 +232,33 @@ def test_observations_are_normalised_as_in_training_and_rewards_are_not(tmp_path
             observation, reward, *_ = env.step(action)
             totals[normalised] += float(reward)
     assert abs(totals[True] - totals[False]) > 0.1
-    result = evaluate_sweep(model, make_reacher, omegas=[0], num_candidates=[1], episodes=1, deterministic=True)
+    result = evaluate_sweep(model, make_reacher, grid=over([0], [1]), episodes=1, deterministic=True)
     assert result.returns[0, 0] == pytest.approx(totals[True], abs=1e-3)
     model.save(tmp_path / "model")
     alone = DIPOLE.load(tmp_path / "model", device="cpu")
-    again = evaluate_sweep(alone, make_reacher, omegas=[0], num_candidates=[1], episodes=1, deterministic=True)
+    again = evaluate_sweep(alone, make_reacher, grid=over([0], [1]), episodes=1, deterministic=True)
     assert again.returns[0, 0] == result.returns[0, 0], "by the statistics that were saved with it"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_exception_of_an_environment_arrives_as_it_is(processes: int) -> None:
     with pytest.raises(ArithmeticError, match="the arm is stuck"):
-        evaluate_sweep(scripted_model(), Broken, omegas=[0], num_candidates=[1], episodes=2, processes=processes)
+        evaluate_sweep(scripted_model(), Broken, grid=over([0], [1]), episodes=2, processes=processes)
 
 
 def test_a_process_that_dies_is_told() -> None:
     with pytest.raises(ChildProcessError, match="a process with environments died"):
-        evaluate_sweep(scripted_model(), Deadly, omegas=[0], num_candidates=[1], episodes=2, processes=2)
+        evaluate_sweep(scripted_model(), Deadly, grid=over([0], [1]), episodes=2, processes=2)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"omegas": []}, "omegas is .*expected at least one value"),
-        ({"omegas": [0, 0.0]}, "omegas is .*none twice"),
-        ({"omegas": [-1.5]}, "omega is -1.5"),
-        ({"num_candidates": [0]}, "num_candidates is 0"),
+        ({"grid": {"omega": []}}, "omega is .*expected at least one value"),
+        ({"grid": {"omega": [0, 0.0]}}, "omega is .*none twice"),
+        ({"grid": {"omega": [-1.5]}}, "omega is -1.5"),
+        ({"grid": {"num_candidates": [0]}}, "num_candidates is 0"),
+        ({"grid": {"guidance": [0]}}, "guidance: .* has no such knob, expected values of: omega, num_candidates"),
         ({"episodes": 0}, "episodes is 0, expected at least 1"),
         ({"processes": 0}, "processes is 0, expected at least 1"),
         ({"seed": -1}, "seed is -1, expected at least 0"),
@@ -251,12 +266,12 @@ def test_a_process_that_dies_is_told() -> None:
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate_sweep(scripted_model(), Scripted, **{"omegas": [0], "num_candidates": [1], **options})
+        evaluate_sweep(scripted_model(), Scripted, **{"grid": {"omega": [0], "num_candidates": [1]}, **options})
 
 
 def test_the_csv_file_holds_the_rows(tmp_path: Path, reacher_model: DIPOLE) -> None:
-    with_success = evaluate_sweep(scripted_model(), Scripted, omegas=[-1, 0.5], num_candidates=[1, 4], episodes=3)
-    without = evaluate_sweep(reacher_model, make_reacher, omegas=[0], num_candidates=[1], episodes=2)
+    with_success = evaluate_sweep(scripted_model(), Scripted, grid=over([-1, 0.5], [1, 4]), episodes=3)
+    without = evaluate_sweep(reacher_model, make_reacher, grid=over([0], [1]), episodes=2)
     columns = ["omega", "num_candidates", "episodes", "return_mean", "return_low", "return_high"]
     for name, result, extra in (
         ("a", with_success, ["success_mean", "success_low", "success_high"]),
@@ -268,14 +283,14 @@ def test_the_csv_file_holds_the_rows(tmp_path: Path, reacher_model: DIPOLE) -> N
             rows = list(reader)
         assert reader.fieldnames == columns + extra
         assert [[float(row[column]) for column in reader.fieldnames] for row in rows] == [
-            [getattr(row, column) for column in columns + extra] for row in result.rows
+            [*row.setting.values(), *(getattr(row, column) for column in (columns + extra)[2:])] for row in result.rows
         ]
 
 
 def test_a_full_disk_leaves_the_earlier_csv_file(tmp_path: Path) -> None:
     path = tmp_path / "omega_sweep.csv"
     path.write_text("earlier")
-    result = evaluate_sweep(scripted_model(), Scripted, omegas=[-1, 0], num_candidates=[1], episodes=2)
+    result = evaluate_sweep(scripted_model(), Scripted, grid=over([-1, 0], [1]), episodes=2)
     with full_disk(20), pytest.raises(OSError, match=r"cannot write .*omega_sweep\.csv"):
         write_sweep_csv(result, path)
     assert path.read_text() == "earlier"
@@ -283,7 +298,7 @@ def test_a_full_disk_leaves_the_earlier_csv_file(tmp_path: Path) -> None:
 
 
 def test_the_table_for_the_terminal() -> None:
-    result = evaluate_sweep(scripted_model(), Scripted, omegas=[-1, 0.5], num_candidates=[1, 4], episodes=3)
+    result = evaluate_sweep(scripted_model(), Scripted, grid=over([-1, 0.5], [1, 4]), episodes=3)
     # Seeds 0, 1, 2: returns 2, 6 and 12 in every cell, success in the first.
     assert format_sweep_table(result).splitlines() == [
         "Success rate with its 95 % interval, 3 episodes a cell",
@@ -301,16 +316,16 @@ def test_the_table_for_the_terminal() -> None:
 
 
 def test_a_single_episode_has_no_interval() -> None:
-    result = evaluate_sweep(scripted_model(), Scripted, omegas=[0], num_candidates=[1], episodes=1)
+    result = evaluate_sweep(scripted_model(), Scripted, grid=over([0], [1]), episodes=1)
     assert result.rows[0].return_mean == 2.0
     assert math.isnan(result.rows[0].return_low)
     assert format_sweep_table(result).splitlines()[-1].split() == ["0", "2.00"]
 
 
 def test_cells_that_were_not_evaluated_are_unknown() -> None:
-    result = evaluate_sweep(scripted_model(), Scripted, omegas=[0], num_candidates=[1], episodes=1)
+    result = evaluate_sweep(scripted_model(), Scripted, grid=over([0], [1]), episodes=1)
     with pytest.raises(KeyError, match="N = 1 was not evaluated"):
-        result.row(3.0, 1)
+        result.row(omega=3.0, num_candidates=1)
 
 
 def test_the_spaces_of_the_small_environments_are_the_models() -> None:

@@ -22,7 +22,7 @@ from torch import nn
 
 from dipole_sb3 import DIPOLE, OfflineReplayBuffer
 from dipole_sb3.common.random_state import global_generators, restore_global_generators
-from dipole_sb3.learning.learn_together import STACKABLE, Together, learn_together
+from dipole_sb3.learning.learn_together import Together, learn_together
 
 TRANSITIONS, OBSERVATION, ACTION = 300, 4, 2
 SMALL: dict[str, Any] = {"batch_size": 16, "flow_steps": 3, "device": "cpu"}
@@ -85,7 +85,7 @@ def assert_same(one: DIPOLE, other: DIPOLE, tolerance: float = 2e-5) -> None:
         torch.testing.assert_close(found["policy"][name], tensor, rtol=1e-4, atol=tolerance, msg=f"{name} differs")
     assert one.num_timesteps == other.num_timesteps
     assert one._n_updates == other._n_updates
-    assert torch.equal(one._generator.get_state(), other._generator.get_state())
+    assert torch.equal(one.training_generator.get_state(), other.training_generator.get_state())
 
 
 class TestEqualsAlone:
@@ -348,7 +348,7 @@ class TestGoingOn:
         def with_generators(seed: int) -> DIPOLE:
             # As in a process of its own: the global generators explore from where the constructor left them.
             model = run(seed)
-            model._before_learning = partial(restore_global_generators, global_generators())
+            model.when_learning_begins(partial(restore_global_generators, global_generators()))
             return model
 
         alone = [with_generators(seed).learn(9) for seed in range(2)]
@@ -357,7 +357,7 @@ class TestGoingOn:
             assert one.replay_buffer.n_online == 4  # type: ignore[union-attr]
             np.testing.assert_allclose(one.replay_buffer.actions[:4], other.replay_buffer.actions[:4], atol=1e-4)  # type: ignore[union-attr]
             assert_same(one, other, 1e-4)
-            assert one._before_going_online is None
+            assert one._when_going_online is None
 
 
 class TestDrawing:
@@ -386,7 +386,7 @@ class TestRefusals:
             ({"batch_size": 8}, "run 1: batch_size: found 8, expected 16 as in run 0"),
             ({"q_agg": "mean"}, "run 1: q_agg: found 'mean', expected 'min' as in run 0"),
             ({"acceleration": "compiled"}, "run 1: acceleration: found 'compiled', expected 'auto'"),
-            ({"flow_steps": 4}, "run 1: flow_steps: found 4, expected 3 of run 0"),
+            ({"flow_steps": 4}, "run 1: flow_steps: found 4, expected 3 as in run 0"),
             ({"policy_kwargs": {"net_arch": [12, 11]}}, "run 1: networks: found others, expected those of run 0"),
             ({"policy_kwargs": {"activation_fn": "tanh"}}, "run 1: activation_fn: found 'tanh', expected 'gelu-tanh'"),
         ],
@@ -422,4 +422,4 @@ class TestRefusals:
     def test_every_stackable_name_is_an_argument(self) -> None:
         import inspect
 
-        assert set(STACKABLE) <= set(inspect.signature(DIPOLE).parameters)
+        assert set(DIPOLE.stackable()) <= set(inspect.signature(DIPOLE).parameters)

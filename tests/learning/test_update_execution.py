@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from test_together import RUNS, assert_same, make_model, recorded
+from test_learn_together import RUNS, assert_same, make_model, recorded
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dipole_sb3 import DIPOLE
-from dipole_sb3.algorithms.dipole.losses import Outcome, compute_losses
+from dipole_sb3.algorithms.dipole.losses import compute_losses
+from dipole_sb3.common.observations import merged
 from dipole_sb3.learning import update_execution
 from dipole_sb3.learning.learn_together import Together, learn_together
+from dipole_sb3.learning.stacked_runs import ManyRuns, OneRun
 from dipole_sb3.learning.update_execution import CapturedUpdates
-from dipole_sb3.learning.update_sources import ManyRuns, OneRun
+from dipole_sb3.learning.update_rule import Outcome
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -50,9 +52,8 @@ class Recorder:
             self.replays += 1
             outcome = function()
             if not kept:
-                kept.append(Outcome(*(field.clone() for field in outcome)))
-            for target, source in zip(kept[0], outcome, strict=True):
-                target.copy_(source)  # a graph's outputs stay where they are, too
+                kept.append(merged(torch.clone, outcome))
+            merged(lambda target, source: target.copy_(source), kept[0], outcome)  # a graph's outputs stay, too
             return kept[0]
 
         return replay
@@ -61,7 +62,7 @@ class Recorder:
 def captured(model: DIPOLE) -> tuple[CapturedUpdates, Recorder]:
     recorder = Recorder()
     updates = CapturedUpdates(OneRun(model), compute_losses, recorder)
-    model._how_updated = updates
+    model._updates = updates
     return updates, recorder
 
 
@@ -127,7 +128,7 @@ class TestRecording:
             if with_recording:
                 captured(model)
             model.train(33, 16)
-            model._record_training()
+            model.record_training()
             logged.append({name: value for name, value in model.logger.name_to_value.items() if "time" not in name})
         assert logged[0] == pytest.approx(logged[1], rel=1e-4)
         assert logged[0]["train/n_updates"] == 33

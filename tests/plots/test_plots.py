@@ -18,13 +18,14 @@ from matplotlib.image import imread
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from dipole_sb3 import DIPOLE, load_dataset, plots
+from dipole_sb3 import DIPOLE, DIPOLEPolicy, load_dataset, plots
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.intervals import mean_interval
 from dipole_sb3.evaluation.sweep import SweepResult, SweepRow
 from dipole_sb3.plots import acting as plots_acting
 from dipole_sb3.plots import curves as plots_learning
 from dipole_sb3.plots import drawing
+from dipole_sb3.plots import training as plots_results
 from dipole_sb3.plots.curves import average
 
 make_reacher = functools.partial(gymnasium.make, "Reacher-v5")
@@ -60,7 +61,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
             drawn.append(figure)
             yield figure
 
-    monkeypatch.setattr(plots, "drawing", kept)
+    monkeypatch.setattr(plots_results, "drawing", kept)
     monkeypatch.setattr(plots_acting, "drawing", kept)
     monkeypatch.setattr(plots_learning, "drawing", kept)
     return drawn
@@ -69,12 +70,14 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def sweep(success: bool) -> SweepResult:
     rates = (0.4, 0.2, 0.6) if success else ()
     rows = tuple(
-        SweepRow(omega, count, 5, -20 + omega + count, -22 + omega, -15 + omega + count, *rates)
+        SweepRow(
+            {"omega": omega, "num_candidates": count}, 5, -20 + omega + count, -22 + omega, -15 + omega + count, *rates
+        )
         for count in (1, 4)
         for omega in OMEGAS
     )
     shape = (len(rows), 5)
-    return SweepResult(rows, np.zeros(shape), np.ones(shape, bool) if success else None, 0)
+    return SweepResult(DIPOLEPolicy.knobs, rows, np.zeros(shape), np.ones(shape, bool) if success else None, 0)
 
 
 def require_picture(path: Path, figure: Figure) -> None:
@@ -112,7 +115,7 @@ def require_no_overlap(figure: Figure) -> None:
 @pytest.mark.parametrize("success", [False, True])
 def test_omega_sweep_has_a_line_per_number_of_candidates(tmp_path: Path, figures: list[Figure], success: bool) -> None:
     path = tmp_path / "pictures" / "omega_sweep.png"
-    plots.plot_omega_sweep(sweep(success), path, data_return=-23.2, agent_return=-7.7, title="Reacher-v5")
+    plots.plot_sweep(sweep(success), path, data_return=-23.2, agent_return=-7.7, title="Reacher-v5")
     require_picture(path, figures[0])
     require_no_overlap(figures[0])
     assert len(figures[0].axes) == 1 + success
@@ -126,8 +129,8 @@ def test_omega_sweep_has_a_line_per_number_of_candidates(tmp_path: Path, figures
 
 
 def test_cells_without_an_interval_are_drawn_too(tmp_path: Path, figures: list[Figure]) -> None:
-    rows = tuple(SweepRow(omega, 1, 1, omega, np.nan, np.nan) for omega in OMEGAS)
-    plots.plot_omega_sweep(SweepResult(rows, np.zeros((4, 1)), None, 0), tmp_path / "a.png")
+    rows = tuple(SweepRow({"omega": omega, "num_candidates": 1}, 1, omega, np.nan, np.nan) for omega in OMEGAS)
+    plots.plot_sweep(SweepResult(DIPOLEPolicy.knobs, rows, np.zeros((4, 1)), None, 0), tmp_path / "a.png")
     require_picture(tmp_path / "a.png", figures[0])
 
 
@@ -136,7 +139,7 @@ def test_paths_have_a_panel_per_omega(
     tmp_path: Path, figures: list[Figure], model: DIPOLE, omegas: tuple[float, ...]
 ) -> None:
     path = tmp_path / "paths.png"
-    plots.plot_paths(model, make_reacher, path, omegas=omegas, num_candidates=1)
+    plots.plot_paths(model, make_reacher, path, [{"omega": omega, "num_candidates": 1} for omega in omegas])
     require_picture(path, figures[0])
     require_no_overlap(figures[0])
     panels = [axes for axes in figures[0].axes if axes.get_visible()]
@@ -152,7 +155,7 @@ def test_paths_have_a_panel_per_omega(
 
 
 def test_the_parts_of_reachers_return_are_its_own(model: DIPOLE) -> None:
-    (path,) = plots_acting._paths(model, make_reacher, 0.0, 1, [3], deterministic=True)
+    (path,) = plots_acting._paths(model, make_reacher, {"omega": 0.0, "num_candidates": 1}, [3], deterministic=True)
     env = make_reacher()
     observation, _ = env.reset(seed=3)
     distance = control = 0.0
@@ -177,9 +180,7 @@ def test_default_targets_lie_all_around() -> None:
 
 def test_paths_need_a_fingertip(tmp_path: Path, model: DIPOLE) -> None:
     with pytest.raises(ValueError, match="Pendulum-v1 has no body 'target'; expected Gymnasium's Reacher"):
-        plots.plot_paths(
-            model, functools.partial(gymnasium.make, "Pendulum-v1"), tmp_path / "a.png", omegas=[0], num_candidates=1
-        )
+        plots.plot_paths(model, functools.partial(gymnasium.make, "Pendulum-v1"), tmp_path / "a.png", [{"omega": 0}])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,12 +188,13 @@ def test_actions_show_both_policies_and_the_guided_one(
     tmp_path: Path, figures: list[Figure], model: DIPOLE, dataset: OfflineReplayBuffer
 ) -> None:
     path = tmp_path / "actions.png"
-    observation = plots.choose_observation(model, dataset, among=20, samples=8)
+    negative, positive, guided = ({"omega": omega, "num_candidates": 1} for omega in (-1.0, 0.0, 2.0))
+    observation = plots.choose_observation(model, dataset, worse=negative, better=positive, among=20, samples=8)
     assert (dataset.observations[:, 0] == observation).all(axis=1).any()  # type: ignore[call-overload]
-    plots.plot_actions(model, observation, path, omega=2.0, samples=50)
+    plots.plot_actions(model, observation, path, [negative, positive, guided], samples=50)
     require_picture(path, figures[0])
     require_no_overlap(figures[0])
-    for name in ("π⁻ (ω = −1)", "π⁺ (ω = 0)", "guided, ω = 2"):
+    for name in ("ω = −1 (π⁻)", "ω = 0 (π⁺)", "ω = 2"):
         assert name in texts(figures[0])
     clouds = [axes.collections[-1].get_offsets() for axes in figures[0].axes[:3]]
     for omega, cloud in zip((-1.0, 0.0, 2.0), clouds, strict=True):
@@ -211,7 +213,7 @@ def test_actions_of_one_dimension_span_no_plane(tmp_path: Path) -> None:
     }
     model = DIPOLE("MlpPolicy", dataset=arrays, device="cpu", policy_kwargs={"net_arch": [8]})
     with pytest.raises(ValueError, match="1 action dimension, expected at least 2"):
-        plots.plot_actions(model, np.zeros(2, np.float32), tmp_path / "a.png", omega=1.0)
+        plots.plot_actions(model, np.zeros(2, np.float32), tmp_path / "a.png", [{"omega": 1.0}])
 
 
 def test_weights_tell_where_they_saturate(
@@ -316,7 +318,7 @@ def test_curves_need_training_statistics(tmp_path: Path) -> None:
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'dipole-sb3\[plots\]'"):
-        plots.plot_omega_sweep(sweep(False), tmp_path / "a.png")
+        plots.plot_sweep(sweep(False), tmp_path / "a.png")
 
 
 def test_a_failed_drawing_leaves_no_file(tmp_path: Path) -> None:

@@ -16,20 +16,21 @@ from torch import Tensor, nn
 
 from dipole_sb3.algorithms.dipole.losses import (
     LOSS_NAMES,
+    UPDATE,
+    DichotomousObjective,
     Noise,
-    Objective,
-    apply_update,
     compute_losses,
     draw_noise,
     target_critics,
 )
 from dipole_sb3.algorithms.dipole.policies import DIPOLEPolicy
 from dipole_sb3.buffers.offline_buffer import Batch
+from dipole_sb3.learning.update_rule import apply_update
 
 OBSERVATION, ACTION, BATCH, FLOW_STEPS, LEARNING_RATE = 3, 2, 8, 3, 1e-2
 TARGETS, AGGREGATIONS = ("policy", "value"), ("min", "mean")
 EVERY_OBJECTIVE = [
-    Objective(beta=2.0, shift=-0.5, gamma=0.9, tau=0.1, expectile=0.8, critic_target=target, q_agg=how)  # type: ignore[arg-type]
+    DichotomousObjective(2.0, -0.5, 0.9, 0.1, 0.8, target, how, FLOW_STEPS)  # type: ignore[arg-type]
     for target in TARGETS
     for how in AGGREGATIONS
 ]
@@ -79,7 +80,7 @@ def make_noise(seed: int = 2) -> Noise:
 class Arithmetic:
     """Every quantity of an update from the raw parameters, in NumPy and double precision."""
 
-    def __init__(self, policy: DIPOLEPolicy, batch: Batch, noise: Noise, objective: Objective) -> None:
+    def __init__(self, policy: DIPOLEPolicy, batch: Batch, noise: Noise, objective: DichotomousObjective) -> None:
         self.actor, self.critic, self.critic_target, self.value = (
             as_numpy(network.head.mlp) for network in (policy.actor, policy.critic, policy.critic_target, policy.value)
         )
@@ -149,7 +150,7 @@ class Arithmetic:
 
 @pytest.mark.parametrize("objective", EVERY_OBJECTIVE, ids=lambda o: f"{o.critic_target}-{o.q_agg}")
 class TestArithmetic:
-    def test_losses(self, objective: Objective) -> None:
+    def test_losses(self, objective: DichotomousObjective) -> None:
         policy, batch, noise = make_policy(), make_batch(), make_noise()
         outcome = compute_losses(policy, batch, noise, objective)
         exact = Arithmetic(policy, batch, noise, objective)
@@ -164,26 +165,26 @@ class TestArithmetic:
         assert found == pytest.approx(expected, rel=1e-5)
         assert outcome.total.item() == pytest.approx(sum(expected.values()), rel=1e-5)
 
-    def test_what_the_log_reads(self, objective: Objective) -> None:
+    def test_what_the_log_reads(self, objective: DichotomousObjective) -> None:
         policy, batch, noise = make_policy(), make_batch(), make_noise()
         outcome = compute_losses(policy, batch, noise, objective)
         exact = Arithmetic(policy, batch, noise, objective)
         for found, expected in (
-            (outcome.weight, exact.weight()),
-            (outcome.advantage, exact.advantage()),
-            (outcome.q, exact.critics(exact.critic, exact.observations, exact.actions)),
-            (outcome.value, exact.state_value()),
+            (outcome.details["weight"], exact.weight()),
+            (outcome.details["advantage"], exact.advantage()),
+            (outcome.details["q"], exact.critics(exact.critic, exact.observations, exact.actions)),
+            (outcome.details["value"], exact.state_value()),
         ):
             assert not found.requires_grad
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
-    def test_bootstrapped_return(self, objective: Objective) -> None:
+    def test_bootstrapped_return(self, objective: DichotomousObjective) -> None:
         policy, batch, noise = make_policy(), make_batch(), make_noise()
         returns = target_critics(policy, batch, noise, objective)[1]
         assert not returns.requires_grad
         np.testing.assert_allclose(returns, Arithmetic(policy, batch, noise, objective).returns(), rtol=1e-4, atol=1e-5)
 
-    def test_several_steps_change_the_critics_target_alone(self, objective: Objective) -> None:
+    def test_several_steps_change_the_critics_target_alone(self, objective: DichotomousObjective) -> None:
         policy, batch, noise = make_policy(), with_steps(make_batch()), make_noise()
         exact = Arithmetic(policy, batch, noise, objective)
         returns = target_critics(policy, batch, noise, objective)[1]
@@ -191,10 +192,10 @@ class TestArithmetic:
         one, several = (compute_losses(policy, each, noise, objective) for each in (make_batch(), batch))
         losses = dict(zip(LOSS_NAMES, several.losses.tolist(), strict=True))
         assert losses["critic_loss"] == pytest.approx(exact.critic_loss(), rel=1e-5)
-        assert torch.equal(one.advantage, several.advantage)
+        assert torch.equal(one.details["advantage"], several.details["advantage"])
         assert (one.losses != several.losses).tolist() == [name == "critic_loss" for name in LOSS_NAMES]
 
-    def test_end_of_episode_is_the_reward_alone(self, objective: Objective) -> None:
+    def test_end_of_episode_is_the_reward_alone(self, objective: DichotomousObjective) -> None:
         policy, batch = make_policy(), make_batch()
         returns = target_critics(policy, batch, make_noise(), objective)[1]
         ended = batch.masks == 0
@@ -221,7 +222,7 @@ class TestCasesAreTellingApart:
 
 
 class TestBootstrapAction:
-    objective = Objective(critic_target="policy")
+    objective = DichotomousObjective(critic_target="policy")
 
     def returns(self, policy: DIPOLEPolicy) -> Tensor:
         return target_critics(policy, make_batch(), make_noise(), self.objective)[1]
@@ -243,7 +244,7 @@ class TestBootstrapAction:
 
     def test_value_target_needs_no_action(self) -> None:
         policy, batch, noise = make_policy(), make_batch(), make_noise()
-        objective = Objective(critic_target="value")
+        objective = DichotomousObjective(critic_target="value")
         before = target_critics(policy, batch, noise, objective)[1]
         randomize(policy.actor, torch.Generator().manual_seed(9))
         randomize(policy.critic_target, torch.Generator().manual_seed(9))
@@ -290,7 +291,7 @@ class Textbook:
         output.bias.data = arrays["output.bias"][member, 0].clone()
         return nn.Sequential(*layers, output)
 
-    def update(self, batch: Batch, noise: Noise, objective: Objective) -> None:
+    def update(self, batch: Batch, noise: Noise, objective: DichotomousObjective) -> None:
         s, a, r, following, mask = (array.double() for array in batch[:5])
         start, time, target_start = (array.double() for array in noise)
         with torch.no_grad():
@@ -330,14 +331,14 @@ class Textbook:
 
 class TestUpdate:
     @pytest.mark.parametrize("objective", EVERY_OBJECTIVE, ids=lambda o: f"{o.critic_target}-{o.q_agg}")
-    def test_five_networks_with_their_own_adams_and_losses(self, objective: Objective) -> None:
+    def test_five_networks_with_their_own_adams_and_losses(self, objective: DichotomousObjective) -> None:
         # Catches, beyond the losses: a gradient through a target or a weight, a second loss that reaches a network, one
         # optimiser acting differently from several, the Polyak step before the optimiser's.
         policy = make_policy()
         textbook = Textbook(policy)
         for step in range(10):
             batch, noise = make_batch(10 + step), make_noise(100 + step)
-            apply_update(policy, policy.optimizer, batch, noise, objective)
+            apply_update(UPDATE, policy, batch, noise, objective)
             textbook.update(batch, noise, objective)
         updated = Textbook(policy).networks
         for name, network in textbook.networks.items():
@@ -350,7 +351,7 @@ class TestUpdate:
     def test_targets_follow_the_just_updated_critics(self, tau: float) -> None:
         policy = make_policy()
         before = copy.deepcopy(policy.critic_target)
-        apply_update(policy, policy.optimizer, make_batch(), make_noise(), Objective(tau=tau))
+        apply_update(UPDATE, policy, make_batch(), make_noise(), DichotomousObjective(tau=tau))
         for old, new, online in zip(
             before.parameters(), policy.critic_target.parameters(), policy.critic.parameters(), strict=True
         ):
@@ -358,7 +359,7 @@ class TestUpdate:
 
     def test_every_network_but_the_targets_gets_a_gradient(self) -> None:
         policy = make_policy()
-        apply_update(policy, policy.optimizer, make_batch(), make_noise(), Objective())
+        apply_update(UPDATE, policy, make_batch(), make_noise(), DichotomousObjective())
         for network in (policy.actor, policy.critic, policy.value):
             for name, parameter in network.named_parameters():
                 assert parameter.grad is not None, name
@@ -375,18 +376,18 @@ class TestUpdate:
 
     def test_gradients_do_not_accumulate(self) -> None:
         policy, batch, noise = make_policy(), make_batch(), make_noise()
-        still = torch.optim.SGD(policy.trained_parameters(), lr=0.0)
-        objective = Objective(tau=1e-12)
-        apply_update(policy, still, batch, noise, objective)
+        policy.optimizer = torch.optim.SGD(policy.trained_parameters(), lr=0.0)
+        objective = DichotomousObjective(tau=1e-12)
+        apply_update(UPDATE, policy, batch, noise, objective)
         first = [parameter.grad.clone() for parameter in policy.trained_parameters()]
-        apply_update(policy, still, batch, noise, objective)
+        apply_update(UPDATE, policy, batch, noise, objective)
         for once, again in zip(first, policy.trained_parameters(), strict=True):
             torch.testing.assert_close(again.grad, once)
 
     def test_returns_the_losses_before_the_step(self) -> None:
         policy, batch, noise = make_policy(), make_batch(), make_noise()
-        before = compute_losses(policy, batch, noise, Objective())
-        outcome = apply_update(policy, policy.optimizer, batch, noise, Objective())
+        before = compute_losses(policy, batch, noise, DichotomousObjective())
+        outcome = apply_update(UPDATE, policy, batch, noise, DichotomousObjective())
         assert torch.equal(outcome.losses, before.losses)
         assert not outcome.total.requires_grad
 
@@ -433,8 +434,8 @@ class TestObjective:
     )
     def test_out_of_range_is_refused(self, name: str, value: object, expected: str) -> None:
         with pytest.raises(ValueError, match=f"{name} is .*, expected {expected}"):
-            Objective(**{name: value})  # type: ignore[arg-type]
+            DichotomousObjective(**{name: value})  # type: ignore[arg-type]
 
     def test_limits_are_allowed(self) -> None:
-        Objective(gamma=0.0, tau=1.0)
-        Objective(gamma=1.0, shift=-20.0)
+        DichotomousObjective(gamma=0.0, tau=1.0)
+        DichotomousObjective(gamma=1.0, shift=-20.0)

@@ -1,0 +1,89 @@
+"""IQL as a Stable-Baselines3 algorithm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+
+from dipole_sb3.algorithms.iql.losses import LARGEST_WEIGHT, UPDATE, advantage_weights, advantages
+from dipole_sb3.algorithms.iql.policies import CnnPolicy, IQLPolicy, MlpPolicy, MultiInputPolicy
+from dipole_sb3.learning.advantage_weights import AdvantageWeights
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.update_rule import UpdateRule
+
+
+class IQL(OfflineAlgorithm):
+    """Implicit Q-learning (arXiv 2110.06169) on recorded data, with SB3's habits.
+
+    V is the τ-expectile of the critics over the recorded actions, the critics bootstrap from V, and the policy is a
+    regression on the recorded actions with weights min(exp(αA), 100). It never asks the critics about an action that is
+    not in the data. As in the reference implementation of FQL's authors the policy is the mean of a Gaussian of fixed
+    unit variance, and the advantage is that of the online critics.
+
+    Arguments that are not listed here are those of
+    :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`, in SAC's order.
+
+    :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, ``"CnnPolicy"`` or a sub-class of IQLPolicy.
+    :param alpha: α ≥ 0, inverse temperature of the weights; 0 clones the data.
+    :param expectile: τ in (0, 1) of the value's regression.
+    :param explore_std: online: standard deviation ≥ 0 of the normal noise that is added to actions in [−1, 1].
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    update_rule: ClassVar[UpdateRule] = UPDATE
+    own_stackable: ClassVar[tuple[str, ...]] = ("explore_std",)
+    policy: IQLPolicy
+
+    def __init__(
+        self,
+        policy: str | type[IQLPolicy],
+        env: GymEnv | str | None = None,
+        *args: Any,
+        alpha: float = 3.0,
+        expectile: float = 0.9,
+        explore_std: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        self.alpha = alpha
+        self.expectile = expectile
+        self.explore_std = explore_std
+        super().__init__(policy, env, *args, **kwargs)
+
+    def _setup_policy(self) -> None:
+        if not (math.isfinite(self.explore_std) and self.explore_std >= 0):
+            raise ValueError(f"explore_std is {self.explore_std}, expected a finite number of at least 0")
+        super()._setup_policy()
+
+    def advantage_weights(self) -> AdvantageWeights:
+        # Below, a transition weighs less than a hundredth; above, the weight is cut off.
+        ends = (math.log(x) / self.alpha if self.alpha > 0 else math.copysign(math.inf, x - 1) for x in (0.01, 100.0))
+        return AdvantageWeights(
+            lambda batch: advantages(self.policy, batch),
+            "A = min(Q₁, Q₂) − V",
+            {"weight: min(exp(αA), 100)": lambda advantage: advantage_weights(advantage, self.alpha)},
+            largest=LARGEST_WEIGHT,
+            saturation=(next(ends), next(ends)),
+            note=lambda below, above: (
+                f"{100 * below:.1f} % of the data weigh less than 0.01, {100 * above:.1f} % are cut off at 100"
+            ),
+            title=f"How the advantage weights the data (α = {self.alpha:g})",
+        )
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """SB3's exploration, with normal noise of ``explore_std`` where no other noise is given."""
+        _, scaled = super()._sample_action(learning_starts, action_noise, n_envs)
+        if action_noise is None and self.num_timesteps >= learning_starts:
+            scaled = np.clip(scaled + self.explore_std * np.random.normal(size=scaled.shape), -1.0, 1.0)
+            scaled = scaled.astype(np.float32)
+        return self.policy.in_units(scaled), scaled
