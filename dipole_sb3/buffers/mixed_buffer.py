@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from dipole_sb3.buffers.offline_buffer import TRANSITION_ARRAYS, Batch, OfflineReplayBuffer
+from dipole_sb3.buffers.shared_observations import NextObservationsView
+from dipole_sb3.common.checks import ObservationArrays
 from dipole_sb3.common.observations import mapped, merged
 
 SelfMixedReplayBuffer = TypeVar("SelfMixedReplayBuffer", bound="MixedReplayBuffer")
@@ -34,7 +36,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
     :param action_space: Box.
     :param device: where batches are drawn; the recorded data draw there, too.
     :param n_envs: environments that write at a time.
-    :param optimize_memory_usage: not offered.
+    :param optimize_memory_usage: as in OfflineReplayBuffer; of the ring.
     :param handle_timeout_termination: as in SB3.
     :param recorded: recorded data with the same spaces, in memory or memory-mapped; None: there are none.
     """
@@ -203,8 +205,11 @@ class MixedReplayBuffer(OfflineReplayBuffer):
                     f"{(rows, *array.shape[1:])}"
                 )
         for name, array in arrays.items():
-            array[:rows] = state[name]
+            if not isinstance(array, NextObservationsView):
+                array[:rows] = state[name]
         self.pos, self.full, self._owed = pos, full, float(state["owed"])
+        if self._shared is not None:
+            self._share_observations(_keyed_like(self.next_observations, "next_observations", state))
         self._mirror = self._breaks = self._checksum = None
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -244,6 +249,8 @@ class MixedReplayBuffer(OfflineReplayBuffer):
             setattr(other, name, mapped(divided, getattr(self, name)))
         other.n_envs, other.buffer_size = n_envs, capacity
         other.pos, other.full = rows % capacity, rows == capacity
+        if other._shared is not None:
+            other._share_observations(mapped(lambda array: array[:rows], other.next_observations))
         return other
 
     def _with_observation_space(self, space: spaces.Space[Any]) -> OfflineReplayBuffer:
@@ -256,12 +263,16 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         # A ring of a million transitions in which a few lie is not a hundred megabytes on a disk.
         rows = self._filled_rows()
         filled = {name: mapped(lambda array: array[:rows], getattr(self, name)) for name in TRANSITION_ARRAYS}
-        return {**super().__getstate__(), **filled}
+        return {**super().__getstate__(), **filled, "_shared": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        shared = self.optimize_memory_usage
         for name in TRANSITION_ARRAYS:
-            setattr(self, name, mapped(self._with_room, getattr(self, name)))
+            if not (shared and name == "next_observations"):
+                setattr(self, name, mapped(self._with_room, getattr(self, name)))
+        if shared:
+            self._share_observations(self.next_observations)
 
     def _with_room(self, filled: np.ndarray) -> np.ndarray:
         if len(filled) == self.buffer_size:
@@ -269,6 +280,11 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         whole = np.zeros((self.buffer_size, *filled.shape[1:]), filled.dtype)
         whole[: len(filled)] = filled
         return whole
+
+
+def _keyed_like(value: Any, name: str, state: dict[str, np.ndarray]) -> ObservationArrays:
+    """Observations out of a state that names them ``name``, or ``name/key``."""
+    return {key: state[f"{name}/{key}"] for key in value} if isinstance(value, dict) else state[name]
 
 
 def recorded_part(buffer: OfflineReplayBuffer) -> OfflineReplayBuffer:

@@ -21,6 +21,7 @@ from dipole_sb3.buffers.checksums import TransitionDigest
 from dipole_sb3.buffers.device_mirror import DeviceMirror, ObservationTensors
 from dipole_sb3.buffers.n_step_windows import differ, find_breaks, windows
 from dipole_sb3.buffers.recorded_arrays import RecordedArrays
+from dipole_sb3.buffers.shared_observations import SharedNextObservations
 from dipole_sb3.common import checks
 from dipole_sb3.common.checks import ObservationArrays
 from dipole_sb3.common.errors import DatasetError
@@ -76,7 +77,8 @@ class OfflineReplayBuffer(ReplayBuffer):
     :param action_space: Box.
     :param device: where batches are drawn; the arrays are mirrored there when it is not the CPU.
     :param n_envs: environments that write at a time.
-    :param optimize_memory_usage: not offered: arrays are adopted without a copy instead.
+    :param optimize_memory_usage: store observations once. Unlike in SB3 the last observation of every episode is kept,
+        so batches are the same as without it, also after time limits.
     :param handle_timeout_termination: as in SB3: remember which ends were time limits.
     """
 
@@ -93,18 +95,17 @@ class OfflineReplayBuffer(ReplayBuffer):
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
     ) -> None:
-        if optimize_memory_usage:
-            raise ValueError(
-                "OfflineReplayBuffer does not take optimize_memory_usage=True: it would lose the last observation of "
-                "every recorded episode"
-            )
         # Not ReplayBuffer's constructor: it allocates arrays, of one Box only.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, 1)
-        self.optimize_memory_usage = False
+        self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.observations = self._allocate_observations()
-        self.next_observations = self._allocate_observations()
+        self._shared: SharedNextObservations | None = None
+        if optimize_memory_usage:
+            self._share_observations()
+        else:
+            self.next_observations = self._allocate_observations()
         self.actions = np.zeros((self.buffer_size, n_envs, self.action_dim), np.float32)
         self.rewards = np.zeros((self.buffer_size, n_envs), np.float32)
         self.dones = np.zeros((self.buffer_size, n_envs), np.float32)
@@ -116,6 +117,16 @@ class OfflineReplayBuffer(ReplayBuffer):
         self._rows_to_send = 0
         self._breaks: np.ndarray | None = None
         self._checksum: str | None = None
+
+    def _share_observations(self, next_observations: ObservationArrays | None = None) -> None:
+        """Stores observations once from now on; see :class:`SharedNextObservations`.
+
+        :param next_observations: of the filled rows; None: there are none.
+        """
+        self._shared = SharedNextObservations(self.observations)
+        if next_observations is not None and self._filled_rows():
+            self._shared.fill(next_observations, (self.pos - 1) % self.buffer_size)
+        self.next_observations = self._shared.views()
 
     def _allocate_observations(self) -> ObservationArrays:
         shape = (self.buffer_size, self.n_envs)
@@ -221,9 +232,11 @@ class OfflineReplayBuffer(ReplayBuffer):
     ) -> None:
         """One transition of every environment, as in SB3; the oldest row gives way when the buffer is full."""
         row = self.pos
-        for stored, given in ((self.observations, obs), (self.next_observations, next_obs)):
-            for array, value in together(stored, given):
-                array[row] = np.asarray(value).reshape(array.shape[1:])
+        self._write(row, self.observations, obs)
+        if self._shared is None:
+            self._write(row, self.next_observations, next_obs)
+        else:
+            self._shared.write(row, next_obs)
         self.actions[row] = np.asarray(action).reshape(self.n_envs, self.action_dim)
         self.rewards[row], self.dones[row] = reward, done
         if self.handle_timeout_termination:
@@ -237,6 +250,10 @@ class OfflineReplayBuffer(ReplayBuffer):
         self.pos = (row + 1) % self.buffer_size
         self.full = self.full or self.pos == 0
 
+    def _write(self, row: int, stored: ObservationArrays, given: Any) -> None:
+        for array, value in together(stored, given):
+            array[row] = np.asarray(value).reshape(array.shape[1:])
+
     def _begins_anew(self, row: int) -> np.ndarray:
         """Where a row's observation is not the next observation of the row before, [n_envs]."""
         begins = [
@@ -244,6 +261,18 @@ class OfflineReplayBuffer(ReplayBuffer):
             for leading, following in together(self.next_observations, self.observations)
         ]
         return np.any(begins, axis=0)  # type: ignore[no-any-return]
+
+    def sample(  # type: ignore[override]
+        self, batch_size: int, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples | DictReplayBufferSamples:
+        """As in SB3.
+
+        :param batch_size: transitions to draw with replacement.
+        :param env: normalises observations and rewards.
+        """
+        # Not ReplayBuffer's, which leaves a row out where observations are stored once.
+        samples: ReplayBufferSamples | DictReplayBufferSamples = BaseBuffer.sample(self, batch_size, env)
+        return samples
 
     def _get_samples(  # type: ignore[override]
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
@@ -338,7 +367,7 @@ class OfflineReplayBuffer(ReplayBuffer):
     @property
     def resident(self) -> bool:
         """Whether all transitions are on the device and stay as they are: :meth:`take` then needs the host no more."""
-        return self.full
+        return self.full and self._shared is None
 
     def take(self, indices: Tensor, n_steps: int = 1) -> Batch:
         """The transitions at flat indices (row · n_envs + environment), shape [batch], on the buffer's device.
@@ -346,21 +375,36 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param n_steps: n ≥ 1. Above 1 each comes with the rewards of the up to n − 1 transitions that follow it in its
             episode, and with the last one's next observation and mask (see :class:`Batch`).
         """
-        tensors = self.tensors()
-        last, rewards, steps = indices, tensors["rewards"][indices], None
+        mirror = self._current_mirror()
+
+        def tensor_of(name: str) -> Any:
+            return mirror.of(name, getattr(self, name))
+
+        last, rewards, steps = indices, tensor_of("rewards")[indices], None
         if n_steps > 1:
-            breaks = self._current_mirror().of("_breaks", self.breaks())
+            breaks = mirror.of("_breaks", self.breaks())
             window = windows(indices, breaks, n_steps, self.n_envs)
             last, steps = window.last, window.steps
-            rewards = tensors["rewards"][window.rows] * window.counts
+            rewards = tensor_of("rewards")[window.rows] * window.counts
+        observations = tensor_of("observations")
+        if self._shared is None:
+            following = mapped(lambda tensor: tensor[last], tensor_of("next_observations"))
+        else:
+            following = self._shared.take(last, tensor_of("_slots"), observations)
         return Batch(
-            mapped(lambda tensor: tensor[indices], tensors["observations"]),
-            tensors["actions"][indices],
+            mapped(lambda tensor: tensor[indices], observations),
+            tensor_of("actions")[indices],
             rewards,
-            mapped(lambda tensor: tensor[last], tensors["next_observations"]),
-            1.0 - tensors["dones"][last] * (1.0 - tensors["timeouts"][last]),
+            following,
+            1.0 - tensor_of("dones")[last] * (1.0 - tensor_of("timeouts")[last]),
             steps,
         )
+
+    @property
+    def _slots(self) -> np.ndarray:
+        """Of shared observations, for the mirror on the device."""
+        assert self._shared is not None
+        return self._shared.slots
 
     def breaks(self) -> np.ndarray:
         """Where the row after a transition does not continue it, [rows, n_envs], bool; found once, then kept up."""
@@ -370,9 +414,19 @@ class OfflineReplayBuffer(ReplayBuffer):
         return self._breaks
 
     def tensors(self) -> dict[str, Any]:
-        """All arrays as tensors on the buffer's device, [rows · n_envs, ...]; views of the same memory on the CPU."""
+        """All arrays as tensors on the buffer's device, [rows · n_envs, ...]; views of the same memory on the CPU.
+
+        Where observations are stored once, next observations are put together at each call; batches do not need them.
+        """
         mirror = self._current_mirror()
-        return {name: mirror.of(name, getattr(self, name)) for name in TRANSITION_ARRAYS}
+        if self._shared is None:
+            return {name: mirror.of(name, getattr(self, name)) for name in TRANSITION_ARRAYS}
+        apart = DeviceMirror(self.device)
+        whole = mapped(np.asarray, self.next_observations)
+        return {
+            name: apart.of(name, whole) if name == "next_observations" else mirror.of(name, getattr(self, name))
+            for name in TRANSITION_ARRAYS
+        }
 
     def tensors_to_take(self, n_steps: int = 1) -> list[Tensor]:
         """All that :meth:`take` reads: always the same tensors, until the buffer changes or has another device."""
@@ -417,7 +471,9 @@ class OfflineReplayBuffer(ReplayBuffer):
         other = copy.copy(self)
         other.observation_space, other.obs_shape = space, get_obs_shape(space)  # type: ignore[assignment]
         other.observations = image_layout.transposed(self.observations, space)
-        other.next_observations = image_layout.transposed(self.next_observations, space)
+        following = self.next_observations if self._shared is None else mapped(np.asarray, self.next_observations)
+        other.next_observations, other._shared = image_layout.transposed(following, space), None
+        other.optimize_memory_usage = False
         if self.validation is not None:
             other.validation = self.validation._with_observation_space(space)
         return other

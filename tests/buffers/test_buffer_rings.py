@@ -75,10 +75,6 @@ class TestRing:
         ours.add(np.ones((3, 3)), np.ones((3, 3)), np.ones((3, 2)), np.full(3, 100.0), np.zeros(3), [{}] * 3)
         np.testing.assert_array_equal(ours.take(torch.arange(9, 12)).rewards, [100, 100, 100])
 
-    def test_memory_optimisation_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="optimize_memory_usage=True"):
-            OfflineReplayBuffer(9, spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)), optimize_memory_usage=True)
-
     def test_discrete_observations_have_one_column_as_in_stable_baselines3(self) -> None:
         box = spaces.Box(-1, 1, (1,))
         arrays = {**counting(6), "observations": np.arange(6), "next_observations": np.arange(6)[::-1]}

@@ -82,10 +82,6 @@ class TestParts:
         buffer = add(MixedReplayBuffer(9, BOX, ACTION, "cpu", 2, recorded=inner), 1, first=100)
         assert rewards_of(buffer) == [*range(5), *range(ONLINE, ONLINE + 6), ONLINE + 200, ONLINE + 201]
 
-    def test_memory_optimisation_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="optimize_memory_usage=True"):
-            mixed(3, optimize_memory_usage=True)
-
 
 class TestTake:
     @pytest.mark.parametrize("dicts", [False, True])
