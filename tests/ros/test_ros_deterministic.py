@@ -89,9 +89,9 @@ def test_reload_from_a_pair_and_back_while_driving(bundle: Path, patient_contrac
     plain_hash = GuidedPolicy.load(deterministic_bundle).hash
     with driving(bundle, patient_contract) as (_, found):
         assert found.set(omega=3.0).successful
-        wait(lambda: found.commands[-1] == guided, "the command of ω 3")
+        wait(lambda: found.driven[-1][4:] == guided, "the command of ω 3")
         assert found.set(bundle=str(deterministic_bundle)).successful
-        wait(lambda: found.commands[-1] == plain, "the deterministic command")
+        wait(lambda: found.driven[-1][4:] == plain, "the deterministic command")
         wait(lambda: found.model[-1]["hash"] == plain_hash, "its model info")
         assert math.isnan(found.get("omega"))
         assert not found.describe("omega").floating_point_range
@@ -99,11 +99,11 @@ def test_reload_from_a_pair_and_back_while_driving(bundle: Path, patient_contrac
         found.turn(3.0)
         wait(lambda: len(found.audit) >= 5, "the refusals")
         assert found.set(bundle=str(bundle)).successful
-        wait(lambda: found.commands[-1] == default, "the command of the default ω")
+        wait(lambda: found.driven[-1][4:] == default, "the command of the default ω")
         assert found.get("omega") == 0.5
         assert found.describe("omega").floating_point_range[0].to_value == 4.0
         assert found.set(omega=3.0).successful
-        wait(lambda: found.commands[-1] == guided, "the command of ω 3 again")
+        wait(lambda: found.driven[-1][4:] == guided, "the command of ω 3 again")
         wait(lambda: len(found.audit) >= 7, "the audit")
         assert [(record["source"], record["old"], record["new"], record["accepted"]) for record in found.audit] == [
             ("configure", "0.5", "0.5", "True"),
