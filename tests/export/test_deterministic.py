@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import torch
 from deterministic_models import OneAction, OneActionPolicy, one_action_model, one_action_model_of
 from dipole_export import command, export_bundle, exporter
+from dipole_export.robot import drive
 from dipole_runtime import GuidedPolicy, GuidedPolicyError
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.manifest import CRITIC, DETERMINISTIC, MANIFEST, VECTORS
@@ -218,3 +222,18 @@ def test_a_pair_still_needs_its_range(tmp_path: Path) -> None:
     manifest = export_bundle(model, tmp_path / "bundle", omega_range=(0.0, 1.0))
     assert manifest.omega is not None
     assert (manifest.omega.low, manifest.omega.high) == (0.0, 1.0)
+
+
+def test_it_drives_without_torch(tmp_path: Path) -> None:
+    """The program that the demo drives bundles by; of ω and N there is none to give."""
+    export_bundle(one_action_model(unbounded(10), spaces.Box(-1.0, 1.0, (2,))), tmp_path / "bundle")
+    program = [sys.executable, drive.__file__, str(tmp_path / "bundle"), "--env", "Reacher-v5", "--episodes", "1"]
+    finished = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    told = json.loads(finished.stdout)
+    assert np.shape(told["returns"]) == (1, 1, 1)
+    assert np.shape(told["latencies_s"]) == (1, 1, 50)
+    refused = subprocess.run([*program, "--omegas", "0"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "omega is 0.0, expected none" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
