@@ -163,10 +163,13 @@ def test_configured_anew_with_the_other_form(bundle: Path, contract: Path, deter
         assert found.change("configure")
         assert math.isnan(found.get("omega"))
         assert found.change("cleanup")
-        assert found.set(omega=3.0).successful
-        assert not found.change("configure")
-        assert NO_OMEGA in found.told("configuring failed")["problem"]
-        assert found.set(omega=math.nan).successful
         assert found.set(bundle=str(bundle)).successful
         assert found.change("configure")
         assert found.get("omega") == 0.5
+        assert found.change("cleanup")
+        assert found.set(bundle=str(deterministic_bundle)).successful
+        assert found.set(omega=0.5).successful, "the same as was left, but now it is asked for"
+        assert not found.change("configure")
+        assert NO_OMEGA in found.told("configuring failed")["problem"]
+        assert found.set(omega=math.nan).successful
+        assert found.change("configure")
