@@ -14,7 +14,8 @@ from exorl_recordings import STEPS, TASKS, Episodes, open_environment, record, t
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.datasets import exorl, make_env, storage
+from dipole_sb3.datasets import make_env, storage
+from dipole_sb3.datasets.exorl import loading
 from dipole_sb3.datasets.exorl.names import DOMAINS
 from dipole_sb3.datasets.exorl.tasks import REACH_TARGETS
 
@@ -220,7 +221,7 @@ def test_other_episodes_are_relabelled_anew(walker: Path) -> None:
 
 def test_another_version_does_not_take_what_an_older_one_kept(walker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(walker)
-    monkeypatch.setattr(exorl, "RELABELLER_VERSION", 2)
+    monkeypatch.setattr(loading, "RELABELLER_VERSION", 2)
     load(walker)
     assert visible(walker / "walker/rnd") == ["buffer", "walk.relabelled-v1", "walk.relabelled-v2"]
 
