@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from deterministic_models import OneAction, OneActionPolicy, one_action_model, one_action_model_of
-from dipole_export import command, export_bundle, exporter
+from deterministic_models import one_action_model, one_action_model_of
+from dipole_export import export_bundle, exporter
 from dipole_export.robot import drive
 from dipole_runtime import GuidedPolicy, GuidedPolicyError
 from dipole_runtime.bundle import read_bundle
@@ -22,10 +22,10 @@ from dipole_runtime.reference import ValuedPolicy
 from gymnasium import spaces
 from models import DICT, UNEVEN_ACTIONS, model_of, observations_of, unbounded
 
-from dipole_sb3 import DIPOLE
+from dipole_sb3 import DIPOLE, IQL, IQLPolicy
 
 
-def require_parity(model: OneAction, bundle: Path, tolerance: float = 1e-4) -> None:
+def require_parity(model: IQL, bundle: Path, tolerance: float = 1e-4) -> None:
     """The runtime's actions beside predict's, in units of the action range."""
     policy = GuidedPolicy.load(bundle)
     space = model.action_space
@@ -101,7 +101,7 @@ def test_the_bundle_has_nothing_of_a_pair(tmp_path: Path) -> None:
     )
     assert manifest == GuidedPolicy.load(tmp_path / "bundle").manifest
     assert (manifest.policy, manifest.format_version, manifest.guidance) == ("deterministic", 2, None)
-    assert manifest.provenance["algorithm"] == "OneAction"
+    assert manifest.provenance["algorithm"] == "IQL"
     assert manifest.provenance["hyperparameters"]["net_arch"] == [24, 16]
     assert "action_error_by_omega" not in manifest.provenance
     assert manifest.action.names == ("steer", "throttle", "brake")
@@ -143,7 +143,7 @@ def test_int8_is_smaller_and_says_by_how_much_it_differs(tmp_path: Path) -> None
 
 def test_a_range_of_omega_is_refused(tmp_path: Path) -> None:
     model = one_action_model(unbounded(4), UNEVEN_ACTIONS)
-    with pytest.raises(ValueError, match=r"omega_range is .*, expected none: OneAction acts without greediness"):
+    with pytest.raises(ValueError, match=r"omega_range is .*, expected none: IQL acts without greediness"):
         export_bundle(model, tmp_path / "bundle", omega_range=(-1.0, 4.0))
     assert list(tmp_path.iterdir()) == []
 
@@ -151,10 +151,10 @@ def test_a_range_of_omega_is_refused(tmp_path: Path) -> None:
 def test_a_policy_that_is_not_its_form_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its predict squashes actions, which the form does not know of."""
 
-    def squashed(self: OneActionPolicy, observation: Any, deterministic: bool = False) -> torch.Tensor:
+    def squashed(self: IQLPolicy, observation: Any, deterministic: bool = False) -> torch.Tensor:
         return torch.tanh(self.actor.head(self.actor.features(observation)))
 
-    monkeypatch.setattr(OneActionPolicy, "_predict", squashed)
+    monkeypatch.setattr(IQLPolicy, "_predict", squashed)
     with pytest.raises(ValueError, match="not written, because the fp32 bundle's actions differ from the model's"):
         export_bundle(one_action_model(unbounded(4), UNEVEN_ACTIONS), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
@@ -178,8 +178,8 @@ def test_an_unknown_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     class Diffusion:
         steps: int
 
-    monkeypatch.setattr(OneActionPolicy, "acting_form", lambda self: Diffusion(5))
-    with pytest.raises(ValueError, match="OneAction acts as a Diffusion, expected one of the forms that bundles hold"):
+    monkeypatch.setattr(IQLPolicy, "acting_form", lambda self: Diffusion(5))
+    with pytest.raises(ValueError, match="IQL acts as a Diffusion, expected one of the forms that bundles hold"):
         export_bundle(one_action_model(unbounded(4), UNEVEN_ACTIONS), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
@@ -197,8 +197,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
     model = one_action_model_of("vector")
     saved = tmp_path / "model.zip"
-    saved.write_bytes(b"")
-    monkeypatch.setattr(command, "load_model", lambda *_: model)
+    model.save(saved)
     monkeypatch.chdir(tmp_path)
     assert main(["export", str(saved), "robot.dipole"]) == 0
     printed = capsys.readouterr().out
@@ -209,7 +208,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     for option, words in refused:
         assert main(["export", str(saved), "refused", *option]) == 1
         error = capsys.readouterr().err
-        assert f"{words}, expected none: OneAction acts without greediness" in error
+        assert f"{words}, expected none: IQL acts without greediness" in error
         assert len(error.splitlines()) == 1
     assert not hasattr(model, "omega")
     with pytest.raises(GuidedPolicyError):
