@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,17 +12,21 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from dipole_sb3.buffers import image_layout, recorded_arrays
+from dipole_sb3.buffers import image_layout, recorded_arrays, sb3_buffers
 from dipole_sb3.buffers.checksums import TransitionDigest
 from dipole_sb3.buffers.device_mirror import DeviceMirror, ObservationTensors
 from dipole_sb3.buffers.n_step_windows import differ, find_breaks, windows
+from dipole_sb3.buffers.recorded_arrays import RecordedArrays
 from dipole_sb3.common import checks
 from dipole_sb3.common.checks import ObservationArrays
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.observations import mapped, together
+
+SelfOfflineReplayBuffer = TypeVar("SelfOfflineReplayBuffer", bound="OfflineReplayBuffer")
 
 TRANSITION_ARRAYS = ("observations", "actions", "rewards", "next_observations", "dones", "timeouts")
 """What a buffer holds of every transition."""
@@ -151,15 +155,14 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         known = recorded_arrays.spaces_of(source, arrays, observation_space, action_space)
         found = recorded_arrays.adopted(source, arrays, *known)
-        buffer = cls(1, *known, device)
-        buffer.buffer_size, buffer.pos, buffer.full = len(found.rewards), 0, True
-        buffer.source, buffer.metadata = source, dict(metadata or {})
-        for name in TRANSITION_ARRAYS:
-            setattr(buffer, name, getattr(found, name))
+        buffer = cls(1, *known, device)._filled_with(found, source)
+        buffer.metadata = dict(metadata or {})
         return buffer
 
     @classmethod
-    def from_replay_buffer(cls, buffer: ReplayBuffer, *, device: torch.device | str = "auto") -> OfflineReplayBuffer:
+    def from_replay_buffer(
+        cls, buffer: ReplayBuffer, *, device: torch.device | str = "auto", source: str = "replay buffer"
+    ) -> OfflineReplayBuffer:
         """What an SB3 algorithm's replay buffer holds, oldest first; of several environments, too.
 
         Arrays are shared with ``buffer`` where they can be, so it must not be written to meanwhile; a full ring is
@@ -170,12 +173,23 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param buffer: ReplayBuffer or DictReplayBuffer, in whichever algorithm it was filled; an OfflineReplayBuffer
             is returned as it is.
         :param device: where batches will be drawn.
+        :param source: name of the data in error messages.
         :raises DatasetError: it is empty, a HerReplayBuffer, has no Box actions, or holds NaN or actions outside
             [−1, 1].
         """
-        from dipole_sb3.datasets.replay_buffers import adopted
+        if isinstance(buffer, cls):
+            return buffer.to(get_device(device))
+        found = sb3_buffers.transitions(source, buffer)
+        return cls(buffer.n_envs, buffer.observation_space, buffer.action_space, device, buffer.n_envs)._filled_with(
+            found, source
+        )
 
-        return adopted(buffer, cls, device=device)
+    def _filled_with(self: SelfOfflineReplayBuffer, found: RecordedArrays, source: str) -> SelfOfflineReplayBuffer:
+        """Itself as a full buffer of these transitions, whose arrays it adopts."""
+        self.buffer_size, self.pos, self.full, self.source = len(found.rewards), 0, True, source
+        for name in TRANSITION_ARRAYS:
+            setattr(self, name, getattr(found, name))
+        return self
 
     # SB3's face
 

@@ -19,7 +19,7 @@ ACTION_MARGIN = 1e-5
 
 
 class RecordedArrays(NamedTuple):
-    """T transitions of one environment; [T, 1, ...] each, as in a replay buffer."""
+    """Transitions in the order of time, as in a replay buffer: [rows, n_envs, ...] each."""
 
     observations: ObservationArrays
     actions: np.ndarray

@@ -15,119 +15,8 @@ from dipole_sb3.buffers import image_layout
 from dipole_sb3.buffers.device_mirror import ObservationTensors
 from dipole_sb3.buffers.n_step_windows import windows
 from dipole_sb3.buffers.offline_buffer import Batch, OfflineReplayBuffer
+from dipole_sb3.buffers.stored_arrays import NextObservations, StoredArrays, open_arrays, part_of, unkeyed
 from dipole_sb3.common.checks import ObservationArrays
-from dipole_sb3.datasets.npy_files import NpyFile
-
-MAPPED_BYTES = 768 * 2**20
-"""Arrays are drawn through memory maps while they fit into this, smallest first; the others are read row by row.
-
-Linux counts every page of a map that was touched as the process's memory, and brings up to 2 MiB around it along.
-"""
-
-Keyed = dict[str | None, NpyFile]
-
-
-class StoredArrays:
-    """The files of one data set.
-
-    Observations are stored once: row t of them is s, row t + 1 is s', except in the transitions of ``breaks``.
-
-    :param observations: [T + 1, *observation], by key of a Dict observation or under None.
-    :param breaks: int64 [K], in ascending order: transitions whose next observation is not the following row.
-    :param break_observations: [K, *observation], their next observations; keys as of ``observations``.
-    :param columns: actions [T, action], rewards, dones and timeouts [T], float32.
-    """
-
-    def __init__(
-        self, observations: Keyed, breaks: NpyFile, break_observations: Keyed, columns: dict[str, NpyFile]
-    ) -> None:
-        self.observations, self.columns = observations, columns
-        self.breaks, self.break_observations = breaks, break_observations
-        budget = MAPPED_BYTES
-        files = [*observations.values(), *columns.values(), breaks, *break_observations.values()]
-        for file in sorted(files, key=lambda file: file.bytes):
-            budget -= file.bytes
-            file.drawn_by_reads = budget < 0
-
-    def __len__(self) -> int:
-        return self.columns["rewards"].shape[0]
-
-    def pairs(self, rows: np.ndarray) -> tuple[ObservationArrays, ObservationArrays]:
-        """s and s' of transitions, copies of [n, *observation] each.
-
-        :param rows: int64 [n].
-        """
-        pairs = {key: file.take(rows, 2) for key, file in self.observations.items()}
-        self._mend({key: pair[:, 1] for key, pair in pairs.items()}, rows)
-        one, other = (_unkeyed({key: pair[:, which] for key, pair in pairs.items()}) for which in (0, 1))
-        return one, other
-
-    def block(self, start: int, stop: int) -> dict[str, Any]:
-        """Consecutive transitions, as :meth:`OfflineReplayBuffer.blocks` gives them; no map is touched."""
-        states = {key: file.read(start, stop + 1) for key, file in self.observations.items()}
-        following = {key: state[1:].copy() for key, state in states.items()}
-        self._mend(following, np.arange(start, stop))
-        return {
-            "observations": _unkeyed({key: state[:-1] for key, state in states.items()}),
-            "next_observations": _unkeyed(following),
-            **{key: file.read(start, stop) for key, file in self.columns.items()},
-        }
-
-    def _mend(self, following: dict[str | None, np.ndarray], rows: np.ndarray) -> None:
-        """Puts the true next observations where the next row is not the one."""
-        breaks = self.breaks.map
-        if len(breaks) == 0:
-            return
-        places = np.searchsorted(breaks, rows)
-        broken = breaks[np.minimum(places, len(breaks) - 1)] == rows
-        if broken.any():
-            for key, values in following.items():
-                values[broken] = self.break_observations[key].take(places[broken])[:, 0]
-
-
-class NextObservations:
-    """s' of every transition, [transitions, 1, *observation], put together where it is asked for.
-
-    :param arrays: the files.
-    :param key: of a Dict observation, or None.
-    :param space: of the observation, whose layout the rows get.
-    """
-
-    def __init__(self, arrays: StoredArrays, key: str | None, space: spaces.Space[Any]) -> None:
-        self._arrays, self._key, self._space = arrays, key, space
-        file = arrays.observations[key]
-        self.dtype = file.dtype
-        self.shape: tuple[int, ...] = (len(arrays), 1, *self._laid_out(np.empty((1, *file.shape[1:]))).shape[1:])
-        self.ndim = len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
-        if isinstance(first, slice):
-            rows = np.arange(*first.indices(len(self)))
-        else:
-            rows = np.asarray(first)
-            rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-            if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
-                raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} transitions")
-            rows = rows % len(self)
-        _, following = self._arrays.pairs(rows.reshape(-1).astype(np.int64))
-        values = self._laid_out(_part(following, self._key))
-        values = values.reshape(*rows.shape, 1, *values.shape[1:])
-        if rest and not isinstance(rest[0], slice):
-            # One environment recorded: pairs of row and environment are the rows.
-            values, rest = values.take(0, axis=rows.ndim), rest[1:]
-        return values[(slice(None),) * rows.ndim + rest]
-
-    def _laid_out(self, values: np.ndarray) -> np.ndarray:
-        turned = image_layout.transposed(values, self._space, 1)
-        assert isinstance(turned, np.ndarray)
-        return turned
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype, copy=False)
 
 
 class StoredReplayBuffer(OfflineReplayBuffer):
@@ -160,10 +49,10 @@ class StoredReplayBuffer(OfflineReplayBuffer):
 
     def _open(self) -> None:
         arrays, space = self._arrays, self.observation_space
-        observations = _unkeyed({key: file.map[:-1, None] for key, file in arrays.observations.items()})
+        observations = unkeyed({key: file.map[:-1, None] for key, file in arrays.observations.items()})
         self.observations = image_layout.transposed(observations, space)
-        self.next_observations = _unkeyed(
-            {key: NextObservations(arrays, key, _part(space, key)) for key in arrays.observations}
+        self.next_observations = unkeyed(
+            {key: NextObservations(arrays, key, part_of(space, key)) for key in arrays.observations}
         )
         for key, file in arrays.columns.items():
             setattr(self, key, file.map[:, None])
@@ -270,18 +159,6 @@ class StoredReplayBuffer(OfflineReplayBuffer):
         return {**kept, "_mirror": None, "_breaks": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        from dipole_sb3.datasets import storage
-
         self.__dict__.update(state)
-        self._arrays = storage.open_arrays(self._folder, self._checksum)
+        self._arrays = open_arrays(self._folder, self._checksum)
         self._open()
-
-
-def _unkeyed(values: dict[str | None, Any]) -> Any:
-    """An array where the observation is one, else a dict."""
-    return values.get(None, values)
-
-
-def _part(whole: Any, key: str | None) -> Any:
-    """Of a Dict space or observation its part; of any other itself."""
-    return whole if key is None else whole[key]

@@ -103,7 +103,7 @@ def add_parser(actions: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``dipole data record``; failures raise."""
-    from dipole_sb3.recording import learning_agents
+    from dipole_sb3.recording import recording_files
 
     learning = options.model is None
     for name, default in (_OF_MODELS if learning else _OF_LEARNING).items():
@@ -113,17 +113,17 @@ def run(options: argparse.Namespace) -> int:
     if options.env is None and not learning:
         raise ValueError("--env is missing; expected the id of the environment to record the model in")
     if Path(options.out).suffix:
-        learning_agents.require_output(options.out)
+        recording_files.require_output(options.out)
     return _record_learning(options) if learning else _record_model(options)
 
 
 def _record_learning(options: argparse.Namespace) -> int:
     from dipole_sb3.common import checks
     from dipole_sb3.datasets import make_env, storage
-    from dipole_sb3.recording import learning_agents
+    from dipole_sb3.recording import recording_files, training
 
-    def record() -> learning_agents.Recording:
-        return learning_agents.record_training(
+    def record() -> recording_files.Recording:
+        return training.record_training(
             options.algo,
             env_id,
             options.steps,
@@ -136,7 +136,7 @@ def _record_learning(options: argparse.Namespace) -> int:
     env_id, command = options.env or _DEFAULT_ENV, command_line(options)
     if Path(options.out).suffix:
         recording = record()
-        learning_agents.write_recording(recording, options.out, command)
+        recording_files.write_recording(recording, options.out, command)
     else:
         with make_env(env_id) as env:
             seen, acted = env.observation_space, env.action_space
@@ -209,10 +209,10 @@ def _returns(facts: dict[str, Any]) -> str:
 
 
 def _told_where(out: str) -> int:
-    from dipole_sb3.datasets import storage
+    from dipole_sb3.buffers import stored_arrays
 
     path = Path(out)
-    print(f"{path.with_suffix('.json') if path.suffix else path / storage.DESCRIPTION}: where they come from")
+    print(f"{path.with_suffix('.json') if path.suffix else path / stored_arrays.DESCRIPTION}: where they come from")
     return 0
 
 

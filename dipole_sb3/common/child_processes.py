@@ -90,6 +90,11 @@ def live_and_die_with_parent(stop: Connection | None = None) -> None:
         threading.Thread(target=end, daemon=True).start()
 
 
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Worker(NamedTuple):
     """A process, and this side of the pipe to it."""
 

@@ -39,8 +39,7 @@ def load_dataset(
         of an SB3 replay buffer.
     :raises DatasetError: an unknown name (with the nearest known ones), or data that is missing or malformed.
     """
-    from dipole_sb3.datasets import files
-    from dipole_sb3.recording import learning_agents
+    from dipole_sb3.datasets import demo, files
 
     if isinstance(name, str):
         source, _, rest = name.partition("/")
@@ -52,8 +51,8 @@ def load_dataset(
             from dipole_sb3.datasets import minari
 
             return minari.load(name, device=device, **options)
-        if source == "demo" and rest in learning_agents.DEMO_NAMES:
-            return learning_agents.load_demo(rest, device=device, **options)
+        if source == "demo" and rest in demo.NAMES:
+            return demo.load(rest, device=device, **options)
         if source == "exorl":
             from dipole_sb3.datasets import exorl
 
@@ -107,9 +106,9 @@ def is_file_name(name: str | os.PathLike[str]) -> bool:
 
 
 def _suggestion(name: str) -> str:
-    from dipole_sb3.recording import learning_agents
+    from dipole_sb3.datasets import demo
 
-    known = [f"demo/{demo}" for demo in learning_agents.DEMO_NAMES]
+    known = [f"demo/{shipped}" for shipped in demo.NAMES]
     near = difflib.get_close_matches(name, [*known, *_ogbench_names()], n=3, cutoff=0.6)
     return f"nearest: {', '.join(near)}" if near else f"expected {EXPECTED_NAMES}"
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from dipole_sb3.buffers import stored_arrays
 from dipole_sb3.buffers.checksums import TransitionDigest
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
@@ -179,9 +180,9 @@ def _inspect_stored(found: Inspection, path: Path) -> None:
     if not found.problems:
         buffer = storage.load(path, device="cpu")
         digest = _inspect_buffer(found, buffer)
-        if digest != storage.checksum(path):
+        if digest != stored_arrays.checksum(path):
             found.problems.append(
-                f"{path / storage.DESCRIPTION}: checksum is not that of the transitions; the data set is damaged"
+                f"{path / stored_arrays.DESCRIPTION}: checksum is not that of the transitions; the data set is damaged"
             )
 
 

@@ -1,14 +1,4 @@
-"""The project's own data format: a folder of .npy files and what is known about them, for data of any size.
-
-    dataset.json                     format and version, spaces, counts, shapes and SHA-256 of the arrays, metadata
-    observations.npy                 [T + 1, *observation]: s of every transition, and what follows the last
-    breaks.npy                       [K]: transitions whose next observation is not the next one's observation
-    break_observations.npy           [K, *observation]: the next observations of those
-    actions.npy                      [T, action], scaled to [−1, 1] by the bounds of the action space, float32
-    rewards.npy, dones.npy, timeouts.npy    [T], float32, as in a replay buffer
-
-Of Dict observations every key has files of its own, ``observations.KEY.npy``.
-"""
+"""Data sets of the project's own format (see :mod:`dipole_sb3.buffers.stored_arrays`), written and opened."""
 
 from __future__ import annotations
 
@@ -19,29 +9,33 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_obs_shape
 
 from dipole_sb3.buffers import image_layout
 from dipole_sb3.buffers.checksums import TransitionDigest
+from dipole_sb3.buffers.npy_files import NpyFile, NpyWriter
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
-from dipole_sb3.buffers.stored_buffer import StoredArrays, StoredReplayBuffer
-from dipole_sb3.common import checks
+from dipole_sb3.buffers.stored_arrays import (
+    COLUMNS,
+    DESCRIPTION,
+    FORMAT,
+    VERSION,
+    described_spaces_of,
+    file_name,
+    layout,
+    noted_breaks,
+    open_files,
+    read_description,
+)
+from dipole_sb3.buffers.stored_buffer import StoredReplayBuffer
+from dipole_sb3.common import checks, described_spaces
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.files import cannot_write
-from dipole_sb3.datasets import described_spaces
 from dipole_sb3.datasets.files import common_length, sliced
 from dipole_sb3.datasets.folders import replaced_folder
-from dipole_sb3.datasets.npy_files import NpyFile, NpyWriter
-
-DESCRIPTION = "dataset.json"
-FORMAT = "dipole-sb3 data set"
-VERSION = 1
-COLUMNS = ("actions", "rewards", "dones", "timeouts")
 
 
 class DatasetWriter:
@@ -80,7 +74,7 @@ class DatasetWriter:
         self._overwrite = overwrite
         described_spaces.describe(observation_space)  # refused before hours of work, not after
         _require_json(self.path, self.metadata)
-        self._layout = _layout(observation_space, self.action_space, 0, 0)
+        self._layout = layout(observation_space, self.action_space, 0, 0)
         row_bytes = sum(dtype.itemsize * math.prod(shape[1:]) for _, shape, dtype in self._layout.values())
         self._rows_at_a_time = image_layout.rows_per_block(row_bytes)
         self._digest = TransitionDigest(observation_space)
@@ -154,11 +148,11 @@ class DatasetWriter:
         broken = np.zeros(len(block["rewards"]), bool)
         for key, state in states.items():
             broken[:-1] |= _differ(following[key][:-1], state[1:])
-            self._writers[_file("observations", key)].append(state)
+            self._writers[file_name("observations", key)].append(state)
         rows = np.flatnonzero(broken)
         self._append_breaks(rows, {key: value[rows] for key, value in following.items()})
         for key in COLUMNS:
-            self._writers[_file(key)].append(block[key])
+            self._writers[file_name(key)].append(block[key])
         self._following = {key: value[-1:].copy() for key, value in following.items()}
         self._episodes += int(np.count_nonzero(block["dones"]))
         self._open_episode = not block["dones"][-1]
@@ -166,9 +160,9 @@ class DatasetWriter:
 
     def _append_breaks(self, rows: np.ndarray, following: dict[str | None, np.ndarray]) -> None:
         """Transitions of the present block, −1 for the one before it, whose next observations are not the next rows."""
-        self._writers[_file("breaks")].append((rows + self.transitions).astype(np.int64))
+        self._writers[file_name("breaks")].append((rows + self.transitions).astype(np.int64))
         for key, value in following.items():
-            self._writers[_file("break_observations", key)].append(value)
+            self._writers[file_name("break_observations", key)].append(value)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if kind is not None:
@@ -185,7 +179,7 @@ class DatasetWriter:
         _require_json(self.path, self.metadata)
         with self._failures_named():
             for key, value in self._following.items():
-                self._writers[_file("observations", key)].append(value)
+                self._writers[file_name("observations", key)].append(value)
             description = {
                 "format": FORMAT,
                 "version": VERSION,
@@ -233,37 +227,12 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "auto") -
     """
     path = Path(path)
     description = read_description(path)
-    observation_space, action_space = _spaces(path, description)
+    observation_space, action_space = described_spaces_of(path, description)
     buffer = StoredReplayBuffer.over(
-        _open(path, description), observation_space, action_space, device, path, description["checksum"]
+        open_files(path, description), observation_space, action_space, device, path, description["checksum"]
     )
     buffer.metadata = description["metadata"]
     return buffer
-
-
-def checksum(path: str | os.PathLike[str]) -> str:
-    """What identifies the data, as :attr:`OfflineReplayBuffer.checksum`; as it was when they were written.
-
-    :param path: of the folder.
-    :raises DatasetError: it is no data set of this format.
-    """
-    return str(read_description(Path(path))["checksum"])
-
-
-def open_arrays(path: Path, expected: str | None) -> StoredArrays:
-    """The arrays of a data set.
-
-    :param path: of the folder.
-    :param expected: its checksum; None: any.
-    :raises DatasetError: as :func:`load`, or other data lie there.
-    """
-    description = read_description(path)
-    if expected is not None and description["checksum"] != expected:
-        raise DatasetError(
-            f"{path}: holds other data than before: found checksum {description['checksum'][:12]}…, "
-            f"expected {expected[:12]}…"
-        )
-    return _open(path, description)
 
 
 def damages(path: Path) -> list[str]:
@@ -273,10 +242,10 @@ def damages(path: Path) -> list[str]:
     :raises DatasetError: it has no usable ``dataset.json``.
     """
     description = read_description(path)
-    observation_space, action_space = _spaces(path, description)
+    observation_space, action_space = described_spaces_of(path, description)
     found = []
-    for name, (_, shape, dtype) in _layout(
-        observation_space, action_space, description["transitions"], _noted_breaks(path, description)
+    for name, (_, shape, dtype) in layout(
+        observation_space, action_space, description["transitions"], noted_breaks(path, description)
     ).items():
         try:
             digest = NpyFile(path / name, shape, dtype).sha256()
@@ -287,97 +256,6 @@ def damages(path: Path) -> list[str]:
         if digest != expected:
             found.append(f"{path / name}: its content has changed: SHA-256 is {digest}, expected {expected}")
     return found
-
-
-_FACTS: dict[str, type] = {
-    "transitions": int,
-    "episodes": int,
-    "checksum": str,
-    "observation_space": dict,
-    "action_space": dict,
-    "arrays": dict,
-    "metadata": dict,
-}
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """What ``dataset.json`` says, complete and of the right types.
-
-    :param path: of the folder.
-    :raises DatasetError: it is missing, damaged, of another format or from the future.
-    """
-    file = path / DESCRIPTION
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        found = "the folder has no such file" if path.is_dir() else "no such folder"
-        raise DatasetError(f"{file}: {found}; expected a data set that `dipole data convert` wrote") from error
-    except ValueError as error:
-        raise DatasetError(f"{file}: not valid JSON ({error}); the data set is damaged") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise DatasetError(f'{file}: describes something else; expected "format": "{FORMAT}"')
-    version = description.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise DatasetError(
-            f"{file}: has version {version!r} of the format, expected {VERSION} or less: update dipole-sb3"
-        )
-    for key, kind in _FACTS.items():
-        if not isinstance(description.get(key), kind):
-            raise DatasetError(f"{file}: {key} is {description.get(key)!r}, expected {kind.__name__}")
-    return description
-
-
-def _spaces(path: Path, description: Mapping[str, Any]) -> tuple[spaces.Space[Any], spaces.Box]:
-    try:
-        observation_space, action_space = (
-            described_spaces.restore(description[key]) for key in ("observation_space", "action_space")
-        )
-        return observation_space, checks.require_box_actions(action_space)
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise DatasetError(f"{path / DESCRIPTION}: its spaces cannot be read ({error!r})") from error
-
-
-def _open(path: Path, description: Mapping[str, Any]) -> StoredArrays:
-    observation_space, action_space = _spaces(path, description)
-    count = description["transitions"]
-    breaks = _noted_breaks(path, description)
-    files: dict[str, dict[str | None, NpyFile]] = {}
-    for name, (key, shape, dtype) in _layout(observation_space, action_space, count, breaks).items():
-        files.setdefault(name.partition(".")[0], {})[key] = NpyFile(path / name, shape, dtype)
-    return StoredArrays(
-        files["observations"],
-        files["breaks"][None],
-        files["break_observations"],
-        {key: files[key][None] for key in COLUMNS},
-    )
-
-
-def _noted_breaks(path: Path, description: Mapping[str, Any]) -> int:
-    try:
-        return int(description["arrays"][_file("breaks")]["shape"][0])
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise DatasetError(f"{path / DESCRIPTION}: nothing is said of breaks.npy; the data set is damaged") from error
-
-
-def _layout(
-    observation_space: spaces.Space[Any], action_space: spaces.Box, count: int, breaks: int
-) -> dict[str, tuple[str | None, tuple[int, ...], np.dtype[Any]]]:
-    """File → key of a Dict observation, shape and type of the array."""
-    float32, actions = np.dtype(np.float32), int(np.prod(action_space.shape))
-    layout: dict[str, tuple[str | None, tuple[int, ...], np.dtype[Any]]] = {}
-    parts: Any = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
-    for key, space in parts.items():
-        row, dtype = get_obs_shape(space), checks.stores_as(space)
-        layout[_file("observations", key)] = (key, (count + 1, *row), dtype)
-        layout[_file("break_observations", key)] = (key, (breaks, *row), dtype)
-    layout[_file("breaks")] = (None, (breaks,), np.dtype(np.int64))
-    for name in COLUMNS:
-        layout[_file(name)] = (None, (count, actions) if name == "actions" else (count,), float32)
-    return layout
-
-
-def _file(name: str, key: str | None = None) -> str:
-    return f"{name}.npy" if key is None else f"{name}.{quote(key, safe='')}.npy"
 
 
 def _by_key(value: Any) -> dict[str | None, np.ndarray]:

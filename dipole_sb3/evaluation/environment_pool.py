@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -152,11 +151,6 @@ def open_environments(
         yield pool
     finally:
         pool.close()
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seconds_per_episode(make_env: MakeEnv, seed: int = 0, steps: int = 20, unlimited: int = 1000) -> float:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.files import write_csv
 from dipole_sb3.common.intervals import mean_interval, proportion_interval
 from dipole_sb3.evaluation.batched_acting import Acting, ActingModel
-from dipole_sb3.evaluation.environment_pool import MakeEnv, available_cores, open_environments, seconds_per_episode
+from dipole_sb3.evaluation.environment_pool import MakeEnv, open_environments, seconds_per_episode
 from dipole_sb3.evaluation.episode_player import Player, play
 from dipole_sb3.learning.knobs import Knob
 

@@ -35,7 +35,8 @@ from dipole_sb3.common.random_state import seeded_torch
 from dipole_sb3.datasets import storage
 from dipole_sb3.datasets.environments import environment_facts
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
-from dipole_sb3.recording import learning_agents
+from dipole_sb3.recording import recording_files
+from dipole_sb3.recording.noise import action_deviation
 
 Row = dict[str, Any]
 Transform = Callable[[Any], Any]
@@ -92,7 +93,7 @@ def record_dataset(
             raise ValueError(f"{name} is {value}; expected at least 1")
     as_npz = path is not None and Path(path).suffix != ""
     if path is not None and as_npz:
-        learning_agents.require_output(path)
+        recording_files.require_output(path)
     with _opened(env, n_envs) as given:
         venv, normalize = _unnormalized(model, given)
         action_space = checks.require_box_actions(venv.action_space)
@@ -107,8 +108,8 @@ def record_dataset(
             "deterministic": bool(deterministic),
             "noise": np.asarray(noise).tolist(),
             "epsilon": float(epsilon),
-            **learning_agents.action_bounds(action_space),
-            **learning_agents.today_and_versions(),
+            **recording_files.action_bounds(action_space),
+            **recording_files.today_and_versions(),
             **_json(metadata),
         }
         rollouts = _Rollouts(model, venv, normalize, explore, deterministic)
@@ -123,7 +124,7 @@ def record_dataset(
             arrays = _collected(parts, venv.observation_space, action_space, steps)
         facts.update(_returns(rollouts.returns))
         if path is not None:
-            learning_agents.write_recording(learning_agents.Recording(_flat(arrays), facts), path)
+            recording_files.write_recording(recording_files.Recording(_flat(arrays), facts), path)
         return OfflineReplayBuffer.from_arrays(
             arrays,
             observation_space=venv.observation_space,
@@ -192,7 +193,7 @@ def _exploration(space: spaces.Box, noise: float | Sequence[float], epsilon: flo
     """Adds noise to actions [n, *action], clips them to their bounds, and replaces some by random ones."""
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon is {epsilon}; expected a probability in [0, 1]")
-    deviation = learning_agents.action_deviation(space, noise)
+    deviation = action_deviation(space, noise)
     generator = np.random.default_rng(seed)
 
     def explore(actions: np.ndarray) -> np.ndarray:

@@ -74,9 +74,9 @@ def add_parser(actions: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """``dipole data from-bag``; failures raise."""
     from dipole_export.bags.conversion import BagOptions, recording_of_bag, summary
-    from dipole_sb3.recording import learning_agents
+    from dipole_sb3.recording import recording_files
 
-    learning_agents.require_output(options.out)
+    recording_files.require_output(options.out)
     recording = recording_of_bag(
         options.bag,
         options.contract,
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
             use_sim_time=options.use_sim_time,
         ),
     )
-    path, provenance = learning_agents.write_recording(recording, options.out, command_line(options))
+    path, provenance = recording_files.write_recording(recording, options.out, command_line(options))
     print(f"{path}: {summary(recording)}\n{provenance}: where they come from")
     return 0
 

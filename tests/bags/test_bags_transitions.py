@@ -29,7 +29,7 @@ from written_bags import (
     write_bag,
 )
 
-from dipole_sb3.recording.learning_agents import Recording
+from dipole_sb3.recording.recording_files import Recording
 
 FLAT = "-observation[0]"
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
-from dipole_sb3.buffers import image_layout
+from dipole_sb3.buffers import image_layout, stored_arrays
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.datasets import array_files, storage
+from dipole_sb3.datasets import array_files
 from dipole_sb3.datasets.conversion import convert
 
 SUFFIXES = [".npz", ".hdf5", ".h5"]
@@ -109,7 +109,7 @@ def test_read_in_parts_they_are_the_same(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_layout, "rows_per_block", lambda row_bytes: rows_at_a_time)
         convert(path, folder / "stored")
-    assert storage.checksum(folder / "stored") == whole.checksum
+    assert stored_arrays.checksum(folder / "stored") == whole.checksum
 
 
 def test_columns_of_width_one(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_dict_observations(tmp_path: Path, suffix: str, dict_data: Any) -> None:
     assert buffer.observation_space == expected.observation_space
     assert buffer.checksum == expected.checksum
     convert(path, tmp_path / "stored")
-    assert storage.checksum(tmp_path / "stored") == expected.checksum
+    assert stored_arrays.checksum(tmp_path / "stored") == expected.checksum
 
 
 def test_one_array_and_several_of_the_same_name(tmp_path: Path) -> None:

@@ -26,11 +26,12 @@ from recordings import record
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from dipole_sb3 import DIPOLE, OfflineReplayBuffer, load_dataset
-from dipole_sb3.buffers import image_layout, stored_buffer
+from dipole_sb3.buffers import image_layout, stored_arrays
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.buffers.stored_buffer import StoredReplayBuffer
+from dipole_sb3.common import described_spaces
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.datasets import described_spaces, storage
+from dipole_sb3.datasets import storage
 
 
 def rows(arrays: Any, part: Any) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def test_batches_are_those_of_the_arrays_in_memory(
     for key in ("observations", "actions", "rewards", "next_observations", "dones", "timeouts"):
         for name, array in parts(getattr(found, key)).items():
             same(array[:], parts(getattr(expected, key))[name])
-    assert found.checksum == expected.checksum == storage.checksum(path)
+    assert found.checksum == expected.checksum == stored_arrays.checksum(path)
 
 
 def storage_modes(buffer: StoredReplayBuffer) -> Iterator[StoredReplayBuffer]:
@@ -408,13 +409,13 @@ def test_missing_and_truncated_files(stored: Path, name: str) -> None:
     ],
 )
 def test_a_description_that_is_wrong(stored: Path, change: dict[str, Any], words: str) -> None:
-    file = stored / storage.DESCRIPTION
+    file = stored / stored_arrays.DESCRIPTION
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     damaged(stored, words)
 
 
 def test_a_description_that_is_no_json_or_missing(stored: Path) -> None:
-    file = stored / storage.DESCRIPTION
+    file = stored / stored_arrays.DESCRIPTION
     file.write_text(file.read_text()[:100])
     damaged(stored, "not valid JSON")
     file.write_text("[]")
@@ -436,7 +437,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read(stored: Path) -> None:
 
 
 def test_large_arrays_are_read_and_small_ones_mapped(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_buffer, "MAPPED_BYTES", 600)
+    monkeypatch.setattr(stored_arrays, "MAPPED_BYTES", 600)
     arrays = storage.load(stored)._arrays
     by_reads = {name for name, file in arrays.columns.items() if file.drawn_by_reads}
     assert arrays.observations[None].drawn_by_reads

@@ -16,11 +16,11 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import storage
 from dipole_sb3.datasets.exorl.episodes import find_episodes, fingerprint
 from dipole_sb3.datasets.exorl.names import RewardedTask, data_directory, parse
-from dipole_sb3.evaluation.environment_pool import available_cores
 
 RELABELLER_VERSION = 1
 """Another number whenever the same episodes would give other arrays: what was kept of older ones is then not taken."""

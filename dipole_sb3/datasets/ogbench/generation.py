@@ -8,7 +8,6 @@ processes and interruptions (with the same versions of ogbench, MuJoCo and NumPy
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets.ogbench.names import data_directory, near_matches, require_ogbench, split_files
 from dipole_sb3.datasets.ogbench.oracles import RECIPES, Recipe
@@ -91,7 +91,7 @@ def make_dataset(
     steps = _at_least(
         "max_episode_steps", 2, recipe.max_episode_steps if max_episode_steps is None else max_episode_steps
     )
-    processes = _at_least("processes", 1, _available_cores() if processes is None else processes)
+    processes = _at_least("processes", 1, available_cores() if processes is None else processes)
     work = _Work(recipe, data_directory(dataset_dir), _at_least("seed", 0, seed), steps, episodes)
     try:
         work.directory.mkdir(parents=True, exist_ok=True)
@@ -111,12 +111,6 @@ def _at_least(key: str, least: int, value: int) -> int:
     if value < least:
         raise ValueError(f"{key} is {value}; expected an integer >= {least}")
     return value
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dipole_export.bags.expressions import Expression, Vector
 from dipole_export.bags.reading import CLOCK, CLOCK_TYPE, Bag, BagError, answered_earlier
 from dipole_export.bags.rewards import ExpressionReward, Reward, TopicReward, signal
 from dipole_export.bags.transitions import END, NO_COMMAND, Sources, Transitions
-from dipole_sb3.recording.learning_agents import Recording
+from dipole_sb3.recording.recording_files import Recording
 
 NODE = "dipole_policy"
 _LARGEST_PACE_ERROR = 0.1

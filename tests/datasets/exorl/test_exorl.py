@@ -13,9 +13,10 @@ from dm_control import suite
 from exorl_recordings import STEPS, TASKS, Episodes, open_environment, record, transitions
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
+from dipole_sb3.buffers import stored_arrays
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.datasets import make_env, storage
-from dipole_sb3.datasets.exorl import loading
+from dipole_sb3.datasets import make_env
+from dipole_sb3.datasets.exorl import loading as exorl_loading
 from dipole_sb3.datasets.exorl.names import DOMAINS
 from dipole_sb3.datasets.exorl.tasks import REACH_TARGETS
 
@@ -193,9 +194,9 @@ def test_names(walker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_processes_do_not_change_a_bit(tmp_path: Path) -> None:
     record(tmp_path / "walker/rnd", "walker", "walk", episodes=5)
-    alone = storage.checksum(_cache_after(tmp_path, processes=1))
+    alone = stored_arrays.checksum(_cache_after(tmp_path, processes=1))
     shutil.rmtree(tmp_path / "walker/rnd/walk.relabelled-v1")
-    assert storage.checksum(_cache_after(tmp_path, processes=2)) == alone
+    assert stored_arrays.checksum(_cache_after(tmp_path, processes=2)) == alone
 
 
 def _cache_after(folder: Path, **options: Any) -> Path:
@@ -221,7 +222,7 @@ def test_other_episodes_are_relabelled_anew(walker: Path) -> None:
 
 def test_another_version_does_not_take_what_an_older_one_kept(walker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(walker)
-    monkeypatch.setattr(loading, "RELABELLER_VERSION", 2)
+    monkeypatch.setattr(exorl_loading, "RELABELLER_VERSION", 2)
     load(walker)
     assert visible(walker / "walker/rnd") == ["buffer", "walk.relabelled-v1", "walk.relabelled-v2"]
 

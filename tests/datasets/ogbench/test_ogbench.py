@@ -22,7 +22,7 @@ from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.buffers.recorded_arrays import ACTION_MARGIN
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import ogbench
-from dipole_sb3.datasets.ogbench import loading
+from dipole_sb3.datasets.ogbench import loading as ogbench_loading
 from dipole_sb3.datasets.ogbench import names as ogbench_names
 
 POINT_TASK = "pointmaze-medium-navigate-singletask-task2-v0"
@@ -112,7 +112,7 @@ def test_any_episode_lengths_and_positions(
 ) -> None:
     maze_files(tmp_path, lengths, qpos)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "_ROWS_AT_A_TIME", rows_at_a_time)
+        patch.setattr(ogbench_loading, "_ROWS_AT_A_TIME", rows_at_a_time)
         buffer = ogbench.load(POINT_TASK, dataset_dir=tmp_path)
     _, train, _ = reference.make_env_and_datasets(POINT_TASK, dataset_dir=str(tmp_path))
     assert_same(buffer, train)

@@ -11,7 +11,7 @@ import pytest
 from stable_baselines3 import TD3
 
 from dipole_sb3.datasets import load_dataset, make_env
-from dipole_sb3.recording import learning_agents
+from dipole_sb3.recording import recording_files, training
 
 
 def replayed(env_id: str, seed: int, actions: np.ndarray) -> dict[str, np.ndarray]:
@@ -43,9 +43,7 @@ def replayed(env_id: str, seed: int, actions: np.ndarray) -> dict[str, np.ndarra
     ids=["time limits", "actions beyond 1", "real ends"],
 )
 def test_rows_replay_in_the_environment(env_id: str, steps: int) -> None:
-    arrays, provenance = learning_agents.record_training(
-        "tqc", env_id, steps, seed=3, net_arch=(16,), evaluation_episodes=2
-    )
+    arrays, provenance = training.record_training("tqc", env_id, steps, seed=3, net_arch=(16,), evaluation_episodes=2)
     expected = replayed(env_id, 3, arrays["actions"])
     for key in ("observations", "next_observations", "rewards", "masks"):
         np.testing.assert_allclose(arrays[key], expected[key], rtol=1e-4, atol=1e-4, err_msg=key)
@@ -56,9 +54,9 @@ def test_rows_replay_in_the_environment(env_id: str, steps: int) -> None:
     assert provenance["agent_return_low"] <= provenance["agent_return_mean"] <= provenance["agent_return_high"]
 
 
-@pytest.mark.parametrize("algo", learning_agents.RECORDERS)
+@pytest.mark.parametrize("algo", training.RECORDERS)
 def test_every_agent_that_learns_from_a_buffer_is_recorded(algo: str) -> None:
-    arrays, provenance = learning_agents.record_training(
+    arrays, provenance = training.record_training(
         algo, "Pendulum-v1", 105, seed=3, net_arch=(8,), noise=0.4, evaluation_episodes=2
     )
     expected = replayed("Pendulum-v1", 3, arrays["actions"])
@@ -71,15 +69,13 @@ def test_noise_is_in_the_units_of_the_actions(monkeypatch: pytest.MonkeyPatch) -
     """TD3 has no other exploration; nothing is learned here, and the noise is all there is after random steps."""
     monkeypatch.setattr(TD3, "train", lambda self, gradient_steps, batch_size: None)
     monkeypatch.setattr(TD3, "predict", lambda self, seen, **_: (np.zeros((*seen.shape[:-1], 1), np.float32), None))
-    arrays, _ = learning_agents.record_training(
-        "td3", "Pendulum-v1", 1100, noise=0.1, net_arch=(4,), evaluation_episodes=2
-    )
+    arrays, _ = training.record_training("td3", "Pendulum-v1", 1100, noise=0.1, net_arch=(4,), evaluation_episodes=2)
     assert arrays["actions"][100:].std() == pytest.approx(0.1, rel=0.1)
 
 
 def test_the_same_seed_gives_the_same_rows() -> None:
     first, second, other = (
-        learning_agents.record_training(steps=110, seed=seed, net_arch=(16,), evaluation_episodes=2).arrays
+        training.record_training(steps=110, seed=seed, net_arch=(16,), evaluation_episodes=2).arrays
         for seed in (0, 0, 1)
     )
     for key, array in first.items():
@@ -88,8 +84,8 @@ def test_the_same_seed_gives_the_same_rows() -> None:
 
 
 def test_a_written_recording_is_a_data_set(tmp_path: Path) -> None:
-    recording = learning_agents.record_training(env_id="Pendulum-v1", steps=110, net_arch=(16,), evaluation_episodes=2)
-    path, provenance = learning_agents.write_recording(
+    recording = training.record_training(env_id="Pendulum-v1", steps=110, net_arch=(16,), evaluation_episodes=2)
+    path, provenance = recording_files.write_recording(
         recording, tmp_path / "pendulum.npz", ["dipole", "data", "record"]
     )
     buffer = load_dataset(path)
@@ -111,12 +107,12 @@ def test_a_written_recording_is_a_data_set(tmp_path: Path) -> None:
 )
 def test_refusals(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        learning_agents.record_training(**change)  # type: ignore[arg-type]
+        training.record_training(**change)  # type: ignore[arg-type]
 
 
 def test_output_must_be_npz(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a file name with that suffix"):
-        learning_agents.require_output(tmp_path / "data.csv")
+        recording_files.require_output(tmp_path / "data.csv")
 
 
 def test_the_shipped_data_is_what_its_provenance_says() -> None:

@@ -1,44 +1,23 @@
-"""Data recorded while an agent learns: every transition from its first, random steps to its last, good ones."""
+"""Recording what an agent sees while it learns: from its first, random steps to its last, good ones."""
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import json
-import os
-import platform
-import shlex
 from collections.abc import Sequence
-from contextlib import suppress
-from importlib import metadata, resources
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
-from dipole_sb3.common.files import replaced_when_complete
 from dipole_sb3.common.intervals import mean_interval
-from dipole_sb3.datasets import files
 from dipole_sb3.recording.agents import algorithm_class
+from dipole_sb3.recording.noise import action_deviation
+from dipole_sb3.recording.recording_files import Recording, action_bounds, today_and_versions
 
 RECORDERS = ("crossq", "ddpg", "sac", "td3", "tqc")
 """Agents whose learning can be recorded: those that keep what they see in a replay buffer."""
-
-DEMO_NAMES = ("reacher-tqc-10k",)
-"""Data sets that ship inside the package."""
-
-
-class Recording(NamedTuple):
-    """Recorded transitions, in the keys of :func:`dipole_sb3.datasets.files.load`, and where they come from."""
-
-    arrays: dict[str, np.ndarray]
-    provenance: dict[str, Any]
 
 
 def record_training(
@@ -116,85 +95,6 @@ def record_training(
         **{f"agent_return_{key}": round(value, 3) for key, value in returns._asdict().items()},
     }
     return Recording(arrays, provenance)
-
-
-def action_deviation(space: gymnasium.spaces.Box, noise: float | Sequence[float]) -> np.ndarray:
-    """Standard deviation of every action, of the action space's shape.
-
-    :raises ValueError: not one number, nor one for each action, or not ≥ 0.
-    """
-    try:
-        deviation = np.broadcast_to(np.asarray(noise, np.float64), space.shape)
-    except ValueError as error:
-        raise ValueError(f"noise is {noise}; expected one number, or one for each action of {space.shape}") from error
-    if not (np.isfinite(deviation).all() and (deviation >= 0).all()):
-        raise ValueError(f"noise is {noise}; expected standard deviations ≥ 0, in the units of the actions")
-    return deviation
-
-
-def action_bounds(space: gymnasium.spaces.Space[Any]) -> dict[str, list[float]]:
-    """Metadata from which the actions' bounds are read again."""
-    assert isinstance(space, gymnasium.spaces.Box)
-    return {"action_low": space.low.tolist(), "action_high": space.high.tolist()}
-
-
-def today_and_versions() -> dict[str, Any]:
-    """The date (UTC), and the versions of what took part in a recording and is installed."""
-    versions = {"python": platform.python_version()}
-    for name in ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy"):
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return {"packages": versions, "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
-
-
-def require_output(path: str | os.PathLike[str]) -> None:
-    """Refuses a place that could not be written, before minutes of recording.
-
-    :raises ValueError: a path without the suffix .npz.
-    :raises OSError: its folder cannot be made or written.
-    """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"{path}: recorded data is written as .npz; expected a file name with that suffix")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path.parent}: the folder cannot be written")
-
-
-def write_recording(
-    recording: Recording, path: str | os.PathLike[str], command: Sequence[str] = ()
-) -> tuple[Path, Path]:
-    """Writes the arrays as .npz and, beside it, the provenance (with the data's checksum) as .json.
-
-    :param path: of the .npz file.
-    :param command: the command line that made it, kept in the provenance.
-    :return: both paths.
-    :raises ValueError: a path without the suffix .npz.
-    :raises OSError: the folder cannot be written; nothing half-written stays behind.
-    """
-    require_output(path)
-    path = files.write_npz(path, recording.arrays)
-    provenance = {
-        **recording.provenance,
-        **({"command": shlex.join(command)} if command else {}),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    beside = path.with_suffix(".json")
-    with replaced_when_complete(beside) as file:
-        file.write(f"{json.dumps(provenance, indent=2, ensure_ascii=False)}\n".encode())
-    return path, beside
-
-
-def load_demo(name: str, *, device: torch.device | str = "auto") -> OfflineReplayBuffer:
-    """A recorded data set that ships inside the package.
-
-    :param name: one of :data:`DEMO_NAMES`.
-    :param device: where batches will be drawn.
-    """
-    with resources.as_file(resources.files("dipole_sb3") / "data") as folder:
-        buffer = files.load(folder / f"{name}.npz", device=device)
-    buffer.source = f"demo/{name}"
-    return buffer
 
 
 def _require_box(env_id: str, kind: str, space: gymnasium.spaces.Space[Any]) -> gymnasium.spaces.Box:

@@ -1,0 +1,81 @@
+"""Recordings in .npz files, and what is known about them in the .json files beside those."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from dipole_sb3.common.files import replaced_when_complete
+from dipole_sb3.datasets import files
+
+
+class Recording(NamedTuple):
+    """Recorded transitions, in the keys of :func:`dipole_sb3.datasets.files.load`, and where they come from."""
+
+    arrays: dict[str, np.ndarray]
+    provenance: dict[str, Any]
+
+
+def action_bounds(space: gymnasium.spaces.Space[Any]) -> dict[str, list[float]]:
+    """Metadata from which the actions' bounds are read again."""
+    assert isinstance(space, gymnasium.spaces.Box)
+    return {"action_low": space.low.tolist(), "action_high": space.high.tolist()}
+
+
+def today_and_versions() -> dict[str, Any]:
+    """The date (UTC), and the versions of what took part in a recording and is installed."""
+    versions = {"python": platform.python_version()}
+    for name in ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"packages": versions, "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
+
+
+def require_output(path: str | os.PathLike[str]) -> None:
+    """Refuses a place that could not be written, before minutes of recording.
+
+    :raises ValueError: a path without the suffix .npz.
+    :raises OSError: its folder cannot be made or written.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: recorded data is written as .npz; expected a file name with that suffix")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent}: the folder cannot be written")
+
+
+def write_recording(
+    recording: Recording, path: str | os.PathLike[str], command: Sequence[str] = ()
+) -> tuple[Path, Path]:
+    """Writes the arrays as .npz and, beside it, the provenance (with the data's checksum) as .json.
+
+    :param path: of the .npz file.
+    :param command: the command line that made it, kept in the provenance.
+    :return: both paths.
+    :raises ValueError: a path without the suffix .npz.
+    :raises OSError: the folder cannot be written; nothing half-written stays behind.
+    """
+    require_output(path)
+    path = files.write_npz(path, recording.arrays)
+    provenance = {
+        **recording.provenance,
+        **({"command": shlex.join(command)} if command else {}),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    beside = path.with_suffix(".json")
+    with replaced_when_complete(beside) as file:
+        file.write(f"{json.dumps(provenance, indent=2, ensure_ascii=False)}\n".encode())
+    return path, beside
