@@ -8,10 +8,10 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-import dipole_sb3
 from dipole_sb3.cli import curves, data, errors, evaluate, texts, train
+from dipole_sb3.cli.parsed_command import ParsedCommand
+from dipole_sb3.common.version import VERSION
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -26,13 +26,6 @@ class HydraCommand:
 
     run: Callable[[list[str]], int]
     text: texts.CommandText
-
-
-class ParsedCommand(Protocol):
-    """A sub-command, a module say, with an argparse command line."""
-
-    def add_parser(self, commands: Any) -> None:
-        """Adds itself to the command's subparsers, with ``set_defaults(run=…)``: namespace → exit status."""
 
 
 HYDRA_COMMANDS: Mapping[str, HydraCommand] = {
@@ -87,9 +80,9 @@ def build_parser(
     """The parser of the whole command; what it prints is what ``--help`` shows."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="dipole", description=texts.DIPOLE, epilog=texts.DIPOLE_EXAMPLES, formatter_class=raw
+        prog="dipole", description=texts.COMMAND, epilog=texts.COMMAND_EXAMPLES, formatter_class=raw
     )
-    parser.add_argument("--version", action="version", version=f"dipole-sb3 {dipole_sb3.__version__}")
+    parser.add_argument("--version", action="version", version=f"dipole-sb3 {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for parsed in parsed_commands:
         parsed.add_parser(commands)
