@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import warnings
@@ -14,6 +15,8 @@ from dipole_sb3.cli.parsed_command import ParsedCommand
 from dipole_sb3.common.version import VERSION
 
 INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED_OUTPUT = 141
+"""What a shell says of a program that was ended by a closed pipe."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ def main(
             return hydra_commands[known.command].run(arguments[arguments.index(known.command) + 1 :])
         status: int = known.run(known)
         return status
+    except BrokenPipeError:
+        # Whoever read the output, as in `dipole data info … | head`, has seen enough. What is left is not for stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED_OUTPUT
     except (KeyboardInterrupt, Exception) as error:
         if errors.was_interrupted(error):
             print("dipole: interrupted", file=sys.stderr)

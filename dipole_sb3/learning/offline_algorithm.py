@@ -107,6 +107,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param action_noise: online: added to the actions, in [−1, 1] units.
     :param replay_buffer_class: a sub-class of MixedReplayBuffer.
     :param replay_buffer_kwargs: its keyword arguments.
+    :param optimize_memory_usage: not offered, see the error; recorded data are stored once where they can be.
     :param n_steps: n ≥ 1, rewards of the recorded or gathered actions before the critics bootstrap; as in SB3's SAC.
     :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, a
         mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`, or the replay buffer of an SB3 algorithm.
@@ -165,6 +166,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[MixedReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
         n_steps: int = 1,
         dataset: DatasetLike | None = None,
         offline_steps: int | None = None,
@@ -178,6 +180,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if optimize_memory_usage:
+            raise ValueError(
+                "optimize_memory_usage is True, expected False: SB3's way loses the last observation of every episode, "
+                "from which the critics bootstrap after a time limit; use a smaller buffer_size"
+            )
         if env is not None:
             env = maybe_make_env(env, verbose)
             # SB3 refuses these too, but with an assertion.
@@ -196,6 +203,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
