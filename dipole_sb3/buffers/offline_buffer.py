@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from dipole_sb3.buffers import image_layout, recorded_arrays, sb3_buffers
+from dipole_sb3.buffers import array_conventions, image_layout, recorded_arrays, sb3_buffers
 from dipole_sb3.buffers.checksums import TransitionDigest
 from dipole_sb3.buffers.device_mirror import DeviceMirror, ObservationTensors
 from dipole_sb3.buffers.n_step_windows import differ, find_breaks, windows
@@ -139,13 +139,16 @@ class OfflineReplayBuffer(ReplayBuffer):
     ) -> OfflineReplayBuffer:
         """A full buffer over recorded arrays.
 
-        C-contiguous float32 (or uint8 image) observations are adopted, not copied.
+        C-contiguous float32 (or uint8 image) observations are adopted, not copied. Arrays mean here what they mean in
+        files.
 
         :param arrays: ``observations`` [T, *observation] (or a mapping of those), ``actions`` [T, action] in the
-            environment's units, ``rewards`` [T], ``next_observations``; and how episodes end: ``terminals`` [T]
-            (1 where an episode ended, for any reason) and/or ``masks`` [T] (0 only where bootstrapping must stop).
-            One of the two may be missing: without ``masks`` every terminal stops bootstrapping, without ``terminals``
-            only masks end episodes.
+            environment's units, ``rewards`` [T], ``next_observations`` as observations; and how episodes end:
+            ``terminals`` or ``dones`` [T] (1 where an episode ended), ``timeouts`` [T] (1 where a time limit ended it)
+            and ``masks`` [T] (0 only where bootstrapping must stop). Terminals or masks are enough: without masks and
+            timeouts every terminal stops bootstrapping, without terminals only masks end episodes. Where two of the
+            three are there, next_observations may be missing, as in D4RL's and d3rlpy's data: they are the
+            observations of the next rows. Other keys are ignored.
         :param observation_space: checked against; inferred from the data when None.
         :param action_space: bounds of the actions; Box(−1, 1) when None, if the actions fit into it.
         :param device: where batches will be drawn.
@@ -153,8 +156,10 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param metadata: anything worth keeping (environment id, provenance).
         :raises DatasetError: missing keys, wrong shapes, NaN or infinity, emptiness, values out of bounds.
         """
-        known = recorded_arrays.spaces_of(source, arrays, observation_space, action_space)
-        found = recorded_arrays.adopted(source, arrays, *known)
+        (transitions,) = array_conventions.transition_blocks(source, arrays, whole=True)
+        array_conventions.require_keys(source, transitions, arrays)
+        known = recorded_arrays.spaces_of(source, transitions, observation_space, action_space)
+        found = recorded_arrays.adopted(source, transitions, *known)
         buffer = cls(1, *known, device)._filled_with(found, source)
         buffer.metadata = dict(metadata or {})
         return buffer
@@ -222,7 +227,8 @@ class OfflineReplayBuffer(ReplayBuffer):
         self.actions[row] = np.asarray(action).reshape(self.n_envs, self.action_dim)
         self.rewards[row], self.dones[row] = reward, done
         if self.handle_timeout_termination:
-            self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
+            # Some environments report it as an array of one element.
+            self.timeouts[row] = [bool(info.get("TimeLimit.truncated", False)) for info in infos]
         if self._breaks is not None:
             self._breaks[row - 1] = (self.dones[row - 1] > 0) | self._begins_anew(row)
             self._breaks[row] = True

@@ -37,12 +37,12 @@ def spaces_of(
 ) -> tuple[spaces.Space[Any], spaces.Box]:
     """The spaces, inferred from the arrays where they are not given.
 
-    :raises DatasetError: a key is missing, or nothing can be inferred.
+    :param arrays: as :func:`~dipole_sb3.buffers.array_conventions.transition_blocks` gives them, complete.
+    :raises DatasetError: nothing can be inferred.
     """
-    _require_keys(source, arrays)
     if observation_space is None:
-        observations = _numeric(source, "observations", arrays["observations"])
-        observation_space = checks.infer_observation_space(source, observations)
+        observations, following = (_numeric(source, key, arrays[key]) for key in ("observations", "next_observations"))
+        observation_space = checks.infer_observation_space(source, observations, following)
     if action_space is None:
         actions = checks.require_numeric(source, "actions", arrays["actions"])
         checks.require_finite(source, "actions", actions)
@@ -55,10 +55,9 @@ def adopted(
 ) -> RecordedArrays:
     """Checks everything; copies observations only where torch could not read them as they are.
 
-    :param arrays: as in :meth:`OfflineReplayBuffer.from_arrays`.
-    :raises DatasetError: missing keys, wrong shapes, NaN or infinity, emptiness, values out of bounds.
+    :param arrays: as :func:`~dipole_sb3.buffers.array_conventions.transition_blocks` gives them, complete.
+    :raises DatasetError: wrong shapes, NaN or infinity, emptiness, values out of bounds.
     """
-    _require_keys(source, arrays)
     actions = checks.require_numeric(source, "actions", arrays["actions"])
     length = len(actions)
     observations, following = (
@@ -68,17 +67,6 @@ def adopted(
     scaled = _scaled(source, actions, action_space)
     rewards = _column(source, "rewards", arrays["rewards"], length)
     return RecordedArrays(observations, scaled, rewards, following, *_ends(source, arrays, length))
-
-
-def _require_keys(source: str, arrays: Mapping[str, Any]) -> None:
-    missing = [key for key in ("observations", "actions", "rewards", "next_observations") if key not in arrays]
-    if "terminals" not in arrays and "masks" not in arrays:
-        missing.append("terminals or masks")
-    if missing:
-        raise DatasetError(
-            f"{source}: missing {', '.join(missing)}; found {checks.describe_keys(arrays)}; expected observations, "
-            "actions, rewards, next_observations and terminals or masks"
-        )
 
 
 def _numeric(source: str, key: str, value: Any) -> ObservationArrays:
@@ -111,7 +99,7 @@ def _observation(source: str, key: str, array: np.ndarray, space: spaces.Space[A
     assert space.shape is not None
     dtype = checks.stores_as(space)
     checks.require_kind(source, key, array, dtype)
-    array = image_layout.with_channels_of(array, space)
+    array = checks.with_rows_of(space.shape, image_layout.with_channels_of(array, space))
     checks.require_shape(source, key, array, (length, *space.shape))
     checks.require_finite(source, key, array)
     if dtype != np.uint8:
@@ -121,6 +109,7 @@ def _observation(source: str, key: str, array: np.ndarray, space: spaces.Space[A
 
 
 def _scaled(source: str, actions: np.ndarray, space: spaces.Box) -> np.ndarray:
+    actions = checks.with_rows_of(space.shape, actions)
     checks.require_shape(source, "actions", actions, (len(actions), *space.shape))
     checks.require_finite(source, "actions", actions)
     checks.require_within(source, "actions", actions, space)

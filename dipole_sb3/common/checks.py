@@ -82,6 +82,13 @@ def require_shape(source: str, key: str, array: np.ndarray, expected: tuple[int,
         raise DatasetError(f"{source}: {key} has shape {array.shape}, expected {expected}")
 
 
+def with_rows_of(shape: tuple[int, ...], array: np.ndarray) -> np.ndarray:
+    """One number a row may be written as [T] or [T, 1]: a view in the form that the space's shape asks for."""
+    if shape == () and array.shape[1:] == (1,):
+        return array[:, 0]
+    return array[:, None] if shape == (1,) and array.ndim == 1 else array
+
+
 def require_kind(source: str, key: str, array: np.ndarray, expected: np.dtype[Any]) -> None:
     """Refuses arrays that would lose or change their meaning as ``expected``: fractions, images of another type."""
     if expected == np.uint8:
@@ -135,8 +142,14 @@ def require_zero_or_one(source: str, key: str, column: np.ndarray) -> None:
         raise RowError(f"{source}: {key} row ", row, f" holds {float(column[row]):.6g}, expected 0 or 1")
 
 
-def infer_box(source: str, key: str, array: np.ndarray) -> spaces.Box:
-    """The space of recorded observations: unbounded float32, or 0 to 255 for uint8 images."""
+def infer_space(source: str, key: str, array: np.ndarray) -> spaces.Space[Any]:
+    """The space of recorded observations: unbounded float32, 0 to 255 for uint8 images, or the integers there are.
+
+    :param array: all observations; where they are integers [T], their least and greatest are enough.
+    """
+    if array.ndim == 1 and array.dtype.kind in "iu":
+        least = int(min(array.min(), 0))
+        return spaces.Discrete(int(array.max()) - least + 1, start=least)
     if array.ndim < 2:
         raise DatasetError(f"{source}: {key} has shape {array.shape}, expected [transitions, ...observation]")
     if array.dtype == np.uint8:
@@ -144,12 +157,27 @@ def infer_box(source: str, key: str, array: np.ndarray) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)
 
 
-def infer_observation_space(source: str, observations: ObservationArrays) -> spaces.Space[Any]:
+def infer_observation_space(
+    source: str, observations: ObservationArrays, next_observations: ObservationArrays
+) -> spaces.Space[Any]:
+    """The space of recorded observations, key by key; see :func:`infer_space`.
+
+    :param next_observations: an integer may be found here alone.
+    """
+
+    def inferred(key: str, array: np.ndarray, following: Any) -> spaces.Space[Any]:
+        both = isinstance(following, np.ndarray) and array.ndim == following.ndim == 1
+        return infer_space(source, key, np.concatenate([array, following]) if both else array)
+
     if isinstance(observations, dict):
+        following = next_observations if isinstance(next_observations, dict) else {}
         return spaces.Dict(
-            {name: infer_box(source, f"observations[{name!r}]", array) for name, array in observations.items()}
+            {
+                name: inferred(f"observations[{name!r}]", array, following.get(name))
+                for name, array in observations.items()
+            }
         )
-    return infer_box(source, "observations", observations)
+    return inferred("observations", observations, next_observations)
 
 
 def infer_action_space(source: str, actions: np.ndarray) -> spaces.Box:
@@ -223,6 +251,12 @@ def _require_same_observation(source: str, name: str, found: spaces.Space[Any], 
         for key in expected:
             _require_same_observation(source, f"{name}[{key!r}]", found[key], expected[key])
         return
+    if isinstance(found, spaces.Discrete) and isinstance(expected, spaces.Discrete):
+        (low, high), (least, greatest) = _bounds(found), _bounds(expected)
+        if low < least or high > greatest:
+            raise DatasetError(
+                f"{source}: {name} goes from {low:g} to {high:g}, the environment's from {least:g} to {greatest:g}"
+            )
     if found.shape != expected.shape:
         # SB3 moves the channels of images to the front; data recorded either way is the same data.
         raise DatasetError(f"{source}: {name} has shape {found.shape}, the environment expects {expected.shape}")

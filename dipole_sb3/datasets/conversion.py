@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from dipole_sb3.buffers import array_conventions
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
@@ -67,7 +68,7 @@ def _store(source: str | os.PathLike[str], destination: Path, overwrite: bool) -
         with storage.DatasetWriter(
             destination, observation_space, action_space, metadata, overwrite, source=str(path)
         ) as writer:
-            for block in files.transition_blocks(path, arrays):
+            for block in array_conventions.transition_blocks(str(path), arrays):
                 writer.append(block)
 
 
@@ -85,12 +86,24 @@ def spaces_of(path: Path, arrays: Arrays, metadata: dict[str, Any]) -> tuple[spa
     missing = [key for key in ("observations", "actions") if key not in arrays]
     if missing:
         raise DatasetError(f"{path}: missing {', '.join(missing)}; found {checks.describe_keys(arrays)}")
-    first = files.sliced({"observations": arrays["observations"]}, slice(0, 1))["observations"]
-    observation_space = checks.infer_observation_space(str(path), first)
+    observations, following = (
+        _enough_to_infer_from(path, arrays.get(key, arrays["observations"]))
+        for key in ("observations", "next_observations")
+    )
+    observation_space = checks.infer_observation_space(str(path), observations, following)
     action_space = files.known_action_space(metadata)
     if action_space is None:
         action_space = checks.infer_action_space(str(path), _extremes(path, arrays["actions"]))
     return observation_space, action_space
+
+
+def _enough_to_infer_from(path: Path, observations: Any) -> Any:
+    """One row tells the space, of single numbers the least and the greatest."""
+    if isinstance(observations, dict):
+        return {key: _enough_to_infer_from(path, part) for key, part in observations.items()}
+    if len(observations.shape) == 1 and observations.dtype.kind in "iu" and observations.shape[0]:
+        return _least_and_greatest(path, "observations", observations)
+    return observations[:1]
 
 
 def _extremes(path: Path, actions: Any) -> np.ndarray:
@@ -99,11 +112,15 @@ def _extremes(path: Path, actions: Any) -> np.ndarray:
         raise DatasetError(f"{path}: actions are several arrays, {checks.describe_keys(actions)}; expected one")
     if len(actions.shape) < 2:
         return np.broadcast_to(np.float32(0), actions.shape)  # refused for its shape, whatever is in it
+    return _least_and_greatest(path, "actions", actions)
+
+
+def _least_and_greatest(path: Path, key: str, values: Any) -> np.ndarray:
     extremes: list[np.ndarray] = []
-    for start in range(0, actions.shape[0], _ROWS_AT_A_TIME):
-        part = checks.require_numeric(str(path), "actions", actions[start : start + _ROWS_AT_A_TIME])
+    for start in range(0, values.shape[0], _ROWS_AT_A_TIME):
+        part = checks.require_numeric(str(path), key, values[start : start + _ROWS_AT_A_TIME])
         extremes = [np.min([*extremes, part.min(axis=0)], axis=0), np.max([*extremes, part.max(axis=0)], axis=0)]
-    return checks.require_numeric(str(path), "actions", np.asarray(extremes))
+    return checks.require_numeric(str(path), key, np.asarray(extremes))
 
 
 def _write_file(buffer: OfflineReplayBuffer, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dipole_sb3.buffers import stored_arrays
+from dipole_sb3.buffers import array_conventions, stored_arrays
 from dipole_sb3.buffers.checksums import TransitionDigest
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
@@ -150,19 +150,14 @@ def _inspect_file(found: Inspection, path: Path) -> None:
         except DatasetError as error:
             found.problems.append(str(error))
         survey = _Survey(found)
-        for block in files.transition_blocks(path, arrays):
+        for block in array_conventions.transition_blocks(str(path), arrays):
             survey.add(_with_ends(found, block))
         survey.finish()
 
 
 def _with_ends(found: Inspection, block: dict[str, Any]) -> dict[str, Any]:
     """A file's block with ``dones`` and ``timeouts``, and one number a transition in every column."""
-    required = ("observations", "actions", "rewards", "next_observations")
-    missing = [key for key in required if key not in block]
-    if "terminals" not in block and "masks" not in block:
-        missing.append("terminals or masks")
-    if missing:
-        raise DatasetError(f"{found.name}: missing {', '.join(missing)}; found {checks.describe_keys(block)}")
+    array_conventions.require_keys(found.name, block, block)
     columns: dict[str, Any] = {}
     for key in ("rewards", "terminals", "masks"):
         if key in block:

@@ -43,7 +43,7 @@ def load(name: str, *, device: torch.device | str = "auto") -> OfflineReplayBuff
     # A format that the installed Minari does not read, or metadata that are damaged or not there.
     except (AssertionError, KeyError, ValueError) as error:
         raise DatasetError(f"{name}: Minari cannot read it ({error!r})") from error
-    observation_space = _require_boxes(name, data.observation_space)
+    observation_space = _require_storable(name, data.observation_space)
     try:
         action_space = checks.require_box_actions(data.action_space)
     except ValueError as error:
@@ -67,12 +67,15 @@ def _how_to_get(data_id: str) -> str:
     return f"{there}; `minari download {data_id}` fetches what Minari publishes"
 
 
-def _require_boxes(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
+def _require_storable(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
     parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
     for key, part in parts.items():
-        if not isinstance(part, spaces.Box):
+        if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             where = "observation space" if key is None else f"observation space at {key!r}"
-            raise DatasetError(f"{name}: its {where} is {checks.on_one_line(part)}; expected a Box or a Dict of Box")
+            raise DatasetError(
+                f"{name}: its {where} is {checks.on_one_line(part)}; expected a Box, Discrete, MultiDiscrete or "
+                "MultiBinary space, or a Dict of those"
+            )
     return space
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from dipole_sb3.buffers import image_layout
+from dipole_sb3.buffers import array_conventions
 from dipole_sb3.buffers.checksums import TransitionDigest
 from dipole_sb3.buffers.npy_files import NpyFile, NpyWriter
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
@@ -34,7 +33,6 @@ from dipole_sb3.buffers.stored_buffer import StoredReplayBuffer
 from dipole_sb3.common import checks, described_spaces
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.files import cannot_write
-from dipole_sb3.datasets.files import common_length, sliced
 from dipole_sb3.datasets.folders import replaced_folder
 
 
@@ -75,8 +73,6 @@ class DatasetWriter:
         described_spaces.describe(observation_space)  # refused before hours of work, not after
         _require_json(self.path, self.metadata)
         self._layout = layout(observation_space, self.action_space, 0, 0)
-        row_bytes = sum(dtype.itemsize * math.prod(shape[1:]) for _, shape, dtype in self._layout.values())
-        self._rows_at_a_time = image_layout.rows_per_block(row_bytes)
         self._digest = TransitionDigest(observation_space)
         self._following: dict[str | None, np.ndarray] = {}
         self._episodes, self._open_episode, self._failed = 0, False, False
@@ -95,16 +91,20 @@ class DatasetWriter:
     def append(self, arrays: Mapping[str, Any]) -> None:
         """Adds transitions, whole episodes or parts of them.
 
-        :param arrays: as in :meth:`OfflineReplayBuffer.from_arrays`: actions in the environment's units; any number
-            of rows ≥ 1.
+        :param arrays: as in :meth:`OfflineReplayBuffer.from_arrays`, any number of rows ≥ 1. Where next_observations
+            are missing, those of the last row are not looked for in what is appended next.
         :raises DatasetError: what is wrong with them, in which row (counted over all that was appended). The folder
             will then not appear, even where the error is caught.
         """
-        with self._failures_named():
-            length = common_length(self._source, arrays)
-        for start in range(0, max(length, 1), self._rows_at_a_time):
-            part = sliced(arrays, slice(start, min(start + self._rows_at_a_time, length)))
-            with self._failures_named():
+        parts = array_conventions.transition_blocks(self._source, arrays)
+        first = self.transitions
+        while True:
+            with self._failures_named(first):
+                part = next(parts, None)
+            if part is None:
+                return
+            with self._failures_named(self.transitions):
+                array_conventions.require_keys(self._source, part, arrays)
                 buffer = OfflineReplayBuffer.from_arrays(
                     part,
                     observation_space=self.observation_space,
@@ -129,13 +129,14 @@ class DatasetWriter:
                 self._append_block(block)
 
     @contextmanager
-    def _failures_named(self) -> Iterator[None]:
+    def _failures_named(self, first: int = 0) -> Iterator[None]:
+        """Remembers that something failed; rows in messages count from ``first`` on."""
         try:
             yield
         except BaseException as error:
             self._failed = True
             if isinstance(error, checks.RowError):
-                raise error.counted_from(self.transitions) from None
+                raise error.counted_from(first) from None
             if isinstance(error, OSError):
                 raise cannot_write(self.path, error) from error
             raise

@@ -34,6 +34,25 @@ class TestRing:
         assert ours.timeouts.any()
         assert not ours.timeouts.all()
 
+    def test_extends_by_time_limits_that_are_arrays_of_one_element_as_stable_baselines3_does(self) -> None:
+        arguments: Any = (5, spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (1,)), "cpu")
+        rows = np.arange(3, dtype=np.float32)
+        marks: list[Any] = [np.array([True]), np.array([False]), np.True_]
+        several = (
+            rows[:, None, None] * np.ones((1, 1, 2)),
+            rows[:, None, None] * np.ones((1, 1, 2)) + 1,
+            np.zeros((3, 1, 1)),
+            rows[:, None],
+            np.ones((3, 1)),
+            [[{"TimeLimit.truncated": mark}] for mark in marks],
+        )
+        ours, theirs = OfflineReplayBuffer(*arguments), ReplayBuffer(*arguments)
+        for buffer in (ours, theirs):
+            buffer.extend(*several)
+        for key in ARRAYS:
+            np.testing.assert_array_equal(getattr(ours, key), getattr(theirs, key), err_msg=key)
+        assert ours.timeouts[:, 0].tolist() == [1, 0, 1, 0, 0]
+
     def test_timeouts_are_ignored_when_asked_to(self) -> None:
         ring = OfflineReplayBuffer(
             4, spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)), "cpu", handle_timeout_termination=False

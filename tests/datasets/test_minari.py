@@ -137,7 +137,7 @@ def test_nothing_is_held_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (lambda: Sampled(spaces.Discrete(3)), r"its observation space is Discrete\(3\); expected a Box or a Dict"),
+        (lambda: Sampled(spaces.Text(3)), r"its observation space is Text\(.*\); expected a Box, Discrete, "),
         (lambda: Sampled(spaces.Text(4)), r"its observation space is Text"),
         (lambda: Sampled(spaces.Tuple((vector_space(), vector_space()))), r"its observation space is Tuple"),
         (
