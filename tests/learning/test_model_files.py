@@ -64,7 +64,7 @@ def test_a_replay_buffer_of_the_version_before_is_refused(reacher_data: Arrays, 
 def test_a_run_of_the_version_before_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text(
         "algo: {_target_: dipole_sb3.dipole.DIPOLE, policy: MlpPolicy, verbose: 0, device: cpu}\n"
-        "task: {name: reacher, dataset: demo/reacher-tqc-10k, env: null}\nseed: 0\nrun_dir: a\nruns: 1\nreplace: false\n"
+        "task: {name: reacher, dataset: demo/reacher-tqc-10k, env: null}\nseed: 0\nrun_dir: r\nruns: 1\nreplace: no\n"
         "offline_steps: 5\nonline_steps: 0\nepisodes: 0\neval_seed: 0\nprocesses: 1\npictures: false\n"
     )
     (tmp_path / "checkpoints").mkdir()
