@@ -479,7 +479,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         reset_num_timesteps: bool,
         progress_bar: bool,
     ) -> Generator[int, None, None]:
-        """All of :meth:`learn` but the updates on recorded data: whoever iterates makes as many as it says each time.
+        """All of :meth:`learn` but the updates on recorded data: each number that it yields is how many to make next.
 
         So several models can learn side by side, while one of them makes the updates of all.
         """
@@ -664,11 +664,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.count_updates(gradient_steps)
 
     def count_updates(self, gradient_steps: int) -> None:
-        """Takes note of updates that were made, by whomever."""
+        """Counts updates that were made, here or in a stack of several models."""
         self._n_updates += gradient_steps
 
     def begin_training(self) -> None:
-        """What precedes updates, whoever makes them."""
+        """Training mode and learning rate, before updates that are made here or in a stack of several models."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
 
