@@ -13,6 +13,7 @@ Of Dict observations every key has files of its own, ``observations.KEY.npy``.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,6 +116,7 @@ class NextObservations:
         self.dtype = file.dtype
         self.shape: tuple[int, ...] = (len(arrays), 1, *self._laid_out(np.empty((1, *file.shape[1:]))).shape[1:])
         self.ndim = len(self.shape)
+        self.nbytes = self.dtype.itemsize * math.prod(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
