@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
@@ -30,7 +31,9 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import check_for_correct_spaces, configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from dipole_sb3.buffers.hindsight_buffer import HindsightReplayBuffer
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer, recorded_part
 from dipole_sb3.buffers.normalization import (
     ObservationStatistics,
@@ -105,7 +108,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param train_freq: online: environment steps (or ``(n, "episode")``) between trainings.
     :param gradient_steps: online: updates per training; −1: as many as steps were made.
     :param action_noise: online: added to the actions, in [−1, 1] units.
-    :param replay_buffer_class: a sub-class of MixedReplayBuffer.
+    :param replay_buffer_class: a sub-class of MixedReplayBuffer, such as HindsightReplayBuffer, which SB3's
+        HerReplayBuffer stands for.
     :param replay_buffer_kwargs: its keyword arguments.
     :param optimize_memory_usage: not offered, see the error; recorded data are stored once where they can be.
     :param n_steps: n ≥ 1, rewards of the recorded or gathered actions before the critics bootstrap; as in SB3's SAC.
@@ -164,7 +168,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         action_noise: ActionNoise | None = None,
-        replay_buffer_class: type[MixedReplayBuffer] | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
@@ -327,6 +331,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.observation_space, self.action_space, self.n_envs = buffer.observation_space, buffer.action_space, 1
             self._spaces_from_data = True
         self.dataset = self.replay_buffer = buffer
+        if issubclass(self._ring_class(), HindsightReplayBuffer):
+            # Recorded transitions get new goals, too, before anything is gathered.
+            self.replay_buffer = self._new_buffer(recorded=buffer)
 
     def set_dataset(self, dataset: DatasetLike) -> None:
         """Trains on other data from the next ``learn()`` on, for example after ``load``.
@@ -345,7 +352,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def _new_buffer(self, recorded: OfflineReplayBuffer | None) -> MixedReplayBuffer:
         """An empty ring for the present environments, beside recorded data where there are some."""
-        buffer_class = self.replay_buffer_class or MixedReplayBuffer
+        buffer_class = self._ring_class()
         if not issubclass(buffer_class, MixedReplayBuffer):
             raise ValueError(
                 f"replay_buffer_class: found {buffer_class.__name__}, expected a subclass of MixedReplayBuffer"
@@ -356,8 +363,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.action_space,
             self.device,
             self.n_envs,
-            **{"recorded": recorded, **self.replay_buffer_kwargs},
+            **{"recorded": recorded, **self._goals_from(buffer_class), **self.replay_buffer_kwargs},
         )
+
+    def _ring_class(self) -> type[ReplayBuffer]:
+        """Of what is gathered; SB3's own class for hindsight means the one that knows recorded episodes, too."""
+        asked_for: type[ReplayBuffer] = self.replay_buffer_class or MixedReplayBuffer
+        return HindsightReplayBuffer if asked_for is HerReplayBuffer else asked_for
+
+    def _goals_from(self, buffer_class: type[ReplayBuffer]) -> dict[str, Any]:
+        return {"env": self.env} if issubclass(buffer_class, HindsightReplayBuffer) else {}
 
     def _make_room(self) -> MixedReplayBuffer:
         """The buffer for online transitions, beside the data set or what a loaded replay buffer holds."""
@@ -421,6 +436,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.n_envs = env.num_envs
         super().set_env(env, force_reset)
         self._run.forget_normalizer()
+        self._set_env_of_goals()
+
+    def _set_env_of_goals(self) -> None:
+        """New goals are rewarded by the environment, of which a saved buffer knows nothing."""
+        if isinstance(self.replay_buffer, HindsightReplayBuffer) and self.env is not None:
+            self.replay_buffer.set_env(self.env)
 
     # Acting
 
@@ -838,6 +859,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             loaded.source, loaded.observation_space, loaded.action_space, self.observation_space, self.action_space
         )
         self.replay_buffer = loaded.to(self.device)
+        self._set_env_of_goals()
         if self.env is None:
             self.dataset = recorded_part(self.replay_buffer)
 
