@@ -71,7 +71,7 @@ model = DIPOLE(
 start = mebibytes("VmRSS")
 # Far more rows than updates can touch in a short time: what stays in memory in the end is there early.
 for _ in range(int(sys.argv[3])):
-    model.replay_buffer.draw({BATCH}, model._generator)
+    model.replay_buffer.draw({BATCH}, model.training_generator)
 model.learn(int(sys.argv[2]), callback=memory)
 print(start, memory.highest, mebibytes("VmHWM"))
 """

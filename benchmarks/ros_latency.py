@@ -68,12 +68,17 @@ def observations(policy: GuidedPolicy) -> np.ndarray:
     return random.normal(size=(OBSERVATIONS, policy.manifest.observation.size)).astype(np.float32).astype(np.float64)
 
 
+def fixed_noise(policy: GuidedPolicy) -> np.ndarray | None:
+    """The node's own, the same for every decision; None: a deterministic policy, which starts from none."""
+    return None if policy.manifest.guidance is None else policy.deterministic_noise()
+
+
 def answers(policy: GuidedPolicy, inputs: np.ndarray) -> np.ndarray:
     """The critic's value of what the node does about each of them, [61].
 
     :raises SystemExit: where two of them have the same value, and so could not be told apart.
     """
-    noise = policy.deterministic_noise()
+    noise = fixed_noise(policy)
     actions = [policy.act(row.astype(np.float32), noise=noise) for row in inputs]
     values = np.array([float(action.q[action.chosen]) for action in actions])
     if np.diff(np.sort(values)).min() <= 1e-6 * max(1.0, float(np.abs(values).max())):
@@ -83,7 +88,7 @@ def answers(policy: GuidedPolicy, inputs: np.ndarray) -> np.ndarray:
 
 def bare_seconds(policy: GuidedPolicy, inputs: np.ndarray, rate: float, seconds: float) -> list[float]:
     """Of single actions at a robot's pace: caches and clock frequencies are those of a program that mostly sleeps."""
-    noise, times = policy.deterministic_noise(), []
+    noise, times = fixed_noise(policy), []
     start = time.perf_counter()
     for index in range(max(1, int(seconds * rate))):
         time.sleep(max(0.0, start + index / rate - time.perf_counter()))

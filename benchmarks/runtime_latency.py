@@ -35,7 +35,8 @@ import numpy as np
 import onnxruntime
 import torch
 from dipole_export import export_bundle, graphs
-from dipole_export.exporter import _source
+from dipole_export.exporter import exported_form
+from dipole_export.pair import ExportedPair
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.reference import TwoNetworkPolicy
@@ -93,7 +94,9 @@ class Decomposed(TwoNetworkPolicy):
 
     def __init__(self, model: DIPOLE, bundle: Path, flow_steps: int) -> None:
         super().__init__(read_bundle(bundle))
-        source = _source(model)
+        exported = exported_form(model)
+        assert isinstance(exported, ExportedPair)
+        source = exported.source
         batch = torch.export.Dim("batch")
         example = (torch.zeros(2, len(model.observation_space.low)), torch.zeros(2, len(source.low)), torch.zeros(2, 1))  # type: ignore[attr-defined]
         for name, network in (("_positive", 0), ("_negative", 1)):

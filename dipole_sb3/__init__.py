@@ -4,6 +4,7 @@ from dipole_sb3.algorithms.dipole.algorithm import DIPOLE
 from dipole_sb3.algorithms.dipole.policies import CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
 from dipole_sb3.algorithms.iql.algorithm import IQL
 from dipole_sb3.algorithms.iql.policies import IQLPolicy
+from dipole_sb3.buffers.hindsight_buffer import HindsightReplayBuffer
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.errors import DatasetError
@@ -24,6 +25,7 @@ __all__ = [
     "CnnPolicy",
     "DIPOLEPolicy",
     "DatasetError",
+    "HindsightReplayBuffer",
     "IQLPolicy",
     "MixedReplayBuffer",
     "MlpPolicy",

@@ -10,14 +10,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-import dipole_sb3
-
 
 @cache
 def config_folder() -> Path:
     """The folder with train.yaml, evaluate.yaml, demo.yaml and the groups: installed, or at the top of a checkout."""
     spec = importlib.util.find_spec("dipole_sb3.configs")
-    package = Path(dipole_sb3.__file__).parent
+    package = Path(__file__).parents[1]
     candidates = [Path(spec.origin).parent] if spec is not None and spec.origin else []
     for folder in (*candidates, package.parent / "configs"):
         if (folder / "train.yaml").is_file():

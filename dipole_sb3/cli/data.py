@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dipole_sb3.cli import data_check, data_convert, data_fetch, data_info, data_record
-
-if TYPE_CHECKING:
-    from dipole_sb3.cli.dispatch import ParsedCommand
+from dipole_sb3.cli.parsed_command import ParsedCommand
 
 _DESCRIPTION = """\
 Makes OGBench's data sets anew from the oracles that ship with it, downloads ExORL's recordings, records

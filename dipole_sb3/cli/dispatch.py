@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-import dipole_sb3
 from dipole_sb3.cli import curves, data, errors, evaluate, texts, train
+from dipole_sb3.cli.parsed_command import ParsedCommand
+from dipole_sb3.common.version import VERSION
 
 INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED_OUTPUT = 141
+"""What a shell says of a program that was ended by a closed pipe."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,6 @@ class HydraCommand:
 
     run: Callable[[list[str]], int]
     text: texts.CommandText
-
-
-class ParsedCommand(Protocol):
-    """A sub-command, a module say, with an argparse command line."""
-
-    def add_parser(self, commands: Any) -> None:
-        """Adds itself to the command's subparsers, with ``set_defaults(run=…)``: namespace → exit status."""
 
 
 HYDRA_COMMANDS: Mapping[str, HydraCommand] = {
@@ -71,6 +67,10 @@ def main(
             return hydra_commands[known.command].run(arguments[arguments.index(known.command) + 1 :])
         status: int = known.run(known)
         return status
+    except BrokenPipeError:
+        # Whoever read the output, as in `dipole data info … | head`, has seen enough. What is left is not for stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED_OUTPUT
     except (KeyboardInterrupt, Exception) as error:
         if errors.was_interrupted(error):
             print("dipole: interrupted", file=sys.stderr)
@@ -87,9 +87,9 @@ def build_parser(
     """The parser of the whole command; what it prints is what ``--help`` shows."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="dipole", description=texts.DIPOLE, epilog=texts.DIPOLE_EXAMPLES, formatter_class=raw
+        prog="dipole", description=texts.COMMAND, epilog=texts.COMMAND_EXAMPLES, formatter_class=raw
     )
-    parser.add_argument("--version", action="version", version=f"dipole-sb3 {dipole_sb3.__version__}")
+    parser.add_argument("--version", action="version", version=f"dipole-sb3 {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for parsed in parsed_commands:
         parsed.add_parser(commands)

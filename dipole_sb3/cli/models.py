@@ -9,6 +9,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from dipole_sb3.cli import run_folder
+from dipole_sb3.common.version import VERSION
 from dipole_sb3.learning.model_files import read_origin
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
@@ -65,6 +66,11 @@ def _algorithm_class(named: str, where: str) -> type[OfflineAlgorithm]:
     try:
         found: Any = get_class(named)
     except (ImportError, ValueError) as error:
+        if named.startswith("dipole_sb3.dipole."):
+            raise ValueError(
+                f"{where}: found {named}, of a run that dipole-sb3 0.1 began, but this is {VERSION}, which has other "
+                "modules; expected a run of 0.2 or later: begin it again, or go on with 0.1"
+            ) from error
         raise ValueError(f"{where}: found {named}, expected the class of an algorithm that can be imported") from error
     if not issubclass(found, OfflineAlgorithm):
         raise ValueError(f"{where}: found {named}, expected an algorithm on recorded data, such as dipole_sb3.DIPOLE")

@@ -16,10 +16,10 @@ class CommandText(NamedTuple):
     details: Callable[[], str]
 
 
-DIPOLE = """\
+COMMAND = """\
 Train a pair of flow policies on recorded data, and choose afterwards how greedily they act."""
 
-DIPOLE_EXAMPLES = """\
+COMMAND_EXAMPLES = """\
 examples:
   dipole demo                                      learn from recorded data in minutes; pictures in runs/demo/
   dipole data make ogbench/cube-single-play        make OGBench's data set anew, without a download

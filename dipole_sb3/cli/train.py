@@ -317,7 +317,13 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
     OmegaConf.set_struct(config, True)
     config.merge_with_dotlist(overrides)
     check_options(config, TrainOptions)
-    if config.offline_steps != before and config.online_steps and _timesteps(folder) > before:
+    done, total = _timesteps(folder), config.offline_steps + config.online_steps
+    if total < done:
+        raise ValueError(
+            f"offline_steps + online_steps is {total}, but the run in {folder} has {done} timesteps already; "
+            "expected at least as many"
+        )
+    if config.offline_steps != before and config.online_steps and done > before:
         raise ValueError(
             f"offline_steps is {config.offline_steps}, but the run has gone on online after {before}; expected only "
             "online_steps to change now"

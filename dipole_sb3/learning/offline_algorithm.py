@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
@@ -30,7 +31,9 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import check_for_correct_spaces, configure_logger
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from dipole_sb3.buffers.hindsight_buffer import HindsightReplayBuffer
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer, recorded_part
 from dipole_sb3.buffers.normalization import (
     ObservationStatistics,
@@ -105,8 +108,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param train_freq: online: environment steps (or ``(n, "episode")``) between trainings.
     :param gradient_steps: online: updates per training; −1: as many as steps were made.
     :param action_noise: online: added to the actions, in [−1, 1] units.
-    :param replay_buffer_class: a sub-class of MixedReplayBuffer.
+    :param replay_buffer_class: a sub-class of MixedReplayBuffer, such as HindsightReplayBuffer, which SB3's
+        HerReplayBuffer stands for.
     :param replay_buffer_kwargs: its keyword arguments.
+    :param optimize_memory_usage: not offered, see the error; recorded data are stored once where they can be.
     :param n_steps: n ≥ 1, rewards of the recorded or gathered actions before the critics bootstrap; as in SB3's SAC.
     :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, a
         mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`, or the replay buffer of an SB3 algorithm.
@@ -163,8 +168,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         action_noise: ActionNoise | None = None,
-        replay_buffer_class: type[MixedReplayBuffer] | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
         n_steps: int = 1,
         dataset: DatasetLike | None = None,
         offline_steps: int | None = None,
@@ -178,6 +184,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if optimize_memory_usage:
+            raise ValueError(
+                "optimize_memory_usage is True, expected False: SB3's way loses the last observation of every episode, "
+                "from which the critics bootstrap after a time limit; use a smaller buffer_size"
+            )
         if env is not None:
             env = maybe_make_env(env, verbose)
             # SB3 refuses these too, but with an assertion.
@@ -196,6 +207,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -319,6 +331,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.observation_space, self.action_space, self.n_envs = buffer.observation_space, buffer.action_space, 1
             self._spaces_from_data = True
         self.dataset = self.replay_buffer = buffer
+        if issubclass(self._ring_class(), HindsightReplayBuffer):
+            # Recorded transitions get new goals, too, before anything is gathered.
+            self.replay_buffer = self._new_buffer(recorded=buffer)
 
     def set_dataset(self, dataset: DatasetLike) -> None:
         """Trains on other data from the next ``learn()`` on, for example after ``load``.
@@ -337,7 +352,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def _new_buffer(self, recorded: OfflineReplayBuffer | None) -> MixedReplayBuffer:
         """An empty ring for the present environments, beside recorded data where there are some."""
-        buffer_class = self.replay_buffer_class or MixedReplayBuffer
+        buffer_class = self._ring_class()
         if not issubclass(buffer_class, MixedReplayBuffer):
             raise ValueError(
                 f"replay_buffer_class: found {buffer_class.__name__}, expected a subclass of MixedReplayBuffer"
@@ -348,8 +363,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.action_space,
             self.device,
             self.n_envs,
-            **{"recorded": recorded, **self.replay_buffer_kwargs},
+            **{"recorded": recorded, **self._goals_from(buffer_class), **self.replay_buffer_kwargs},
         )
+
+    def _ring_class(self) -> type[ReplayBuffer]:
+        """Of what is gathered; SB3's own class for hindsight means the one that knows recorded episodes, too."""
+        asked_for: type[ReplayBuffer] = self.replay_buffer_class or MixedReplayBuffer
+        return HindsightReplayBuffer if asked_for is HerReplayBuffer else asked_for
+
+    def _goals_from(self, buffer_class: type[ReplayBuffer]) -> dict[str, Any]:
+        return {"env": self.env} if issubclass(buffer_class, HindsightReplayBuffer) else {}
 
     def _make_room(self) -> MixedReplayBuffer:
         """The buffer for online transitions, beside the data set or what a loaded replay buffer holds."""
@@ -413,6 +436,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.n_envs = env.num_envs
         super().set_env(env, force_reset)
         self._run.forget_normalizer()
+        self._set_env_of_goals()
+
+    def _set_env_of_goals(self) -> None:
+        """New goals are rewarded by the environment, of which a saved buffer knows nothing."""
+        if isinstance(self.replay_buffer, HindsightReplayBuffer) and self.env is not None:
+            self.replay_buffer.set_env(self.env)
 
     # Acting
 
@@ -471,7 +500,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         reset_num_timesteps: bool,
         progress_bar: bool,
     ) -> Generator[int, None, None]:
-        """All of :meth:`learn` but the updates on recorded data: whoever iterates makes as many as it says each time.
+        """All of :meth:`learn` but the updates on recorded data: each number that it yields is how many to make next.
 
         So several models can learn side by side, while one of them makes the updates of all.
         """
@@ -656,11 +685,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.count_updates(gradient_steps)
 
     def count_updates(self, gradient_steps: int) -> None:
-        """Takes note of updates that were made, by whomever."""
+        """Counts updates that were made, here or in a stack of several models."""
         self._n_updates += gradient_steps
 
     def begin_training(self) -> None:
-        """What precedes updates, whoever makes them."""
+        """Training mode and learning rate, before updates that are made here or in a stack of several models."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
 
@@ -830,6 +859,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             loaded.source, loaded.observation_space, loaded.action_space, self.observation_space, self.action_space
         )
         self.replay_buffer = loaded.to(self.device)
+        self._set_env_of_goals()
         if self.env is None:
             self.dataset = recorded_part(self.replay_buffer)
 

@@ -23,7 +23,7 @@ from dipole_sb3.networks.heads import QEnsemble, StateValue
 
 Head = TypeVar("Head", bound=nn.Module)
 Features = Callable[[str], Tensor]
-"""Name of a network → its features of the observations at hand, [..., batch, features]."""
+"""Name of a network → its features of the observations, [..., batch, features]."""
 
 
 class OfflinePolicy(BasePolicy):

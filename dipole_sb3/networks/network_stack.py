@@ -39,8 +39,8 @@ def stacked_head(heads: Sequence[Head]) -> Head:
 class NetworkStack(Generic[Head]):
     """One network of every policy: their heads run as one, their features extractors one after the other.
 
-    :param networks: of one architecture. The parameters of their heads become views of the stack's, run by run, so that
-        whoever changes the one changes the other.
+    :param networks: of one architecture. The parameters of their heads become views of the stack's, run by run: a
+        change to either is a change to both.
     """
 
     head: Head

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Writes a bundle: the policy as ONNX, with everything that a robot's program needs to act, and nothing of torch.
-Before it is written, the runtime acts on 1,000 observations at ω = −1 … 4 beside the model itself."""
+Before it is written, the runtime acts on 1,000 observations beside the model itself, at ω = −1 … 4 if its policy has
+a greediness."""
 
 _EXAMPLES = """\
 examples:
@@ -44,10 +45,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="a model's .zip file, or the folder of a run")
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder, or a file when it ends in .dipole")
     parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of the weights (fp32)")
-    parser.add_argument("--omega", type=float, metavar="X", help="default greediness (the model's own)")
-    parser.add_argument(
-        "--omega-range", type=float, nargs=2, default=(-1.0, 4.0), metavar=("LOW", "HIGH"), help="allowed (-1 4)"
-    )
+    parser.add_argument("--omega", type=float, metavar="X", help="default greediness, where there is one (the model's)")
+    parser.add_argument("--omega-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="allowed greediness (-1 4)")
     parser.add_argument(
         "--dataset", metavar="D", help="name or file: measure, and fit int8, on its observations (random ones)"
     )
@@ -63,27 +62,39 @@ def run(options: argparse.Namespace) -> int:
     path = model_path(options.model)
     model: Any = load_model(path, "cpu")
     if options.omega is not None:
+        if not hasattr(model, "omega"):
+            algorithm = type(model).__name__
+            raise ValueError(f"--omega is {options.omega:g}, expected none: {algorithm} acts without greediness")
         model.omega = options.omega
     manifest = export_bundle(
         model,
         options.bundle,
         options.precision,
-        omega_range=tuple(options.omega_range),
+        omega_range=None if options.omega_range is None else tuple(options.omega_range),
         max_int8_error=options.max_int8_error,
         observations=None if options.dataset is None else flat_rows(load_dataset(options.dataset, device="cpu")),
         provenance=provenance_of_run(path),
     )
     print(
         f"{options.bundle}: {manifest.precision}, observation {manifest.observation.size} → action "
-        f"{manifest.action.size}, ω {manifest.omega.low:g} … {manifest.omega.high:g} (default "
-        f"{manifest.omega.default:g}), N = {manifest.num_candidates}, {_size(manifest.files.values())}\n"
-        f"{error_phrase(manifest)}"
+        f"{manifest.action.size}, {_turned(manifest)}, {_size(manifest.files.values())}\n{error_phrase(manifest)}"
     )
     return 0
 
 
+def _turned(manifest: Manifest) -> str:
+    guidance = manifest.guidance
+    if guidance is None:
+        return "deterministic"
+    omega = guidance.omega
+    return f"ω {omega.low:g} … {omega.high:g} (default {omega.default:g}), N = {guidance.num_candidates}"
+
+
 def error_phrase(manifest: Manifest) -> str:
-    """By how much the bundle's actions differ from the model's at every ω that was measured."""
+    """By how much the bundle's actions differ from the model's, at every ω that was measured."""
+    if manifest.guidance is None:
+        error = manifest.parity.action_error
+        return f"Largest difference of {manifest.precision} actions from the model's, of their range: {error:.1g}"
     errors = manifest.provenance["action_error_by_omega"].items()
     listed = ", ".join(f"{error:.1g} at ω = {omega}" for omega, error in errors)
     return f"Largest differences of {manifest.precision} actions from the model's, of their range: {listed}"

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
 
     from dipole_export.exporter import Precision
-    from dipole_sb3 import DIPOLE, OfflineReplayBuffer
+    from dipole_sb3 import OfflineReplayBuffer
+    from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 BUNDLES: dict[Precision, str] = {"fp32": "bundle", "int8": "bundle-int8"}
 """Precision → folder of the bundle, in the run's folder."""
@@ -110,7 +111,7 @@ def demo(config: DictConfig, folder: Path) -> None:
         print(f"Its pictures: {', '.join(path.name for path in drawn)}")
 
 
-def export(model: DIPOLE, dataset: OfflineReplayBuffer, folder: Path) -> dict[Precision, Manifest]:
+def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) -> dict[Precision, Manifest]:
     """Both bundles, by precision; their errors are measured on the data's observations."""
     from dipole_export.exporter import export_bundle
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import reduce
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from torch._higher_order_ops.scan import scan
 from torch.nn import functional
 
 from dipole_sb3.buffers.normalization import ObservationStatistics
+from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, GuidedPair
 from dipole_sb3.networks.feature_network import FeatureNetwork
 from dipole_sb3.networks.flow import uniform_schedule
-from dipole_sb3.networks.heads import QEnsemble, VelocityPair, time_embedding
+from dipole_sb3.networks.heads import time_embedding
 from dipole_sb3.networks.stacked_mlp import StackedLayerNorm, StackedLinear, StackedMLP
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -31,22 +33,21 @@ LARGEST = float(np.finfo(np.float32).max)
 Statistics = Mapping[str | None, ObservationStatistics]
 
 
+Form = TypeVar("Form", bound=ActingForm, covariant=True)
+
+
 @dataclass(frozen=True)
-class Source:
+class Source(Generic[Form]):
     """What a bundle is made from: copies on the CPU, in evaluation mode, that training no longer changes.
 
-    :param actor: the velocity pair and its features extractor.
-    :param critic: the two critics and theirs.
+    :param form: the networks that act.
     :param statistics: of VecNormalize, by key; empty: observations are not normalised.
-    :param flow_steps: K.
     :param low: smallest actions in the actuators' units, shape [action], float32.
     :param high: largest, likewise.
     """
 
-    actor: FeatureNetwork[VelocityPair]
-    critic: FeatureNetwork[QEnsemble]
+    form: Form
     statistics: Statistics
-    flow_steps: int
     low: np.ndarray
     high: np.ndarray
 
@@ -172,10 +173,10 @@ class Field(nn.Module):
     :param member: 0 for the positive network, 1 for the negative one.
     """
 
-    def __init__(self, source: Source, member: int) -> None:
+    def __init__(self, source: Source[GuidedPair], member: int) -> None:
         super().__init__()
-        pair = source.actor.head
-        columns = (source.actor.features_extractor.features_dim, len(source.low), pair.time_features)
+        pair = source.form.actor.head
+        columns = (source.form.actor.features_extractor.features_dim, len(source.low), pair.time_features)
         self.perceptron = Perceptron(pair.mlp, member, columns)
         self.time_features = pair.time_features
 
@@ -196,9 +197,9 @@ class Field(nn.Module):
 class VelocityField(nn.Module):
     """v⁺ (member 0) or v⁻ (member 1) of an observation."""
 
-    def __init__(self, source: Source, member: int) -> None:
+    def __init__(self, source: Source[GuidedPair], member: int) -> None:
         super().__init__()
-        self.observation = Observation(source.actor, source.statistics)
+        self.observation = Observation(source.form.actor, source.statistics)
         self.field = Field(source, member)
 
     def forward(self, observation: Tensor, action_t: Tensor, time: Tensor) -> Tensor:
@@ -208,19 +209,26 @@ class VelocityField(nn.Module):
 
 
 class Critic(nn.Module):
-    """min(Q₁, Q₂) of actions in the actuators' units."""
+    """min(Q₁, Q₂) of actions in the actuators' units; of more or fewer critics, their smallest."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source[ActingForm]) -> None:
         super().__init__()
-        self.observation = Observation(source.critic, source.statistics)
-        columns = (source.critic.features_extractor.features_dim, len(source.low))
-        self.one, self.other = (Perceptron(source.critic.head.mlp, member, columns) for member in range(2))
+        network = source.form.critic
+        self.observation = Observation(network, source.statistics)
+        columns = (network.features_extractor.features_dim, len(source.low))
+        stack = network.head.mlp
+        # Names of weights are part of a bundle's bytes.
+        self.names = ["one", "other", *(f"critic_{index}" for index in range(2, stack.members))][: stack.members]
+        for member, name in enumerate(self.names):
+            self.add_module(name, Perceptron(stack, member, columns))
         self.scale = ActionScale(source.low, source.high)
 
     def minimum(self, observation: Tensor, scaled: Tensor) -> Tensor:
         """Observations [1 or batch, observation], actions in [−1, 1] of shape [batch, action] → [batch, 1]."""
         features = self.observation(observation)
-        return torch.minimum(*(head(head.first(1, scaled, head.first(0, features))) for head in (self.one, self.other)))
+        heads = [cast("Perceptron", self.get_submodule(name)) for name in self.names]
+        values: list[Tensor] = [head(head.first(1, scaled, head.first(0, features))) for head in heads]
+        return reduce(torch.minimum, values)
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         """Observations [batch, observation], actions [batch, action] → returns [batch]."""
@@ -230,12 +238,12 @@ class Critic(nn.Module):
 class GuidedPolicy(nn.Module):
     """Everything from an observation to the actions of several ω: N guided candidates each, and the critic's choice."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source[GuidedPair]) -> None:
         super().__init__()
-        self.observation = Observation(source.actor, source.statistics)
+        self.observation = Observation(source.form.actor, source.statistics)
         self.positive, self.negative = Field(source, 0), Field(source, 1)
         self.critic = Critic(source)
-        self.times = nn.Buffer(torch.tensor(uniform_schedule(source.flow_steps)[:-1]).reshape(-1, 1))
+        self.times = nn.Buffer(torch.tensor(uniform_schedule(source.form.flow_steps)[:-1]).reshape(-1, 1))
 
     def forward(self, observation: Tensor, noise: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
         """Observation [1, observation], x₀ [N, action], ω [W] → actions [W, action], min(Q₁, Q₂) [W, N]."""
@@ -262,9 +270,34 @@ class GuidedPolicy(nn.Module):
         return end  # type: ignore[no-any-return]
 
 
+class DeterministicPolicy(nn.Module):
+    """Everything from observations to actions and what the critics think of them."""
+
+    def __init__(self, source: Source[Deterministic]) -> None:
+        super().__init__()
+        actor = source.form.actor
+        self.observation = Observation(actor, source.statistics)
+        self.actor = Perceptron(actor.head.mlp, 0, (actor.features_extractor.features_dim,))
+        self.critic = Critic(source)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations [batch, observation] → actions [batch, action], min(Q₁, Q₂) [batch]."""
+        scaled = self.actor(self.first(observation)).clamp(-1.0, 1.0)
+        return self.critic.scale.unscale(scaled), self.critic.minimum(observation, scaled).squeeze(-1)
+
+    def first(self, observation: Tensor) -> Tensor:
+        """The first layer's sum: [batch, width]."""
+        return self.actor.first(0, self.observation(observation))
+
+
 def flat_order(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
     """The parts of an observation in the order in which they are laid out flat; None: it is one part."""
     return dict(space.spaces.items()) if isinstance(space, spaces.Dict) else {None: space}
+
+
+def observation_size(source: Source[ActingForm]) -> int:
+    """Numbers in a flat observation."""
+    return sum(map(flat_size, flat_order(source.form.actor.observation_space).values()))
 
 
 def flat_size(space: spaces.Space[Any]) -> int:

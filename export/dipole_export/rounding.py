@@ -9,13 +9,14 @@ that are still to come make up for the error, as far as the inputs of the layer 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dipole_export.graphs import Field, GuidedPolicy
+from dipole_export.graphs import DeterministicPolicy, Field, GuidedPolicy, Perceptron
 
 LEAST_WIDTH = 64
 """Smaller matrices gain nothing from 8 bits, and the first and last layers are where rounding hurts most."""
@@ -42,7 +43,7 @@ class Rounded(NamedTuple):
     scale: np.ndarray
 
 
-def rounded_layers(policy: GuidedPolicy, observations: Tensor, noise: Tensor, omegas: Tensor) -> list[list[Rounded]]:
+def rounded_fields(policy: GuidedPolicy, observations: Tensor, noise: Tensor, omegas: Tensor) -> list[list[Rounded]]:
     """The hidden layers of both velocity fields, fitted to what flows through them on the way to actions.
 
     :param observations: raw and flat, shape [vectors, observation].
@@ -53,12 +54,23 @@ def rounded_layers(policy: GuidedPolicy, observations: Tensor, noise: Tensor, om
     """
     fields = (policy.positive, policy.negative)
     products = _input_products(policy, fields, observations, noise, omegas)
+    return [_rounded_layers(field.perceptron, layers) for field, layers in zip(fields, products, strict=True)]
+
+
+def rounded_actor(policy: DeterministicPolicy, observations: Tensor) -> list[Rounded]:
+    """The hidden layers of a deterministic actor, fitted to its observations; as :func:`rounded_fields` of one field.
+
+    :param observations: raw and flat, shape [vectors, observation].
+    """
+    with torch.no_grad():
+        inputs, _ = policy.actor.traced(policy.first(observations))
+    return _rounded_layers(policy.actor, [(values.T @ values).double().numpy() for values in inputs])
+
+
+def _rounded_layers(perceptron: Perceptron, products: Sequence[np.ndarray]) -> list[Rounded]:
     return [
-        [
-            rounded(weight.numpy(), product) if min(weight.shape) >= LEAST_WIDTH else NOT_ROUNDED
-            for weight, product in zip(field.perceptron.weights, layers, strict=True)
-        ]
-        for field, layers in zip(fields, products, strict=True)
+        rounded(weight.numpy(), product) if min(weight.shape) >= LEAST_WIDTH else NOT_ROUNDED
+        for weight, product in zip(perceptron.weights, products, strict=True)
     ]
 
 

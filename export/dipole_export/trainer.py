@@ -8,29 +8,39 @@ from typing import Any
 
 import numpy as np
 import torch
-from dipole_runtime.vectors import TestVectors
+from dipole_runtime.vectors import ActionVectors, TestVectors
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
 
 from dipole_export.graphs import Statistics, flat_order, flat_size
-from dipole_sb3 import DIPOLE
 from dipole_sb3.buffers.normalization import normalized
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.networks import flow
+from dipole_sb3.networks.acting_forms import Deterministic, GuidedPair
 
 _ROWS_AT_ONCE = 16_384
 
 
-def trainer_vectors(
-    model: DIPOLE, observations: np.ndarray, num_candidates: int, omegas: Sequence[float], seed: int
+def trainer_candidates(
+    model: OfflineAlgorithm,
+    form: GuidedPair,
+    observations: np.ndarray,
+    num_candidates: int,
+    omegas: Sequence[float],
+    seed: int,
 ) -> TestVectors:
     """The trainer's own candidates and Q-values at every ω, from noise of its own for every observation.
 
     :param model: not changed; its generators are not drawn from.
+    :param form: how its policy acts.
     :param observations: flat, in the robot's units, shape [vectors, observation].
     :param num_candidates: N.
     :param omegas: each ω ≥ −1.
     :param seed: of the noise.
     """
-    size = model.policy.action_dim
+    size = get_action_dim(model.action_space)
     noise = np.random.default_rng(seed).standard_normal((len(observations), num_candidates, size)).astype(np.float32)
     shape = (len(observations), len(omegas), num_candidates)
     candidates, q = np.empty((*shape, size), np.float32), np.empty(shape, np.float32)
@@ -38,29 +48,66 @@ def trainer_vectors(
     for start in range(0, len(observations), vectors_at_once):
         part = slice(start, start + vectors_at_once)
         for index, omega in enumerate(omegas):
-            candidates[part, index], q[part, index] = _candidates(model, observations[part], noise[part], omega)
+            candidates[part, index], q[part, index] = _candidates(model, form, observations[part], noise[part], omega)
     return TestVectors(observations, noise, np.asarray(omegas, np.float32), candidates, q)
 
 
 def _candidates(
-    model: DIPOLE, observations: np.ndarray, noise: np.ndarray, omega: float
+    model: OfflineAlgorithm, form: GuidedPair, observations: np.ndarray, noise: np.ndarray, omega: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Actions in the actuators' units [vectors, N, action], and their Q-values [vectors, N], at one ω."""
     policy = model.policy
     policy.set_training_mode(False)
     vectors, count, size = noise.shape
-    seen = _as_networks_see(observations, policy.observation_space, model.observation_statistics)
-    tensors, _ = policy.obs_to_tensor(seen)
+    tensors, _ = policy.obs_to_tensor(_as_networks_see(observations, model))
     with torch.no_grad():
         rows = torch.as_tensor(noise.reshape(-1, size), device=policy.device)
-        features = policy.actor.features(tensors).repeat_interleave(count, dim=0)
-        scaled = policy.sample_actions(features, rows, omega)
-        values = policy.q_values(_repeated(tensors, count), scaled)
+        features = form.actor.features(tensors).repeat_interleave(count, dim=0)
+        scaled = flow.sample_actions(_velocity(form, features, omega), rows, form.flow_steps)
+        values = form.critic.head(form.critic.features(_repeated(tensors, count)), scaled).amin(dim=0)
     space = model.action_space
     assert isinstance(space, spaces.Box)
     actions = policy.unscale_action(scaled.cpu().numpy().reshape(-1, *space.shape))
     actions = np.clip(actions, space.low, space.high)
     return actions.reshape(vectors, count, size), values.cpu().numpy().reshape(vectors, count)
+
+
+def _velocity(form: GuidedPair, features: Tensor, omega: float) -> flow.Velocity:
+    head = form.actor.head
+    # As in training: where one network alone decides, the other is not evaluated.
+    if omega == 0:
+        return head.positive_field(features)
+    if omega == -1:
+        return head.negative_field(features)
+    both = head.fields(features)
+
+    def guided(x: Tensor, time: Tensor) -> Tensor:
+        return flow.guide(*both(x, time), omega)
+
+    return guided
+
+
+def trainer_actions(model: OfflineAlgorithm, form: Deterministic, observations: np.ndarray) -> ActionVectors:
+    """What ``model.policy.predict`` does, and its Q-values: a policy that is not what its form says is found out.
+
+    :param model: not changed.
+    :param form: how its policy acts.
+    :param observations: flat, in the robot's units, shape [vectors, observation].
+    """
+    policy = model.policy
+    actions, q = [], []
+    for start in range(0, len(observations), _ROWS_AT_ONCE):
+        seen = _as_networks_see(observations[start : start + _ROWS_AT_ONCE], model)
+        predicted, _ = policy.predict(seen, deterministic=True)
+        rows = len(predicted)
+        actions.append(predicted.reshape(rows, -1).astype(np.float32))
+        scaled = policy.scale_action(predicted).reshape(rows, -1).astype(np.float32)
+        with torch.no_grad():
+            tensors, _ = policy.obs_to_tensor(seen)
+            features = form.critic.features(tensors)
+            values = form.critic.head(features, torch.as_tensor(scaled, device=policy.device)).amin(dim=0)
+        q.append(values.cpu().numpy())
+    return ActionVectors(observations, np.concatenate(actions), np.concatenate(q))
 
 
 def random_observations(space: spaces.Space[Any], statistics: Statistics, count: int, seed: int) -> np.ndarray:
@@ -114,16 +161,14 @@ def drawn_observations(
     return flat[chosen]
 
 
-def _as_networks_see(
-    observations: np.ndarray, space: spaces.Space[Any], statistics: Statistics
-) -> np.ndarray | dict[str, np.ndarray]:
+def _as_networks_see(observations: np.ndarray, model: OfflineAlgorithm) -> np.ndarray | dict[str, np.ndarray]:
     """Flat observations as ``policy.predict`` takes them: by key, in the space's shapes, normalised."""
-    order = flat_order(space)
+    order = flat_order(model.observation_space)
     ends = np.cumsum([flat_size(part) for part in order.values()])[:-1]
     parts = {}
     for (key, part), flat in zip(order.items(), np.split(observations, ends, axis=1), strict=True):
         parts[key] = flat.reshape(-1, *(part.shape or ())).astype(part.dtype)
-    return normalized(parts.get(None, parts), statistics)  # type: ignore[no-any-return]
+    return normalized(parts.get(None, parts), model.observation_statistics)  # type: ignore[no-any-return]
 
 
 def _repeated(observations: PyTorchObs, count: int) -> PyTorchObs:

@@ -6,15 +6,18 @@ import os
 import shutil
 import tempfile
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from dipole_runtime.archive import archive_bytes
 from dipole_runtime.bundle import Bundle
-from dipole_runtime.manifest import BUNDLE_FILES, MANIFEST
+from dipole_runtime.manifest import MANIFEST, NETWORK_FILES, VECTORS
 
 from dipole_sb3.common.files import replaced_when_complete
 
 ARCHIVE_SUFFIX = ".dipole"
+_FILES = {MANIFEST, VECTORS, *chain.from_iterable(NETWORK_FILES.values())}
+"""Of bundles of all forms: one may replace another."""
 
 
 def require_writable(path: Path) -> None:
@@ -26,7 +29,7 @@ def require_writable(path: Path) -> None:
         if path.is_dir():
             raise ValueError(f"{path}: is a folder, expected a file, as the name ends in {ARCHIVE_SUFFIX}")
     elif path.is_dir():
-        others = sorted({entry.name for entry in path.iterdir()} - set(BUNDLE_FILES))
+        others = sorted({entry.name for entry in path.iterdir()} - _FILES)
         if others or (any(path.iterdir()) and not (path / MANIFEST).is_file()):
             raise ValueError(
                 f"{path}: holds {(others or ['an incomplete bundle'])[0]}, expected a bundle or a new folder"

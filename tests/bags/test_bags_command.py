@@ -195,12 +195,13 @@ def test_keys_are_refused(robot: Path, from_bag: Command) -> None:
     assert "the observation is a Dict, expected one vector" in problem
 
 
-def test_a_bundle_must_fit(robot: Path, from_bag: Command) -> None:
-    from small_bundles import Sizes, make_files, make_policy
+@pytest.mark.parametrize("form", ["pair", "deterministic"])
+def test_a_bundle_must_fit(robot: Path, from_bag: Command, form: str) -> None:
+    from small_bundles import Sizes, files_of, make_policy
 
     for name, sizes in (("other", Sizes(4, 2)), ("three", Sizes(3, 3)), ("right", Sizes(3, 2))):
         (robot / name).mkdir()
-        for file, content in make_files(make_policy(sizes)).items():
+        for file, content in files_of(form, make_policy(sizes)).items():
             (robot / name / file).write_bytes(content)
     assert "observation has 2 + 1 = 3 elements, expected the bundle's 4" in from_bag("--bundle", "other")[2]
     status, _, problem = from_bag("--bundle", "three")

@@ -18,7 +18,7 @@ from dipole_policy.omega import OmegaControl
 from dipole_policy.supervisor import Supervisor
 from dipole_policy.wire import Wire
 from rosbags.highlevel import AnyReader
-from small_bundles import Sizes, make_files, make_policy
+from small_bundles import Sizes, files_of, make_policy
 from written_bags import COMMAND, JOINTS, SPEED, STORE, Said, joints, nanoseconds, number, numbers, twist, write_bag
 
 TEXT = """
@@ -37,11 +37,11 @@ action: {topic: /command, type: std_msgs/msg/Float64MultiArray, field: data, on_
 """
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["pair", "deterministic"])
+def bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "policy"
     path.mkdir()
-    for name, content in make_files(make_policy(Sizes(5, 2), seed=3)).items():
+    for name, content in files_of(request.param, make_policy(Sizes(5, 2), seed=3)).items():
         (path / name).write_bytes(content)
     return path
 

@@ -453,3 +453,22 @@ def test_a_model_without_its_run_needs_an_environment(dipole: Command) -> None:
     status, _, err = dipole("evaluate", "model=alone/deep/model.zip", "env=Reacher-v5", *options)
     assert (status, err) == (0, "")
     assert Path("table/omega_sweep.csv").is_file()
+
+
+def test_a_run_is_not_made_shorter_than_it_is(dipole: Command) -> None:
+    dipole("train", "task=reacher", *UNTESTED, "checkpoint_freq=10", "run_dir=run")
+    status, _, err = dipole("train", "resume=run", "offline_steps=10")
+    assert status == 1
+    assert "offline_steps + online_steps is 10, but the run in run has 20 timesteps already" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes")
+def test_output_that_nobody_reads_any_more_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m dipole_sb3.cli data info demo/reacher-tqc-10k | true"
+    finished = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (finished.stdout, finished.stderr) == ("", "")
+
+
+def test_memory_is_not_optimised_at_the_price_of_an_observation() -> None:
+    with pytest.raises(ValueError, match="optimize_memory_usage is True, expected False: SB3's way loses the last"):
+        DIPOLE("MlpPolicy", "Pendulum-v1", optimize_memory_usage=True)

@@ -279,3 +279,42 @@ class TestTrainAndEvaluationMode:
             model.policy.critic_target.named_buffers(), model.policy.critic.buffers(), strict=True
         ):
             assert torch.equal(target, source), name
+
+
+# What SB3's callers expect of a policy
+
+
+def test_actor_and_critic_are_at_hand_as_in_sb3(model: Any, reacher_data: Arrays) -> None:
+    observations = reacher_data["observations"][:4]
+    assert model.actor is model.policy.actor
+    assert model.critic is model.policy.critic
+    actions, state = model.policy.actor.predict(observations, deterministic=True)
+    assert state is None
+    alone = {"num_candidates": 1} if hasattr(model, "num_candidates") else {}
+    np.testing.assert_array_equal(actions, model.predict(observations, deterministic=True, **alone)[0])
+
+
+@pytest.mark.parametrize("n_critics", [1, 3])
+def test_number_of_critics(algorithm: Any, reacher_data: Arrays, n_critics: int) -> None:
+    model = small(algorithm, dataset=reacher_data, policy_kwargs={"net_arch": [8], "n_critics": n_critics}).learn(2)
+    batch = model.replay_buffer.take(torch.arange(5))
+    q = model.critic.head(model.critic.features(batch.observations), batch.actions)
+    assert q.shape == (n_critics, 5)
+    assert torch.equal(model.policy.q_values(batch.observations, batch.actions), q.amin(0))
+
+
+def test_one_features_extractor_for_all_trained_networks(algorithm: Any, dict_data: Arrays) -> None:
+    shared, apart = (
+        small(
+            algorithm,
+            "MultiInputPolicy",
+            dataset=dict_data,
+            policy_kwargs={"net_arch": [8], "share_features_extractor": share},
+        ).learn(2)
+        for share in (True, False)
+    )
+    assert shared.actor.features_extractor is shared.critic.features_extractor
+    assert shared.policy.critic_target.features_extractor is not shared.critic.features_extractor
+    assert len(shared.policy.trained_parameters()) < len(apart.policy.trained_parameters())
+    held = [id(parameter) for group in shared.policy.optimizer.param_groups for parameter in group["params"]]
+    assert len(held) == len(set(held))

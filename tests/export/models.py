@@ -114,7 +114,7 @@ def predict_with(model: DIPOLE, observation: Any, noise: np.ndarray, omega: floa
     """``model.predict`` as a user calls it on a raw observation, from given noise."""
     vec_normalize = model.get_vec_normalize_env()
     seen = observation if vec_normalize is None else vec_normalize.normalize_obs(observation)
-    monkeypatch.setattr(model.policy, "_noise", lambda *_: torch.as_tensor(noise))
+    monkeypatch.setattr(model.policy, "acting_noise", lambda *_, **__: torch.as_tensor(noise))
     action, _ = model.predict(seen, omega=omega, num_candidates=len(noise))
     monkeypatch.undo()
     assert isinstance(action, np.ndarray)

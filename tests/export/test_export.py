@@ -17,7 +17,7 @@ from dipole_export import export_bundle, exporter
 from dipole_export.rounding import rounded
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import read_bundle
-from dipole_runtime.manifest import BUNDLE_FILES, GUIDED, IR_VERSION, NETWORK_FILES, OPSET
+from dipole_runtime.manifest import GUIDED, IR_VERSION, MANIFEST, NETWORK_FILES, OPSET, VECTORS, OmegaRange
 from gymnasium import spaces
 from models import SMALL, make_model, model_of, unbounded
 from sampled_environments import image_env
@@ -58,7 +58,7 @@ def test_the_same_model_gives_the_same_bytes(precision: Any, wide_model: DIPOLE,
     export_bundle(wide_model, tmp_path / "third.dipole", precision, max_int8_error=1.0)
     export_bundle(wide_model, tmp_path / "fourth.dipole", precision, max_int8_error=1.0)
     first = contents(tmp_path / "first")
-    assert sorted(first) == sorted(BUNDLE_FILES)
+    assert sorted(first) == sorted([MANIFEST, *NETWORK_FILES["pair"], VECTORS])
     assert contents(tmp_path / "second") == first
     assert contents(tmp_path / "third.dipole") == first
     assert (tmp_path / "third.dipole").read_bytes() == (tmp_path / "fourth.dipole").read_bytes()
@@ -80,7 +80,7 @@ def test_exporting_leaves_the_model_and_the_generators_alone(wide_model: DIPOLE,
 def test_the_graphs_are_plain_onnx(wide_model: DIPOLE, tmp_path: Path) -> None:
     for precision in ("fp32", "int8"):
         export_bundle(wide_model, tmp_path / precision, precision, max_int8_error=1.0)
-        for name in NETWORK_FILES:
+        for name in NETWORK_FILES["pair"]:
             data = (tmp_path / precision / name).read_bytes()
             model = onnx.load_from_string(data)
             onnx.checker.check_model(model, full_check=True)
@@ -225,7 +225,7 @@ def test_a_bundle_is_replaced_whole_or_not_at_all(name: str, tmp_path: Path, mon
     assert hashlib.sha256(b"".join(sorted(contents(path).values()))).hexdigest() == first
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
     export_bundle(model, path)
-    assert GuidedPolicy.load(path).manifest.omega.default == 2.0
+    assert GuidedPolicy.load(path).manifest.omega == OmegaRange(2.0, -1.0, 4.0)
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
@@ -247,7 +247,7 @@ def test_the_manifest_says_how_the_policy_was_made(tmp_path: Path) -> None:
         ("Box", "float32", (2,)),
     ]
     assert manifest.action.names == ("steer", "throttle", "brake")
-    assert (manifest.omega.low, manifest.omega.default, manifest.omega.high) == (0.0, 0.5, 3.0)
+    assert manifest.omega == OmegaRange(0.5, 0.0, 3.0)
     assert manifest.provenance["dataset"] == {"name": "yard-2026"}
     assert manifest.provenance["algorithm"] == "DIPOLE"
     assert manifest.provenance["hyperparameters"]["beta"] == 2.0

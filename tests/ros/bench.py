@@ -13,7 +13,7 @@ from dipole_policy.errors import Cause
 from dipole_policy.holder import Fitting, Loaded, PolicyHolder, PolicyOptions
 from dipole_policy.loop import ControlLoop, Decision
 from dipole_policy.observation import Inputs
-from dipole_policy.omega import OmegaControl
+from dipole_policy.omega import OmegaControl, OmegaRecord
 from dipole_policy.supervisor import Supervisor
 from dipole_policy.wire import Wire
 from dipole_runtime import GuidedPolicy
@@ -45,12 +45,13 @@ class Bench:
         self.sent: list[list[float]] = []
         self.decisions: list[Decision] = []
         self.faults: list[tuple[Cause, bool]] = []
+        self.audit: list[OmegaRecord] = []
         self.loop = ControlLoop(
             PolicyHolder(loaded),
             Inputs(self.fitting.readers),
             Wire(lambda command: self.sent.append(command.tolist()), self.fitting.contract.action.on_stop, 2),
             Supervisor(0.19, automatic),
-            OmegaControl(loaded.policy.manifest.omega, 0.0, self.now_ns, lambda record: None),
+            OmegaControl(loaded.policy.manifest.omega, 0.0, self.now_ns, self.audit.append),
             ClockGuard(False, 0.2),
             period_s=PERIOD,
             deadline_s=self.fitting.contract.deadline_s,
@@ -83,7 +84,10 @@ class Bench:
 
 def expected(bench: Bench, omega: float = 0.5) -> list[float]:
     policy = bench.loop.holder.current.policy
-    action = policy.act(np.array([0.1, 0.2, 0.3], np.float32), omega, policy.deterministic_noise()).action
+    observation = np.array([0.1, 0.2, 0.3], np.float32)
+    if policy.manifest.policy == "deterministic":
+        return [float(value) for value in policy.act(observation).action]
+    action = policy.act(observation, omega, policy.deterministic_noise()).action
     return [float(value) for value in action]
 
 

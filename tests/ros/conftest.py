@@ -36,15 +36,15 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes a bundle; the same arguments give the same directory."""
-    from small_bundles import Sizes, make_files, make_policy, rehashed
+    from small_bundles import Sizes, files_of, make_policy, rehashed
 
     root = tmp_path_factory.mktemp("bundles")
 
-    def make(seed: int = 0, observation: int = 3, action: int = 2, **changes: object) -> Path:
-        path = root / f"{seed}_{observation}_{action}_{abs(hash(str(changes)))}"
+    def make(seed: int = 0, observation: int = 3, action: int = 2, form: str = "pair", **changes: object) -> Path:
+        path = root / f"{form}_{seed}_{observation}_{action}_{abs(hash(str(changes)))}"
         if not path.exists():
             path.mkdir()
-            files = make_files(make_policy(Sizes(observation, action), seed=seed))
+            files = files_of(form, make_policy(Sizes(observation, action), seed=seed))
             for name, content in rehashed(files, **changes).items():
                 (path / name).write_bytes(content)
         return path
@@ -56,6 +56,12 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 def bundle(make_bundle: Callable[..., Path]) -> Path:
     """3 observations, 2 actions (−1 to 2 and −2 to 2), ω from −1 to 4 with 0.5 by default."""
     return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def deterministic_bundle(make_bundle: Callable[..., Path]) -> Path:
+    """The same observations, actions and bounds; one action for an observation, no ω."""
+    return make_bundle(form="deterministic")
 
 
 @pytest.fixture(scope="module")

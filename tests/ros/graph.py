@@ -266,7 +266,9 @@ def driving(bundle: Path, contract: Path, /, **parameters: Any) -> Iterator[tupl
 
 
 def action(bundle: Path, omega: float = 0.5) -> list[float]:
-    """What a bundle does about the robot's usual inputs."""
+    """What a bundle does about the robot's usual inputs; a deterministic one knows no ω."""
     loaded = GuidedPolicy.load(bundle)
     observation = np.array([0.1, 0.2, 0.3], np.float32)
+    if loaded.manifest.policy == "deterministic":
+        return [float(value) for value in loaded.act(observation).action]
     return [float(value) for value in loaded.act(observation, omega, loaded.deterministic_noise()).action]

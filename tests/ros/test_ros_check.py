@@ -37,6 +37,15 @@ def test_what_fits(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "no bundle given" in capsys.readouterr().out
 
 
+def test_a_policy_without_omega(deterministic_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    contract = tmp_path / "contract.yaml"
+    contract.write_text(CONTRACT)
+    assert cli.main(["check", str(contract), "--bundle", str(deterministic_bundle)]) == 0
+    output = capsys.readouterr().out
+    assert "joint_1: -2 to 2\nno omega: the policy is deterministic and has nothing to turn\n" in output
+    assert output.strip().endswith("fits")
+
+
 def test_what_does_not(
     bundle: Path, make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

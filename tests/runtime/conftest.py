@@ -7,7 +7,18 @@ import pathlib
 import pytest
 from dipole_runtime import Bundle, GuidedPolicy
 from dipole_runtime.archive import archive_bytes
-from small_bundles import PAPER, Sizes, SmallPolicy, dict_parts, make_files, make_policy, written
+from small_bundles import (
+    FORMS,
+    PAPER,
+    Sizes,
+    SmallPolicy,
+    dict_parts,
+    files_of,
+    make_deterministic_files,
+    make_files,
+    make_policy,
+    written,
+)
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +30,23 @@ def small() -> SmallPolicy:
 def files(small: SmallPolicy) -> dict[str, bytes]:
     """Of a good bundle; tests change copies."""
     return make_files(small)
+
+
+@pytest.fixture(scope="session")
+def deterministic_files(small: SmallPolicy) -> dict[str, bytes]:
+    """Of a good bundle of a deterministic policy."""
+    return make_deterministic_files(small)
+
+
+@pytest.fixture(scope="session", params=FORMS)
+def any_files(small: SmallPolicy, request: pytest.FixtureRequest) -> dict[str, bytes]:
+    """Of a good bundle, one of each form."""
+    return files_of(request.param, small)
+
+
+@pytest.fixture(scope="session")
+def deterministic_policy(deterministic_files: dict[str, bytes]) -> GuidedPolicy:
+    return GuidedPolicy.from_bundle(Bundle.from_files(deterministic_files, "small deterministic"))
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +68,12 @@ def dict_policy(small_dict: SmallPolicy) -> GuidedPolicy:
 def folder(files: dict[str, bytes], tmp_path: pathlib.Path) -> pathlib.Path:
     """A good bundle as a directory."""
     return written(files, tmp_path / "bundle")
+
+
+@pytest.fixture
+def any_folder(any_files: dict[str, bytes], tmp_path: pathlib.Path) -> pathlib.Path:
+    """A good bundle as a directory, one of each form."""
+    return written(any_files, tmp_path / "bundle")
 
 
 @pytest.fixture(scope="session")

@@ -16,14 +16,16 @@ import numpy as np
 import onnx
 from dipole_runtime.manifest import (
     CRITIC,
-    DATA_FILES,
+    DETERMINISTIC,
     GUIDED,
     MANIFEST,
     NEGATIVE,
+    NETWORK_FILES,
     POSITIVE,
     VECTORS,
     ActionSpec,
     FileEntry,
+    Guidance,
     Manifest,
     Normalization,
     ObservationPart,
@@ -31,10 +33,16 @@ from dipole_runtime.manifest import (
     OmegaRange,
     Parity,
 )
+from dipole_runtime.vectors import ActionVectors
 from dipole_runtime.vectors import TestVectors as Vectors
 from onnx import TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
+PAIR_NETWORKS = NETWORK_FILES["pair"]
+PAIR_DATA = (*PAIR_NETWORKS, VECTORS)
+PAIR_FILES = (MANIFEST, *PAIR_DATA)
+FORMS = ("pair", "deterministic")
+NETWORKS_OF_FORMS = [(form, name) for form, names in NETWORK_FILES.items() for name in names]
 
 
 Layers = list[tuple[Array, Array]]
@@ -56,7 +64,10 @@ PAPER = Sizes(28, 5, (512, 512, 512), 10, 4)
 
 @dataclass
 class SmallPolicy:
-    """Weights of two velocity fields and two critics, with everything that is known of them."""
+    """Weights of two velocity fields and two critics, with everything that is known of them.
+
+    As a deterministic policy it acts by ``deterministic`` and the same critics.
+    """
 
     sizes: Sizes
     positive: Layers
@@ -66,6 +77,7 @@ class SmallPolicy:
     high: Array
     parts: tuple[ObservationPart, ...]
     action_shape: tuple[int, ...]
+    deterministic: Layers
     omegas: tuple[float, ...] = (-1.0, 0.0, 0.5, 2.0)
     provenance: Mapping[str, Any] = field(default_factory=lambda: {"seed": 0, "data set": "none"})
 
@@ -120,6 +132,8 @@ def make_policy(sizes: Sizes = Sizes(), parts: tuple[ObservationPart, ...] | Non
         high=low + np.arange(3, action + 3, dtype=np.float32),
         parts=parts,
         action_shape=(action,),
+        # Far enough that some actions are clipped.
+        deterministic=[(weight * np.float32(1.5), bias) for weight, bias in layers(observation, action)],
     )
 
 
@@ -158,6 +172,12 @@ def candidates_of(policy: SmallPolicy, observation: Array, noise: Array, omega: 
     return policy.low + (np.clip(x, -1, 1) + 1) / 2 * (policy.high - policy.low).astype(np.float64)
 
 
+def action_of(policy: SmallPolicy, observation: Array) -> Array:
+    """[act] of the deterministic policy, in the robot's units, from one raw observation [obs]."""
+    x = perceptron(policy.deterministic, normalized(policy, observation.astype(np.float64))[None])[0]
+    return policy.low + (np.clip(x, -1, 1) + 1) / 2 * (policy.high - policy.low).astype(np.float64)
+
+
 def q_of(policy: SmallPolicy, observation: Array, actions: Array) -> Array:
     """[N] from one raw observation and actions [N, act] in the robot's units."""
     scaled = (actions - policy.low) / (policy.high - policy.low) * 2 - 1
@@ -185,6 +205,14 @@ def make_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1) -> Vectors:
     )
     omegas = np.array(policy.omegas, np.float32)
     return Vectors(observations, noise, omegas, candidates.astype(np.float32), q.astype(np.float32))
+
+
+def make_action_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1) -> ActionVectors:
+    """The deterministic trainer's, by the mathematics above."""
+    observations = np.random.default_rng(seed).normal(size=(count, policy.sizes.observation)).astype(np.float32)
+    actions = np.array([action_of(policy, observation) for observation in observations])
+    q = np.array([q_of(policy, *pair)[0] for pair in zip(observations, actions[:, None], strict=True)])
+    return ActionVectors(observations, actions.astype(np.float32), q.astype(np.float32))
 
 
 class Graph:
@@ -309,10 +337,23 @@ def guided_model(policy: SmallPolicy) -> onnx.ModelProto:
     )
 
 
+def deterministic_model(policy: SmallPolicy) -> onnx.ModelProto:
+    graph = Graph()
+    seen = graph.normalized(policy, "observation")
+    actions = graph.unscaled(policy, graph.perceptron(policy.deterministic, seen))
+    graph.add("Identity", actions, to="action")
+    graph.smaller_q(policy, seen, actions, to="q")
+    return graph.model(
+        {"observation": ["B", policy.sizes.observation]}, {"action": ["B", policy.sizes.action], "q": ["B"]}
+    )
+
+
 def make_manifest(policy: SmallPolicy, files: Mapping[str, bytes]) -> Manifest:
+    """Of a deterministic policy where the files are such a one's."""
     sizes = policy.sizes
+    guidance = Guidance(sizes.steps, sizes.candidates, OmegaRange(0.5, -1.0, 4.0))
     return Manifest(
-        files={name: entry_of(files[name]) for name in DATA_FILES},
+        files={name: entry_of(content) for name, content in files.items() if name != MANIFEST},
         observation=ObservationSpec(
             sizes.observation, tuple(f"observation_{index}" for index in range(sizes.observation)), policy.parts
         ),
@@ -323,9 +364,7 @@ def make_manifest(policy: SmallPolicy, files: Mapping[str, bytes]) -> Manifest:
             tuple(map(float, policy.low)),
             tuple(map(float, policy.high)),
         ),
-        flow_steps=sizes.steps,
-        num_candidates=sizes.candidates,
-        omega=OmegaRange(0.5, -1.0, 4.0),
+        guidance=None if DETERMINISTIC in files else guidance,
         precision="fp32",
         parity=Parity(1e-6, 1e-4, 1e-6, 1e-4),
         provenance=policy.provenance,
@@ -348,10 +387,33 @@ def make_files(policy: SmallPolicy, vectors: Vectors | None = None) -> dict[str,
     return {MANIFEST: make_manifest(policy, files).to_bytes(), **files}
 
 
+def make_deterministic_files(policy: SmallPolicy) -> dict[str, bytes]:
+    """The four files of a deterministic policy's bundle."""
+    files = {
+        DETERMINISTIC: deterministic_model(policy).SerializeToString(deterministic=True),
+        CRITIC: critic_model(policy).SerializeToString(deterministic=True),
+        VECTORS: make_action_vectors(policy).to_bytes(),
+    }
+    return {MANIFEST: make_manifest(policy, files).to_bytes(), **files}
+
+
+def files_of(form: str, policy: SmallPolicy) -> dict[str, bytes]:
+    """A bundle's files, of the policy in one of FORMS."""
+    return make_files(policy) if form == "pair" else make_deterministic_files(policy)
+
+
 def rehashed(files: Mapping[str, bytes], **changes: Any) -> dict[str, bytes]:
-    """The files with a manifest that is consistent with them: what an attacker, or a careless tool, would write."""
+    """The files with a manifest that is consistent with them: what an attacker, or a careless tool, would write.
+
+    :param changes: of the manifest; those of its guidance by their own names.
+    """
     manifest = Manifest.from_bytes(files[MANIFEST], "the original")
-    manifest = replace(manifest, files={name: entry_of(files[name]) for name in DATA_FILES}, **changes)
+    guided = {name: changes.pop(name) for name in ("flow_steps", "num_candidates", "omega") if name in changes}
+    if guided:
+        assert manifest.guidance is not None
+        changes["guidance"] = replace(manifest.guidance, **guided)
+    entries = {name: entry_of(content) for name, content in files.items() if name in manifest.data_files}
+    manifest = replace(manifest, files=entries, **changes)
     return {**files, MANIFEST: manifest.to_bytes()}
 
 

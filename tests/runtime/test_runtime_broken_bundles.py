@@ -6,25 +6,38 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from dipole_runtime import GuidedPolicyError, read_bundle
 from dipole_runtime.archive import archive_bytes
 from dipole_runtime.manifest import (
-    BUNDLE_FILES,
     CRITIC,
-    DATA_FILES,
+    DETERMINISTIC,
     GUIDED,
     MANIFEST,
     NEGATIVE,
-    NETWORK_FILES,
     POSITIVE,
     VECTORS,
 )
+from dipole_runtime.vectors import ActionVectors
 from dipole_runtime.vectors import TestVectors as Vectors
 from runtime_helpers import assert_one_sentence, directory_of, refusal, refusal_of
-from small_bundles import SmallPolicy, make_files, make_policy, make_vectors, rehashed, zipped
+from small_bundles import (
+    PAIR_DATA,
+    PAIR_FILES,
+    PAIR_NETWORKS,
+    SmallPolicy,
+    deterministic_model,
+    make_action_vectors,
+    make_deterministic_files,
+    make_files,
+    make_policy,
+    make_vectors,
+    rehashed,
+    zipped,
+)
 
 CORRUPTIONS = 600
 
@@ -33,18 +46,19 @@ Files = dict[str, bytes]
 
 
 class TestWhole:
-    def test_a_directory(self, folder: pathlib.Path, files: Files) -> None:
-        bundle = read_bundle(folder)
-        assert {MANIFEST: bundle.manifest.to_bytes(), **bundle.files} == files
+    def test_a_directory(self, any_folder: pathlib.Path, any_files: Files) -> None:
+        bundle = read_bundle(any_folder)
+        assert {MANIFEST: bundle.manifest.to_bytes(), **bundle.files} == any_files
 
     def test_a_file(self, zipped_bundle: pathlib.Path, files: Files) -> None:
         bundle = read_bundle(str(zipped_bundle))
         assert {MANIFEST: bundle.manifest.to_bytes(), **bundle.files} == files
 
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    def test_as_any_zip_program_writes_it(self, files: Files, method: int, tmp_path: pathlib.Path) -> None:
-        (tmp_path / "b.dipole").write_bytes(zipped(files, method))
-        assert read_bundle(tmp_path / "b.dipole").files == {name: files[name] for name in DATA_FILES}
+    def test_as_any_zip_program_writes_it(self, any_files: Files, method: int, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "b.dipole").write_bytes(zipped(any_files, method))
+        bundle = read_bundle(tmp_path / "b.dipole")
+        assert {MANIFEST: bundle.manifest.to_bytes(), **bundle.files} == any_files
 
     def test_ours_is_a_zip_file_and_depends_on_its_contents_alone(self, files: Files, tmp_path: pathlib.Path) -> None:
         (tmp_path / "b.zip").write_bytes(archive_bytes(files))
@@ -65,14 +79,14 @@ class TestWhole:
 
 
 class TestCorruption:
-    def test_any_damage_to_a_directory_is_refused(self, folder: pathlib.Path, files: Files) -> None:
+    def test_any_damage_to_a_directory_is_refused(self, any_folder: pathlib.Path, any_files: Files) -> None:
         rng = np.random.default_rng(0)
-        for name, data in files.items():
-            for _ in range(CORRUPTIONS // len(files)):
-                (folder / name).write_bytes(damaged(data, rng))
-                refusal(folder)
-            (folder / name).write_bytes(data)
-        read_bundle(folder)
+        for name, data in any_files.items():
+            for _ in range(CORRUPTIONS // len(any_files)):
+                (any_folder / name).write_bytes(damaged(data, rng))
+                refusal(any_folder)
+            (any_folder / name).write_bytes(data)
+        read_bundle(any_folder)
 
     def test_any_damage_to_a_file_is_refused_or_changes_nothing(
         self, files: Files, zipped_bundle: pathlib.Path, tmp_path: pathlib.Path
@@ -106,7 +120,7 @@ class TestCorruption:
             content[place] ^= 1 << (place % 8)
             path.write_bytes(content)
             try:
-                assert read_bundle(path).files == {name: files[name] for name in DATA_FILES}
+                assert read_bundle(path).files == {name: files[name] for name in PAIR_DATA}
             except GuidedPolicyError as error:
                 assert_one_sentence(error, str(path))
 
@@ -116,7 +130,7 @@ class TestCorruption:
         for length in [0, 1, 21, 22, len(whole) - 1, *rng.integers(0, len(whole), 60)]:
             (tmp_path / "short.dipole").write_bytes(whole[:length])
             refusal(tmp_path / "short.dipole")
-        for name in BUNDLE_FILES:
+        for name in PAIR_FILES:
             data = (folder / name).read_bytes()
             for length in [0, len(data) - 1, *rng.integers(0, len(data), 10)]:
                 (folder / name).write_bytes(data[:length])
@@ -130,7 +144,7 @@ class TestCorruption:
         refusal(tmp_path / "long.dipole")
         (tmp_path / "before.dipole").write_bytes(b"more" + zipped_bundle.read_bytes())
         refusal(tmp_path / "before.dipole")
-        for name in BUNDLE_FILES:
+        for name in PAIR_FILES:
             data = (folder / name).read_bytes()
             (folder / name).write_bytes(data + b"\n")
             refusal(folder, name)
@@ -167,9 +181,28 @@ class TestMixedUp:
         other = make_files(make_policy(seed=9))
         refusal_of(rehashed({**files, name: other[name]}), words)
 
-    @pytest.mark.parametrize("name", NETWORK_FILES)
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [(DETERMINISTIC, "the policy gives the test vectors another action"), (CRITIC, "the critic apart")],
+    )
+    def test_a_network_of_another_deterministic_bundle(self, deterministic_files: Files, name: str, words: str) -> None:
+        other = make_deterministic_files(make_policy(seed=9))
+        refusal_of(rehashed({**deterministic_files, name: other[name]}), words)
+
+    def test_a_policy_that_values_its_actions_otherwise(self, small: SmallPolicy, deterministic_files: Files) -> None:
+        """The right actions, with the returns of other critics."""
+        other = replace(small, critics=make_policy(seed=9).critics)
+        graph = deterministic_model(other).SerializeToString(deterministic=True)
+        refusal_of(rehashed({**deterministic_files, DETERMINISTIC: graph}), "the policy gives", "another q")
+
+    def test_networks_of_the_other_form(self, files: Files, deterministic_files: Files) -> None:
+        for manifest_of, rest in ((files, deterministic_files), (deterministic_files, files)):
+            refusal_of({**rest, MANIFEST: manifest_of[MANIFEST]}, "nothing else")
+        refusal_of(rehashed({**deterministic_files, DETERMINISTIC: files[GUIDED]}), DETERMINISTIC, "inputs")
+
+    @pytest.mark.parametrize("name", PAIR_NETWORKS)
     def test_a_network_in_place_of_another(self, files: Files, name: str) -> None:
-        for other in NETWORK_FILES:
+        for other in PAIR_NETWORKS:
             if {name, other} != {POSITIVE, NEGATIVE} and name != other:
                 refusal_of(rehashed({**files, name: files[other]}), name, "inputs")
 
@@ -181,6 +214,14 @@ class TestMixedUp:
         vectors = make_vectors(small)
         changed = {**vars(vectors), field: getattr(vectors, field) + np.float32(0.01)}
         refusal_of(rehashed({**files, VECTORS: Vectors(**changed).to_bytes()}), "test vectors")
+
+    @pytest.mark.parametrize("field", ["observations", "actions", "q"])
+    def test_action_vectors_that_are_a_little_off(
+        self, small: SmallPolicy, deterministic_files: Files, field: str
+    ) -> None:
+        vectors = make_action_vectors(small)
+        changed = {**vars(vectors), field: getattr(vectors, field) + np.float32(0.01)}
+        refusal_of(rehashed({**deterministic_files, VECTORS: ActionVectors(**changed).to_bytes()}), "test vectors")
 
     def test_another_number_of_flow_steps(self, files: Files) -> None:
         refusal_of(rehashed(files, flow_steps=5), "the two networks", "action")
@@ -196,25 +237,35 @@ class TestMixedUp:
         refusal(folder, MANIFEST, "checksum", "edited")
 
     def test_a_newer_format(self, folder: pathlib.Path, files: Files) -> None:
-        (folder / MANIFEST).write_bytes(files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 2'))
+        """It may have other files, too: what to do about it comes first."""
+        newer = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 3')
+        (folder / MANIFEST).write_bytes(newer)
         refusal(folder, "newer version", "update dipole_runtime")
+        (folder / CRITIC).rename(folder / "value.onnx")
+        refusal(folder, "newer version", "update dipole_runtime")
+        archive = folder.parent / "newer.dipole"
+        archive.write_bytes(archive_bytes({MANIFEST: newer, "value.onnx": b""}))
+        refusal(archive, "newer version", "update dipole_runtime")
 
 
 class TestFiles:
-    @pytest.mark.parametrize("name", BUNDLE_FILES)
-    def test_a_missing_file(self, folder: pathlib.Path, files: Files, name: str, tmp_path: pathlib.Path) -> None:
-        (folder / name).unlink()
-        refusal(folder, name)
-        rest = {other: content for other, content in files.items() if other != name}
-        refusal_of(rest, name)
-        (tmp_path / "less.dipole").write_bytes(archive_bytes(rest))
-        refusal(tmp_path / "less.dipole", "5 entries")
+    def test_a_missing_file(self, any_folder: pathlib.Path, any_files: Files, tmp_path: pathlib.Path) -> None:
+        for name, content in any_files.items():
+            (any_folder / name).unlink()
+            refusal(any_folder, f"found no {name} in it")
+            (any_folder / name).write_bytes(content)
+            rest = {other: content for other, content in any_files.items() if other != name}
+            refusal_of(rest, f"found no {name} in it")
+            (tmp_path / "less.dipole").write_bytes(archive_bytes(rest))
+            refusal(tmp_path / "less.dipole", f"found no {name} in it")
 
     @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "weights.bin", "line\nbreak", "guided_policy.ONNX"])
-    def test_one_file_too_many(self, folder: pathlib.Path, files: Files, name: str) -> None:
-        (folder / name).write_bytes(b"")
-        refusal(folder, "nothing else")
-        refusal_of({**files, name: b""}, "nothing else")
+    def test_one_file_too_many(self, any_folder: pathlib.Path, any_files: Files, name: str) -> None:
+        (any_folder / name).write_bytes(b"")
+        refusal(any_folder, "nothing else")
+        refusal_of({**any_files, name: b""}, "nothing else")
+        (any_folder.parent / "more.dipole").write_bytes(archive_bytes({**any_files, name: b""}))
+        refusal(any_folder.parent / "more.dipole", "nothing else")
 
     def test_a_folder_of_very_many_files_is_not_listed(self, folder: pathlib.Path) -> None:
         for index in range(2000):
@@ -260,7 +311,7 @@ class TestFiles:
 
 
 class TestOtherKindsOfFiles:
-    @pytest.mark.parametrize("name", BUNDLE_FILES)
+    @pytest.mark.parametrize("name", PAIR_FILES)
     def test_a_link_to_an_outside_file(self, folder: pathlib.Path, name: str, tmp_path: pathlib.Path) -> None:
         """Even to the very same content."""
         (folder / name).rename(tmp_path / "outside")

@@ -15,10 +15,10 @@ import pytest
 from dipole_runtime.__main__ import main
 from dipole_runtime.archive import archive_bytes
 from dipole_runtime.benchmark import Latency, draw_histograms, table
-from dipole_runtime.manifest import DATA_FILES, MANIFEST, NEGATIVE, POSITIVE, Parity
+from dipole_runtime.manifest import MANIFEST, NEGATIVE, POSITIVE, Parity
 from onnx import numpy_helper
 from runtime_helpers import assert_one_sentence, environment, run_python
-from small_bundles import Sizes, dict_parts, edited, make_files, make_policy, rehashed, written
+from small_bundles import PAIR_DATA, Sizes, dict_parts, edited, make_files, make_policy, rehashed, written
 
 Files = dict[str, bytes]
 
@@ -30,6 +30,11 @@ def run(*arguments: str | pathlib.Path, cwd: pathlib.Path | None = None) -> subp
 @pytest.fixture(scope="module")
 def dict_bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return written(make_files(make_policy(Sizes(7), dict_parts())), tmp_path_factory.mktemp("cli") / "dict")
+
+
+@pytest.fixture(scope="module")
+def deterministic_bundle(deterministic_files: Files, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return written(deterministic_files, tmp_path_factory.mktemp("cli") / "deterministic")
 
 
 class TestInspect:
@@ -44,8 +49,8 @@ class TestInspect:
             "4 steps, 3 candidates",
             "0.5 by default, -1.0 to 4.0",
             "1.00e-06",
-            *DATA_FILES,
-            *(f"{len(files[name]):,}" for name in DATA_FILES),
+            *PAIR_DATA,
+            *(f"{len(files[name]):,}" for name in PAIR_DATA),
             *re.findall(r'"sha256": "(.{12})', manifest),
             *re.findall(r'"checksum": "(.*)"', manifest),
             *re.findall(r'"((?:observation|joint)_\d)"', manifest),
@@ -53,6 +58,13 @@ class TestInspect:
         ]
         for words in expected:
             assert words in result.stdout, words
+
+    def test_a_deterministic_policy(self, deterministic_bundle: pathlib.Path) -> None:
+        result = run("inspect", deterministic_bundle)
+        assert (result.returncode, result.stderr) == (0, "")
+        for words in ("format       2,", "policy       deterministic: one action", "deterministic_policy.onnx"):
+            assert words in result.stdout, words
+        assert not re.search("omega|candidates|flow", result.stdout)
 
     def test_dict_observations(self, dict_bundle: pathlib.Path) -> None:
         lines = run("inspect", dict_bundle).stdout.splitlines()
@@ -84,6 +96,15 @@ class TestSelftest:
         assert rows["accepted"] == ["1.00e-04", "1.00e-04"]
         for path in ("the fused graph", "the two networks"):
             assert all(0 < float(error) < 1e-5 for error in rows[path])
+        assert "passed" in result.stdout
+
+    def test_a_deterministic_policy(self, deterministic_bundle: pathlib.Path) -> None:
+        result = run("selftest", deterministic_bundle)
+        assert (result.returncode, result.stderr) == (0, "")
+        rows = {line[:18].strip(): line[18:].split() for line in result.stdout.splitlines()}
+        for path in ("the policy", "the critic apart"):
+            assert all(0 < float(error) < 1e-5 for error in rows[path])
+        assert "3 test vectors, ONNX" in result.stdout
         assert "passed" in result.stdout
 
     def test_it_fails(self, files: Files, tmp_path: pathlib.Path) -> None:
@@ -135,6 +156,17 @@ class TestBench:
         assert (result.returncode, result.stderr) == (0, "")
         settings = [tuple(line.split()[:2]) for line in result.stdout.splitlines() if re.match(r" +\d", line)]
         assert settings == [(omegas, candidates) for omegas in "15" for candidates in ("1", "3", "32")]
+
+    def test_a_deterministic_policy(self, deterministic_bundle: pathlib.Path) -> None:
+        """One setting; there is nothing to vary."""
+        result = run("bench", deterministic_bundle, "--runs", "5")
+        assert (result.returncode, result.stderr) == (0, "")
+        (row,) = [line.split() for line in result.stdout.splitlines() if re.match(r" +-", line)]
+        assert row[:3] == ["-", "-", "5"]
+        for option in ("--omegas", "--candidates"):
+            refused = run("bench", deterministic_bundle, option, "1")
+            assert refused.returncode == 1
+            assert_one_sentence(refused.stderr.strip(), str(deterministic_bundle), "nothing for", option)
 
     def test_a_picture_that_cannot_be_written(self, zipped_bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
         pytest.importorskip("matplotlib")

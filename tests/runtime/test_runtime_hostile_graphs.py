@@ -9,10 +9,10 @@ import onnx
 import pytest
 from dipole_runtime import Bundle, GuidedPolicy, GuidedPolicyError
 from dipole_runtime.graphs import require_graph
-from dipole_runtime.manifest import GUIDED, MANIFEST, NETWORK_FILES, POSITIVE, VECTORS, Manifest
+from dipole_runtime.manifest import GUIDED, MANIFEST, POSITIVE, VECTORS, Manifest
 from onnx import TensorProto, helper, numpy_helper
 from runtime_helpers import assert_one_sentence, field, refusal_of, refusal_of_structure, with_more
-from small_bundles import edited, rehashed, values
+from small_bundles import NETWORKS_OF_FORMS, PAIR_NETWORKS, SmallPolicy, edited, files_of, rehashed, values
 
 Files = dict[str, bytes]
 
@@ -187,10 +187,10 @@ def outside(tensor: onnx.TensorProto) -> None:
 class TestExternalData:
     """Weights that would be read from other files."""
 
-    def test_in_an_initializer(self, files: Files) -> None:
-        for name in NETWORK_FILES:
+    def test_in_an_initializer(self, any_files: Files) -> None:
+        for name in any_files.keys() - {MANIFEST, VECTORS}:
             refusal_of_structure(
-                edited(files, name, lambda model: outside(weights(model)[0])), name, "outside the file"
+                edited(any_files, name, lambda model: outside(weights(model)[0])), name, "outside the file"
             )
 
     def test_the_location_alone_or_the_flag_alone(self, files: Files) -> None:
@@ -239,8 +239,10 @@ class TestExternalData:
 
 class TestWeights:
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    @pytest.mark.parametrize("name", NETWORK_FILES)
-    def test_not_finite(self, files: Files, name: str, value: float) -> None:
+    @pytest.mark.parametrize(("form", "name"), NETWORKS_OF_FORMS)
+    def test_not_finite(self, small: SmallPolicy, form: str, name: str, value: float) -> None:
+        files = files_of(form, small)
+
         def edit(model: onnx.ModelProto) -> None:
             for tensor in weights(model)[-1:]:
                 array = numpy_helper.to_array(tensor).copy()
@@ -324,9 +326,10 @@ class TestDamageThatHashesDoNotSee:
     """Whoever can edit a bundle can also write its hashes."""
 
     @pytest.mark.filterwarnings("error")
-    @pytest.mark.parametrize("name", NETWORK_FILES)
-    def test_of_a_graph(self, files: Files, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize(("form", "name"), NETWORKS_OF_FORMS)
+    def test_of_a_graph(self, small: SmallPolicy, form: str, name: str, capfd: pytest.CaptureFixture[str]) -> None:
         """One sentence, or a graph that passes for the trainer's; never anything else, and nothing printed."""
+        files = files_of(form, small)
         rng = np.random.default_rng(3)
         for _ in range(60):
             data = bytearray(files[name])
@@ -340,15 +343,17 @@ class TestDamageThatHashesDoNotSee:
 
     def test_names_that_are_no_text(self, files: Files, capfd: pytest.CaptureFixture[str]) -> None:
         """ONNX Runtime's Python code stumbles over them, says so on stdout and tries again."""
-        for name in NETWORK_FILES:
+        for name in PAIR_NETWORKS:
             weight = weights(onnx.load_from_string(files[name]))[0].name.encode()
             data = files[name].replace(weight, weight[:-1] + b"\xff")
             refusal_of(rehashed({**files, name: data}), name)
         assert capfd.readouterr() == ("", "")
 
     @pytest.mark.filterwarnings("error")
-    @pytest.mark.parametrize("name", NETWORK_FILES)
-    def test_weights_whose_results_are_infinite(self, files: Files, name: str) -> None:
+    @pytest.mark.parametrize(("form", "name"), NETWORKS_OF_FORMS)
+    def test_weights_whose_results_are_infinite(self, small: SmallPolicy, form: str, name: str) -> None:
+        files = files_of(form, small)
+
         def edit(model: onnx.ModelProto) -> None:
             for tensor in model.graph.initializer:
                 if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2:
@@ -356,13 +361,14 @@ class TestDamageThatHashesDoNotSee:
 
         refusal_of(edited(files, name, edit), "error", "expected at most")
 
-    def test_of_the_test_vectors(self, files: Files) -> None:
+    def test_of_the_test_vectors(self, any_files: Files) -> None:
         rng = np.random.default_rng(4)
         for _ in range(100):
-            data = bytearray(files[VECTORS])
+            data = bytearray(any_files[VECTORS])
             data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
             try:
-                GuidedPolicy.from_bundle(Bundle.from_files(rehashed({**files, VECTORS: bytes(data)}), "robot's bundle"))
+                changed = rehashed({**any_files, VECTORS: bytes(data)})
+                GuidedPolicy.from_bundle(Bundle.from_files(changed, "robot's bundle"))
             except GuidedPolicyError as error:
                 assert_one_sentence(error, "robot's bundle")
 

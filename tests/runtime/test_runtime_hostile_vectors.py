@@ -18,6 +18,18 @@ from small_bundles import rehashed
 Files = dict[str, bytes]
 
 
+def arrays_of(files: Files) -> dict[str, Any]:
+    with np.load(io.BytesIO(files[VECTORS])) as loaded:
+        return dict(loaded)
+
+
+def saved(files: Files, **arrays: Any) -> Files:
+    """The files with test vectors as NumPy writes them."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return rehashed({**files, VECTORS: file.getvalue()})
+
+
 class TestTestVectors:
     @pytest.mark.parametrize(
         ("header", "words"),
@@ -43,43 +55,55 @@ class TestTestVectors:
             members = {member: archive.read(member) for member in archive.namelist()}
         return rehashed({**files, VECTORS: archive_bytes({**members, name: content})})
 
-    def arrays(self, files: Files) -> dict[str, Any]:
-        with np.load(io.BytesIO(files[VECTORS])) as loaded:
-            return dict(loaded)
-
-    def saved(self, files: Files, **arrays: Any) -> Files:
-        file = io.BytesIO()
-        np.savez(file, **arrays)
-        return rehashed({**files, VECTORS: file.getvalue()})
-
     def test_numpy_reads_ours_and_we_read_numpys(self, files: Files) -> None:
-        arrays = self.arrays(files)
-        bundle = Bundle.from_files(self.saved(files, **arrays), "good")
+        arrays = arrays_of(files)
+        bundle = Bundle.from_files(saved(files, **arrays), "good")
         for name, array in arrays.items():
             np.testing.assert_array_equal(getattr(bundle.vectors(), name), array)
 
     def test_pickles(self, files: Files) -> None:
-        arrays = self.arrays(files)
+        arrays = arrays_of(files)
         arrays["q"] = np.array([{"a": 1}], object)
-        refusal_of_structure(self.saved(files, **arrays), VECTORS, "q is not a float32 array")
+        refusal_of_structure(saved(files, **arrays), VECTORS, "q is not a float32 array")
 
     def test_other_names(self, files: Files) -> None:
-        arrays = self.arrays(files)
-        refusal_of_structure(self.saved(files, **{**arrays, "more": arrays["q"]}), VECTORS, "6 entries")
+        arrays = arrays_of(files)
+        refusal_of_structure(saved(files, **{**arrays, "more": arrays["q"]}), VECTORS, "more.npy")
         arrays["quality"] = arrays.pop("q")
-        refusal_of_structure(self.saved(files, **arrays), VECTORS, "quality")
+        refusal_of_structure(saved(files, **arrays), VECTORS, "quality")
 
     @pytest.mark.parametrize("name", ["observations", "noise", "omegas", "candidates", "q"])
     def test_other_shapes_and_values(self, files: Files, name: str) -> None:
-        arrays = self.arrays(files)
-        refusal_of_structure(self.saved(files, **{**arrays, name: arrays[name][:-1]}), VECTORS, "shape")
-        refusal_of_structure(self.saved(files, **{**arrays, name: arrays[name][..., None]}), VECTORS, "shape")
-        refusal_of_structure(self.saved(files, **{**arrays, name: arrays[name][:0]}), VECTORS)
+        arrays = arrays_of(files)
+        refusal_of_structure(saved(files, **{**arrays, name: arrays[name][:-1]}), VECTORS, "shape")
+        refusal_of_structure(saved(files, **{**arrays, name: arrays[name][..., None]}), VECTORS, "shape")
+        refusal_of_structure(saved(files, **{**arrays, name: arrays[name][:0]}), VECTORS)
         bad = arrays[name].copy()
         bad.flat[0] = np.nan
-        refusal_of_structure(self.saved(files, **{**arrays, name: bad}), VECTORS, name, "NaN")
+        refusal_of_structure(saved(files, **{**arrays, name: bad}), VECTORS, name, "NaN")
 
     def test_no_vectors_at_all(self, files: Files) -> None:
-        arrays = self.arrays(files)
+        arrays = arrays_of(files)
         empty = {name: array if name == "omegas" else array[:0] for name, array in arrays.items()}
-        refusal_of_structure(self.saved(files, **empty), VECTORS, "0 observations")
+        refusal_of_structure(saved(files, **empty), VECTORS, "0 observations")
+
+
+class TestActionVectors:
+    """Of a deterministic policy."""
+
+    @pytest.mark.parametrize("name", ["observations", "actions", "q"])
+    def test_other_shapes_and_values(self, deterministic_files: Files, name: str) -> None:
+        arrays = arrays_of(deterministic_files)
+        for changed in (arrays[name][:-1], arrays[name][..., None]):
+            refusal_of_structure(saved(deterministic_files, **{**arrays, name: changed}), VECTORS, "shape")
+        bad = arrays[name].copy()
+        bad.flat[0] = np.nan
+        refusal_of_structure(saved(deterministic_files, **{**arrays, name: bad}), VECTORS, name, "NaN")
+
+    def test_no_vectors_at_all(self, deterministic_files: Files) -> None:
+        empty = {name: array[:0] for name, array in arrays_of(deterministic_files).items()}
+        refusal_of_structure(saved(deterministic_files, **empty), VECTORS, "0 observations")
+
+    def test_those_of_a_pair(self, files: Files, deterministic_files: Files) -> None:
+        refusal_of_structure(rehashed({**deterministic_files, VECTORS: files[VECTORS]}), VECTORS, "candidates.npy")
+        refusal_of_structure(rehashed({**files, VECTORS: deterministic_files[VECTORS]}), VECTORS, "actions.npy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from dipole_runtime import GuidedPolicyError, Manifest
 from dipole_runtime.manifest import (
-    DATA_FILES,
     MANIFEST,
+    NETWORK_FILES,
+    VECTORS,
     ActionSpec,
     FileEntry,
+    Guidance,
     Normalization,
     ObservationPart,
     ObservationSpec,
@@ -26,6 +29,7 @@ from dipole_runtime.schema import first_problem, manifest_schema
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from runtime_helpers import assert_one_sentence
+from small_bundles import PAIR_DATA
 
 WHERE = "/robot/the.dipole"
 
@@ -60,13 +64,16 @@ def manifests(draw: st.DrawFn) -> Manifest:
     omegas = sorted(draw(st.lists(st.floats(-1, 100), min_size=3, max_size=3)))
     error, tolerance = sorted(draw(st.lists(st.floats(0, 1), min_size=2, max_size=2)))
     entries = st.builds(FileEntry, st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(1, 1 << 20))
+    guidance = None
+    if draw(st.booleans()):
+        range_of_omega = OmegaRange(omegas[1], omegas[0], omegas[2])
+        guidance = Guidance(draw(st.integers(1, 1000)), draw(st.integers(1, 4096)), range_of_omega)
+    names_of_files = (*NETWORK_FILES["deterministic" if guidance is None else "pair"], VECTORS)
     return Manifest(
-        files={name: draw(entries) for name in DATA_FILES},
+        files={name: draw(entries) for name in names_of_files},
         observation=ObservationSpec(size, unique(draw, size), parts),
         action=ActionSpec(actions, shape, unique(draw, actions), tuple(low), tuple(value + 1 for value in low)),
-        flow_steps=draw(st.integers(1, 1000)),
-        num_candidates=draw(st.integers(1, 4096)),
-        omega=OmegaRange(omegas[1], omegas[0], omegas[2]),
+        guidance=guidance,
         precision=draw(st.sampled_from(["fp32", "int8"])),
         parity=Parity(error, tolerance, error, tolerance),
         provenance=draw(st.dictionaries(names, json_values, max_size=4)),
@@ -107,8 +114,6 @@ class TestRoundTrip:
         jsonschema.validate(json.loads(data), dict(manifest_schema()))
 
     def test_the_checksum_is_that_of_the_rest(self, good: dict[str, Any], files: dict[str, bytes]) -> None:
-        import hashlib
-
         rest = {key: value for key, value in good.items() if key != "checksum"}
         assert good["checksum"] == hashlib.sha256(canonical(rest)).hexdigest()
         assert Manifest.from_bytes(files[MANIFEST], WHERE).checksum == good["checksum"]
@@ -124,12 +129,15 @@ class TestSchema:
         jsonschema.Draft202012Validator.check_schema(dict(manifest_schema()))
         assert manifest_schema()["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
 
-    def test_ours_accepts_what_it_accepts(self, good: dict[str, Any]) -> None:
-        assert first_problem(good, manifest_schema()) is None
+    def test_ours_accepts_what_it_accepts(self, any_files: dict[str, bytes]) -> None:
+        assert first_problem(json.loads(any_files[MANIFEST]), manifest_schema()) is None
 
     @given(data=st.data())
     @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_ours_agrees_with_a_complete_validator(self, good: dict[str, Any], data: st.DataObject) -> None:
+    def test_ours_agrees_with_a_complete_validator(
+        self, files: dict[str, bytes], deterministic_files: dict[str, bytes], data: st.DataObject
+    ) -> None:
+        good = json.loads(data.draw(st.sampled_from([files, deterministic_files]))[MANIFEST])
         value = data.draw(mutations(good))
         # Of NaN, which JSON does not have, the complete one holds that it is at least -1.
         assume(not any(number != number for number in _floats(value)))
@@ -195,7 +203,10 @@ class TestFuzz:
 
     @given(data=st.data())
     @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_mutated_manifests(self, good: dict[str, Any], data: st.DataObject) -> None:
+    def test_mutated_manifests(
+        self, files: dict[str, bytes], deterministic_files: dict[str, bytes], data: st.DataObject
+    ) -> None:
+        good = json.loads(data.draw(st.sampled_from([files, deterministic_files]))[MANIFEST])
         value = data.draw(mutations(good))
         try:
             content = canonical(value)
@@ -266,7 +277,11 @@ class TestContradictions:
     )
     def test_it_is_named(self, files: dict[str, bytes], part: str, change: dict[str, Any], words: str) -> None:
         whole = Manifest.from_bytes(files[MANIFEST], WHERE)
-        assert words in refusal(replace(whole, **{part: replace(getattr(whole, part), **change)}).to_bytes())
+        changes = {part: replace(getattr(whole, part), **change)}
+        if part == "omega":
+            assert whole.guidance is not None
+            changes = {"guidance": replace(whole.guidance, **changes)}
+        assert words in refusal(replace(whole, **changes).to_bytes())
 
     @pytest.mark.parametrize("keys", [(None, "a"), ("a", "a"), (None, None), ("a", "b\x1b")])
     def test_keys(self, files: dict[str, bytes], keys: tuple[str | None, ...]) -> None:
@@ -284,15 +299,61 @@ class TestContradictions:
 
     def test_more_bytes_than_a_bundle_may_have(self, files: dict[str, bytes]) -> None:
         entry = FileEntry("0" * 64, 100 << 20)
-        assert "at files" in refusal(changed(files, files=dict.fromkeys(DATA_FILES, entry)))
+        assert "at files" in refusal(changed(files, files=dict.fromkeys(PAIR_DATA, entry)))
 
     def test_an_edit_is_seen_by_the_checksum(self, files: dict[str, bytes]) -> None:
         assert "checksum" in refusal(files[MANIFEST].replace(b'"seed": 0', b'"seed": 1'))
 
 
+class TestForms:
+    """A manifest says what its policy is, once, and what a policy does not have is not in it."""
+
+    def test_a_pair_is_what_it_was_before_there_were_others(self, good: dict[str, Any]) -> None:
+        assert good["format_version"] == 1
+        assert "policy" not in good
+        manifest = Manifest.from_bytes(canonical(good), WHERE)
+        assert manifest.policy == "pair"
+        assert manifest.omega == OmegaRange(0.5, -1.0, 4.0)
+
+    def test_a_deterministic_policy_has_nothing_to_turn(self, deterministic_files: dict[str, bytes]) -> None:
+        value = json.loads(deterministic_files[MANIFEST])
+        assert (value["format_version"], value["policy"]) == (2, "deterministic")
+        assert not value.keys() & {"omega", "num_candidates", "flow_steps"}
+        manifest = Manifest.from_bytes(deterministic_files[MANIFEST], WHERE)
+        assert (manifest.policy, manifest.guidance, manifest.omega) == ("deterministic", None, None)
+
+    @pytest.mark.parametrize("key", ["omega", "num_candidates", "flow_steps"])
+    def test_what_a_form_does_not_have(
+        self, good: dict[str, Any], deterministic_files: dict[str, bytes], key: str
+    ) -> None:
+        deterministic = json.loads(deterministic_files[MANIFEST])
+        for value in (good[key], None):
+            assert f"unknown key '{key}'" in refusal(checked({**deterministic, key: value}))
+        without = {name: value for name, value in good.items() if name != key}
+        assert f"the key '{key}'" in refusal(checked(without))
+
+    @pytest.mark.parametrize("policy", ["pair", "deterministic", "flow", "", None, 1, ["pair"]])
+    def test_other_words_for_it(self, good: dict[str, Any], deterministic_files: dict[str, bytes], policy: Any) -> None:
+        assert "unknown key 'policy'" in refusal(checked({**good, "policy": policy}))
+        if policy != "deterministic":
+            deterministic = {**json.loads(deterministic_files[MANIFEST]), "policy": policy}
+            assert "at policy: found" in refusal(checked(deterministic))
+
+    def test_the_version_of_the_other_form(self, good: dict[str, Any], deterministic_files: dict[str, bytes]) -> None:
+        assert "the key 'policy'" in refusal(checked({**good, "format_version": 2}))
+        deterministic = json.loads(deterministic_files[MANIFEST])
+        assert "'flow_steps'" in refusal(checked({**deterministic, "format_version": 1}))
+
+
+def checked(value: dict[str, Any]) -> bytes:
+    """Canonical, and with the checksum that belongs to it."""
+    rest = {key: part for key, part in value.items() if key != "checksum"}
+    return canonical({**rest, "checksum": hashlib.sha256(canonical(rest)).hexdigest()})
+
+
 class TestVersions:
     def test_a_newer_format_says_what_to_do(self, files: dict[str, bytes]) -> None:
-        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 2')
+        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 3')
         words = refusal(data)
         assert "newer version" in words
         assert "update dipole_runtime" in words

@@ -207,7 +207,7 @@ class TestOutputs:
         def fail(*arguments: Any) -> list[Any]:
             raise RuntimeError("out of\nmemory")
 
-        monkeypatch.setattr(policy._guided._session, "run", fail)
+        monkeypatch.setattr(policy._network._session, "run", fail)
         assert "guided_policy.onnx failed" in refusal_of_call(policy.act, np.zeros(3))
 
 

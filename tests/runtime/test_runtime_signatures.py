@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import onnx
 import pytest
-from dipole_runtime.manifest import GUIDED, NETWORK_FILES
+from dipole_runtime.manifest import GUIDED
 from onnx import TensorProto
 from runtime_helpers import refusal_of_structure
-from small_bundles import edited, values
+from small_bundles import NETWORKS_OF_FORMS, SmallPolicy, edited, files_of, values
 
 Files = dict[str, bytes]
 Edit = Callable[[onnx.ModelProto], None]
@@ -39,8 +39,9 @@ class TestSignatures:
 
     @pytest.mark.parametrize("change", ["name", "type", "rank", "size", "nothing known"])
     @pytest.mark.parametrize("side", ["input", "output"])
-    @pytest.mark.parametrize("name", NETWORK_FILES)
-    def test_each_is_checked(self, files: Files, name: str, side: str, change: str) -> None:
+    @pytest.mark.parametrize(("form", "name"), NETWORKS_OF_FORMS)
+    def test_each_is_checked(self, small: SmallPolicy, form: str, name: str, side: str, change: str) -> None:
+        files = files_of(form, small)
         for index in range(len(getattr(onnx.load_from_string(files[name]).graph, side))):
             refusal_of_structure(edited(files, name, value_changed(side, index, change)), name, side)
 

@@ -108,7 +108,7 @@ class Bag:
                     now_ns = int(message.clock.sec) * 1_000_000_000 + int(message.clock.nanosec)
                 if now_ns is not None and connection.topic in topics:
                     yield Event(now_ns, connection.topic, message)
-        # As many kinds as there are parsers below; what a caller raises does not come by here.
+        # As many kinds as there are parsers below; what a caller raises is not caught here.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BagError(f"{self.path}: cannot be read after {count} messages ({reason}); it is damaged") from error

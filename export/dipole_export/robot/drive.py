@@ -2,6 +2,7 @@
 
 A program to run, not a module to import: ``python drive.py BUNDLE --env Reacher-v5 --omegas 0 2 --candidates 1 4``.
 Prints one JSON object: the returns of every episode, [N][ω][episodes], and the latencies of every action in seconds.
+Without ω or N the bundle acts as it does by default; one that has nothing to turn takes neither.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument("--env", required=True, metavar="ID", help="Gymnasium's name of the environment")
-    parser.add_argument("--omegas", type=float, nargs="+", required=True)
-    parser.add_argument("--candidates", type=int, nargs="+", required=True)
+    parser.add_argument("--omegas", type=float, nargs="+", default=[None])
+    parser.add_argument("--candidates", type=int, nargs="+", default=[None])
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the first episode, and of the noise")
     options = parser.parse_args()
@@ -54,7 +55,7 @@ def main() -> int:
 
 
 def _play(
-    policy: Any, env: Any, omega: float, candidates: int, options: argparse.Namespace, rng: Any
+    policy: Any, env: Any, omega: float | None, candidates: int | None, options: argparse.Namespace, rng: Any
 ) -> tuple[list[float], list[float]]:
     """Returns of the episodes, and the latencies of their actions in seconds."""
     returns, latencies = [], []

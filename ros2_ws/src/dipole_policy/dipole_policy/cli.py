@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from dipole_runtime.manifest import OmegaRange
+
 from dipole_policy.contract import Contract
 from dipole_policy.errors import ContractError, GuidedPolicyError
 from dipole_policy.fields import (
@@ -64,7 +66,7 @@ def checked(contract_path: str, bundle: str | None) -> list[str]:
         lines.append(f"  {name}: {low:g} to {high:g}")
     return [
         *lines,
-        f"omega {omega.low:g} to {omega.high:g}, default {omega.default:g}",
+        _omega_line(omega),
         f"bundle {bundle} ({loaded.policy.hash[:12]}) fits",
     ]
 
@@ -82,6 +84,12 @@ def _observation_lines(fitting: Fitting, loaded: Loaded | None) -> list[str]:
         lines.append(f"  {entry.topic} {entry.type} {what}{key}, {reader.size} elements{shown}")
         start += reader.size
     return [f"observation, {start} elements:", *lines]
+
+
+def _omega_line(omega: OmegaRange | None) -> str:
+    if omega is None:
+        return "no omega: the policy is deterministic and has nothing to turn"
+    return f"omega {omega.low:g} to {omega.high:g}, default {omega.default:g}"
 
 
 def _action_line(contract: Contract) -> str:

@@ -170,6 +170,8 @@ def drive(operator: Operator, arguments: argparse.Namespace, out: Path) -> None:
     operator.start("dipole_policy.main", out / "node.log", *_parameters(given))
     operator.wait(lambda: operator.model, "the node to have read its bundle")
     model = operator.model
+    if "omega.high" not in model:
+        raise RuntimeError(f"{arguments.bundle} holds a deterministic policy, expected one whose omega can be turned")
     print(f"The node has read bundle {model['hash'][:12]}; omega may be {model['omega.low']} to {model['omega.high']}.")
     # One target more than counted: ω is turned at the beginning of that one's episode.
     # A busy machine may take a while to answer: the arm waits, as long as the contract lets the node think.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,7 +27,7 @@ class PolicyOptions:
 
     :param threads: that one inference may use, at least 1.
     :param deterministic: whether every inference starts from the same noise, so that equal observations give equal
-        actions.
+        actions; a deterministic policy gives them anyway.
     :param num_candidates: 0: the bundle's.
     """
 
@@ -41,7 +41,7 @@ class Loaded:
     """Everything that changes with the bundle; the control loop takes one of these per period and nothing else.
 
     :param path: as given.
-    :param noise: the same for every inference; None: drawn.
+    :param noise: the same for every inference; None: drawn, or not needed.
     """
 
     path: str
@@ -52,12 +52,17 @@ class Loaded:
     noise: NDArray[np.float32] | None
     num_candidates: int | None
 
-    def decide(self, observation: NDArray[np.float32], omegas: list[float]) -> list[GuidedAction]:
-        """One run of the policy: an action for each ω, from the same noise."""
+    def decide(
+        self, observation: NDArray[np.float32], omega: float | None, shadow: Sequence[float] = ()
+    ) -> list[GuidedAction]:
+        """One run of the policy: the action of ω, then one for each ω of the shadow, from the same noise.
+
+        :param omega: None: the policy has no ω, and no shadow.
+        """
         arranged = self.layout.arrange(observation)
-        if len(omegas) == 1:
-            return [self.policy.act(arranged, omegas[0], self.noise, num_candidates=self.num_candidates)]
-        return self.policy.sweep(arranged, omegas, self.noise, num_candidates=self.num_candidates)
+        if omega is None or not shadow:
+            return [self.policy.act(arranged, omega, self.noise, num_candidates=self.num_candidates)]
+        return self.policy.sweep(arranged, [omega, *shadow], self.noise, num_candidates=self.num_candidates)
 
 
 class Fitting:
@@ -86,7 +91,15 @@ class Fitting:
         """As :meth:`load`, of a policy that has been loaded already."""
         options, manifest, contract = self._options, policy.manifest, self.contract
         candidates = options.num_candidates or None
-        noise = policy.deterministic_noise(candidates) if options.deterministic else None
+        noise = None
+        if manifest.guidance is None:
+            if options.num_candidates > 1:
+                raise ContractError(
+                    f"num_candidates is {options.num_candidates}, expected 0 or 1: bundle {path} holds a deterministic "
+                    "policy, which has no candidates to choose from"
+                )
+        elif options.deterministic:
+            noise = policy.deterministic_noise(candidates)
 
         def fit() -> Loaded:
             return Loaded(

@@ -17,7 +17,7 @@ from dipole_policy.clocks import ClockGuard
 from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
 from dipole_policy.holder import Loaded, PolicyHolder
 from dipole_policy.observation import Inputs
-from dipole_policy.omega import OmegaControl
+from dipole_policy.omega import OmegaControl, omega_problem
 from dipole_policy.statistics import Statistics
 from dipole_policy.supervisor import Supervisor
 from dipole_policy.wire import Wire
@@ -29,7 +29,7 @@ class Decision:
 
     :param number: of the command on the wire; None when nothing was driven (recovering, or shadow only).
     :param command: after bounds and rates.
-    :param action: of the policy, with the ω in force.
+    :param action: of the policy, with the ω in force, if it has one.
     :param shadow: what each shadow ω would have done.
     :param time_ns: the node's clock when the observation was taken.
     :param elapsed_s: from the period's start to the command.
@@ -142,7 +142,7 @@ class ControlLoop:
             loaded, inputs, shadow = self.holder.current, self.inputs.snapshot(), self.shadow_omegas
             omega = self.omega.step(self._period_s if elapsed is None else elapsed)
         observation = loaded.layout.build(inputs, now_ns)
-        driven, *others = loaded.decide(observation, [omega, *shadow])
+        driven, *others = loaded.decide(observation, omega, shadow)
         self.statistics.inferred(driven.latency_s)
         command = loaded.limits.apply(driven.action, self.wire.last)
         spent = self._steady() - started
@@ -160,13 +160,9 @@ class ControlLoop:
             number, command, driven, others, loaded, now_ns, spent, math.nan if elapsed is None else elapsed
         )
 
-    def shadow_problem(self, omegas: Sequence[object], omega: OmegaRange | None = None) -> str | None:
-        """Why these cannot be the shadow's ω; None when they can.
-
-        :param omega: another bundle's range than the driving one's.
-        """
-        problems = (self.omega.problem(value, omega) for value in omegas)
-        return next((f"shadow_omegas: {problem}" for problem in problems if problem is not None), None)
+    def shadow_problem(self, omegas: Sequence[object]) -> str | None:
+        """Why these cannot be the shadow's ω; None when they can."""
+        return _shadow_problem(omegas, self.omega.range)
 
     def require_swap(self, loaded: Loaded) -> None:
         """Whether :meth:`swap` would succeed, as long as ``omega.lock`` is held.
@@ -174,7 +170,7 @@ class ControlLoop:
         :raises ContractError: where an ω in force is outside the bundle's range.
         """
         omega = loaded.policy.manifest.omega
-        problem = self.shadow_problem(self.shadow_omegas, omega) or self.omega.range_problem(omega)
+        problem = _shadow_problem(self.shadow_omegas, omega) or self.omega.range_problem(omega)
         if problem is not None:
             raise ContractError(f"bundle {loaded.path}: {problem}")
 
@@ -221,3 +217,8 @@ class ControlLoop:
 
     def _late(self, spent: float, verb: str) -> Cause:
         return Cause(Kind.DEADLINE, f"the control period {verb} {spent:.4f} s, expected at most {self._deadline_s} s")
+
+
+def _shadow_problem(omegas: Sequence[object], limits: OmegaRange | None) -> str | None:
+    problems = (omega_problem(value, limits) for value in omegas)
+    return next((f"shadow_omegas: {problem}" for problem in problems if problem is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from dipole_policy.errors import Cause, ContractError, one_line
 from dipole_policy.holder import Loaded, ReloadBusy
 from dipole_policy.omega import OmegaRecord
 from dipole_policy.session import REPORT, Session
+from dipole_policy.transitions import guard_transitions
 
 AUDIT = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TURNS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
@@ -46,6 +48,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._parameter_lock = threading.RLock()
         self._session: Session | None = None
         self._halted = False
+        self._is_showing = False
+        self._left_omega = math.nan
         self._problem = problem
         self._command_line_problem = problem
         self._numbers = count(1)
@@ -75,7 +79,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             callback_group=MutuallyExclusiveCallbackGroup(),
             clock=steady,
         )
-        self._guard_transitions()
+        guard_transitions(getattr(self, "_service_change_state", None), self.get_logger().error)
         if self.get_parameter("autostart").value:
             # In the lifecycle's group, so that nobody else changes the state at the same time.
             self._autostart = self.create_timer(0.01, self._start, callback_group=lifecycle_group, clock=steady)
@@ -111,16 +115,14 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         problems += [f"parameter {name} is unknown, expected one of the node's" for name in self._unknown]
         if problems:
             raise ContractError("; ".join(problems))
-        settings = parameters.Settings.of(self)
+        settings = parameters.Settings.of(self, self._left_omega)
         if settings.bundle:
             root = settings.bundle_root or os.path.dirname(os.path.realpath(settings.bundle))
             self._bundle_root = os.path.realpath(root)
             self._require_in_root(settings.bundle)
         session = Session(self, settings, self._record, self._numbers, self._on_fault)
-        omega = session.loop.omega
         with self._parameter_lock:
-            super().set_parameters_atomically([Parameter("omega", Parameter.Type.DOUBLE, omega.target)])
-            self.set_descriptor("omega", parameters.omega_descriptor(omega.range.low, omega.range.high))
+            self._show_omega(session)
             self._session = session
         loaded = session.loop.holder.current
         self.get_logger().info(f"configured: bundle {loaded.path} ({loaded.policy.hash[:12]})")
@@ -258,9 +260,13 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         if result.successful:
             for change in changes:
                 self._parameter_problems.pop(change.name, None)
+                if change.name == "omega":
+                    self._left_omega = math.nan
         return result
 
     def _validate(self, changes: Sequence[Parameter]) -> SetParametersResult:
+        if self._is_showing:
+            return SetParametersResult(successful=True)
         session = self._session
         reason = parameters.refusal(changes, session is not None, self._simulated)
         for change in changes:
@@ -288,10 +294,22 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
                 f"bundle {path} is outside of {self._bundle_root}, expected it inside (see bundle_root)"
             )
 
+    def _show_omega(self, session: Session) -> None:
+        """The parameter is what the loop has: the value in force, or NaN where the policy has no ω."""
+        omega = session.loop.omega
+        value = math.nan if omega.target is None else omega.target
+        # The old range has no place for the new value; and whoever sets it from outside is refused in _validate.
+        self.set_descriptor("omega", parameters.BY_NAME["omega"].descriptor())
+        self._is_showing = True
+        try:
+            super().set_parameters_atomically([Parameter("omega", Parameter.Type.DOUBLE, value)])
+        finally:
+            self._is_showing = False
+        self.set_descriptor("omega", parameters.omega_descriptor(omega.range))
+
     def _swap(self, session: Session, loaded: Loaded) -> None:
         session.loop.swap(loaded)
-        omega = session.loop.omega.range
-        self.set_descriptor("omega", parameters.omega_descriptor(omega.low, omega.high))
+        self._show_omega(session)
         self._problem = None
         session.announce()
         self.get_logger().info(f"reloaded: bundle {loaded.path} ({loaded.policy.hash[:12]})")
@@ -350,8 +368,9 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
     def _clean_up(self) -> None:
         with self._parameter_lock:
             session, self._session = self._session, None
-        if session is None:
-            return
+            if session is None:
+                return
+            self._left_omega = float(self.get_parameter("omega").value)
         self._end(session)
         session.close()
         self.set_descriptor("omega", parameters.BY_NAME["omega"].descriptor())
@@ -367,20 +386,3 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self.destroy_timer(self._autostart)
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
-
-    def _guard_transitions(self) -> None:
-        """A request for a transition that the state does not have raises inside rclpy and would end the executor."""
-        service = getattr(self, "_service_change_state", None)
-        if service is None:
-            return
-        change_state = service.callback
-
-        def guarded(request: Any, response: Any) -> Any:
-            try:
-                return change_state(request, response)
-            except Exception as error:
-                self.get_logger().error(f"the transition is refused: {one_line(error)}")
-                response.success = False
-                return response
-
-        service.callback = guarded

@@ -1,4 +1,7 @@
-"""The greediness ω under the operator's hand: a range, a pace, and a record of every change, accepted or not."""
+"""The greediness ω under the operator's hand: a range, a pace, and a record of every change, accepted or not.
+
+A deterministic policy has no ω: while one drives, there is no range and no value, and whoever sets one is told so.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,32 @@ from dipole_runtime.manifest import OmegaRange
 
 from dipole_policy.errors import shown
 
+NO_OMEGA = "the loaded policy is deterministic and has no greediness to turn"
+
+
+def omega_problem(value: object, limits: OmegaRange | None) -> str | None:
+    """Why a value cannot be a policy's ω; None when it can.
+
+    :param limits: the policy's range; None: it has no ω.
+    """
+    if limits is None:
+        return f"omega is {shown(value)}, expected none: {NO_OMEGA}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return f"omega is {shown(value)}, expected a finite number"
+    if not limits.low <= value <= limits.high:
+        return f"omega is {value}, expected {limits.low} to {limits.high}, the bundle's range"
+    return None
+
 
 @dataclass(frozen=True)
 class OmegaRecord:
-    """A change of ω that was asked for.
+    """A change of ω that was asked for, or that came with a bundle.
 
     :param number: counts all records, from 1.
     :param time_ns: the node's clock.
     :param source: who asked: the parameter, the topic, configuring, a reload.
-    :param old: target before.
-    :param new: what was asked for; NaN when it was no number.
+    :param old: target before; NaN when there was none.
+    :param new: what was asked for; NaN when it was no number, or when there is no ω any more.
     :param reason: why it was rejected, or ``accepted``.
     """
 
@@ -37,7 +56,7 @@ class OmegaRecord:
 class OmegaControl:
     """Holds the target and moves the value that drives towards it. May be used from any thread.
 
-    :param omega: the bundle's range and default.
+    :param omega: the bundle's range and default; None: its policy has no ω.
     :param slew_per_s: largest change per second; 0: at once.
     :param now_ns: the node's clock.
     :param record: gets every record, one at a time and in order.
@@ -46,7 +65,7 @@ class OmegaControl:
 
     def __init__(
         self,
-        omega: OmegaRange,
+        omega: OmegaRange | None,
         slew_per_s: float,
         now_ns: Callable[[], int],
         record: Callable[[OmegaRecord], None],
@@ -58,31 +77,22 @@ class OmegaControl:
         self._record = record
         self.lock = threading.RLock()
         """Held by whoever needs the value and the bundle to belong together."""
-        self._target = omega.default
-        self._value = omega.default
+        self._target = self._value = None if omega is None else omega.default
         self._numbers = count(1) if numbers is None else numbers
 
     @property
-    def target(self) -> float:
-        """What was last accepted."""
+    def target(self) -> float | None:
+        """What was last accepted; None: the driving policy has no ω."""
         return self._target
 
     @property
-    def range(self) -> OmegaRange:
-        """The driving bundle's."""
+    def range(self) -> OmegaRange | None:
+        """The driving bundle's; None: its policy has no ω."""
         return self._range
 
-    def problem(self, value: object, omega: OmegaRange | None = None) -> str | None:
-        """Why a value cannot be the target; None when it can.
-
-        :param omega: another bundle's range than the driving one's.
-        """
-        limits = omega or self._range
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"omega is {shown(value)}, expected a finite number"
-        if not limits.low <= value <= limits.high:
-            return f"omega is {value}, expected {limits.low} to {limits.high}, the bundle's range"
-        return None
+    def problem(self, value: object) -> str | None:
+        """Why a value cannot be the target; None when it can."""
+        return omega_problem(value, self._range)
 
     def begin(self, value: float, source: str) -> str | None:
         """As :meth:`request`, taking effect at once whatever the slew limit: nothing has been driven yet."""
@@ -104,24 +114,44 @@ class OmegaControl:
                 self._target = new
                 if self.slew_per_s <= 0.0:
                     self._value = new
-            reason = problem or "accepted"
-            self._record(OmegaRecord(next(self._numbers), self._now_ns(), source, old, new, problem is None, reason))
+            self._tell(source, old, new, problem)
             return problem
 
-    def range_problem(self, omega: OmegaRange) -> str | None:
-        """Why a bundle of this range cannot take over at the ω in force; None when it can."""
-        return self.problem(self._target, omega) or self.problem(self._value, omega)
+    def range_problem(self, omega: OmegaRange | None) -> str | None:
+        """Why a bundle of this range cannot take over at the ω in force; None when it can.
 
-    def change_range(self, omega: OmegaRange) -> None:
-        """Another bundle is to drive; to be called with the lock held until it does."""
-        self._range = omega
+        Where either policy has no ω, none is carried over.
+        """
+        if omega is None or self._range is None:
+            return None
+        return omega_problem(self._target, omega) or omega_problem(self._value, omega)
 
-    def step(self, elapsed_s: float) -> float:
-        """The value for the next inference.
+    def change_range(self, omega: OmegaRange | None) -> None:
+        """Another bundle is to drive; to be called with the lock held until it does.
+
+        A pair after a deterministic policy begins at its default, a deterministic policy after a pair ends ω: the audit
+        shows both.
+        """
+        had_none, self._range = self._range is None, omega
+        if had_none == (omega is None):
+            return
+        old = self._target
+        self._target = self._value = None if omega is None else omega.default
+        self._tell("reload", old, self._target, None)
+
+    def _tell(self, source: str, old: float | None, new: float | None, problem: str | None) -> None:
+        before, after = (math.nan if value is None else value for value in (old, new))
+        reason = problem or "accepted"
+        self._record(OmegaRecord(next(self._numbers), self._now_ns(), source, before, after, problem is None, reason))
+
+    def step(self, elapsed_s: float) -> float | None:
+        """The value for the next inference; None: the driving policy has no ω.
 
         :param elapsed_s: since the last one.
         """
         with self.lock:
+            if self._target is None or self._value is None:
+                return None
             if self.slew_per_s <= 0.0:
                 self._value = self._target
             else:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dipole_runtime.manifest import OmegaRange
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from dipole_policy.errors import one_line
 from dipole_policy.holder import PolicyOptions
+from dipole_policy.omega import NO_OMEGA
 
 LOWEST_OMEGA = -1.0
 
@@ -68,7 +70,7 @@ SPECIFICATIONS = (
         "omega",
         math.nan,
         "Greediness: -1 the negative policy, 0 the positive one, more is greedier; NaN before configuring: the default "
-        "of the bundle.",
+        "of the bundle, if its policy has one.",
         live=True,
     ),
     Specification(
@@ -155,12 +157,16 @@ def omegas(value: Any) -> list[float] | None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What configuring takes from the parameters."""
+    """What configuring takes from the parameters.
+
+    :param left_omega: what ``omega`` was when the node was last cleaned up, if nobody has set it since; else NaN.
+    """
 
     bundle: str
     contract: str
     bundle_root: str
     omega: float
+    left_omega: float
     omega_slew_per_s: float
     shadow_omegas: tuple[float, ...]
     shadow_only: bool
@@ -172,7 +178,7 @@ class Settings:
     options: PolicyOptions
 
     @classmethod
-    def of(cls, node: Node) -> Settings:
+    def of(cls, node: Node, left_omega: float) -> Settings:
         """Now."""
 
         def value(name: str) -> Any:
@@ -182,18 +188,25 @@ class Settings:
             **{
                 name: value(name)
                 for name in cls.__dataclass_fields__
-                if name not in ("options", "simulated", "shadow_omegas")
+                if name not in ("options", "simulated", "shadow_omegas", "left_omega")
             },
+            left_omega=left_omega,
             shadow_omegas=tuple(omegas(value("shadow_omegas")) or ()),
             simulated=bool(value("use_sim_time")),
             options=PolicyOptions(value("threads"), value("deterministic"), value("num_candidates")),
         )
 
 
-def omega_descriptor(low: float, high: float) -> ParameterDescriptor:
-    """With a bundle's range, so that tools show a slider."""
+def omega_descriptor(limits: OmegaRange | None) -> ParameterDescriptor:
+    """With a bundle's range, so that tools show a slider.
+
+    :param limits: None: the policy has no ω.
+    """
     descriptor = BY_NAME["omega"].descriptor()
-    descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    if limits is None:
+        descriptor.description = f"NaN: {NO_OMEGA}."
+    else:
+        descriptor.floating_point_range = [FloatingPointRange(from_value=limits.low, to_value=limits.high)]
     return descriptor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,26 +62,36 @@ def model_info(loaded: Loaded, name: str) -> DiagnosticStatus:
     values = {
         "bundle": loaded.path,
         "hash": loaded.policy.hash,
+        "policy": manifest.policy,
         "precision": manifest.precision,
         "observation.size": observation.size,
         "observation.names": ", ".join(observation.names),
         "action.names": ", ".join(action.names),
         "action.low": ", ".join(map(repr, action.low)),
         "action.high": ", ".join(map(repr, action.high)),
-        "flow_steps": manifest.flow_steps,
-        "num_candidates": loaded.num_candidates or manifest.num_candidates,
-        "omega.low": repr(manifest.omega.low),
-        "omega.default": repr(manifest.omega.default),
-        "omega.high": repr(manifest.omega.high),
+        **_guidance(loaded),
         **{f"provenance.{key}": value for key, value in manifest.provenance.items()},
     }
     return status(DiagnosticStatus.OK, f"{name}: model", loaded.policy.hash[:12], loaded.policy.hash[:12], values)
 
 
+def _guidance(loaded: Loaded) -> dict[str, object]:
+    """What may be turned, and what it does; nothing for a deterministic policy."""
+    guidance = loaded.policy.manifest.guidance
+    if guidance is None:
+        return {}
+    return {
+        "flow_steps": guidance.flow_steps,
+        "num_candidates": loaded.num_candidates or guidance.num_candidates,
+        **{f"omega.{name}": repr(getattr(guidance.omega, name)) for name in ("low", "default", "high")},
+    }
+
+
 def driven(decision: Decision) -> Float64MultiArray:
-    """The command that went out and the ω that it was made with."""
+    """The command that went out and the ω that it was made with; NaN where the policy has none."""
     action = decision.action
-    values = [float(decision.number or 0), decision.time_ns * 1e-9, action.omega, float(action.q[action.chosen])]
+    omega = math.nan if action.omega is None else action.omega
+    values = [float(decision.number or 0), decision.time_ns * 1e-9, omega, float(action.q[action.chosen])]
     label = ",".join(("number", "time_s", "omega", "q", *decision.loaded.policy.manifest.action.names))
     return _row(label, [*values, *decision.command.tolist()])
 
@@ -95,6 +106,7 @@ def shadow(decision: Decision) -> Float64MultiArray:
     loaded, rows = decision.loaded, []
     for action in decision.shadow:
         far = distance(action, decision.action, loaded)
+        assert action.omega is not None
         rows.append([action.omega, float(action.q[action.chosen]), far, *action.action.reshape(-1).tolist()])
     width = 3 + loaded.limits.size
     label = ",".join(("omega", "q", "distance", *loaded.policy.manifest.action.names))
@@ -129,7 +141,7 @@ def diagnostics(
     state = supervisor.state
     values["state"] = state.value
     values["cause"] = "" if cause is None else str(cause)
-    values["omega"] = loop.omega.target
+    values["omega"] = "none" if loop.omega.target is None else loop.omega.target
     values["bundle"] = loop.holder.current.path
     values["bundle_hash"] = loop.holder.current.policy.hash
     values["reloads"] = loop.holder.reloads

@@ -95,8 +95,13 @@ class Session:
 
     def _begin(self) -> None:
         settings, omega = self._settings, self.loop.omega
-        initial = omega.range.default if math.isnan(settings.omega) else settings.omega
-        problem = omega.begin(initial, "configure") or self.loop.shadow_problem(settings.shadow_omegas)
+        initial = settings.omega
+        if omega.range is not None and math.isnan(initial):
+            initial = omega.range.default
+        # An ω that an earlier bundle has left behind is nothing that somebody asks of a policy without one.
+        is_asked_for = not math.isnan(initial) and (omega.range is not None or initial != settings.left_omega)
+        problem = omega.begin(initial, "configure") if is_asked_for else None
+        problem = problem or self.loop.shadow_problem(settings.shadow_omegas)
         if problem is not None:
             raise ContractError(f"parameter {problem}")
         self.loop.shadow_omegas = settings.shadow_omegas
@@ -218,7 +223,8 @@ class Session:
     def _report(self, decision: Decision) -> None:
         if decision.number is not None and not self._is_driving:
             self._is_driving = True
-            self._node.get_logger().info(f"driving at omega {decision.action.omega}")
+            omega = decision.action.omega
+            self._node.get_logger().info("driving" if omega is None else f"driving at omega {omega}")
         if decision.number is not None:
             self._driven.publish(reports.driven(decision))
         if decision.shadow:

@@ -14,11 +14,11 @@ from dipole_runtime.benchmark import draw_histograms, measure_latency, table
 from dipole_runtime.bundle import Bundle, read_bundle
 from dipole_runtime.errors import GuidedPolicyError, refusing
 from dipole_runtime.inspection import describe
-from dipole_runtime.manifest import GUIDED
 from dipole_runtime.observations import observation_of
 from dipole_runtime.policy import LOAD_TIME_LIMIT, GuidedPolicy
-from dipole_runtime.selftest import measure_parity, require_parity
-from dipole_runtime.sessions import Network, time_limit
+from dipole_runtime.selftest import acting_network, measure_parity, require_parity
+from dipole_runtime.sessions import time_limit
+from dipole_runtime.vectors import TestVectors
 
 _RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m dipole_runtime", description="Looks at a guided policy's bundle.")
+    parser = argparse.ArgumentParser("python -m dipole_runtime", description="Looks at a policy's bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="say what it holds, without running it")
     selftest = commands.add_parser("selftest", help="have it reproduce the trainer's actions on this machine")
     bench = commands.add_parser("bench", help="time its decisions on this machine")
     for command in (inspect, selftest, bench):
         command.add_argument("bundle", metavar="BUNDLE", help="a directory or a .dipole file")
-    bench.add_argument("--omegas", type=_count, nargs="+", default=[1, 5], help="how many ω in one run (default 1 5)")
+    bench.add_argument("--omegas", type=_count, nargs="+", help="how many ω in one run (default 1 5)")
     bench.add_argument(
         "--candidates", type=_count, nargs="+", help="how many candidates (default: 1, 32 and the bundle's own number)"
     )
@@ -74,15 +74,15 @@ def _count(text: str) -> int:
 def _selftest(bundle: Bundle) -> None:
     manifest = bundle.manifest
     vectors = bundle.vectors()
-    omegas = ", ".join(f"{omega:g}" for omega in vectors.omegas)
-    print(f"{bundle.where}: {len(vectors.observations)} test vectors at ω = {omegas}, {_RUNTIME}")
+    omegas = [f"{omega:g}" for omega in vectors.omegas] if isinstance(vectors, TestVectors) else []
+    at = f" at ω = {', '.join(omegas)}" if omegas else ""
+    print(f"{bundle.where}: {len(vectors.observations)} test vectors{at}, {_RUNTIME}")
     print(f"{'':18} {'action error':>14} {'q error':>10}")
     at_export = f"{'at export':18} {manifest.parity.action_error:14.2e} {manifest.parity.q_error:10.2e}"
     print(f"{at_export}\n{'accepted':18} {manifest.parity.action_tolerance:14.2e} {manifest.parity.q_tolerance:10.2e}")
     with refusing(bundle.where), time_limit(LOAD_TIME_LIMIT) as options:
-        guided = Network(GUIDED, bundle.files[GUIDED])
         results = []
-        for path, measured in measure_parity(bundle, guided, 1, options):
+        for path, measured in measure_parity(bundle, acting_network(bundle), 1, options):
             print(f"{path:18} {measured.action_error:14.2e} {measured.q_error:10.2e}", flush=True)
             results.append((path, measured))
         for path, measured in results:
@@ -93,12 +93,16 @@ def _selftest(bundle: Bundle) -> None:
 def _bench(bundle: Bundle, chosen: argparse.Namespace) -> None:
     policy = GuidedPolicy.from_bundle(bundle, threads=chosen.threads)
     observations = [observation_of(policy.manifest.observation, flat) for flat in bundle.vectors().observations]
-    candidates = chosen.candidates or sorted({1, policy.manifest.num_candidates, 32})
-    latencies = [
-        measure_latency(policy, observations, omegas, count, chosen.runs)
-        for omegas in chosen.omegas
-        for count in candidates
-    ]
+    guidance = policy.manifest.guidance
+    if guidance is not None:
+        counts = chosen.candidates or sorted({1, guidance.num_candidates, 32})
+        settings = [(omegas, count) for omegas in chosen.omegas or (1, 5) for count in counts]
+    elif chosen.omegas or chosen.candidates:
+        option = "--omegas" if chosen.omegas else "--candidates"
+        raise GuidedPolicyError(f"{bundle.where} holds a deterministic policy, which has nothing for {option} to vary")
+    else:
+        settings = [(None, None)]
+    latencies = [measure_latency(policy, observations, *setting, chosen.runs) for setting in settings]
     print(f"{bundle.where}: {bundle.manifest.precision}, {chosen.threads} thread(s), {_RUNTIME}")
     for line in table(latencies):
         print(line)

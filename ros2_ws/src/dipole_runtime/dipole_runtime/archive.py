@@ -19,6 +19,7 @@ from dipole_runtime.errors import GuidedPolicyError, shown
 _END = struct.Struct("<4s4H2LH")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+MOST_MEMBERS = 16
 _MAX_DIRECTORY_SIZE = 1 << 16
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _STORED, _DEFLATED = 0, 8
@@ -48,26 +49,22 @@ def archive_bytes(members: Mapping[str, bytes]) -> bytes:
 
 
 class Archive:
-    """A zip file of exactly the given members; its directory is checked here, the members when they are read.
+    """A plain zip file of a few members; its directory is checked here, the members when they are read.
 
     :param file: seekable; must stay open while members are read.
-    :param names: those that must be in it, and no others.
-    :raises GuidedPolicyError: for anything else than a plain zip file of them.
+    :raises GuidedPolicyError: for anything else, and for a name that is there twice.
     """
 
-    def __init__(self, file: BinaryIO, names: Collection[str]) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         end = file.seek(0, io.SEEK_END) - _END.size
-        directory = self._directory(end, len(names))
+        directory, entries = self._directory(end)
         self._members: dict[str, _Member] = {}
         place = 0
-        for _ in names:
+        for _ in range(entries):
             member, place = self._member(directory, place)
-            if member.name in self._members or member.name not in names:
-                raise GuidedPolicyError(
-                    f"the zip file holds {shown(member.name)}{' twice' if member.name in self._members else ''}, "
-                    f"expected {', '.join(sorted(names))} and nothing else"
-                )
+            if member.name in self._members:
+                raise GuidedPolicyError(f"the zip file holds {shown(member.name)} twice, expected it once")
             self._members[member.name] = member
         if place != len(directory):
             raise _damaged("its directory is longer than its entries")
@@ -80,17 +77,22 @@ class Archive:
         if after > end - len(directory):
             raise _damaged("its members do not fit into it")
 
-    def _directory(self, end: int, count: int) -> bytes:
+    @property
+    def names(self) -> list[str]:
+        """Of the members, as they are written in the directory: they may lead anywhere."""
+        return list(self._members)
+
+    def _directory(self, end: int) -> tuple[bytes, int]:
         if end < 0:
             raise _damaged("it is too short")
         signature, disk, first_disk, here, entries, size, start, comment = _END.unpack(self._bytes(end, _END.size))
         if signature != b"PK\x05\x06" or comment:
             raise _damaged("it does not end as one")
-        if disk or first_disk or here != entries or entries != count:
-            raise GuidedPolicyError(f"the zip file has {entries} entries, expected {count}")
+        if disk or first_disk or here != entries or not 1 <= entries <= MOST_MEMBERS:
+            raise GuidedPolicyError(f"the zip file has {entries} entries, expected 1 to {MOST_MEMBERS}")
         if size > _MAX_DIRECTORY_SIZE or start + size != end:
             raise _damaged("its directory is not where it says")
-        return self._bytes(start, size)
+        return self._bytes(start, size), entries
 
     def _member(self, directory: bytes, place: int) -> tuple[_Member, int]:
         if place + _ENTRY.size > len(directory):
@@ -137,6 +139,19 @@ class Archive:
         if len(data) != size:
             raise _damaged("it ends too early")
         return data
+
+
+def require_names(found: Collection[str], expected: Collection[str]) -> None:
+    """Refuses other names than the expected ones, and fewer of them.
+
+    :raises GuidedPolicyError: naming the first of them.
+    """
+    unknown = sorted(set(found) - set(expected))
+    missing = [name for name in expected if name not in found]
+    if unknown:
+        raise GuidedPolicyError(f"found {shown(unknown[0])} in it, expected {', '.join(expected)} and nothing else")
+    if missing:
+        raise GuidedPolicyError(f"found no {missing[0]} in it, expected {', '.join(expected)}")
 
 
 def _inflated(name: str, data: bytes, size: int) -> bytes:

@@ -17,28 +17,34 @@ _WARM_UPS = 20
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one setting: W values of ω, N candidates, and the seconds of each run."""
+    """Of one setting: W values of ω, N candidates, and the seconds of each run.
 
-    omegas: int
-    candidates: int
+    A deterministic policy has neither ω nor candidates: both None.
+    """
+
+    omegas: int | None
+    candidates: int | None
     seconds: NDArray[np.float64]
 
 
 def measure_latency(
-    policy: GuidedPolicy, observations: Sequence[Observation], omegas: int, candidates: int, runs: int
+    policy: GuidedPolicy, observations: Sequence[Observation], omegas: int | None, candidates: int | None, runs: int
 ) -> Latency:
     """Times ``runs`` decisions.
 
     :param observations: taken in turn.
-    :param omegas: W ≥ 1; evenly spread over the bundle's range, or its default when there is one.
-    :param candidates: N ≥ 1.
+    :param omegas: W ≥ 1; evenly spread over the bundle's range, or its default when there is one. None: the policy has
+        no ω.
+    :param candidates: N ≥ 1; None: the policy has none.
     """
     span = policy.manifest.omega
-    values = np.linspace(span.low, span.high, omegas).clip(span.low, span.high)
+    values = None
+    if span is not None and omegas is not None and omegas > 1:
+        values = np.linspace(span.low, span.high, omegas).clip(span.low, span.high)
     seconds = np.empty(_WARM_UPS + runs)
     for index in range(len(seconds)):
         observation = observations[index % len(observations)]
-        if omegas == 1:
+        if values is None:
             seconds[index] = policy.act(observation, num_candidates=candidates).latency_s
         else:
             seconds[index] = policy.sweep(observation, values, num_candidates=candidates)[0].latency_s
@@ -51,7 +57,11 @@ def table(latencies: Sequence[Latency]) -> Iterator[str]:
     for latency in latencies:
         numbers = np.percentile(latency.seconds, (50, 90, 99, 100)) * 1e3
         columns = " ".join(f"{number:8.3f}" for number in numbers)
-        yield f"{latency.omegas:6} {latency.candidates:10} {len(latency.seconds):6} {columns}"
+        yield f"{_count(latency.omegas):>6} {_count(latency.candidates):>10} {len(latency.seconds):6} {columns}"
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else str(number)
 
 
 def draw_histograms(latencies: Sequence[Latency], path: str | os.PathLike[str]) -> bool:
@@ -74,9 +84,8 @@ def draw_histograms(latencies: Sequence[Latency], path: str | os.PathLike[str]) 
         axes.hist(np.minimum(latency.seconds * 1e3, largest), edges, color="tab:blue")
         axes.axvline(p50, color="black", linewidth=1)
         axes.axvline(p99, color="tab:red", linewidth=1)
-        axes.set_title(
-            f"{latency.omegas} ω, {latency.candidates} candidates: p50 {p50:.2f} ms, p99 {p99:.2f} ms", fontsize=9
-        )
+        setting = "" if latency.omegas is None else f"{latency.omegas} ω, {latency.candidates} candidates: "
+        axes.set_title(f"{setting}p50 {p50:.2f} ms, p99 {p99:.2f} ms", fontsize=9)
         axes.set_yticks([])
     figure.axes[-1].set_xlabel("latency of a decision, ms (black: median, red: p99)")
     try:

@@ -5,26 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from dipole_runtime.archive import Archive
-from dipole_runtime.errors import GuidedPolicyError, refusing, shown, shown_path
+from dipole_runtime.archive import MOST_MEMBERS, Archive, require_names
+from dipole_runtime.errors import GuidedPolicyError, refusing, shown_path
 from dipole_runtime.graphs import require_graph
-from dipole_runtime.manifest import (
-    BUNDLE_FILES,
-    DATA_FILES,
-    MANIFEST,
-    MAX_MANIFEST_SIZE,
-    NETWORK_FILES,
-    VECTORS,
-    Manifest,
-)
-from dipole_runtime.vectors import TestVectors
+from dipole_runtime.manifest import MANIFEST, MAX_MANIFEST_SIZE, VECTORS, Manifest
+from dipole_runtime.vectors import Vectors, read_vectors
 
 
 @dataclass(frozen=True)
@@ -32,7 +24,7 @@ class Bundle:
     """A checked bundle in memory.
 
     :param manifest: what it says of itself.
-    :param files: content of the five files besides the manifest, by name.
+    :param files: content of the files besides the manifest, by name.
     :param where: its name for messages.
     """
 
@@ -42,14 +34,16 @@ class Bundle:
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], where: str) -> Bundle:
-        """Checks six files in memory as :func:`read_bundle` checks those on disk.
+        """Checks files in memory as :func:`read_bundle` checks those on disk.
 
         :param files: content by name, the manifest included.
         :raises GuidedPolicyError: if :func:`read_bundle` would refuse them.
         """
         with refusing(where):
-            _require_names(list(files))
-            bundle = cls(Manifest.from_bytes(files[MANIFEST], where), {name: files[name] for name in DATA_FILES}, where)
+            _require_manifest_among(files)
+            manifest = Manifest.from_bytes(files[MANIFEST], where)
+            require_names(files, (MANIFEST, *manifest.data_files))
+            bundle = cls(manifest, {name: files[name] for name in manifest.data_files}, where)
             bundle._require_manifest_kept()
         return bundle
 
@@ -63,14 +57,14 @@ class Bundle:
                     f"{name} has sha256 {found[:12]}…, expected {expected.sha256[:12]}… as in the manifest: it was "
                     "exchanged or damaged"
                 )
-        for name in NETWORK_FILES:
+        for name in self.manifest.network_files:
             require_graph(name, self.files[name], self.manifest)
         self.vectors()
 
-    def vectors(self) -> TestVectors:
+    def vectors(self) -> Vectors:
         """The test vectors; views of the file's content, not copies."""
         with refusing(self.where):
-            return TestVectors.from_bytes(self.files[VECTORS], self.manifest)
+            return read_vectors(self.files[VECTORS], self.manifest)
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -92,25 +86,30 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
 def _read_directory(path: Path, where: str) -> tuple[Manifest, dict[str, bytes]]:
     with _readable("it"), os.scandir(path) as entries:
         # One name too many is enough to refuse it.
-        _require_names([entry.name for entry in islice(entries, len(BUNDLE_FILES) + 1)])
+        names = [entry.name for entry in islice(entries, MOST_MEMBERS + 1)]
+    _require_manifest_among(names)
+    # Before the other names: which they have to be, it says, and a newer format has others.
     manifest = Manifest.from_bytes(_content_of_file(path / MANIFEST, MAX_MANIFEST_SIZE), where)
-    return manifest, {name: _content_of_file(path / name, manifest.files[name].size) for name in DATA_FILES}
+    require_names(names, (MANIFEST, *manifest.data_files))
+    return manifest, {name: _content_of_file(path / name, manifest.files[name].size) for name in manifest.data_files}
 
 
 def _read_archive(path: Path, where: str) -> tuple[Manifest, dict[str, bytes]]:
     with _readable("it"), _regular_file(path, "it", os.O_RDONLY) as file:
-        archive = Archive(file, BUNDLE_FILES)
+        archive = Archive(file)
+        _require_manifest_among(archive.names)
         manifest = Manifest.from_bytes(archive.read(MANIFEST, MAX_MANIFEST_SIZE), where)
-        return manifest, {name: archive.read(name, manifest.files[name].size) for name in DATA_FILES}
+        require_names(archive.names, (MANIFEST, *manifest.data_files))
+        return manifest, {name: archive.read(name, manifest.files[name].size) for name in manifest.data_files}
 
 
-def _require_names(names: list[str]) -> None:
-    unknown = sorted(set(names) - set(BUNDLE_FILES))
-    missing = [name for name in BUNDLE_FILES if name not in names]
-    if unknown:
-        raise GuidedPolicyError(f"found {shown(unknown[0])} in it, expected {', '.join(BUNDLE_FILES)} and nothing else")
-    if missing:
-        raise GuidedPolicyError(f"found no {missing[0]} in it, expected {', '.join(BUNDLE_FILES)}")
+def _require_manifest_among(names: Collection[str]) -> None:
+    if len(names) > MOST_MEMBERS:
+        raise GuidedPolicyError(
+            f"found more than {MOST_MEMBERS} files in it, expected those of a bundle and nothing else"
+        )
+    if MANIFEST not in names:
+        raise GuidedPolicyError(f"found no {MANIFEST} in it, expected a bundle's files")
 
 
 def _require_size(name: str, found: int, expected: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dipole_runtime.errors import GuidedPolicyError, shown
-from dipole_runtime.manifest import CRITIC, GUIDED, NEGATIVE, POSITIVE, Manifest
+from dipole_runtime.manifest import CRITIC, DETERMINISTIC, GUIDED, NEGATIVE, POSITIVE, Manifest
 from dipole_runtime.protobuf import FIXED32, FIXED64, Budget, Message
 
 Shape = tuple[int | None, ...]
@@ -121,6 +121,10 @@ class Signature:
 def expected_signatures(manifest: Manifest) -> dict[str, Signature]:
     """File name → the signature that it must have."""
     observation, action = manifest.observation.size, manifest.action.size
+    critic = Signature({"observation": (None, observation), "action": (None, action)}, {"q": (None,)})
+    if manifest.policy == "deterministic":
+        acting = Signature({"observation": (None, observation)}, {"action": (None, action), "q": (None,)})
+        return {DETERMINISTIC: acting, CRITIC: critic}
     velocity = Signature(
         {"observation": (None, observation), "action_t": (None, action), "time": (None, 1)},
         {"velocity": (None, action)},
@@ -132,14 +136,14 @@ def expected_signatures(manifest: Manifest) -> dict[str, Signature]:
         ),
         POSITIVE: velocity,
         NEGATIVE: velocity,
-        CRITIC: Signature({"observation": (None, observation), "action": (None, action)}, {"q": (None,)}),
+        CRITIC: critic,
     }
 
 
 def require_graph(name: str, data: bytes, manifest: Manifest) -> None:
     """Refuses an ONNX file that is not the named network of this manifest, or that could do more than compute.
 
-    :param name: one of NETWORK_FILES.
+    :param name: one of the manifest's network files.
     :param data: the whole file.
     :raises GuidedPolicyError: for another signature, opset or IR version; operators that are not standard, loop without
         bound, or draw numbers; weights outside the file, of another length than they claim, or NaN or infinite.

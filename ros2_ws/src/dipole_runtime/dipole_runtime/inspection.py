@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from dipole_runtime.bundle import Bundle
-from dipole_runtime.manifest import DATA_FILES, FORMAT_VERSION, Manifest, ObservationPart
+from dipole_runtime.manifest import Manifest, ObservationPart
 
 _ROWS = 64
 """Of a table; the rest is counted."""
@@ -15,20 +15,22 @@ _ROWS = 64
 def describe(bundle: Bundle) -> str:
     """Several lines for people; everything is in the manifest for programs."""
     manifest = bundle.manifest
-    omega, parity = manifest.omega, manifest.parity
+    parity = manifest.parity
     lines = [
         f"{bundle.where}",
         f"hash         {manifest.checksum}",
-        f"format       {FORMAT_VERSION}, opset {manifest.opset}, IR version {manifest.ir_version}",
+        f"format       {manifest.format_version}, opset {manifest.opset}, IR version {manifest.ir_version}",
         f"precision    {manifest.precision}",
-        f"flow         {manifest.flow_steps} steps, {manifest.num_candidates} candidates",
-        f"omega        {omega.default} by default, {omega.low} to {omega.high}",
+        *_policy(manifest),
         f"parity       actions {parity.action_error:.2e} of their range (at most {parity.action_tolerance:.0e}), "
         f"q {parity.q_error:.2e} (at most {parity.q_tolerance:.0e}), measured at export",
         "",
         *_table(
             ("file", "bytes", "sha256"),
-            [(name, f"{manifest.files[name].size:,}", manifest.files[name].sha256[:12]) for name in DATA_FILES],
+            [
+                (name, f"{manifest.files[name].size:,}", manifest.files[name].sha256[:12])
+                for name in manifest.data_files
+            ],
         ),
         "",
         f"observation: {manifest.observation.size} numbers",
@@ -46,6 +48,17 @@ def describe(bundle: Bundle) -> str:
     ]
     # Nothing in a file may steer the terminal.
     return "\n".join("".join(letter if letter.isprintable() else "�" for letter in line) for line in lines)
+
+
+def _policy(manifest: Manifest) -> Iterator[str]:
+    guidance = manifest.guidance
+    if guidance is None:
+        yield "policy       deterministic: one action for an observation, nothing to turn"
+        return
+    omega = guidance.omega
+    yield "policy       guided pair"
+    yield f"flow         {guidance.flow_steps} steps, {guidance.num_candidates} candidates"
+    yield f"omega        {omega.default} by default, {omega.low} to {omega.high}"
 
 
 def _part_row(part: ObservationPart) -> tuple[str, ...]:

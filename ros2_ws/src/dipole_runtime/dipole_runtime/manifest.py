@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dipole_runtime.contradictions import contradictions
 from dipole_runtime.errors import GuidedPolicyError, refusing, shown
 from dipole_runtime.schema import Json, first_problem, manifest_schema
 
 FORMAT = "dipole-bundle"
-FORMAT_VERSION = 1
+PolicyForm = Literal["pair", "deterministic"]
+"""How a bundle's policy acts: N guided candidates and the critics' choice, or one action for an observation."""
+FORMAT_VERSIONS: Mapping[PolicyForm, int] = {"pair": 1, "deterministic": 2}
+"""The first that holds the form. A pair stays what it was: programs that know version 1 alone still run it."""
 OPSET = 20
 IR_VERSION = 10
 
@@ -21,16 +25,16 @@ MANIFEST = "manifest.json"
 GUIDED = "guided_policy.onnx"
 POSITIVE = "policy_positive.onnx"
 NEGATIVE = "policy_negative.onnx"
+DETERMINISTIC = "deterministic_policy.onnx"
 CRITIC = "critic.onnx"
 VECTORS = "test_vectors.npz"
-NETWORK_FILES = (GUIDED, POSITIVE, NEGATIVE, CRITIC)
-DATA_FILES = (*NETWORK_FILES, VECTORS)
-BUNDLE_FILES = (MANIFEST, *DATA_FILES)
+NETWORK_FILES: Mapping[PolicyForm, tuple[str, ...]] = {
+    "pair": (GUIDED, POSITIVE, NEGATIVE, CRITIC),
+    "deterministic": (DETERMINISTIC, CRITIC),
+}
 
 MAX_MANIFEST_SIZE = 1 << 20
 """Bytes."""
-MAX_BUNDLE_SIZE = 256 << 20
-"""Bytes, of all files together."""
 MAX_CANDIDATES = 4096
 
 
@@ -120,6 +124,19 @@ class OmegaRange:
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """What a pair takes from noise to its action.
+
+    :param flow_steps: K, 1 to 1,000.
+    :param num_candidates: N unless another is asked for, 1 to 4,096.
+    """
+
+    flow_steps: int
+    num_candidates: int
+    omega: OmegaRange
+
+
+@dataclass(frozen=True)
 class Parity:
     """Largest differences from the trainer and those that are accepted; see :mod:`dipole_runtime.parity`.
 
@@ -137,23 +154,45 @@ class Parity:
 class Manifest:
     """What a bundle holds and how it is used.
 
-    :param files: the five files besides the manifest, by name.
-    :param flow_steps: K, 1 to 1,000.
-    :param num_candidates: N unless another is asked for, 1 to 4,096.
+    :param files: those besides the manifest, by name.
+    :param guidance: None: a deterministic policy, which has nothing to turn.
     :param provenance: JSON values: how the policy was made.
     """
 
     files: Mapping[str, FileEntry]
     observation: ObservationSpec
     action: ActionSpec
-    flow_steps: int
-    num_candidates: int
-    omega: OmegaRange
+    guidance: Guidance | None
     precision: Literal["fp32", "int8"]
     parity: Parity
     provenance: Mapping[str, Any]
     opset: int = OPSET
     ir_version: int = IR_VERSION
+
+    @property
+    def policy(self) -> PolicyForm:
+        """How the policy acts."""
+        return "deterministic" if self.guidance is None else "pair"
+
+    @property
+    def omega(self) -> OmegaRange | None:
+        """None: the policy has no greediness."""
+        return None if self.guidance is None else self.guidance.omega
+
+    @property
+    def format_version(self) -> int:
+        """Of the bundle's format."""
+        return FORMAT_VERSIONS[self.policy]
+
+    @property
+    def network_files(self) -> tuple[str, ...]:
+        """Names of the ONNX files."""
+        return NETWORK_FILES[self.policy]
+
+    @property
+    def data_files(self) -> tuple[str, ...]:
+        """Names of all files besides the manifest."""
+        return (*self.network_files, VECTORS)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Manifest:
@@ -182,14 +221,12 @@ class Manifest:
             files={name: FileEntry(entry["sha256"], int(entry["size"])) for name, entry in value["files"].items()},
             observation=_observation(value["observation"]),
             action=_action(value["action"]),
-            flow_steps=int(value["flow_steps"]),
-            num_candidates=int(value["num_candidates"]),
-            omega=OmegaRange(**{name: float(number) for name, number in value["omega"].items()}),
+            guidance=_guidance(value),
             precision=value["precision"],
             parity=Parity(**{name: float(number) for name, number in value["parity"].items()}),
             provenance=value["provenance"],
         )
-        problem = next(_contradictions(manifest), None)
+        problem = next(contradictions(manifest), None)
         if problem is not None:
             raise GuidedPolicyError(problem)
         # Before the checksum, which only the manifest's own values make: an edit that keeps them is refused too.
@@ -217,7 +254,7 @@ class Manifest:
     def _to_json(self) -> dict[str, Json]:
         return {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "files": {name: {"sha256": entry.sha256, "size": entry.size} for name, entry in self.files.items()},
             "observation": {
                 "size": self.observation.size,
@@ -225,9 +262,7 @@ class Manifest:
                 "parts": [_part_to_json(part) for part in self.observation.parts],
             },
             "action": {name: _plain(value) for name, value in vars(self.action).items()},
-            "flow_steps": self.flow_steps,
-            "num_candidates": self.num_candidates,
-            "omega": dict(vars(self.omega)),
+            **_guidance_to_json(self.guidance),
             "opset": self.opset,
             "ir_version": self.ir_version,
             "precision": self.precision,
@@ -258,9 +293,10 @@ def _require_this_format(value: Json) -> None:
         found = value.get("format") if isinstance(value, dict) else value
         raise GuidedPolicyError(f"at format: found {shown(found)}, expected {FORMAT!r}: this is not a dipole bundle")
     version = value.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    newest = max(FORMAT_VERSIONS.values())
+    if isinstance(version, int) and version > newest:
         raise GuidedPolicyError(
-            f"at format_version: found {shown(version)}, expected at most {FORMAT_VERSION}: the bundle was made by a "
+            f"at format_version: found {shown(version)}, expected at most {newest}: the bundle was made by a "
             "newer version of the exporter; update dipole_runtime"
         )
 
@@ -300,66 +336,24 @@ def _action(value: Json) -> ActionSpec:
     )
 
 
+def _guidance(value: Json) -> Guidance | None:
+    """Version 1 knows pairs alone and has no word for them."""
+    if "policy" in value:
+        return None
+    omega = OmegaRange(**{name: float(number) for name, number in value["omega"].items()})
+    return Guidance(int(value["flow_steps"]), int(value["num_candidates"]), omega)
+
+
+def _guidance_to_json(guidance: Guidance | None) -> dict[str, Json]:
+    """What a policy does not have is absent from its manifest."""
+    if guidance is None:
+        return {"policy": "deterministic"}
+    return {**vars(guidance), "omega": dict(vars(guidance.omega))}
+
+
 def _floats(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
 def _plain(value: Any) -> Json:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _contradictions(manifest: Manifest) -> Iterator[str]:
-    """What no schema can say: fields that do not agree with each other."""
-    observation, action, omega, parity = manifest.observation, manifest.action, manifest.omega, manifest.parity
-    keys = [part.key for part in observation.parts]
-    if (None in keys and len(keys) > 1) or len(set(keys)) != len(keys):
-        yield f"at observation.parts: found the keys {shown(str(keys))}, expected one null or different strings"
-    sizes = sum(part.size for part in observation.parts)
-    if sizes != observation.size:
-        yield f"at observation.parts: found {sizes} elements in all, expected observation.size {observation.size}"
-    for index, part in enumerate(observation.parts):
-        if part.normalization is not None:
-            for name in ("mean", "std"):
-                found = len(getattr(part.normalization, name))
-                if found != part.size:
-                    at = f"observation.parts[{index}].normalization.{name}"
-                    yield f"at {at}: found {found} numbers, expected the part's {part.size}"
-    if math.prod(action.shape) != action.size:
-        yield f"at action.shape: found {math.prod(action.shape)} elements, expected action.size {action.size}"
-    for name, names, size in (
-        ("observation", observation.names, observation.size),
-        ("action", action.names, action.size),
-    ):
-        yield from _problems_of_names(name, names, size)
-    for key in keys:
-        if key is not None and not key.isprintable():
-            yield f"at observation.parts: found the key {shown(key)}, expected printable characters"
-    for name, bounds in (("low", action.low), ("high", action.high)):
-        if len(bounds) != action.size:
-            yield f"at action.{name}: found {len(bounds)} numbers, expected action.size {action.size}"
-    for name, low, high in zip(action.names, action.low, action.high, strict=False):
-        if not low < high:
-            yield f"at action.low: found {low} for {shown(name)}, expected less than its high {high}"
-    if not omega.low <= omega.default <= omega.high:
-        yield f"at omega: found low {omega.low}, default {omega.default}, high {omega.high}, expected that order"
-    for name, error, tolerance in (
-        ("action", parity.action_error, parity.action_tolerance),
-        ("q", parity.q_error, parity.q_tolerance),
-    ):
-        if error > tolerance:
-            yield f"at parity.{name}_error: found {error}, expected at most parity.{name}_tolerance {tolerance}"
-    total = sum(entry.size for entry in manifest.files.values())
-    if total > MAX_BUNDLE_SIZE:
-        yield f"at files: found {total} bytes in all, expected at most {MAX_BUNDLE_SIZE}"
-
-
-def _problems_of_names(of: str, names: Sequence[str], size: int) -> Iterator[str]:
-    if len(names) != size:
-        yield f"at {of}.names: found {len(names)}, expected {of}.size {size}"
-    seen: set[str] = set()
-    for name in names:
-        if not name.isprintable():
-            yield f"at {of}.names: found {shown(name)}, expected printable characters"
-        if name in seen:
-            yield f"at {of}.names: found {shown(name)} twice, expected different names"
-        seen.add(name)

@@ -9,10 +9,13 @@ import numpy as np
 from dipole_runtime.errors import GuidedPolicyError
 from dipole_runtime.manifest import Manifest, Parity
 from dipole_runtime.sessions import Floats
-from dipole_runtime.vectors import TestVectors
+from dipole_runtime.vectors import ActionVectors, TestVectors
 
 Run = Callable[[Floats, Floats, Floats], tuple[Floats, Floats]]
 """(observation [obs], noise [N, act], omegas [W]) → (action [W, act], q [W, N])."""
+
+Act = Callable[[Floats], tuple[Floats, Floats]]
+"""observation [1, obs] → (action [1, act], q [1])."""
 
 
 def compare(run: Run, vectors: TestVectors, manifest: Manifest) -> Parity:
@@ -25,7 +28,7 @@ def compare(run: Run, vectors: TestVectors, manifest: Manifest) -> Parity:
         infinite where the run gives NaN.
     :raises GuidedPolicyError: when the run's results have other shapes.
     """
-    width = np.asarray(manifest.action.high) - np.asarray(manifest.action.low)
+    width = _width(manifest)
     rows = np.arange(len(vectors.omegas))
     action_error = q_error = 0.0
     # What is infinite on the way is an error of infinity at the end, not a warning.
@@ -41,9 +44,37 @@ def compare(run: Run, vectors: TestVectors, manifest: Manifest) -> Parity:
                 )
             expected = candidates[rows, q.argmax(axis=1)].astype(np.float64)
             action_error = max(action_error, _largest(np.abs(action - expected) / width))
-            scale = np.maximum(1.0, np.abs(trainer_q.astype(np.float64)))
-            q_error = max(q_error, _largest(np.abs(q - trainer_q.astype(np.float64)) / scale))
+            q_error = max(q_error, _q_error(q, trainer_q))
     return Parity(action_error, manifest.parity.action_tolerance, q_error, manifest.parity.q_tolerance)
+
+
+def compare_actions(act: Act, vectors: ActionVectors, manifest: Manifest) -> Parity:
+    """The largest errors of a deterministic policy over all vectors; as :func:`compare`."""
+    width = _width(manifest)
+    action_error = q_error = 0.0
+    with np.errstate(all="ignore"):
+        # One by one, as a robot acts.
+        for index in range(len(vectors.observations)):
+            at = slice(index, index + 1)
+            action, q = act(vectors.observations[at])
+            expected, trainer_q = vectors.actions[at], vectors.q[at]
+            if q.shape != trainer_q.shape or action.shape != expected.shape:
+                raise GuidedPolicyError(
+                    f"action and q have the shapes {action.shape} and {q.shape}, "
+                    f"expected {expected.shape} and {trainer_q.shape}"
+                )
+            action_error = max(action_error, _largest(np.abs(action - expected.astype(np.float64)) / width))
+            q_error = max(q_error, _q_error(q, trainer_q))
+    return Parity(action_error, manifest.parity.action_tolerance, q_error, manifest.parity.q_tolerance)
+
+
+def _width(manifest: Manifest) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.array(manifest.action.high, np.float64) - np.array(manifest.action.low, np.float64)
+
+
+def _q_error(q: Floats, trainer_q: Floats) -> float:
+    scale = np.maximum(1.0, np.abs(trainer_q.astype(np.float64)))
+    return _largest(np.abs(q - trainer_q.astype(np.float64)) / scale)
 
 
 def _largest(errors: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

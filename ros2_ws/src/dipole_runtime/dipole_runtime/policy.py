@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from dipole_runtime.bundle import Bundle, read_bundle
 from dipole_runtime.errors import GuidedPolicyError, refusing, shown
-from dipole_runtime.manifest import GUIDED, MAX_CANDIDATES
+from dipole_runtime.manifest import MAX_CANDIDATES, Guidance
 from dipole_runtime.observations import ObservationReader, all_finite, observation_of
-from dipole_runtime.selftest import measure_parity, require_parity
-from dipole_runtime.sessions import Floats, Network, Provider, time_limit
+from dipole_runtime.selftest import acting_network, measure_parity, require_parity
+from dipole_runtime.sessions import Floats, Provider, time_limit
 from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS
 
 Observation = ArrayLike | Mapping[str, ArrayLike]
@@ -24,6 +24,7 @@ LOAD_TIME_LIMIT = 60.0
 """Seconds for the test vectors; a policy that needs more could not drive anyway."""
 _OUTPUTS = ("action", "q")
 _WARM_UPS = 3
+_NOTHING_TO_TURN = "this bundle's policy is deterministic and has nothing to turn"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +32,14 @@ class GuidedAction:
     """One decision.
 
     :param action: in the robot's units, within [low, high], float32 of the manifest's action shape.
-    :param q: returns of the candidates, float32 of shape [N].
-    :param omega: the greediness that it was made with.
+    :param q: returns of the candidates, float32 of shape [N]; a deterministic policy has one, its action.
+    :param omega: the greediness that it was made with; None: a deterministic policy, which has none.
     :param latency_s: seconds that the call took; those of a sweep share one.
     """
 
     action: Floats
     q: Floats
-    omega: float
+    omega: float | None
     latency_s: float
 
     @property
@@ -48,7 +49,10 @@ class GuidedAction:
 
 
 class GuidedPolicy:
-    """A loaded bundle. Its methods may be called from several threads at once.
+    """A loaded bundle, of a guided pair or of a deterministic policy. May be used from several threads at once.
+
+    A deterministic policy gives one action for an observation. It has no greediness, no noise and no candidates to
+    choose from: where a method is given one of these, or has no meaning without, it raises.
 
     :ivar manifest: what the bundle says of itself.
     :ivar hash: the manifest's checksum, which names the bundle's whole content; 64 hexadecimal digits.
@@ -57,12 +61,11 @@ class GuidedPolicy:
     def __init__(self, bundle: Bundle, threads: int, providers: Sequence[Provider] | None) -> None:
         self.manifest = bundle.manifest
         self.hash = bundle.manifest.checksum
-        self._guided = Network(GUIDED, bundle.files[GUIDED], threads, providers)
+        self._network = acting_network(bundle, threads, providers)
         self._read_observation = ObservationReader(self.manifest.observation).read
         self._rng = np.random.default_rng()
         self._action_size = self.manifest.action.size
         self._action_shape = self.manifest.action.shape
-        self._omega = self.manifest.omega
 
     @classmethod
     def load(
@@ -82,7 +85,7 @@ class GuidedPolicy:
         """As :meth:`load`, of a bundle in memory."""
         with refusing(bundle.where), time_limit(LOAD_TIME_LIMIT) as options:
             policy = cls(bundle, threads, providers)
-            for path, measured in measure_parity(bundle, policy._guided, threads, options):
+            for path, measured in measure_parity(bundle, policy._network, threads, options):
                 require_parity(path, measured)
             # The first runs of a size allocate what the later ones find ready.
             observation = observation_of(policy.manifest.observation, bundle.vectors().observations[0])
@@ -98,19 +101,26 @@ class GuidedPolicy:
         rng: np.random.Generator | None = None,
         num_candidates: int | None = None,
     ) -> GuidedAction:
-        """The best of N guided candidates.
+        """The best of N guided candidates, or a deterministic policy's one action.
 
         :param observation: raw, as the robot has it: an array of the observation's shape or already flat, or, for a
             Dict observation, a mapping with exactly its keys.
         :param omega: greediness within the manifest's range (−1: negative policy, 0: positive); None: its default.
-        :param noise: the flow's starting points [N, act], standard normal; None: drawn.
-        :param rng: draws the noise; None: a generator of the policy's own.
-        :param num_candidates: N, 1 to 4,096; None: the manifest's, or the rows of ``noise``.
+            A deterministic policy takes None alone.
+        :param noise: the flow's starting points [N, act], standard normal; None: drawn. A deterministic policy takes
+            None alone.
+        :param rng: draws the noise; None: a generator of the policy's own. A deterministic policy draws nothing.
+        :param num_candidates: N, 1 to 4,096; None: the manifest's, or the rows of ``noise``. A deterministic policy
+            takes None or 1.
         :raises GuidedPolicyError: for anything else, NaN and infinity included, in or out.
         """
         started = perf_counter()
-        value = self._omega.default if omega is None else self._require_omega(omega)
-        actions, q = self._decide(observation, np.array([value], np.float32), noise, rng, num_candidates)
+        guidance = self.manifest.guidance
+        if guidance is None:
+            self._require_nothing_turned(omega, noise, num_candidates)
+            return self._act_deterministically(observation, started)
+        value = guidance.omega.default if omega is None else _require_omega(omega, guidance)
+        actions, q = self._decide(observation, np.array([value], np.float32), noise, rng, num_candidates, guidance)
         return GuidedAction(actions[0].reshape(self._action_shape), q[0], value, perf_counter() - started)
 
     def sweep(
@@ -125,14 +135,18 @@ class GuidedPolicy:
 
         :param omegas: W ≥ 1 values, W·N at most 65,536.
         :return: one action for each ω, in its order.
+        :raises GuidedPolicyError: as :meth:`act`, and for a deterministic policy, which has no ω.
         """
         started = perf_counter()
+        guidance = self.manifest.guidance
+        if guidance is None:
+            raise GuidedPolicyError(f"there are no omegas to sweep: {_NOTHING_TO_TURN}")
         if not np.iterable(omegas) or isinstance(omegas, str):
             raise GuidedPolicyError(f"omegas is {shown(omegas)}, expected a sequence of numbers")
-        values = [self._require_omega(omega) for omega in omegas]
+        values = [_require_omega(omega, guidance) for omega in omegas]
         if not values:
             raise GuidedPolicyError("omegas is empty, expected at least one")
-        actions, q = self._decide(observation, np.array(values, np.float32), noise, rng, num_candidates)
+        actions, q = self._decide(observation, np.array(values, np.float32), noise, rng, num_candidates, guidance)
         latency = perf_counter() - started
         return [
             GuidedAction(action.reshape(self._action_shape), row, value, latency)
@@ -140,8 +154,14 @@ class GuidedPolicy:
         ]
 
     def deterministic_noise(self, num_candidates: int | None = None) -> Floats:
-        """The noise of dipole_sb3's ``predict(deterministic=True)``: fixed, the first row zero; shape [N, act]."""
-        shape = (self._require_num_candidates(num_candidates), self._action_size)
+        """The noise of dipole_sb3's ``predict(deterministic=True)``: fixed, the first row zero; shape [N, act].
+
+        :raises GuidedPolicyError: for a deterministic policy, which starts from none.
+        """
+        guidance = self.manifest.guidance
+        if guidance is None:
+            raise GuidedPolicyError(f"there is no noise: {_NOTHING_TO_TURN}")
+        shape = (_require_num_candidates(num_candidates, guidance.num_candidates), self._action_size)
         noise = np.random.default_rng(0).standard_normal(shape)
         noise[0] = 0.0
         return noise.astype(np.float32)
@@ -153,17 +173,33 @@ class GuidedPolicy:
         noise: ArrayLike | None,
         rng: np.random.Generator | None,
         num_candidates: int | None,
+        guidance: Guidance,
     ) -> tuple[Floats, Floats]:
         flat = self._read_observation(observation)
         if noise is None:
-            start = self._draw(self._require_num_candidates(num_candidates), rng)
+            start = self._draw(_require_num_candidates(num_candidates, guidance.num_candidates), rng)
         else:
-            start = self._require_noise(noise, num_candidates)
+            start = self._require_noise(noise, num_candidates, guidance)
         if len(omegas) * len(start) > MAX_CANDIDATE_ACTIONS:
             raise GuidedPolicyError(
                 f"{len(omegas)} ω × {len(start)} candidates, expected at most {MAX_CANDIDATE_ACTIONS} together"
             )
-        action, q = self._guided.run(_OUTPUTS, {"observation": flat, "noise": start, "omega": omegas})
+        return self._run({"observation": flat, "noise": start, "omega": omegas})
+
+    def _act_deterministically(self, observation: Observation, started: float) -> GuidedAction:
+        actions, q = self._run({"observation": self._read_observation(observation)})
+        return GuidedAction(actions[0].reshape(self._action_shape), q, None, perf_counter() - started)
+
+    def _require_nothing_turned(self, omega: float | None, noise: ArrayLike | None, num_candidates: int | None) -> None:
+        if omega is not None:
+            raise GuidedPolicyError(f"omega is {shown(omega)}, expected none: {_NOTHING_TO_TURN}")
+        if noise is not None:
+            raise GuidedPolicyError(f"noise is given, expected none: {_NOTHING_TO_TURN}")
+        if _require_num_candidates(num_candidates, 1) != 1:
+            raise GuidedPolicyError(f"num_candidates is {num_candidates}, expected 1 or none: {_NOTHING_TO_TURN}")
+
+    def _run(self, inputs: Mapping[str, Floats]) -> tuple[Floats, Floats]:
+        action, q = self._network.run(_OUTPUTS, inputs)
         if not (all_finite(action) and all_finite(q)):
             raise self._not_finite(action, q)
         return action, q
@@ -177,36 +213,14 @@ class GuidedPolicy:
         # NumPy's generators hold a lock of their own while they draw.
         return self._rng.standard_normal(shape, np.float32)
 
-    def _require_omega(self, omega: float) -> float:
-        try:
-            if isinstance(omega, str):
-                raise TypeError
-            value = float(omega)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise GuidedPolicyError(f"omega is {shown(omega)}, expected a number") from error
-        if not self._omega.low <= value <= self._omega.high:
-            raise GuidedPolicyError(
-                f"omega is {value}, expected {self._omega.low} to {self._omega.high}, the bundle's range"
-            )
-        return value
-
-    def _require_num_candidates(self, num_candidates: int | None) -> int:
-        if num_candidates is None:
-            return self.manifest.num_candidates
-        if isinstance(num_candidates, bool) or not isinstance(num_candidates, int | np.integer):
-            raise GuidedPolicyError(f"num_candidates is {shown(num_candidates)}, expected a whole number")
-        if not 1 <= num_candidates <= MAX_CANDIDATES:
-            raise GuidedPolicyError(f"num_candidates is {num_candidates}, expected 1 to {MAX_CANDIDATES}")
-        return int(num_candidates)
-
-    def _require_noise(self, noise: ArrayLike, num_candidates: int | None) -> Floats:
+    def _require_noise(self, noise: ArrayLike, num_candidates: int | None, guidance: Guidance) -> Floats:
         try:
             with np.errstate(over="ignore"):
                 array = np.ascontiguousarray(noise, np.float32)
         except (TypeError, ValueError) as error:
             raise GuidedPolicyError(f"noise is {shown(noise)}, expected an array of numbers") from error
         rows = len(array) if num_candidates is None and array.ndim else num_candidates
-        expected = (self._require_num_candidates(rows), self._action_size)
+        expected = (_require_num_candidates(rows, guidance.num_candidates), self._action_size)
         if array.shape != expected:
             raise GuidedPolicyError(f"noise has shape {array.shape}, expected {expected}")
         if not all_finite(array):
@@ -220,5 +234,29 @@ class GuidedPolicy:
             row, column = np.argwhere(~np.isfinite(action))[0]
             name = self.manifest.action.names[column]
             return GuidedPolicyError(f"the policy's action is {action[row, column]} for {shown(name)}, expected finite")
-        row, column = np.argwhere(~np.isfinite(q))[0]
-        return GuidedPolicyError(f"the policy's q is {q[row, column]} for candidate {column}, expected finite")
+        *_, candidate = np.argwhere(~np.isfinite(q))[0]
+        value = q[~np.isfinite(q)][0]
+        return GuidedPolicyError(f"the policy's q is {value} for candidate {candidate}, expected finite")
+
+
+def _require_omega(omega: float, guidance: Guidance) -> float:
+    low, high = guidance.omega.low, guidance.omega.high
+    try:
+        if isinstance(omega, str):
+            raise TypeError
+        value = float(omega)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GuidedPolicyError(f"omega is {shown(omega)}, expected a number") from error
+    if not low <= value <= high:
+        raise GuidedPolicyError(f"omega is {value}, expected {low} to {high}, the bundle's range")
+    return value
+
+
+def _require_num_candidates(num_candidates: int | None, default: int) -> int:
+    if num_candidates is None:
+        return default
+    if isinstance(num_candidates, bool) or not isinstance(num_candidates, int | np.integer):
+        raise GuidedPolicyError(f"num_candidates is {shown(num_candidates)}, expected a whole number")
+    if not 1 <= num_candidates <= MAX_CANDIDATES:
+        raise GuidedPolicyError(f"num_candidates is {num_candidates}, expected 1 to {MAX_CANDIDATES}")
+    return int(num_candidates)

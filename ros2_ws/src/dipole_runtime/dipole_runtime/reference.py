@@ -1,4 +1,4 @@
-"""The guided policy as its equations have it: two networks in a loop, then the critic. Slow, and easy to believe."""
+"""Policies as their equations have them, network by network. Slow, and easy to believe."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import numpy as np
 import onnxruntime
 
 from dipole_runtime.bundle import Bundle
-from dipole_runtime.errors import refusing
-from dipole_runtime.manifest import CRITIC, NEGATIVE, POSITIVE
+from dipole_runtime.errors import GuidedPolicyError, refusing
+from dipole_runtime.manifest import CRITIC, DETERMINISTIC, NEGATIVE, POSITIVE
 from dipole_runtime.sessions import Floats, Network
 
 
 class TwoNetworkPolicy:
-    """What the fused graph must equal.
+    """A pair: two networks in a loop, then the critic. The fused graph must equal it.
 
-    :param bundle: a checked bundle.
+    :param bundle: a checked bundle of a pair.
     :param threads: of each network, at least 1.
     :param options: of every run; see :func:`dipole_runtime.sessions.time_limit`.
-    :raises GuidedPolicyError: when ONNX Runtime refuses a network.
+    :raises GuidedPolicyError: when ONNX Runtime refuses a network, or there are no two.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 1, options: onnxruntime.RunOptions | None = None) -> None:
+        if bundle.manifest.guidance is None:
+            raise GuidedPolicyError(f"{bundle.where} holds a deterministic policy, expected a pair")
+        self._steps = bundle.manifest.guidance.flow_steps
         self._manifest = bundle.manifest
         self._options = options
         with refusing(bundle.where):
@@ -42,7 +45,7 @@ class TwoNetworkPolicy:
         :param omegas: shape [W].
         :return: shape [W, N, act].
         """
-        steps, action = self._manifest.flow_steps, self._manifest.action
+        steps, action = self._steps, self._manifest.action
         x = np.tile(noise, (len(omegas), 1))
         rows = np.tile(observation, (len(x), 1))
         omega = np.repeat(omegas, len(noise))[:, None]
@@ -65,3 +68,27 @@ class TwoNetworkPolicy:
         inputs = {"observation": np.tile(observation, (len(actions), 1)), "action": actions}
         (q,) = self._critic.run(["q"], inputs, self._options)
         return q.reshape(candidates.shape[:2])
+
+
+class ValuedPolicy:
+    """A deterministic policy, its actions valued by the critic that stands apart: what its graph's own q must equal.
+
+    :param policy: its graph.
+    :param critic: the critic's.
+    :param options: of every run; see :func:`dipole_runtime.sessions.time_limit`.
+    """
+
+    def __init__(self, policy: Network, critic: Network, options: onnxruntime.RunOptions | None = None) -> None:
+        self._policy, self._critic, self._options = policy, critic, options
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> ValuedPolicy:
+        """Of a checked bundle of a deterministic policy."""
+        with refusing(bundle.where):
+            return cls(*(Network(name, bundle.files[name]) for name in (DETERMINISTIC, CRITIC)))
+
+    def act(self, observations: Floats) -> tuple[Floats, Floats]:
+        """Actions [V, act] in the robot's units and returns [V] of raw observations [V, obs]."""
+        (actions,) = self._policy.run(["action"], {"observation": observations}, self._options)
+        (q,) = self._critic.run(["q"], {"observation": observations, "action": actions}, self._options)
+        return actions, q

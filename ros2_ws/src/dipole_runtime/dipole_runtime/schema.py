@@ -36,9 +36,12 @@ def first_problem(value: Json, schema: Schema) -> str | None:
 
 def _problem(value: Json, schema: Schema, root: Schema, place: str) -> str | None:
     for keyword, rule in schema.items():
-        if keyword in _ANNOTATIONS:
+        if keyword in _ANNOTATIONS or keyword in ("then", "else"):
             continue
-        if keyword == "$ref":
+        if keyword == "if":
+            branch = "then" if _problem(value, rule, root, place) is None else "else"
+            found = _problem(value, schema[branch], root, place)
+        elif keyword == "$ref":
             found = _problem(value, root["$defs"][rule.removeprefix("#/$defs/")], root, place)
         elif keyword in ("properties", "additionalProperties", "items"):
             found = _problem_inside(value, keyword, schema, root, place)

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnxruntime
 
 from dipole_runtime.bundle import Bundle
 from dipole_runtime.errors import GuidedPolicyError
-from dipole_runtime.manifest import Parity
-from dipole_runtime.parity import compare
-from dipole_runtime.reference import TwoNetworkPolicy
-from dipole_runtime.sessions import Floats, Network
+from dipole_runtime.manifest import CRITIC, DETERMINISTIC, GUIDED, Parity
+from dipole_runtime.parity import compare, compare_actions
+from dipole_runtime.reference import TwoNetworkPolicy, ValuedPolicy
+from dipole_runtime.sessions import Floats, Network, Provider
+from dipole_runtime.vectors import TestVectors
+
+
+def acting_network(bundle: Bundle, threads: int = 1, providers: Sequence[Provider] | None = None) -> Network:
+    """The graph that a robot acts by."""
+    name = GUIDED if bundle.manifest.policy == "pair" else DETERMINISTIC
+    return Network(name, bundle.files[name], threads, providers)
 
 
 def measure_parity(
-    bundle: Bundle, guided: Network, threads: int, options: onnxruntime.RunOptions
+    bundle: Bundle, acting: Network, threads: int, options: onnxruntime.RunOptions
 ) -> Iterator[tuple[str, Parity]]:
-    """Name and errors of each path: the fused graph, then the two networks in a loop.
+    """Name and errors of each path: the graph that acts, then the networks of which it is made, one by one.
 
     :param bundle: a checked bundle.
-    :param guided: its fused graph.
-    :param threads: of the two networks, at least 1.
+    :param acting: see :func:`acting_network`.
+    :param threads: of the networks, at least 1.
     :param options: of every run.
     :raises GuidedPolicyError: when ONNX Runtime refuses a network or a run.
     """
     vectors = bundle.vectors()
+    if not isinstance(vectors, TestVectors):
+
+        def act(observation: Floats) -> tuple[Floats, Floats]:
+            action, q = acting.run(["action", "q"], {"observation": observation}, options)
+            return action, q
+
+        yield "the policy", compare_actions(act, vectors, bundle.manifest)
+        valued = ValuedPolicy(acting, Network(CRITIC, bundle.files[CRITIC], threads), options)
+        yield "the critic apart", compare_actions(valued.act, vectors, bundle.manifest)
+        return
 
     def fused(observation: Floats, noise: Floats, omegas: Floats) -> tuple[Floats, Floats]:
         inputs = {"observation": observation[None], "noise": noise, "omega": omegas}
-        action, q = guided.run(["action", "q"], inputs, options)
+        action, q = acting.run(["action", "q"], inputs, options)
         return action, q
 
     yield "the fused graph", compare(fused, vectors, bundle.manifest)

@@ -6,12 +6,13 @@ import io
 import math
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipole_runtime.archive import Archive, archive_bytes
+from dipole_runtime.archive import Archive, archive_bytes, require_names
 from dipole_runtime.errors import GuidedPolicyError
 from dipole_runtime.manifest import VECTORS, Manifest
 
@@ -28,9 +29,12 @@ _HEADER = re.compile(
 _MAX_HEADER_SIZE = 256
 
 
+Shape = tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class TestVectors:
-    """V observations, each with its noise, at the same W values of ω; all float32.
+    """Of a pair: V observations, each with its noise, at the same W values of ω; all float32.
 
     :param observations: [V, obs], raw.
     :param noise: [V, N, act], the flow's starting points.
@@ -45,50 +49,97 @@ class TestVectors:
     candidates: Floats
     q: Floats
 
-    @classmethod
-    def from_bytes(cls, data: bytes, manifest: Manifest) -> TestVectors:
-        """Reads test_vectors.npz; shapes are compared with the manifest before anything is allocated.
-
-        :raises GuidedPolicyError: for other arrays, types or sizes, and for NaN or infinity in them.
-        """
-        try:
-            names = [field.name for field in fields(cls)]
-            archive = Archive(io.BytesIO(data), [f"{name}.npy" for name in names])
-            # Stored members are at most as long as the file itself.
-            arrays = {name: _array(name, archive.read(f"{name}.npy", len(data))) for name in names}
-            vectors = cls(**arrays)
-            vectors._require_shapes(manifest)
-        except GuidedPolicyError as error:
-            raise GuidedPolicyError(f"{VECTORS}: {error}") from error.__cause__
-        return vectors
-
     def to_bytes(self) -> bytes:
         """The npz file; the same arrays give the same bytes, whatever NumPy's version."""
-        return archive_bytes({f"{field.name}.npy": _npy(getattr(self, field.name)) for field in fields(self)})
+        return _npz(self)
 
-    def _require_shapes(self, manifest: Manifest) -> None:
+    def expected_shapes(self, manifest: Manifest) -> dict[str, Shape]:
+        """By name: those that belong to the sizes of the first arrays and of the manifest."""
         observation, action = manifest.observation.size, manifest.action.size
         vectors = self.observations.shape[0]
         omegas = self.omegas.shape[0]
         candidates = self.noise.shape[1] if self.noise.ndim == 3 else 0
-        expected = {
+        return {
             "observations": (vectors, observation),
             "noise": (vectors, candidates, action),
             "omegas": (omegas,),
             "candidates": (vectors, omegas, candidates, action),
             "q": (vectors, omegas, candidates),
         }
-        for name, shape in expected.items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise GuidedPolicyError(f"{name} has shape {found}, expected {shape}")
-        if not 1 <= vectors * omegas * candidates <= MAX_CANDIDATE_ACTIONS:
-            raise GuidedPolicyError(
-                f"{vectors} observations × {omegas} ω × {candidates} candidates, expected 1 to {MAX_CANDIDATE_ACTIONS}"
-            )
-        for name in expected:
-            if not np.isfinite(getattr(self, name)).all():
-                raise GuidedPolicyError(f"{name} holds NaN or infinity, expected finite numbers")
+
+    def count(self) -> tuple[int, str]:
+        """Actions, and how they come about in words."""
+        vectors, omegas, candidates = self.q.shape
+        return self.q.size, f"{vectors} observations × {omegas} ω × {candidates} candidates"
+
+
+@dataclass(frozen=True)
+class ActionVectors:
+    """Of a deterministic policy: V observations; all float32.
+
+    :param observations: [V, obs], raw.
+    :param actions: [V, act], the trainer's in the robot's units.
+    :param q: [V], the trainer's returns of them.
+    """
+
+    observations: Floats
+    actions: Floats
+    q: Floats
+
+    def to_bytes(self) -> bytes:
+        """The npz file; the same arrays give the same bytes, whatever NumPy's version."""
+        return _npz(self)
+
+    def expected_shapes(self, manifest: Manifest) -> dict[str, Shape]:
+        """By name: those that belong to the number of observations and to the manifest."""
+        vectors = self.observations.shape[0]
+        return {
+            "observations": (vectors, manifest.observation.size),
+            "actions": (vectors, manifest.action.size),
+            "q": (vectors,),
+        }
+
+    def count(self) -> tuple[int, str]:
+        """Actions, also in words."""
+        return self.q.size, f"{self.q.size} observations"
+
+
+Vectors = TestVectors | ActionVectors
+
+
+def read_vectors(data: bytes, manifest: Manifest) -> Vectors:
+    """Reads test_vectors.npz, those of the manifest's form; shapes are compared before anything is allocated.
+
+    :raises GuidedPolicyError: for other arrays, types or sizes, and for NaN or infinity in them.
+    """
+    kind: type[Vectors] = TestVectors if manifest.policy == "pair" else ActionVectors
+    try:
+        members = {field.name: f"{field.name}.npy" for field in fields(kind)}
+        archive = Archive(io.BytesIO(data))
+        require_names(archive.names, list(members.values()))
+        # Stored members are at most as long as the file itself.
+        arrays = {name: _array(name, archive.read(member, len(data))) for name, member in members.items()}
+        vectors = kind(**arrays)
+        _require_plain(vectors.expected_shapes(manifest), arrays)
+        count, words = vectors.count()
+        if not 1 <= count <= MAX_CANDIDATE_ACTIONS:
+            raise GuidedPolicyError(f"{words}, expected 1 to {MAX_CANDIDATE_ACTIONS}")
+    except GuidedPolicyError as error:
+        raise GuidedPolicyError(f"{VECTORS}: {error}") from error.__cause__
+    return vectors
+
+
+def _require_plain(shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) -> None:
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise GuidedPolicyError(f"{name} has shape {arrays[name].shape}, expected {shape}")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise GuidedPolicyError(f"{name} holds NaN or infinity, expected finite numbers")
+
+
+def _npz(vectors: Vectors) -> bytes:
+    return archive_bytes({f"{field.name}.npy": _npy(getattr(vectors, field.name)) for field in fields(vectors)})
 
 
 def _array(name: str, data: bytes) -> Floats:

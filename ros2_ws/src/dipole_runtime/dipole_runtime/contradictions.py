@@ -1,0 +1,73 @@
+"""What no schema can say of a manifest: fields that do not agree with each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from dipole_runtime.errors import shown
+
+if TYPE_CHECKING:
+    from dipole_runtime.manifest import Manifest
+
+MAX_BUNDLE_SIZE = 256 << 20
+"""Bytes, of all files together."""
+
+
+def contradictions(manifest: Manifest) -> Iterator[str]:
+    """Each in words, the first ones first."""
+    observation, action, parity = manifest.observation, manifest.action, manifest.parity
+    keys = [part.key for part in observation.parts]
+    if (None in keys and len(keys) > 1) or len(set(keys)) != len(keys):
+        yield f"at observation.parts: found the keys {shown(str(keys))}, expected one null or different strings"
+    sizes = sum(part.size for part in observation.parts)
+    if sizes != observation.size:
+        yield f"at observation.parts: found {sizes} elements in all, expected observation.size {observation.size}"
+    for index, part in enumerate(observation.parts):
+        if part.normalization is not None:
+            for name in ("mean", "std"):
+                found = len(getattr(part.normalization, name))
+                if found != part.size:
+                    at = f"observation.parts[{index}].normalization.{name}"
+                    yield f"at {at}: found {found} numbers, expected the part's {part.size}"
+    if math.prod(action.shape) != action.size:
+        yield f"at action.shape: found {math.prod(action.shape)} elements, expected action.size {action.size}"
+    for name, names, size in (
+        ("observation", observation.names, observation.size),
+        ("action", action.names, action.size),
+    ):
+        yield from _problems_of_names(name, names, size)
+    for key in keys:
+        if key is not None and not key.isprintable():
+            yield f"at observation.parts: found the key {shown(key)}, expected printable characters"
+    for name, bounds in (("low", action.low), ("high", action.high)):
+        if len(bounds) != action.size:
+            yield f"at action.{name}: found {len(bounds)} numbers, expected action.size {action.size}"
+    for name, low, high in zip(action.names, action.low, action.high, strict=False):
+        if not low < high:
+            yield f"at action.low: found {low} for {shown(name)}, expected less than its high {high}"
+    omega = None if manifest.guidance is None else manifest.guidance.omega
+    if omega is not None and not omega.low <= omega.default <= omega.high:
+        yield f"at omega: found low {omega.low}, default {omega.default}, high {omega.high}, expected that order"
+    for name, error, tolerance in (
+        ("action", parity.action_error, parity.action_tolerance),
+        ("q", parity.q_error, parity.q_tolerance),
+    ):
+        if error > tolerance:
+            yield f"at parity.{name}_error: found {error}, expected at most parity.{name}_tolerance {tolerance}"
+    total = sum(entry.size for entry in manifest.files.values())
+    if total > MAX_BUNDLE_SIZE:
+        yield f"at files: found {total} bytes in all, expected at most {MAX_BUNDLE_SIZE}"
+
+
+def _problems_of_names(of: str, names: Sequence[str], size: int) -> Iterator[str]:
+    if len(names) != size:
+        yield f"at {of}.names: found {len(names)}, expected {of}.size {size}"
+    seen: set[str] = set()
+    for name in names:
+        if not name.isprintable():
+            yield f"at {of}.names: found {shown(name)}, expected printable characters"
+        if name in seen:
+            yield f"at {of}.names: found {shown(name)} twice, expected different names"
+        seen.add(name)
