@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
@@ -370,6 +371,22 @@ class HindsightReplayBuffer(MixedReplayBuffer):
         other.__setstate__(self.__getstate__())
         other.env = self.env
         return other
+
+
+def options_of(buffer: HerReplayBuffer) -> dict[str, Any]:
+    """Arguments by which a HindsightReplayBuffer draws from recorded episodes as SB3's buffer does.
+
+    :raises DatasetError: its rewards depend on infos, which recorded transitions do not have here.
+    """
+    if buffer.copy_info_dict:
+        raise DatasetError(
+            "replay buffer: a HerReplayBuffer with copy_info_dict=True, whose infos recorded transitions do not have "
+            "here; expected copy_info_dict=False"
+        )
+    return {
+        "n_sampled_goal": buffer.n_sampled_goal,
+        "goal_selection_strategy": buffer.goal_selection_strategy.name.lower(),
+    }
 
 
 def _recorded_bounds(recorded: OfflineReplayBuffer) -> EpisodeBounds:

@@ -186,11 +186,11 @@ class OfflineReplayBuffer(ReplayBuffer):
         were before VecNormalize. With ``optimize_memory_usage`` the observations after the ends of episodes, and which
         ends were time limits, are lost: every end stops bootstrapping, as in SB3.
 
-        :param buffer: ReplayBuffer or DictReplayBuffer, in whichever algorithm it was filled; an OfflineReplayBuffer
-            is returned as it is.
+        :param buffer: ReplayBuffer or DictReplayBuffer, in whichever algorithm it was filled; of a HerReplayBuffer
+            the transitions as they were recorded; an OfflineReplayBuffer is returned as it is.
         :param device: where batches will be drawn.
         :param source: name of the data in error messages.
-        :raises DatasetError: it is empty, a HerReplayBuffer, has no Box actions, or holds NaN or actions outside
+        :raises DatasetError: it is empty, has no Box actions, or holds NaN or actions outside
             [−1, 1].
         """
         if isinstance(buffer, cls):

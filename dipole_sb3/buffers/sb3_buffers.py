@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from dipole_sb3.buffers import image_layout
@@ -21,13 +20,8 @@ def transitions(source: str, buffer: ReplayBuffer) -> RecordedArrays:
 
     :param source: name of the data in error messages.
     :param buffer: of Stable-Baselines3.
-    :raises DatasetError: it is empty, a HerReplayBuffer, has no Box actions, or holds NaN or actions outside [−1, 1].
+    :raises DatasetError: it is empty, has no Box actions, or holds NaN or actions outside [−1, 1].
     """
-    if isinstance(buffer, HerReplayBuffer):
-        raise DatasetError(
-            f"{source}: a HerReplayBuffer makes up goals, and asks its environment for their rewards, whenever it is "
-            "sampled; expected a ReplayBuffer or DictReplayBuffer, whose transitions are what was recorded"
-        )
     order = _oldest_first(buffer)
     if buffer.dones[order].size == 0:
         raise DatasetError(f"{source}: holds no transitions; expected at least one")

@@ -33,7 +33,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces, configure_l
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from dipole_sb3.buffers.hindsight_buffer import HindsightReplayBuffer
+from dipole_sb3.buffers.hindsight_buffer import HindsightReplayBuffer, options_of
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer, recorded_part
 from dipole_sb3.buffers.normalization import (
     ObservationStatistics,
@@ -111,7 +111,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param replay_buffer_class: a sub-class of MixedReplayBuffer, such as HindsightReplayBuffer, which SB3's
         HerReplayBuffer stands for.
     :param replay_buffer_kwargs: its keyword arguments.
-    :param optimize_memory_usage: not offered, see the error; recorded data are stored once where they can be.
+    :param optimize_memory_usage: online: store observations once; unlike in SB3 none is lost.
     :param n_steps: n ≥ 1, rewards of the recorded or gathered actions before the critics bootstrap; as in SB3's SAC.
     :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, a
         mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`, or the replay buffer of an SB3 algorithm.
@@ -185,10 +185,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         if optimize_memory_usage:
-            raise ValueError(
-                "optimize_memory_usage is True, expected False: SB3's way loses the last observation of every episode, "
-                "from which the critics bootstrap after a time limit; use a smaller buffer_size"
-            )
+            replay_buffer_kwargs = {"optimize_memory_usage": True, **(replay_buffer_kwargs or {})}
         if env is not None:
             env = maybe_make_env(env, verbose)
             # SB3 refuses these too, but with an assertion.
@@ -207,7 +204,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            optimize_memory_usage=optimize_memory_usage,
+            # SB3's way of it loses observations, and ends running episodes; here it is the ring's own affair.
+            optimize_memory_usage=False,
             n_steps=n_steps,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -320,6 +318,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def _adopt_dataset(self) -> None:
         """Turns ``dataset`` into the replay buffer, and takes the spaces from it where there is no environment."""
         known = hasattr(self, "observation_space")
+        of_goals = self.dataset if isinstance(self.dataset, HerReplayBuffer) else None
+        if of_goals is not None and self.replay_buffer_class is None:
+            self.replay_buffer_class = HindsightReplayBuffer
+            self.replay_buffer_kwargs = {**options_of(of_goals), **self.replay_buffer_kwargs}
         if self.dataset is None:
             if not known:
                 raise ValueError(
@@ -333,7 +335,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.dataset = self.replay_buffer = buffer
         if issubclass(self._ring_class(), HindsightReplayBuffer):
             # Recorded transitions get new goals, too, before anything is gathered.
-            self.replay_buffer = self._new_buffer(recorded=buffer)
+            hindsight = self._new_buffer(recorded=buffer)
+            if of_goals is not None and self.env is None and isinstance(hindsight, HindsightReplayBuffer):
+                hindsight.set_env(of_goals.env)
+            self.replay_buffer = hindsight
 
     def set_dataset(self, dataset: DatasetLike) -> None:
         """Trains on other data from the next ``learn()`` on, for example after ``load``.

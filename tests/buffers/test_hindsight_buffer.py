@@ -298,6 +298,26 @@ def test_episodes_stay_together_with_another_number_of_environments() -> None:
     drawn(other)
 
 
+@pytest.mark.parametrize("steps", [14, 40])
+def test_what_stable_baselines3_gathered_gets_new_goals_again(steps: int) -> None:
+    """Of several environments; where its ring has gone round, oldest episodes first."""
+    _, theirs, env = buffers(2, 15)
+    gather(steps, env, theirs)
+    data = OfflineReplayBuffer.from_replay_buffer(theirs, device="cpu")
+    ours = HindsightReplayBuffer(5, env.observation_space, env.action_space, "cpu", recorded=data, env=env)
+    batch = drawn(ours, size=300)
+    assert isinstance(batch.observations, dict)
+    episodes: dict[tuple[float, ...], tuple[float, ...]] = {}
+    kept: Any = data.next_observations
+    for goal, (number, _, aim) in zip(
+        kept["achieved_goal"].reshape(-1, 2).tolist(), kept["observation"].reshape(-1, 3).tolist(), strict=True
+    ):
+        episodes[tuple(goal)] = (number, aim)
+    for place in ours._relabelled_places(300):
+        number, _, aim = batch.observations["observation"][place].tolist()
+        assert episodes[tuple(batch.observations["desired_goal"][place].tolist())] == (number, aim)
+
+
 def test_draws_depend_on_their_generator_alone() -> None:
     ours, _, env = buffers(2, 20)
     gather(30, env, ours)

@@ -9,9 +9,9 @@ import numpy as np
 from algorithms import parameters_of, same_parameters, small
 from goal_environments import Point
 from recordings import record
-from stable_baselines3 import HerReplayBuffer
+from stable_baselines3 import SAC, HerReplayBuffer
 
-from dipole_sb3 import HindsightReplayBuffer
+from dipole_sb3 import HindsightReplayBuffer, ReplayableEpisodes, ResumableCheckpoint
 
 HINDSIGHT: dict[str, Any] = {
     "replay_buffer_class": HerReplayBuffer,
@@ -49,3 +49,49 @@ def test_a_buffer_goes_on_from_its_file(algorithm: Any, tmp_path: Path) -> None:
     before = parameters_of(loaded)
     loaded.learn(10, reset_num_timesteps=False)
     assert not same_parameters(before, parameters_of(loaded))
+
+
+def test_what_stable_baselines3_gathered_with_hindsight_trains_as_it_did_there(algorithm: Any) -> None:
+    agent = SAC("MultiInputPolicy", Point(), learning_starts=60, **HINDSIGHT).learn(50)
+    for env in (Point(), None):  # the buffer knows its own
+        model = small(algorithm, "MultiInputPolicy", env, dataset=agent.replay_buffer)
+        assert isinstance(model.replay_buffer, HindsightReplayBuffer)
+        assert model.replay_buffer.n_recorded == 50
+        model.learn(3)
+
+
+def test_rewards_by_a_function_without_an_environment(algorithm: Any) -> None:
+    point = Point()
+    options = {**HINDSIGHT, "replay_buffer_kwargs": {"compute_reward": point.compute_reward}}
+    model = small(algorithm, "MultiInputPolicy", None, dataset=record(point, 60), **options)
+    model.learn(3)
+    assert model.num_timesteps == 3
+
+
+def test_a_run_with_hindsight_goes_on_from_its_checkpoint(algorithm: Any, tmp_path: Path) -> None:
+    """Bit-identically: which episodes were over is part of the state."""
+    data = record(Point(), 40)
+
+    def begun() -> Any:
+        return small(
+            algorithm, "MultiInputPolicy", ReplayableEpisodes(Point()), dataset=data, offline_steps=4, **HINDSIGHT
+        )
+
+    whole = begun().learn(44, callback=ResumableCheckpoint(20, tmp_path))
+    resumed = algorithm.resume(
+        sorted(tmp_path.glob("*_20*"))[0], env=ReplayableEpisodes(Point()), dataset=data, device="cpu"
+    )
+    resumed.learn(24, reset_num_timesteps=False)
+    assert same_parameters(parameters_of(whole), parameters_of(resumed))
+
+
+def test_observations_stored_once_train_the_same(algorithm: Any) -> None:
+    models = [
+        small(
+            algorithm, "MultiInputPolicy", Point(), learning_starts=20, buffer_size=30, optimize_memory_usage=once,
+            **HINDSIGHT,
+        ).learn(60)
+        for once in (False, True)
+    ]  # fmt: skip
+    assert models[1].replay_buffer.optimize_memory_usage
+    assert same_parameters(*map(parameters_of, models))

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from sampled_environments import Sampled, dict_env, image_env, vector_space
-from stable_baselines3 import SAC, TD3, HerReplayBuffer
+from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import save_to_pkl
@@ -281,18 +281,11 @@ def small(**changes: Any) -> ReplayBuffer:
     return buffer
 
 
-def her() -> HerReplayBuffer:
-    goals = spaces.Dict({key: vector_space() for key in ("observation", "achieved_goal", "desired_goal")})
-    venv = DummyVecEnv([lambda: Sampled(goals)])
-    return HerReplayBuffer(10, goals, venv.action_space, venv, "cpu")
-
-
 @pytest.mark.parametrize(
     ("buffer", "message"),
     [
         (lambda: ReplayBuffer(5, vector_space(), spaces.Box(-1, 1, (1,)), "cpu"), "holds no transitions"),
         (lambda: ReplayBuffer(5, vector_space(), spaces.Discrete(2), "cpu"), "holds no transitions"),
-        (her, "a HerReplayBuffer makes up goals"),
         (lambda: small(actions=1.5), r"actions reach 1.5, expected values in \[-1, 1\], to which"),
         (lambda: small(observations=np.nan), "observations has NaN or infinity, first in row 1"),
         (lambda: small(next_observations=9.0), r"next_observations row 1 holds 9, expected a value in \[-2, 2\]"),

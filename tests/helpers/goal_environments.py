@@ -37,6 +37,8 @@ class Point(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
         super().reset(seed=seed)
+        if seed is not None:  # an episode is the same whenever it is begun by the same seed
+            self._random, self._episode = np.random.default_rng(seed), seed % 97
         self._episode, self._step = self._episode + 1, 0
         self._place, self._goal = self._random.uniform(-1, 1, (2, 2))
         return self._observation(), {}
