@@ -85,13 +85,16 @@ class TestObservations:
                 assert not all_finite(np.array(values, np.float32))
                 assert not all_finite(np.array([values, values], np.float32))
 
+    def test_a_flat_shape_is_told_once(self, policy: GuidedPolicy) -> None:
+        assert refusal_of_call(policy.act, np.zeros(4)).endswith("shape (4,), expected real numbers of shape (3,)")
+
     def test_a_shape_of_its_own(self) -> None:
         parts = (replace(dict_parts()[1], key=None, shape=(2, 3)),)
         policy = GuidedPolicy.from_bundle(Bundle.from_files(make_files(make_policy(Sizes(6), parts)), "b"))
         noise = policy.deterministic_noise()
         image = np.arange(6.0).reshape(2, 3)
         np.testing.assert_array_equal(policy.act(image, noise=noise).q, policy.act(image.ravel(), noise=noise).q)
-        assert "shape (3, 2)" in refusal_of_call(policy.act, image.T)
+        assert "shape (3, 2), expected real numbers of shape (2, 3) or (6,)" in refusal_of_call(policy.act, image.T)
 
 
 class TestDictObservations:

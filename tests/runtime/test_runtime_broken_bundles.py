@@ -183,7 +183,7 @@ class TestMixedUp:
 
     @pytest.mark.parametrize(
         ("name", "words"),
-        [(DETERMINISTIC, "the policy gives the test vectors another action"), (CRITIC, "the critic apart")],
+        [(DETERMINISTIC, "the test vectors get another action from the policy"), (CRITIC, "the critic apart")],
     )
     def test_a_network_of_another_deterministic_bundle(self, deterministic_files: Files, name: str, words: str) -> None:
         other = make_deterministic_files(make_policy(seed=9))
@@ -193,7 +193,7 @@ class TestMixedUp:
         """The right actions, with the returns of other critics."""
         other = replace(small, critics=make_policy(seed=9).critics)
         graph = deterministic_model(other).SerializeToString(deterministic=True)
-        refusal_of(rehashed({**deterministic_files, DETERMINISTIC: graph}), "the policy gives", "another q")
+        refusal_of(rehashed({**deterministic_files, DETERMINISTIC: graph}), "another q from the policy")
 
     def test_networks_of_the_other_form(self, files: Files, deterministic_files: Files) -> None:
         for manifest_of, rest in ((files, deterministic_files), (deterministic_files, files)):

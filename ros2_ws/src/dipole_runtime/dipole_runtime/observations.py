@@ -101,4 +101,5 @@ def _flat(value: Any, part: ObservationPart) -> Floats:
 
 def _unlike(part: ObservationPart, found: str) -> GuidedPolicyError:
     name = "observation" if part.key is None else f"observation {shown(part.key)}"
-    return GuidedPolicyError(f"{name} has {found}, expected real numbers of shape {part.shape} or ({part.size},)")
+    or_flat = "" if part.shape == (part.size,) else f" or ({part.size},)"
+    return GuidedPolicyError(f"{name} has {found}, expected real numbers of shape {part.shape}{or_flat}")

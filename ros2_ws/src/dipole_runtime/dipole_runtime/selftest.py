@@ -66,6 +66,6 @@ def require_parity(path: str, measured: Parity) -> None:
         # Not "error > tolerance": a comparison with NaN must not pass.
         if not error <= tolerance:
             raise GuidedPolicyError(
-                f"on this machine {path} gives the test vectors another {name} than the trainer's: error {error:.3g}, "
-                f"expected at most {tolerance:.3g}"
+                f"on this machine the test vectors get another {name} from {path} than from the trainer: error "
+                f"{error:.3g}, expected at most {tolerance:.3g}"
             )
