@@ -176,10 +176,10 @@ def _rows_of(value: Any, rows: Any) -> Any:
 def common_length(source: str, arrays: Mapping[str, Any]) -> int:
     """Rows of all arrays.
 
-    :raises DatasetError: they differ.
+    :raises DatasetError: they differ, or an array is empty.
     """
-    lengths = {
-        name: _length(array)
+    named = {
+        name: array
         for key, value in arrays.items()
         for name, array in (
             ((f"{key}[{part!r}]", array) for part, array in value.items())
@@ -187,15 +187,21 @@ def common_length(source: str, arrays: Mapping[str, Any]) -> int:
             else [(key, value)]
         )
     }
-    expected = lengths.get("actions", max(lengths.values(), default=0))
-    for name, length in lengths.items():
-        if length != expected:
-            raise DatasetError(f"{source}: {name} has {length} rows, expected {expected}, as many as there are actions")
+    shapes = {name: _shape(array) for name, array in named.items()}
+    for name, shape in shapes.items():
+        if not shape or shape[0] == 0:
+            raise DatasetError(f"{source}: {name} is empty (shape {shape}), expected at least one transition")
+    expected = shapes.get("actions", next(iter(shapes.values()), (0,)))[0]
+    for name, shape in shapes.items():
+        if shape[0] != expected:
+            raise DatasetError(
+                f"{source}: {name} has {shape[0]} rows, expected {expected}, as many as there are actions "
+                f"(found shape {shape})"
+            )
     return expected
 
 
-def _length(array: Any) -> int:
-    shape = getattr(array, "shape", None)
-    if shape is not None:
-        return int(shape[0]) if len(shape) else 0
-    return len(array) if hasattr(array, "__len__") else 0
+def _shape(array: Any) -> tuple[int, ...]:
+    # Arrays in files have a shape, lists none.
+    shape: Any = getattr(array, "shape", None)
+    return tuple(shape) if shape is not None else (len(array),) if hasattr(array, "__len__") else ()

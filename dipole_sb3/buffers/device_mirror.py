@@ -18,7 +18,7 @@ ObservationTensors = Tensor | dict[str, Tensor]
 class DeviceMirror:
     """Tensors of a buffer's arrays, [rows · n_envs, ...]: on the CPU views of the same memory, elsewhere copies.
 
-    A ring that grows sends the rows that were added since the last time, not the whole of itself.
+    A growing ring sends only the rows that were added since the last call.
 
     :param device: where the tensors are.
     """

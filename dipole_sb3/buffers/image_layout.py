@@ -12,11 +12,11 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 from dipole_sb3.common.checks import ObservationArrays
 
 BLOCK_BYTES = 32 * 2**20
-"""About as much as is in memory at a time of data that are read from one end to the other."""
+"""About the size of a block, where data are read from beginning to end."""
 
 
 def rows_per_block(row_bytes: int) -> int:
-    """Rows to read at a time, of so many bytes each."""
+    """Rows of a block, by the bytes of a row."""
     return max(1, min(65_536, BLOCK_BYTES // max(row_bytes, 1)))
 
 
@@ -50,7 +50,7 @@ def transposed(value: ObservationArrays, space: spaces.Space[Any], leading: int 
 
 def adopted(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """The array itself where torch can read it as it is, else a contiguous copy."""
-    # Rows apart in memory, as rows are what is drawn: a column-major array would be adopted at the price of slow draws.
+    # Batches are rows: each must lie in one piece, so a column-major array is copied.
     readable = array.dtype == dtype and min(array.strides) > 0 and array.strides[0] == max(array.strides)
     return array if readable else np.ascontiguousarray(array, dtype)
 

@@ -24,8 +24,8 @@ SelfMixedReplayBuffer = TypeVar("SelfMixedReplayBuffer", bound="MixedReplayBuffe
 class MixedReplayBuffer(OfflineReplayBuffer):
     """A ring of online transitions beside recorded data, which are neither copied nor overwritten.
 
-    The paper has one ring, preloaded with the data set, which online data overwrite once it is full. Here only online
-    data give way to online data; until the ring is full both are the same.
+    The paper preloads one ring with the data set, and online data overwrite it once it is full. Here online data only
+    overwrite online data. Until the ring is full, both draw alike.
 
     SB3's face is that of the ring: its arrays, ``pos``, ``full``, ``buffer_size`` and :meth:`add`. :meth:`size`,
     :meth:`sample`, :meth:`draw` and :meth:`take` are of both parts together; flat indices count the recorded
@@ -142,7 +142,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
     def _next_share(self, batch_size: int) -> int:
         assert self.offline_ratio is not None
         self._owed += self.offline_ratio * batch_size
-        # A ratio such as 0.1 is no binary fraction: sums of it must not fall short of the whole number they stand for.
+        # 0.1 is not exact in binary: sums of it may fall just short of a whole number.
         share = min(int(self._owed + 1e-9), batch_size)
         self._owed -= share
         return share
@@ -154,8 +154,8 @@ class MixedReplayBuffer(OfflineReplayBuffer):
             return super().take(indices, n_steps)
         if self.n_online == 0:
             return self.recorded.take(indices, n_steps)
-        # Both parts are read at every place, at a fixed row where the other one's is wanted: what belongs to which is
-        # known on the device only, and asking would wait for it.
+        # Both parts are read at every place, and a fixed row where the other part is wanted: only the device knows
+        # which is which, and asking it would make the host wait.
         old = self.recorded.take(indices.clamp(max=recorded - 1), n_steps)
         new = super().take((indices - recorded).clamp(min=0), n_steps)
         return _chosen(indices < recorded, old, new)
@@ -225,8 +225,8 @@ class MixedReplayBuffer(OfflineReplayBuffer):
     def with_environments(self: SelfMixedReplayBuffer, n_envs: int) -> SelfMixedReplayBuffer:
         """A buffer with these transitions for another number of environments; the recorded part is shared.
 
-        Each environment's transitions stay in their order, one environment after the other, divided evenly; where they
-        do not fill the last row, up to ``n_envs`` − 1 of them stand there a second time.
+        The transitions of each environment keep their order. The new environments get equal shares of them; where they
+        do not fill the last row, up to ``n_envs`` − 1 transitions are repeated.
 
         :param n_envs: environments that will write at a time.
         """
@@ -260,7 +260,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        # A ring of a million transitions in which a few lie is not a hundred megabytes on a disk.
+        # Only filled rows: an empty ring of a million transitions would take hundreds of megabytes on the disk.
         rows = self._filled_rows()
         filled = {name: mapped(lambda array: array[:rows], getattr(self, name)) for name in TRANSITION_ARRAYS}
         return {**super().__getstate__(), **filled, "_shared": None}
@@ -288,7 +288,7 @@ def _keyed_like(value: Any, name: str, state: dict[str, np.ndarray]) -> Observat
 
 
 def recorded_part(buffer: OfflineReplayBuffer) -> OfflineReplayBuffer:
-    """What was recorded before the online data beside it; the whole buffer where nothing was."""
+    """The recorded part of a buffer; the buffer itself where it has none."""
     recorded = buffer.recorded if isinstance(buffer, MixedReplayBuffer) else None
     return buffer if recorded is None else recorded
 

@@ -60,7 +60,7 @@ def find_breaks(
     :param observations: [rows, n_envs, *observation], or a dict of those.
     :param next_observations: the same.
     :param dones: [rows, n_envs], 1 where an episode ended.
-    :param newest: row after which nothing was written yet.
+    :param newest: the row that was written last.
     """
     rows = len(dones)
     breaks = dones > 0

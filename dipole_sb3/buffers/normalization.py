@@ -18,7 +18,7 @@ _UNFITTED_COUNT = 1.0
 """SB3 starts its running statistics with a pseudo-count of 1e-4; below one real sample they are not fitted."""
 
 _ROWS_AT_ONCE = 65_536
-"""Means are taken in float64: of a part at a time, so that a large data set is not copied whole."""
+"""Rows that are converted to float64 at a time: a large data set is never copied whole."""
 
 
 class ObservationStatistics(NamedTuple):
@@ -124,7 +124,7 @@ def _discounted_returns(dataset: OfflineReplayBuffer, gamma: float) -> np.ndarra
 
 
 def vec_normalize_state(vec_normalize: VecNormalize) -> dict[str, Any]:
-    """What its steps have made of it, as numbers and arrays."""
+    """Its statistics and running returns, as numbers and arrays."""
     return {
         "statistics": {name: vars(running) for name, running in _running_statistics(vec_normalize).items()},
         "returns": vec_normalize.returns,
@@ -133,7 +133,7 @@ def vec_normalize_state(vec_normalize: VecNormalize) -> dict[str, Any]:
 
 
 def restore_vec_normalize(vec_normalize: VecNormalize, state: Mapping[str, Any]) -> None:
-    """Goes on from what :func:`vec_normalize_state` gave.
+    """Restores what :func:`vec_normalize_state` gave.
 
     :raises ValueError: it normalises something else.
     """

@@ -15,7 +15,7 @@ import numpy as np
 from dipole_sb3.common.errors import DatasetError
 
 _HEADER_BYTES = 4096
-"""Room for any shape, which is known last; and the rows begin at a page."""
+"""Room for any shape, which is known last. Rows begin at a page of memory."""
 
 
 class NpyWriter:
@@ -41,7 +41,7 @@ class NpyWriter:
         self.rows += len(rows)
 
     def finish(self) -> dict[str, Any]:
-        """Completes the file, on the disk too; what is to be known about it."""
+        """Completes the file on the disk; its shape, dtype and SHA-256."""
         shape = (self.rows, *self._shape)
         self._file.seek(0)
         self._file.write(_header(shape, self._dtype))
@@ -59,8 +59,8 @@ class NpyWriter:
 class NpyFile:
     """Rows of an .npy file on the disk.
 
-    Rows can be drawn in two ways. Through the map: at the speed of memory, but every page that was touched, and its
-    neighbours, count as the process's memory. By reads: a system call for each row, and nothing stays.
+    Rows can be drawn in two ways. Through the map they come at the speed of memory, but every touched page and its
+    neighbours count as the process's memory. By reads each row is a system call, and nothing stays in memory.
 
     :param path: the file.
     :param shape: that it must have, [rows, ...].
@@ -82,7 +82,7 @@ class NpyFile:
         if found != expected:
             what = "is truncated" if found < expected else "is longer than its array"
             raise DatasetError(f"{path}: {what}: found {found} bytes, expected {expected}")
-        # Nothing cannot be mapped.
+        # An empty array cannot be mapped.
         empty = shape[0] == 0
         self.map: np.ndarray = (
             np.empty(shape, dtype) if empty else np.asarray(np.memmap(path, dtype, "r", self._offset, shape))

@@ -230,7 +230,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """One transition of every environment, as in SB3; the oldest row gives way when the buffer is full."""
+        """One transition of every environment, as in SB3; a full buffer overwrites its oldest row."""
         row = self.pos
         self._write(row, self.observations, obs)
         if self._shared is None:
@@ -311,7 +311,7 @@ class OfflineReplayBuffer(ReplayBuffer):
 
         Memory stays bounded where the data lie in storage.
 
-        :param rows: of a block, each of ``n_envs`` transitions; None: as many as are worth while.
+        :param rows: of a block, each of ``n_envs`` transitions; None: blocks of about 32 MiB.
         :return: ``observations`` and ``next_observations`` [n, *observation] (or dicts of those), ``actions``
             [n, action] scaled to [−1, 1], ``rewards``, ``dones`` and ``timeouts`` [n].
         """

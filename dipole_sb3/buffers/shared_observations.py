@@ -66,7 +66,7 @@ class SharedNextObservations:
 
         :param next_observations: [filled rows, n_envs, *observation], or a dict of those, beside observations that are
             written already.
-        :param newest: row after which nothing was written yet.
+        :param newest: the row that was written last.
         """
         filled = len(next(iter(together(next_observations)))[0])
         kept = np.zeros((filled, self.n_envs), bool)

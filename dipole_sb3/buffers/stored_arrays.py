@@ -38,7 +38,7 @@ COLUMNS = ("actions", "rewards", "dones", "timeouts")
 MAPPED_BYTES = 768 * 2**20
 """Arrays are drawn through memory maps while they fit into this, smallest first; the others are read row by row.
 
-Linux counts every page of a map that was touched as the process's memory, and brings up to 2 MiB around it along.
+Linux counts every touched page of a map as the process's memory, with up to 2 MiB around it.
 """
 
 Keyed = dict[str | None, NpyFile]
@@ -91,7 +91,7 @@ class StoredArrays:
         }
 
     def _mend(self, following: dict[str | None, np.ndarray], rows: np.ndarray) -> None:
-        """Puts the true next observations where the next row is not the one."""
+        """Fills in the true next observations where the next row is another state."""
         breaks = self.breaks.map
         if len(breaks) == 0:
             return
@@ -103,7 +103,7 @@ class StoredArrays:
 
 
 class NextObservations:
-    """s' of every transition, [transitions, 1, *observation], put together where it is asked for.
+    """s' of every transition, [transitions, 1, *observation], assembled when it is indexed.
 
     :param arrays: the files.
     :param key: of a Dict observation, or None.

@@ -23,8 +23,8 @@ class StoredReplayBuffer(OfflineReplayBuffer):
     """Recorded transitions that stay in their files; made by :func:`dipole_sb3.datasets.storage.load`.
 
     It gives the same batches for the same generator as the same data in memory. ``observations``, ``actions``,
-    ``rewards``, ``dones`` and ``timeouts`` are memory maps that cannot be written to; ``next_observations`` is put
-    together where it is indexed. Pickled, it is the folder's path and the checksum of what must lie there.
+    ``rewards``, ``dones`` and ``timeouts`` are read-only memory maps; ``next_observations`` is assembled when it is
+    indexed. Pickled, it is the folder's path and the checksum of what must lie there.
     """
 
     _arrays: StoredArrays

@@ -36,7 +36,7 @@ class RowError(DatasetError):
         return type(self), (self.before, self.row, self.after)
 
     def counted_from(self, first: int) -> RowError:
-        """The same for data of which ``first`` rows lie before the part that was checked."""
+        """The same error, with the row counted from ``first`` rows earlier."""
         return RowError(self.before, self.row + first, self.after)
 
 
@@ -200,16 +200,16 @@ def require_box_actions(space: spaces.Space[Any]) -> spaces.Box:
     """The action space as a bounded Box, or one sentence that says what is supported."""
     if not isinstance(space, spaces.Box):
         raise ValueError(
-            f"DIPOLE needs continuous actions: found action space {on_one_line(space)}, expected a "
+            f"continuous actions are needed: found action space {on_one_line(space)}, expected a "
             "gymnasium.spaces.Box with finite bounds"
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
-            f"DIPOLE needs bounded actions: found {on_one_line(space)}, expected a Box with finite low and high"
+            f"bounded actions are needed: found {on_one_line(space)}, expected a Box with finite low and high"
         )
     if not (space.low < space.high).all():
         raise ValueError(
-            f"DIPOLE needs actions that can vary: found {on_one_line(space)}, expected a Box with low < high"
+            f"actions that can vary are needed: found {on_one_line(space)}, expected a Box with low < high"
         )
     return space
 

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from dipole_sb3.common.errors import DatasetError
 
 _ENVIRONMENT = {
-    # Each keeps one core busy with matrices too small to share; results must not hang on the number of threads.
+    # Their matrices are too small to share among cores, and results must not depend on the number of threads.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # Nothing is rendered, so nothing is asked of the graphics driver.
+    # They render nothing, so they need no graphics driver.
     "MUJOCO_GL": "disable",
 }
 
@@ -118,7 +118,7 @@ class Worker(NamedTuple):
         """What the worker sends next.
 
         :param who: the worker, for the message of its death.
-        :param kept: what becomes of what was made before, likewise.
+        :param kept: what happens to earlier results, for the same message.
         :raises DatasetError: it has died, between two messages or in the middle of one.
         """
         try:

@@ -1,4 +1,4 @@
-"""Observations are one array (or tensor), or a dict of those where the space is a Dict: the same done to either."""
+"""What treats observations alike, be they one array (or tensor) or, in a Dict space, a dict of those."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ HDF5_SUFFIXES = (".hdf5", ".h5")
 
 
 class ArrayInFile(Protocol):
-    """An array that is read where it is sliced; slices that go forwards are read once."""
+    """An array that is read when it is sliced. Slices in ascending order read the file once."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -70,7 +70,7 @@ def _opened_npz(path: Path) -> Iterator[dict[str, ArrayInFile]]:
         archive = zipfile.ZipFile(path)
     except OSError:
         raise
-    except Exception as error:  # damaged bytes surface as whatever zipfile stumbles over
+    except Exception as error:  # zipfile raises errors of many kinds for damaged bytes
         raise DatasetError(
             f"{path}: not a complete .npz file (other format or truncated); expected a file written by numpy.savez"
         ) from error
@@ -94,7 +94,7 @@ class _NpzArray:
             yield
         except DatasetError:
             raise
-        except Exception as error:  # damaged bytes surface as whatever zipfile or NumPy stumbles over
+        except Exception as error:  # zipfile and NumPy raise errors of many kinds for damaged bytes
             text = " ".join(str(error).split())
             raise DatasetError(
                 f"{self._path}: {self._name.removesuffix('.npy')} cannot be read ({text}); the file is damaged or "
@@ -115,7 +115,7 @@ class _NpzArray:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         with self._failures_named():
-            # Rows of column-major arrays, and of none, are not apart in the file.
+            # Rows of column-major arrays do not lie in one piece, and single numbers have none.
             if self._fortran or not self.shape:
                 return self._all()[rows] if self.shape else self._all()
             start, stop, _ = rows.indices(self.shape[0])

@@ -43,8 +43,8 @@ def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str],
     if not is_file_name(source):
         _write_file(load_dataset(source, device="cpu"), destination)
         return
-    # How many transitions a file makes is known when it has been read; what was read is kept on the disk, under a name
-    # by which the next conversion finds what a killed one left.
+    # The number of transitions is known only after the file was read, so they go to a stored data set first. Its name
+    # is fixed: the next conversion replaces what a killed one left.
     stored = destination.with_name(f".{destination.name}.stored")
     try:
         _store(source, stored, overwrite=True)
@@ -73,7 +73,7 @@ def _store(source: str | os.PathLike[str], destination: Path, overwrite: bool) -
 
 
 def _provenance(metadata: Mapping[str, Any], source: str | os.PathLike[str]) -> dict[str, Any]:
-    # The digest of the source's file is not one of the new file's.
+    # The digest of the source does not apply to the new file.
     kept = {key: value for key, value in metadata.items() if key != "sha256"}
     return {**kept, "converted_from": str(source)}
 
@@ -139,7 +139,7 @@ def _write_file(buffer: OfflineReplayBuffer, path: Path) -> None:
 
 
 def _write_npz(buffer: OfflineReplayBuffer, path: Path) -> None:
-    # One member after the other is how zip files are written: every array is a pass of its own.
+    # A zip file is written member by member: every array needs a pass over the data.
     names = [(name, array.dtype, array.shape[1:]) for name, array in _arrays(next(buffer.blocks(1)), buffer)]
     with replaced_when_complete(path) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for name, dtype, shape in names:

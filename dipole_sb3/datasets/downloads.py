@@ -22,10 +22,10 @@ from tqdm import tqdm
 from dipole_sb3.common.errors import DatasetError
 
 ATTEMPTS = 5
-"""Connections in a row that may break off without bringing anything, before the download counts as failed."""
+"""Connections in a row that may break off without a byte before the download fails."""
 
 FIRST_PAUSE = 1.0
-"""Seconds before the second of those; every further pause is twice as long."""
+"""Seconds before the second attempt; each later pause is twice as long."""
 
 _TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
@@ -41,12 +41,12 @@ class DamagedArchiveError(DatasetError):
 def download(url: str, target: Path, *, room: int = 0) -> None:
     """Fetches a file; what has arrived stays when it breaks off, and the next call goes on from there.
 
-    A server that does not know ranges, or has another file by now, starts anew. The target takes its name when it is
-    complete.
+    If the server does not support ranges, or its file has changed, the download starts anew. The target appears when it
+    is complete.
 
     :param url: of the file.
     :param target: where it goes, in an existing folder.
-    :param room: how many times its size must be free beyond the file itself, for what comes of it.
+    :param room: disk space that must be free beyond the file itself, in multiples of the file's size.
     :raises DatasetError: one sentence: not there, broken off, no room, or the folder cannot be written.
     """
     part = _Part(target)
@@ -91,7 +91,7 @@ class _Part:
         return self.path.exists() and self.known(url).get("total") == self.size()
 
     def start(self, url: str, validator: str | None, total: int) -> None:
-        """Forgets what arrived before: the file is another one, or has not been begun."""
+        """Begins the file, and forgets what arrived of an earlier one."""
         with self.writing():
             self._note.unlink(missing_ok=True)
             self.path.write_bytes(b"")
@@ -118,7 +118,7 @@ class _Part:
 
 
 def _receive(url: str, part: _Part, room: int) -> None:
-    """One connection's worth of a file, from where the last one ended if the server still has that file."""
+    """Takes what one connection gives, from where the last one ended if the server still has that file."""
     known, size = part.known(url), part.size()
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "dipole-sb3"})
     if known.get("validator") and 0 < size < known["total"]:

@@ -17,8 +17,8 @@ from dipole_sb3.common.files import cannot_write
 def replaced_folder(path: Path, mark: str, overwrite: bool) -> Iterator[Path]:
     """An empty folder that takes the name ``path`` when the block ends well, and vanishes when it does not.
 
-    It lies beside its final place, under a name of which there is one: what a killed process left there is removed,
-    one that still writes is told by its lock.
+    It lies beside its final place, under a fixed name. What a killed process left there is removed; a process that
+    still writes is known by its lock.
 
     :param path: final name; missing parent folders are made.
     :param mark: a file by which a folder is known that may be replaced.
@@ -74,7 +74,7 @@ def _locked_folder(path: Path, partial: Path) -> int:
 
 
 def _finish_replacing(path: Path, replaced: Path) -> None:
-    """What a process was killed in, between putting the earlier folder aside and the new one in its place."""
+    """Finishes the work of a process that was killed after it had put the earlier folder aside."""
     if replaced.exists():
         if path.exists():
             shutil.rmtree(replaced)

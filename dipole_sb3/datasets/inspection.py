@@ -55,7 +55,7 @@ class ElementStatistics:
         """Adds [n, *shape], whose first row is ``first_row`` of the whole."""
         values = values.astype(np.float64)
         self.rows += len(values)
-        # What becomes infinite as float32 is refused by buffers, too.
+        # Buffers also refuse what becomes infinite as float32.
         finite = np.abs(values) <= np.finfo(np.float32).max
         if not finite.all():
             wrong = ~finite.reshape(len(finite), -1).all(axis=1)
@@ -103,7 +103,7 @@ class Inspection:
     :param saturated: share of all actions' elements that are at a bound; None where those are not known.
     :param action_histograms: of scaled actions over [−1, 1], [action, bins]; None likewise.
     :param problems: one sentence each.
-    :param warnings: likewise: nothing is wrong, but it may not be what was wanted.
+    :param warnings: one sentence each: what is valid, but may not be intended.
     """
 
     name: str
@@ -259,7 +259,7 @@ class _Survey:
         self._found.action_histograms = np.array(counts) if known is None else known + counts
 
     def _add_joins(self, block: dict[str, Any], first: int) -> None:
-        """An episode that goes on must go on where it was."""
+        """Within an episode every row must begin where the row before it ended."""
         states = dict(checks.named_arrays("", block["observations"]))
         following = dict(checks.named_arrays("", block["next_observations"]))
         apart = np.zeros(len(block["rewards"]), bool)

@@ -125,7 +125,7 @@ def _episodes(name: str, data: Any) -> Iterator[Any]:
     for index in data.episode_indices:
         try:
             yield next(episodes)
-        except Exception as error:  # damaged bytes surface as whatever the storage stumbles over
+        except Exception as error:  # Minari raises errors of many kinds for damaged bytes
             raise DatasetError(f"{name}: episode {index} cannot be read ({error}); the set is damaged") from error
 
 

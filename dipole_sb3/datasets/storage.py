@@ -37,7 +37,7 @@ from dipole_sb3.datasets.folders import replaced_folder
 
 
 class DatasetWriter:
-    """Writes transitions to a folder, as many and as few at a time as one likes; memory does not grow with them.
+    """Writes transitions to a folder, any number at a time; memory does not grow with them.
 
     A context manager: the folder appears under its name, whole and on the disk, when the block ends well, and not at
     all when it does not. What a killed process left beside it is removed by the next one that writes there.

@@ -263,7 +263,7 @@ class _Rollouts:
                     totals[index] = 0.0
                     yield _stacked(rows[index])
                     rows[index] = []
-                # Rows of several environments must not mix; those of one can go before its episode is over.
+                # Rows of several environments must not mix; those of one may be written before its episode ends.
                 elif count == 1 and len(rows[index]) > _ROWS_AT_A_TIME:
                     yield _stacked(rows[index][:-1])
                     rows[index] = rows[index][-1:]

@@ -141,7 +141,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
-    except Exception as error:  # damaged bytes surface as whatever zipfile or NumPy stumbles over
+    except Exception as error:  # zipfile and NumPy raise errors of many kinds for damaged bytes
         text = " ".join(str(error).split()) or type(error).__name__
         raise DatasetError(
             f"{path}: cannot be read as an .npz file, it may be truncated or damaged ({text}); expected an episode as "

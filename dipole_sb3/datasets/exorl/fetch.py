@@ -19,13 +19,14 @@ URL = "https://dl.fbaipublicfiles.com/exorl/{domain}/{algorithm}.zip"
 def fetch(name: str, *, dataset_dir: str | Path | None = None) -> Path:
     """Downloads one of ExORL's recordings and unpacks its episodes.
 
-    A download that broke off goes on where it was; the episodes appear when all of them are there. The archive is
-    removed afterwards; the films in it are not unpacked.
+    An interrupted download goes on where it stopped. The episodes appear when all of them are complete. The archive is
+    removed afterwards; the videos in it are not unpacked.
 
     :param name: ``{domain}/{algorithm}``, for example ``walker/rnd``.
     :param dataset_dir: folder of all recordings; default ``$EXORL_DATA_DIR``, else ``~/.exorl``.
     :return: the folder of the episodes.
-    :raises DatasetError: an unknown name, a failed download, a damaged archive, no room, or another process at it.
+    :raises DatasetError: an unknown name, a failed download, a damaged archive, no room, or another process at
+        work.
     """
     recording = parse_recording(name)
     folder = recording.folder(data_directory(dataset_dir))

@@ -23,10 +23,10 @@ from dipole_sb3.datasets.exorl.episodes import find_episodes, fingerprint
 from dipole_sb3.datasets.exorl.names import RewardedTask, data_directory, parse
 
 RELABELLER_VERSION = 1
-"""Another number whenever the same episodes would give other arrays: what was kept of older ones is then not taken."""
+"""Raised whenever the same episodes would give other arrays; what older versions kept is then ignored."""
 
 _STEPS_WORTH_A_PROCESS = 50_000
-"""Relabelling these takes a few times as long as starting a process for them."""
+"""Steps whose relabelling takes a few times as long as starting a process."""
 
 
 def load(
@@ -39,8 +39,8 @@ def load(
     """What one of ExORL's agents recorded, with the rewards of one task (Yarats et al. 2022, arXiv:2201.13425).
 
     Rewards are the task's of the *next* state, computed through dm_control's physics. Every mask is 1: episodes end by
-    their time limit alone. What was computed is kept beside the recording, as memory-mapped arrays, and found there the
-    next time as long as the episodes are the same, by name and size; runs started side by side compute it once.
+    their time limit alone. The result is kept beside the recording, as memory-mapped arrays, and used again as long as
+    the episodes have the same names and sizes. Of runs that start together, one computes it.
 
     :param name: ``{domain}/{algorithm}/{task}``, for example ``walker/rnd/walk``.
     :param device: where batches will be drawn.
@@ -109,7 +109,7 @@ def _cached(cache: Path, folder: Path, device: torch.device | str) -> OfflineRep
     if not cache.exists():
         return None
     buffer = storage.load(cache, device=device)
-    # Who has removed the episodes, to save the space they take, wants what was made of them.
+    # Where the episodes were removed to save space, this is all there is.
     same = not (folder / "buffer").is_dir() or buffer.metadata.get("fingerprint") == fingerprint(find_episodes(folder))
     return buffer if same else None
 
@@ -134,7 +134,7 @@ def _relabel(rewarded: RewardedTask, folder: Path, cache: Path, processes: int |
     count = max(1, min(count, len(episodes)))
     with (
         storage.DatasetWriter(cache, observation_space, action_space, metadata=metadata, overwrite=True) as writer,
-        # Nothing is shown where nobody watches.
+        # None: no bar outside a terminal.
         tqdm(total=steps, desc=f"rewards of {rewarded}", unit=" steps", unit_scale=True, disable=None) as progress,
         closing(label_all(domain, rewarded.task, episodes, count)) as all_labelled,
     ):

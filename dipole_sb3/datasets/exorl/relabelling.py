@@ -138,7 +138,7 @@ def _receive(worker: Worker, file: EpisodeFile) -> dict[str, NDArray[Any]]:
 
 
 def _work(connection: Connection, share: _Share) -> None:
-    """A worker's life: its share of the episodes, or what went wrong."""
+    """What a worker does: it labels its share of the episodes, or tells what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         try:
@@ -151,4 +151,4 @@ def _work(connection: Connection, share: _Share) -> None:
             # As text: not every exception survives pickling.
             connection.send(traceback.format_exc())
     except (BrokenPipeError, ConnectionResetError):
-        sys.exit(0)  # nobody waits for it any more
+        sys.exit(0)  # the parent no longer waits for it

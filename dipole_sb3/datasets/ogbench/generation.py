@@ -285,7 +285,7 @@ def _column(part: Path, key: str) -> np.ndarray[Any, Any]:
             return np.ascontiguousarray(episode[key])
     except OSError:
         raise
-    except Exception as error:  # damaged bytes surface as whatever NumPy's parser of headers stumbles over
+    except Exception as error:  # NumPy raises errors of many kinds for damaged bytes
         part.unlink()
         raise DatasetError(
             f"{part} was damaged and is removed ({error}); the same call makes this episode again"

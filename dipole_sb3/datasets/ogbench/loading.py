@@ -53,8 +53,8 @@ def load(
     """A single-task data set of OGBench, with exactly the arrays that ``ogbench.make_env_and_datasets`` returns.
 
     Rewards and masks come from ogbench itself: they look at the state *before* the action, success does not end an
-    episode, and a mask is 0 only on full success. Neither in memory nor on the way there are more than about 1.3
-    times those arrays held.
+    episode, and a mask is 0 only on full success. Loading takes at most about 1.3 times the
+    memory of those arrays.
 
     :param name: for example ``cube-single-play-singletask-task2-v0``, or ``…-singletask-v0`` for the default task.
     :param dataset_dir: folder of the files; default ``$OGBENCH_DATA_DIR``, else ``~/.ogbench/data``.
@@ -120,7 +120,7 @@ def _provide_files(task: SingleTask, directory: Path, validation: bool, download
         raise DatasetError(_absence(task, directory, wanted, "download=False was given"))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # Runs started side by side fetch a data set once: the others wait here and then find it.
+        # Of runs that start together one fetches the data set; the others wait here and then find it.
         with FileLock(directory / f".{task.dataset}.lock"):
             _download(task.dataset, directory, [file for file in wanted if not file.exists()])
     except OSError as error:  # urllib's errors are OSErrors too
@@ -148,7 +148,7 @@ def _download(dataset: str, directory: Path, missing: list[Path]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{dataset}-download-", dir=directory))
     try:
         for name in {f"{dataset}.npz", f"{dataset}-val.npz"} - {file.name for file in missing}:
-            (temporary / name).touch()  # the downloader passes over what exists
+            (temporary / name).touch()  # the downloader skips what exists
         with _socket_timeout(_DOWNLOAD_TIMEOUT):
             download_datasets([dataset], str(temporary))
         for file in missing:
@@ -264,7 +264,7 @@ class _Archive:
     def _failures_named(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # damaged bytes surface as whatever NumPy's parser of headers stumbles over
+        except Exception as error:  # NumPy raises errors of many kinds for damaged bytes
             raise DatasetError(
                 f"{self.path}: cannot be read as an .npz archive, it may be truncated ({error}); delete it and fetch "
                 "or make it again"

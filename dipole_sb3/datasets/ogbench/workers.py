@@ -110,7 +110,7 @@ def _receive(worker: Worker, task: Task) -> None:
 
 
 def _work(connection: Connection, job: Job) -> None:
-    """A worker's life: one episode per task received, until the other side of the pipe is closed or gone."""
+    """What a worker does: an episode for every task it receives, until the other side closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # its remarks on float precision, once per worker
     worker = _Worker(job)
