@@ -98,7 +98,6 @@ def test_the_data_are_good_before_they_are_damaged() -> None:
         (drop("observations"), ("missing observations", "found actions, masks", "expected observations")),
         (drop("actions"), ("missing actions", "found masks", "expected")),
         (drop("rewards"), ("missing rewards", "expected")),
-        (drop("next_observations"), ("missing next_observations", "expected")),
         (drop("terminals", "masks"), ("missing terminals or masks", "found actions", "expected")),
         (drop("actions", "rewards"), ("missing actions, rewards", "expected")),
         (dict.clear, ("missing observations, actions", "found none", "expected")),
@@ -132,7 +131,7 @@ def test_the_data_are_good_before_they_are_damaged() -> None:
         ),
         (replace("next_observations", lambda a: a.astype(np.uint8)), ("next_observations", "uint8", "float32")),
         (replace("observations", lambda a: a.astype(np.uint8)), ("next_observations", "float32", "uint8")),
-        (replace("observations", lambda a: a[:, 0].astype(np.uint8)), ("observations", "(12,)", "[transitions")),
+        (replace("observations", lambda a: a[:, 0].astype(np.uint8)), ("next_observations", "float32", "int64")),
         # one array or a mapping of them
         (replace("next_observations", lambda a: {"joints": a}), ("next_observations", "['joints']", "(12, 3)")),
         (replace("observations", lambda a: {"joints": a}), ("next_observations", "one array", "['joints']")),
