@@ -156,9 +156,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :param metadata: anything worth keeping (environment id, provenance).
         :raises DatasetError: missing keys, wrong shapes, NaN or infinity, emptiness, values out of bounds.
         """
-        transitions: Mapping[str, Any] = arrays
-        if "next_observations" not in arrays or {"dones", "timeouts"} & arrays.keys():
-            (transitions,) = array_conventions.transition_blocks(source, arrays, whole=True)
+        (transitions,) = array_conventions.transition_blocks(source, arrays, whole=True)
         array_conventions.require_keys(source, transitions, arrays)
         known = recorded_arrays.spaces_of(source, transitions, observation_space, action_space)
         found = recorded_arrays.adopted(source, transitions, *known)
