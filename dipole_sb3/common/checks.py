@@ -200,16 +200,16 @@ def require_box_actions(space: spaces.Space[Any]) -> spaces.Box:
     """The action space as a bounded Box, or one sentence that says what is supported."""
     if not isinstance(space, spaces.Box):
         raise ValueError(
-            f"continuous actions are needed: found action space {on_one_line(space)}, expected a "
+            f"the algorithm needs continuous actions: found action space {on_one_line(space)}, expected a "
             "gymnasium.spaces.Box with finite bounds"
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
-            f"bounded actions are needed: found {on_one_line(space)}, expected a Box with finite low and high"
+            f"the algorithm needs bounded actions: found {on_one_line(space)}, expected a Box with finite low and high"
         )
     if not (space.low < space.high).all():
         raise ValueError(
-            f"actions that can vary are needed: found {on_one_line(space)}, expected a Box with low < high"
+            f"the algorithm needs actions that can vary: found {on_one_line(space)}, expected a Box with low < high"
         )
     return space
 

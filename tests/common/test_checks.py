@@ -281,10 +281,10 @@ WIDE = spaces.Box(-np.arange(1, 61, dtype=np.float32), np.arange(1, 61, dtype=np
     ],
 )
 def test_unsupported_action_spaces_are_refused(action_space: spaces.Space[Any], words: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="are needed: found") as refusal:
+    with pytest.raises(ValueError, match=r"needs .*actions.*: found") as refusal:
         require_box_actions(action_space)
     assert_one_line(refusal.value, *words)
-    with pytest.raises(ValueError, match="are needed: found"):
+    with pytest.raises(ValueError, match=r"needs .*actions.*: found"):
         OfflineReplayBuffer.from_arrays(good_arrays(), action_space=action_space, device="cpu")  # type: ignore[arg-type]
 
 

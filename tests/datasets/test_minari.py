@@ -147,7 +147,7 @@ def test_nothing_is_held_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: gymnasium.make("CartPole-v1"), r"minari/test/set-v0: .* found action space Discrete\(2\)"),
         (
             lambda: Sampled(vector_space(), spaces.Box(-np.inf, np.inf, (2,))),
-            r"minari/test/set-v0: bounded actions are needed",
+            r"minari/test/set-v0: the algorithm needs bounded actions",
         ),
     ],
     ids=["discrete", "text", "tuple", "nested", "discrete actions", "unbounded actions"],

@@ -301,7 +301,9 @@ def test_refusals(buffer: Any, message: str) -> None:
 def test_discrete_actions_are_refused() -> None:
     buffer = ReplayBuffer(5, vector_space(), spaces.Discrete(2), "cpu")
     buffer.add(np.zeros((1, 3)), np.ones((1, 3)), np.array([[1]]), np.array([1.0]), np.array([False]), [{}])
-    with pytest.raises(DatasetError, match=r"replay buffer: continuous actions are needed: found .* Discrete\(2\)"):
+    with pytest.raises(
+        DatasetError, match=r"replay buffer: the algorithm needs continuous actions: found .* Discrete\(2\)"
+    ):
         DIPOLE("MlpPolicy", dataset=buffer)
 
 

@@ -386,7 +386,7 @@ class Forgetful(DummyVecEnv):
         ("Pendulum-v1", {"noise": -1.0}, "noise is -1.0; expected standard deviations"),
         ("Pendulum-v1", {"noise": [1.0, 2.0]}, r"noise is \[1.0, 2.0\]; expected one number, or one for each"),
         ("Reacher-v5", {}, r"the model \(SAC\) acts in Box\(-2.0, 2.0, \(1,\), float32\), the environment expects"),
-        ("CartPole-v1", {}, r"continuous actions are needed: found action space Discrete\(2\)"),
+        ("CartPole-v1", {}, r"needs continuous actions: found action space Discrete\(2\)"),
         (
             lambda: Sampled(vector_space(4), spaces.Box(-2, 2, (1,))),
             {},
