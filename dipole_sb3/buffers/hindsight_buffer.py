@@ -135,7 +135,7 @@ class HindsightReplayBuffer(MixedReplayBuffer):
 
     def _finished_indices(self) -> Tensor:
         """Flat indices of the ring's transitions whose episodes are whole."""
-        if self._finished is None or self._finished.device != self.device:
+        if self._finished is None or self._finished.device.type != self.device.type:
             self._finished = torch.from_numpy(np.flatnonzero(self._episodes.bounds.lengths)).to(self.device)
         return self._finished
 
