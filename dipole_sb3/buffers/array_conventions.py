@@ -178,8 +178,8 @@ def common_length(source: str, arrays: Mapping[str, Any]) -> int:
 
     :raises DatasetError: they differ.
     """
-    lengths = {
-        name: _length(array)
+    flat = {
+        name: array
         for key, value in arrays.items()
         for name, array in (
             ((f"{key}[{part!r}]", array) for part, array in value.items())
@@ -187,10 +187,21 @@ def common_length(source: str, arrays: Mapping[str, Any]) -> int:
             else [(key, value)]
         )
     }
+    lengths = {name: _length(array) for name, array in flat.items()}
     expected = lengths.get("actions", max(lengths.values(), default=0))
     for name, length in lengths.items():
+        if 0 in (length, expected):
+            empty = name if length == 0 else "actions"
+            raise DatasetError(
+                f"{source}: {empty} has shape {np.shape(flat[empty])}: it is empty, expected transitions"
+            )
         if length != expected:
-            raise DatasetError(f"{source}: {name} has {length} rows, expected {expected}, as many as there are actions")
+            shape = np.shape(flat[name])
+            tail = () if name in (*END_KEYS, "rewards") else shape[1:]
+            raise DatasetError(
+                f"{source}: {name} has shape {shape}, {length} rows, expected {(expected, *tail)}, "
+                f"{expected} rows, as many as there are actions"
+            )
     return expected
 
 
