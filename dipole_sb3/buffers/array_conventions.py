@@ -192,9 +192,8 @@ def common_length(source: str, arrays: Mapping[str, Any]) -> int:
     for name, length in lengths.items():
         if 0 in (length, expected):
             empty = name if length == 0 else "actions"
-            raise DatasetError(
-                f"{source}: {empty} has shape {np.shape(flat[empty])}: it is empty, expected transitions"
-            )
+            shape = np.shape(flat[empty])
+            raise DatasetError(f"{source}: {empty} has shape {shape}: it is empty, expected at least one transition")
         if length != expected:
             shape = np.shape(flat[name])
             tail = () if name in (*END_KEYS, "rewards") else shape[1:]
