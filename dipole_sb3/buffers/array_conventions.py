@@ -178,7 +178,7 @@ def common_length(source: str, arrays: Mapping[str, Any]) -> int:
 
     :raises DatasetError: they differ, or an array is empty.
     """
-    named = {
+    flat = {
         name: array
         for key, value in arrays.items()
         for name, array in (
@@ -187,21 +187,29 @@ def common_length(source: str, arrays: Mapping[str, Any]) -> int:
             else [(key, value)]
         )
     }
-    shapes = {name: _shape(array) for name, array in named.items()}
-    for name, shape in shapes.items():
-        if not shape or shape[0] == 0:
-            raise DatasetError(f"{source}: {name} is empty (shape {shape}), expected at least one transition")
-    expected = shapes.get("actions", next(iter(shapes.values()), (0,)))[0]
-    for name, shape in shapes.items():
-        if shape[0] != expected:
+    lengths = {name: _length(array) for name, array in flat.items()}
+    expected = lengths.get("actions", max(lengths.values(), default=0))
+    for name, length in lengths.items():
+        if 0 in (length, expected):
+            empty = name if length == 0 else "actions"
+            shape = _shape(flat[empty])
+            raise DatasetError(f"{source}: {empty} has shape {shape}: it is empty, expected at least one transition")
+        if length != expected:
+            shape = _shape(flat[name])
+            tail = () if name in (*END_KEYS, "rewards") else shape[1:]
             raise DatasetError(
-                f"{source}: {name} has {shape[0]} rows, expected {expected}, as many as there are actions "
-                f"(found shape {shape})"
+                f"{source}: {name} has shape {shape}, {length} rows, expected {(expected, *tail)}, "
+                f"{expected} rows, as many as there are actions"
             )
     return expected
 
 
+def _length(array: Any) -> int:
+    shape = _shape(array)
+    return shape[0] if shape else 0
+
+
 def _shape(array: Any) -> tuple[int, ...]:
-    # Arrays in files have a shape, lists none.
+    # Of a list the outer length alone: its rows may differ, which is told elsewhere.
     shape: Any = getattr(array, "shape", None)
     return tuple(shape) if shape is not None else (len(array),) if hasattr(array, "__len__") else ()

@@ -103,16 +103,16 @@ def test_the_data_are_good_before_they_are_damaged() -> None:
         (drop("actions", "rewards"), ("missing actions, rewards", "expected")),
         (dict.clear, ("missing observations, actions", "found none", "expected")),
         # shapes and lengths
-        (replace("observations", lambda a: a[:-1]), ("observations", "(11, 3)", "expected 12")),
+        (replace("observations", lambda a: a[:-1]), ("observations", "(11, 3)", "expected (12, 3)")),
         (replace("next_observations", lambda a: a[:, :2]), ("next_observations", "(12, 2)", "expected (12, 3)")),
         (replace("observations", lambda a: a[:, 0]), ("observations", "(12,)", "[transitions, ...observation]")),
-        (replace("actions", lambda a: a[:5]), ("observations", "(12, 3)", "expected 5")),
+        (replace("actions", lambda a: a[:5]), ("observations", "(12, 3)", "expected (5, 3)")),
         (replace("actions", lambda a: a[:, 0]), ("actions", "(12,)", "expected [transitions, action]", "continuous")),
         (replace("actions", lambda a: np.arange(ROWS) % 3), ("actions", "(12,)", "continuous (Box)")),
-        (replace("rewards", lambda a: a[:4]), ("rewards", "(4,)", "expected 12")),
+        (replace("rewards", lambda a: a[:4]), ("rewards", "(4,)", "expected (12,)")),
         (replace("rewards", lambda a: np.stack([a, a], 1)), ("rewards", "(12, 2)", "expected (12,)")),
-        (replace("terminals", lambda a: np.append(a, 1)), ("terminals", "(13,)", "expected 12")),
-        (replace("masks", lambda a: a[None]), ("masks", "(1, 12)", "expected 12")),
+        (replace("terminals", lambda a: np.append(a, 1)), ("terminals", "(13,)", "expected (12,)")),
+        (replace("masks", lambda a: a[None]), ("masks", "(1, 12)", "expected (12,)")),
         # empty
         (replace("actions", lambda a: a[:0]), ("actions", "empty", "(0, 2)", "at least one")),
         (replace("observations", lambda a: a[:0]), ("observations", "empty", "(0, 3)", "at least one")),
@@ -152,7 +152,7 @@ def test_damaged_arrays_are_refused(damage: Damage, words: tuple[str, ...]) -> N
         (lambda both: both["observations"].pop("joints"), ("next_observations", "['camera']", "'joints'")),
         (
             lambda both: both["observations"].update(camera=np.zeros((ROWS - 1, 8, 8, 3), np.uint8)),
-            ("observations['camera']", "(11, 8, 8, 3)", "expected 12"),
+            ("observations['camera']", "(11, 8, 8, 3)", "(12, 8, 8, 3)"),
         ),
         (
             lambda both: both["next_observations"].update(camera=np.zeros((ROWS, 8, 8, 3), np.float32)),

@@ -118,7 +118,7 @@ def test_sources_that_are_wrong_leave_nothing(tmp_path: Path, destination: str) 
         ({"actions": arrays["actions"] + 3}, r"a\.npz: actions reach 3, expected values in \[-1, 1\]"),
         ({"actions": arrays["actions"][:, 0]}, r"a\.npz: actions has shape \(20,\)"),
         ({"actions": np.where(np.arange(20) == 7, np.nan, 0)[:, None]}, "actions has NaN or infinity, first in row 7"),
-        ({"rewards": arrays["rewards"][:9]}, "rewards has 9 rows, expected 20"),
+        ({"rewards": arrays["rewards"][:9]}, "rewards has shape .*, 9 rows, expected .*, 20 rows"),
         ({"masks": arrays["masks"] / 2}, "masks row 0 holds 0.5"),
     ):
         np.savez(tmp_path / "a.npz", **{**arrays, **change})
