@@ -467,8 +467,3 @@ def test_output_that_nobody_reads_any_more_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m dipole_sb3.cli data info demo/reacher-tqc-10k | true"
     finished = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (finished.stdout, finished.stderr) == ("", "")
-
-
-def test_memory_is_not_optimised_at_the_price_of_an_observation() -> None:
-    with pytest.raises(ValueError, match="optimize_memory_usage is True, expected False: SB3's way loses the last"):
-        DIPOLE("MlpPolicy", "Pendulum-v1", optimize_memory_usage=True)

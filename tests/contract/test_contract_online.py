@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from algorithms import one_sentence, parameters_of, same_parameters, small
+from algorithms import one_sentence, parameters_of, same_parameters, small, state_of
 from filled_buffers import ARRAYS, parts
 from recordings import Arrays
 from sampled_environments import dict_env
@@ -414,3 +414,11 @@ def test_shuffled_data_are_refused_for_several_steps(algorithm: Any, reacher_dat
     one_sentence(refusal.value, "dataset", "n_steps=3", "320 rows")
     assert model.num_timesteps == 0
     small(algorithm, dataset=shuffled).learn(2)
+
+
+def test_observations_that_are_stored_once_change_nothing(algorithm: Any) -> None:
+    plain, once = (
+        small(algorithm, env="Pendulum-v1", learning_starts=20, optimize_memory_usage=way).learn(60)
+        for way in (False, True)
+    )
+    assert same_parameters(state_of(plain), state_of(once))
