@@ -120,7 +120,7 @@ def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
     for each in runs:
         pictures.require_matplotlib(each.config)
         algorithm = algorithm_of(each.config)
-        check_knobs(each.config, algorithm.__name__, algorithm.knobs_of(each.config.algo.policy))
+        check_knobs(each.config, algorithm.__name__, algorithm.knobs())
         _require_env_where_needed(each.config)
     require_different(runs)
     if not resume:
@@ -306,7 +306,7 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
         # An option that came after the run.
         if field.name not in config and field.name in defaults:
             config[field.name] = defaults[field.name]
-    before = config.offline_steps
+    before, length = config.offline_steps, config.offline_steps + config.online_steps
     for override in overrides:
         name, equals, _ = override.partition("=")
         if not equals or name.split(".")[0] in FIXED_OPTIONS:
@@ -317,13 +317,14 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
     OmegaConf.set_struct(config, True)
     config.merge_with_dotlist(overrides)
     check_options(config, TrainOptions)
-    done, total = _timesteps(folder), config.offline_steps + config.online_steps
-    if total < done:
+    total = config.offline_steps + config.online_steps
+    # The checkpoint is read for what may be wrong only: it can be large.
+    if total < length and total < (done := _timesteps(folder)):
         raise ValueError(
             f"offline_steps + online_steps is {total}, but the run in {folder} has {done} timesteps already; "
             "expected at least as many"
         )
-    if config.offline_steps != before and config.online_steps and done > before:
+    if config.offline_steps != before and config.online_steps and _timesteps(folder) > before:
         raise ValueError(
             f"offline_steps is {config.offline_steps}, but the run has gone on online after {before}; expected only "
             "online_steps to change now"

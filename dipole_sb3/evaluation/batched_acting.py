@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dipole_sb3.buffers.normalization import ObservationStatistics, normalized
 from dipole_sb3.common.random_state import TorchSequence
 from dipole_sb3.learning.offline_policy import OfflinePolicy
+from dipole_sb3.networks.feature_network import FeatureNetwork
 from dipole_sb3.networks.network_stack import is_stackable, stacked_head
 
 
@@ -39,7 +40,7 @@ class ActingStack:
 
     def __init__(self, policies: Sequence[OfflinePolicy]) -> None:
         self.policies = list(policies)
-        for name in policies[0].networks():
+        for name in _acting_networks(policies[0]):
             setattr(self, name, _Stacked(stacked_head([policy.networks()[name].head for policy in policies])))
 
     def act(self, observations: Sequence[Any], noise: Sequence[Tensor], **setting: Any) -> list[np.ndarray]:
@@ -146,7 +147,7 @@ def rows_of(observations: Any) -> int:
 
 def _architecture(policy: OfflinePolicy) -> tuple[Any, ...] | None:
     """Equal for policies whose networks fit into one stack; None for one that has none or acts in a way of its own."""
-    heads = {name: network.head for name, network in policy.networks().items()}
+    heads = {name: network.head for name, network in _acting_networks(policy).items()}
     if not _acts_by_its_networks(type(policy)) or not all(map(is_stackable, heads.values())):
         return None
     shapes = tuple(
@@ -155,6 +156,12 @@ def _architecture(policy: OfflinePolicy) -> tuple[Any, ...] | None:
         for part, tensor in head.state_dict().items()
     )
     return _acting_class(type(policy)), shapes, tuple(policy.architecture().items())
+
+
+def _acting_networks(policy: OfflinePolicy) -> dict[str, FeatureNetwork[Any]]:
+    """Those of a policy's networks that act; targets and values do not."""
+    acting = {id(part) for part in vars(policy.acting_form()).values()}
+    return {name: network for name, network in policy.networks().items() if id(network) in acting}
 
 
 def _acting_class(kind: type[OfflinePolicy]) -> type[Any]:

@@ -292,16 +292,17 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         return None
 
     @classmethod
-    def knobs_of(cls, policy: str) -> tuple[Knob, ...]:
-        """What may be turned while the policy of this name acts."""
-        kind: type[Any] = cls.policy_aliases[policy]
+    def knobs(cls) -> tuple[Knob, ...]:
+        """What may be turned while a model acts: arguments of ``predict``, and attributes of the model."""
+        kind: type[Any] = cls.policy_aliases["MlpPolicy"]
         knobs: tuple[Knob, ...] = kind.knobs
         return knobs
 
     @classmethod
     def stackable(cls) -> tuple[str, ...]:
         """Constructor arguments in which runs may differ that learn together."""
-        return ("seed", "learning_rate", *cls.update_rule.objective.per_run_names(), *cls.own_stackable)
+        numbers = cls.update_rule.objective.per_run_names()
+        return ("seed", "learning_rate", *numbers, *(knob.name for knob in cls.knobs()), *cls.own_stackable)
 
     @property
     def actor(self) -> Any:  # type: ignore[override]
@@ -362,22 +363,20 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             raise ValueError(
                 f"replay_buffer_class: found {buffer_class.__name__}, expected a subclass of MixedReplayBuffer"
             )
+        goals = {"env": self.env} if issubclass(buffer_class, HindsightReplayBuffer) else {}
         return buffer_class(
             self.buffer_size,
             self.observation_space,
             self.action_space,
             self.device,
             self.n_envs,
-            **{"recorded": recorded, **self._goals_from(buffer_class), **self.replay_buffer_kwargs},
+            **{"recorded": recorded, **goals, **self.replay_buffer_kwargs},
         )
 
     def _ring_class(self) -> type[ReplayBuffer]:
         """Of what is gathered; SB3's own class for hindsight means the one that knows recorded episodes, too."""
         asked_for: type[ReplayBuffer] = self.replay_buffer_class or MixedReplayBuffer
         return HindsightReplayBuffer if asked_for is HerReplayBuffer else asked_for
-
-    def _goals_from(self, buffer_class: type[ReplayBuffer]) -> dict[str, Any]:
-        return {"env": self.env} if issubclass(buffer_class, HindsightReplayBuffer) else {}
 
     def _make_room(self) -> MixedReplayBuffer:
         """The buffer for online transitions, beside the data set or what a loaded replay buffer holds."""
@@ -799,10 +798,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 taken = {"observation_space": env.observation_space, "action_space": env.action_space}
                 custom_objects = {**(custom_objects or {}), **taken}
         # Knobs are properties, with the attribute behind them in the file.
-        attributes = {
-            f"_{name}" if isinstance(inspect.getattr_static(cls, name, None), property) else name: value
-            for name, value in kwargs.items()
-        }
+        knobs = {knob.name for knob in cls.knobs()}
+        attributes = {f"_{name}" if name in knobs else name: value for name, value in kwargs.items()}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **attributes)
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,22 @@ from torch import Tensor, nn
 from dipole_sb3.buffers.offline_buffer import Batch
 
 Aggregation = Literal["min", "mean"]
+
+
+class Networks(Protocol):
+    """What losses read that learn V beside Q: a policy's networks, or a stack of several policies'."""
+
+    actor: Any
+    critic: Any
+    critic_target: Any
+    value: Any
+
+
+class HasTau(Protocol):
+    """An objective with a Polyak rate in (0, 1]."""
+
+    @property
+    def tau(self) -> float: ...
 
 
 def expectile_loss(error: Tensor, expectile: float | Tensor) -> Tensor:
@@ -65,3 +81,8 @@ def polyak_step(target: nn.Module, source: nn.Module, rate: float) -> None:
     # Statistics of batch normalisation are averages already; SB3's targets copy them, too.
     for kept, statistic in zip(target.buffers(), source.buffers(), strict=True):
         kept.copy_(statistic)
+
+
+def target_critics_follow(policy: Networks, objective: HasTau) -> None:
+    """After an optimiser's step: the target critics move towards the just-updated critics."""
+    polyak_step(policy.critic_target, policy.critic, objective.tau)

@@ -2,7 +2,7 @@
 
 from dipole_sb3.plots.acting import choose_observation, plot_actions, plot_paths
 from dipole_sb3.plots.curves import plot_curves
-from dipole_sb3.plots.training import plot_sweep, plot_weights, recorded_advantages
+from dipole_sb3.plots.results import plot_sweep, plot_weights, recorded_advantages
 
 __all__ = [
     "choose_observation",

@@ -111,17 +111,11 @@ def _at_omega(vectors: TestVectors, index: int) -> TestVectors:
 
 
 def _omega(model: Any, bounds: tuple[float, float]) -> OmegaRange:
-    low, high = (_require_omega(bound) for bound in bounds)
+    (knob,) = (knob for knob in model.policy.knobs if knob.name == "omega")
+    low, high = (knob.checked(bound, "omega_range") for bound in bounds)
     if not low <= model.omega <= high:
         raise ValueError(
             f"the model's omega {model.omega:g} is not in omega_range {low:g} … {high:g}: set model.omega, or give a "
             "range that holds it"
         )
     return OmegaRange(float(model.omega), low, high)
-
-
-def _require_omega(bound: float) -> float:
-    value = float(bound)
-    if not (np.isfinite(value) and value >= -1.0):
-        raise ValueError(f"omega_range holds {bound}, expected finite numbers of at least -1")
-    return value

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from models import MODELS, SMALL, Sampled, scatter
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from models import MODELS, scattered_model
 
 from dipole_sb3 import IQL
 
@@ -22,16 +21,7 @@ def one_action_model(
 
     :param normalize: arguments of VecNormalize, whose statistics are then those of some hundred resets.
     """
-    env: Any = DummyVecEnv([lambda: Sampled(observation_space, action_space)])
-    if normalize is not None:
-        env = VecNormalize(env, **normalize)
-        env.seed(0)
-        for _ in range(300):
-            env.reset()
-        env.training = False
-    policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
-    model = IQL(policy, env, seed=0, device="cpu", policy_kwargs={**SMALL, **(policy_kwargs or {})})
-    scatter(model)
+    model: IQL = scattered_model(IQL, observation_space, action_space, policy_kwargs, normalize)
     with torch.no_grad():
         model.policy.actor.head.mlp.output.weight.mul_(2.0)
     return model

@@ -72,6 +72,18 @@ def make_model(
 
     :param normalize: arguments of VecNormalize, whose statistics are then those of some hundred resets.
     """
+    return scattered_model(DIPOLE, observation_space, action_space, policy_kwargs, normalize, **arguments)
+
+
+def scattered_model(
+    algorithm: type[Any],
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Box,
+    policy_kwargs: dict[str, Any] | None,
+    normalize: dict[str, Any] | None,
+    **arguments: Any,
+) -> Any:
+    """The same of any algorithm, every parameter with a value of its own."""
     env: Any = DummyVecEnv([lambda: Sampled(observation_space, action_space)])
     if normalize is not None:
         env = VecNormalize(env, **normalize)
@@ -80,7 +92,7 @@ def make_model(
             env.reset()
         env.training = False
     policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
-    model = DIPOLE(
+    model = algorithm(
         policy, env, policy_kwargs={**SMALL, **(policy_kwargs or {})}, seed=0, device="cpu", buffer_size=10, **arguments
     )
     scatter(model)

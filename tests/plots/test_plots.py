@@ -25,7 +25,7 @@ from dipole_sb3.evaluation.sweep import SweepResult, SweepRow
 from dipole_sb3.plots import acting as plots_acting
 from dipole_sb3.plots import curves as plots_learning
 from dipole_sb3.plots import drawing
-from dipole_sb3.plots import training as plots_results
+from dipole_sb3.plots import results as plots_results
 from dipole_sb3.plots.curves import average
 
 make_reacher = functools.partial(gymnasium.make, "Reacher-v5")

@@ -49,7 +49,7 @@ class DIPOLE(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     update_rule: ClassVar[UpdateRule] = UPDATE
-    own_stackable: ClassVar[tuple[str, ...]] = ("omega", "num_candidates", "explore_omega")
+    own_stackable: ClassVar[tuple[str, ...]] = ("explore_omega",)
     policy: DIPOLEPolicy
 
     omega = knob_property(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from dipole_sb3.common.profiler_sections import section
 from dipole_sb3.learning.update_rule import PER_RUN, Objective, Outcome, UpdateRule
 from dipole_sb3.learning.value_losses import (
     Aggregation,
+    Networks,
     aggregate,
     bootstrapped_returns,
     expectile_loss,
-    polyak_step,
+    target_critics_follow,
 )
 from dipole_sb3.networks import flow
 
@@ -35,15 +36,6 @@ SATURATION = 0.05
 """A weight below this or above one minus this counts as saturated: the sample trains one policy only."""
 
 _ADVANTAGE_QUANTILES = (0.1, 0.5, 0.9)
-
-
-class Networks(Protocol):
-    """What the losses read: a policy's networks, or a stack of several policies'."""
-
-    actor: Any
-    critic: Any
-    critic_target: Any
-    value: Any
 
 
 @dataclass(frozen=True)
@@ -185,11 +177,6 @@ def compute_losses(networks: Networks, batch: Batch, noise: Noise, objective: Di
         )
 
 
-def after_step(policy: Networks, objective: DichotomousObjective) -> None:
-    """The target critics follow the just-updated critics."""
-    polyak_step(policy.critic_target, policy.critic, objective.tau)
-
-
 def statistics(losses: Mapping[str, float], details: Mapping[str, Tensor]) -> dict[str, float]:
     """The actor's loss; mean, deviation and saturation of the weights, quantiles of the advantage, means of Q and V."""
     weight = details["weight"]
@@ -208,5 +195,5 @@ def statistics(losses: Mapping[str, float], details: Mapping[str, Tensor]) -> di
     return {"actor_loss": actor_loss, **{name: float(value) for name, value in found.items()}}
 
 
-UPDATE = UpdateRule(DichotomousObjective, LOSS_NAMES, draw_noise, compute_losses, after_step, statistics)
+UPDATE = UpdateRule(DichotomousObjective, LOSS_NAMES, draw_noise, compute_losses, target_critics_follow, statistics)
 """The update of DIPOLE."""

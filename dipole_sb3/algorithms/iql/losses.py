@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,21 +15,18 @@ from torch import Tensor
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.profiler_sections import section
 from dipole_sb3.learning.update_rule import PER_RUN, Objective, Outcome, UpdateRule
-from dipole_sb3.learning.value_losses import aggregate, bootstrapped_returns, expectile_loss, polyak_step
+from dipole_sb3.learning.value_losses import (
+    Networks,
+    aggregate,
+    bootstrapped_returns,
+    expectile_loss,
+    target_critics_follow,
+)
 
 LOSS_NAMES = ("actor_loss", "critic_loss", "value_loss")
 
 LARGEST_WEIGHT = 100.0
 """Where the weights exp(αA) are cut off."""
-
-
-class Networks(Protocol):
-    """What the losses read: a policy's networks, or a stack of several policies'."""
-
-    actor: Any
-    critic: Any
-    critic_target: Any
-    value: Any
 
 
 @dataclass(frozen=True)
@@ -108,11 +105,6 @@ def compute_losses(networks: Networks, batch: Batch, noise: NoNoise, objective: 
         return Outcome.of([actor_loss, critic_loss, value_loss], weight=weight, advantage=advantage, q=q, value=value)
 
 
-def after_step(policy: Networks, objective: IQLObjective) -> None:
-    """The target critics follow the just-updated critics."""
-    polyak_step(policy.critic_target, policy.critic, objective.tau)
-
-
 def statistics(losses: Mapping[str, float], details: Mapping[str, Tensor]) -> dict[str, float]:
     """Mean of the weights and the share of those that were cut off; means of the advantage, Q and V."""
     weight = details["weight"]
@@ -125,5 +117,5 @@ def statistics(losses: Mapping[str, float], details: Mapping[str, Tensor]) -> di
     }
 
 
-UPDATE = UpdateRule(IQLObjective, LOSS_NAMES, draw_noise, compute_losses, after_step, statistics)
+UPDATE = UpdateRule(IQLObjective, LOSS_NAMES, draw_noise, compute_losses, target_critics_follow, statistics)
 """The update of IQL."""
