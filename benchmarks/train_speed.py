@@ -3,16 +3,16 @@
     python benchmarks/train_speed.py [--threads 2] [--peer-python PATH] [--json FILE]
 
 Two tasks, with the hyperparameters in configs/: ogbench (28 observations, 5 actions, batch 256, ten flow steps for the
-critics' target) and exorl (78, 12, batch 512, critics bootstrap from V). Measured in turns, of which the median counts,
-so that other load on the machine falls on all of them:
+critics' target) and exorl (78, 12, batch 512, critics bootstrap from V), at the same widths for every algorithm.
+Measured in turns, of which the median counts, so that other load on the machine falls on all of them:
 
-  ways       one run, eager, compiled, and captured in CUDA graphs
+  ways       one run of each algorithm, eager, compiled, and captured in CUDA graphs
   runs       R of them trained at once; the cost of each is compared with a run alone
   peers      Stable-Baselines3's SAC, and SBX's (JAX; --peer-python: an interpreter with the package sbx-rl), at the
              widths, batch and data of ogbench, two critics, each in a process of its own that waits for its turn
 
-An update of SAC is other work than one of DIPOLE; what compares are operations per second, of the products that each
-update really makes. The bounds beside them:
+An update of one algorithm is other work than that of another; what compares are operations per second, of the products
+that each update really makes. The bounds beside them:
 
   products   the rate of the widest product of the networks, [batch, width] × [width, width], through torch.addmm
   launches   the number of operators (on CUDA: kernels) that an eager update starts one by one, times the time that one
@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_ways import TASKS, Setup, Train
+from train_ways import ALGORITHMS, TASKS, Setup, Train
 from update_work import launches, smallest_launch
 
 WAYS = ("eager", "compiled", "captured")
@@ -53,14 +53,16 @@ _WARM_UP = 20
 class Row:
     """One line of a table, and of the JSON file; None: not measured, ``note`` says why.
 
-    ``updates_per_second`` are those of all runs together.
+    ``updates_per_second`` are those of all runs together; ``algorithm`` is None for a peer.
     """
 
     name: str
+    algorithm: str | None = None
     runs: int = 1
     operations: int = 0
     updates_per_second: float | None = None
     of_product_rate: float | None = None
+    of_launch_rate: float | None = None
     cost_per_run: float | None = None
     memory_mebibytes: float | None = None
     note: str = ""
@@ -140,49 +142,68 @@ def timed(call: Callable[[], object], calls: int, device: torch.device) -> float
     return (time.perf_counter() - start) / calls
 
 
-def measure(setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
-    """One table."""
-    ways = [(Row(way, operations=setup.operations), way) for way in options.ways]
-    ways += [(Row(AT_ONCE, runs, setup.operations), "auto") for runs in options.runs]
-    rows, contenders, peers = [row for row, _ in ways], [], []
+def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, Any]:
+    """One table: the algorithms of a task at one width."""
+    first = setups[0]
+    ways = [
+        (setup, Row(way, setup.algorithm, operations=setup.operations), way) for setup in setups for way in options.ways
+    ]
+    ways += [
+        (setup, Row(AT_ONCE, setup.algorithm, runs, setup.operations), "auto")
+        for setup in setups
+        for runs in options.runs
+    ]
+    rows, contenders, peers = [row for _, row, _ in ways], [], []
     with ExitStack() as opened:
         # First, for they may not start at all.
-        if setup.task == "ogbench":
+        if first.task == "ogbench":
             for algorithm, python in (("sb3", sys.executable), ("sbx", options.peer_python)):
                 if python is None:
                     rows.append(Row("SAC of SBX", note="not measured: --peer-python is not given"))
                     continue
-                peer = opened.enter_context(Peer(python, algorithm, setup, options.threads))
+                peer = opened.enter_context(Peer(python, algorithm, first, options.threads))
                 rows.append(peer.row)
                 peers.append(Contender(peer.row, peer.run))
-        for row, way in ways:
+        for setup, row, way in ways:
             if way == "captured" and setup.device.type != "cuda":
                 row.note = "no CUDA"
                 continue
             row.memory_mebibytes = setup.memory(way, row.runs)
             contenders.append(contender(row, setup.trainer(way, row.runs), setup))
         contenders += peers
-        eager = setup.trainer("eager", 1)
-        started = launches(lambda: eager(1, setup.batch), setup.device)
-        product_seconds, launch_seconds = _in_turns(contenders, setup, options)
-    rate = 2 * setup.batch * setup.width**2 / product_seconds
-    single = next((row.updates_per_second for row in rows if row.name == AT_ONCE and row.runs == 1), None)
+        started = {setup.algorithm: _launches(setup) for setup in setups}
+        product_seconds, launch_seconds = _in_turns(contenders, first, options)
+    rate = 2 * first.batch * first.width**2 / product_seconds
+    alone = {row.algorithm: row.updates_per_second for row in rows if row.name == AT_ONCE and row.runs == 1}
     for row in rows:
         if row.updates_per_second is not None:
             row.of_product_rate = row.updates_per_second * row.operations / rate
+            if row.algorithm is not None:
+                row.of_launch_rate = row.updates_per_second * started[row.algorithm] * launch_seconds
+            single = alone.get(row.algorithm)
             row.cost_per_run = single / row.updates_per_second if single and row.name == AT_ONCE else None
     return {
-        "task": setup.task,
-        "width": setup.width,
-        "batch": setup.batch,
-        "gflop_per_update": setup.operations / 1e9,
+        "task": first.task,
+        "width": first.width,
+        "batch": first.batch,
         "product_gflop_per_second": rate / 1e9,
-        "product_bound_updates_per_second": rate / setup.operations,
-        "launches": started,
         "launch_microseconds": 1e6 * launch_seconds,
-        "launch_bound_updates_per_second": 1 / (started * launch_seconds),
+        "updates": {
+            setup.algorithm: {
+                "gflop": setup.operations / 1e9,
+                "product_bound_per_second": rate / setup.operations,
+                "launches": started[setup.algorithm],
+                "launch_bound_per_second": 1 / (started[setup.algorithm] * launch_seconds),
+            }
+            for setup in setups
+        },
         "rows": [asdict(row) for row in rows],
     }
+
+
+def _launches(setup: Setup) -> int:
+    eager = setup.trainer("eager", 1)
+    return launches(lambda: eager(1, setup.batch), setup.device)
 
 
 def contender(row: Row, train: Train, setup: Setup) -> Contender:
@@ -235,27 +256,26 @@ def _in_turns(contenders: list[Contender], setup: Setup, options: argparse.Names
 def table(result: dict[str, Any]) -> str:
     """One configuration as text."""
     lines = [
-        f"{result['task']}: width {result['width']}, batch {result['batch']}, "
-        f"{result['gflop_per_update']:.2f} GFLOP an update",
-        f"bound of the products: {result['product_gflop_per_second']:.1f} GFLOP/s, "
-        f"{result['product_bound_updates_per_second']:.1f} updates/s",
-        f"bound of the launches: {result['launches']} of {result['launch_microseconds']:.2f} µs, "
-        f"{result['launch_bound_updates_per_second']:.1f} updates/s",
-        f"{'':>26} {'updates/s':>10} {'of launches':>11} {'GFLOP/s':>8} {'of products':>11} {'per run':>8} {'MiB':>7}",
+        f"{result['task']}: width {result['width']}, batch {result['batch']}; products "
+        f"{result['product_gflop_per_second']:.1f} GFLOP/s, a launch {result['launch_microseconds']:.2f} µs",
     ]
+    for algorithm, update in result["updates"].items():
+        lines.append(
+            f"{algorithm}: {update['gflop']:.2f} GFLOP an update, bound {update['product_bound_per_second']:.1f}/s; "
+            f"{update['launches']} launches, bound {update['launch_bound_per_second']:.1f}/s"
+        )
+    lines.append(
+        f"{'':>26} {'updates/s':>10} {'of launches':>11} {'GFLOP/s':>8} {'of products':>11} {'per run':>8} {'MiB':>7}"
+    )
     notes = []
     for row in result["rows"]:
-        name = row["name"]
-        if name == AT_ONCE:
-            name = "1 run alone" if row["runs"] == 1 else f"{row['runs']} runs at once"
-        speed = row["updates_per_second"]
+        name, speed = row_name(row), row["updates_per_second"]
         if speed is None:
             lines.append(f"{name:>26} {row['note']}")
             continue
-        ours = not row["name"].startswith("SAC")
         cells = [
             (speed, "10.1f"),
-            (speed / result["launch_bound_updates_per_second"] if ours else None, "11.2f"),
+            (row["of_launch_rate"], "11.2f"),
             (speed * row["operations"] / 1e9, "8.1f"),
             (row["of_product_rate"], "11.2f"),
             (row["cost_per_run"], "8.2f"),
@@ -263,14 +283,24 @@ def table(result: dict[str, Any]) -> str:
         ]
         blank = [f"{'':>{form.split('.')[0]}}" if value is None else f"{value:>{form}}" for value, form in cells]
         lines.append(f"{name:>26} {' '.join(blank)}".rstrip())
-        if not ours:
+        if row["algorithm"] is None:
             notes.append(f"{name}: {row['operations'] / 1e9:.2f} GFLOP an update, {row['note']}")
     return "\n".join([*lines, *notes])
+
+
+def row_name(row: dict[str, Any]) -> str:
+    """Of a line of the table."""
+    if row["algorithm"] is None:
+        return str(row["name"])
+    if row["name"] == AT_ONCE:
+        return f"{row['algorithm']} " + ("1 run alone" if row["runs"] == 1 else f"{row['runs']} runs at once")
+    return f"{row['algorithm']} {row['name']}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(both)")
+    parser.add_argument("--algos", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS), help="(all)")
     parser.add_argument("--widths", type=int, nargs="+", default=[512], help="hidden widths, of three layers (512)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of one run (all)")
     parser.add_argument("--runs", type=int, nargs="+", default=[1, 4, 8, 16], metavar="R", help="at once (1 4 8 16)")
@@ -291,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = []
     for task in options.tasks:
         for width in options.widths:
-            tables.append(measure(Setup(task, width, device), options))
+            tables.append(measure([Setup(task, algorithm, width, device) for algorithm in options.algos], options))
             print(f"\n{table(tables[-1])}", flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps({"benchmark": "train_speed", **machine, "tables": tables}, indent=2) + "\n")

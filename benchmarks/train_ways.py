@@ -12,15 +12,18 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-from update_work import DEPTH, PeakMemory, update_operations
+from update_work import PeakMemory, counted_operations
 
-from dipole_sb3 import DIPOLE, OfflineReplayBuffer
+from dipole_sb3 import OfflineReplayBuffer
 from dipole_sb3.cli.configuration import config_folder
+from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.learning.learn_together import Together
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 Train = Callable[[int, int], None]
 """``train(gradient_steps, batch_size)``."""
 
+DEPTH = 3
 _TRANSITIONS = 10_000
 _UPDATES_FOR_MEMORY = 13
 """Three before a CUDA graph is captured, and the ten that it holds."""
@@ -41,25 +44,35 @@ TASKS = {
 }
 
 
+ALGORITHMS = tuple(sorted(file.stem for file in (config_folder() / "algo").glob("*.yaml")))
+"""What ``algo=`` may be."""
+
+
 @dataclass(frozen=True)
 class Setup:
-    """A task's runs at one width on one device.
+    """One algorithm's runs on a task, at one width on one device.
 
     :param task: a key of :data:`TASKS`.
-    :param width: of the three hidden layers.
+    :param algorithm: one of :data:`ALGORITHMS`.
+    :param width: of the three hidden layers, the same for every algorithm.
     :param device: of torch.
     """
 
     task: str
+    algorithm: str
     width: int
     device: torch.device
 
     @cached_property
-    def arguments(self) -> dict[str, Any]:
-        """Of DIPOLE, from the configuration tree but for the width."""
+    def config(self) -> Any:
+        """What ``dipole train`` would read."""
         with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = hydra.compose("train", overrides=list(TASKS[self.task].options))
-        found: dict[str, Any] = hydra.utils.instantiate(composed.algo, _target_="builtins.dict", _convert_="all")
+            return hydra.compose("train", overrides=[*TASKS[self.task].options, f"algo={self.algorithm}"])
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """Of the algorithm, from the configuration tree but for the width."""
+        found: dict[str, Any] = hydra.utils.instantiate(self.config.algo, _target_="builtins.dict", _convert_="all")
         found["policy_kwargs"]["net_arch"] = [self.width] * DEPTH
         return {**found, "verbose": 0, "device": self.device}
 
@@ -67,19 +80,11 @@ class Setup:
     def batch(self) -> int:
         return int(self.arguments["batch_size"])
 
-    @property
+    @cached_property
     def operations(self) -> int:
-        """Of one update."""
-        task, found = TASKS[self.task], self.arguments
-        return update_operations(
-            task.observation,
-            task.action,
-            self.width,
-            self.batch,
-            found["flow_steps"],
-            found["critic_target"],
-            found["policy_kwargs"]["time_features"],
-        )
+        """Floating-point operations of one update's matrix products."""
+        train = self.trainer("eager", 1)
+        return counted_operations(lambda: train(1, self.batch))
 
     @cached_property
     def data(self) -> OfflineReplayBuffer:
@@ -102,9 +107,9 @@ class Setup:
         models = [self.model(way, seed) for seed in range(runs)]
         return models[0].train if runs == 1 else Together(models).train
 
-    def model(self, way: str, seed: int) -> DIPOLE:
+    def model(self, way: str, seed: int) -> OfflineAlgorithm:
         """A model that trains in this way."""
-        return DIPOLE(**{**self.arguments, "acceleration": way}, dataset=self.data, seed=seed)
+        return algorithm_of(self.config)(**{**self.arguments, "acceleration": way}, dataset=self.data, seed=seed)
 
     def memory(self, way: str, runs: int) -> float | None:
         """MiB that :meth:`trainer` and its first updates take at most, in a process of its own, beyond the data."""

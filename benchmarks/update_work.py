@@ -4,48 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-DEPTH = 3
 
-
-def update_operations(
-    observation: int,
-    action: int,
-    width: int,
-    batch: int,
-    flow_steps: int,
-    critic_target: str = "policy",
-    time_features: int = 1,
-) -> int:
-    """Floating-point operations (two per multiply-add) of the matrix products that one update needs.
-
-    With m = Σ in·out over a perceptron's layers and 2·batch·m operations a pass:
-      critic_target="policy": K passes of v⁺ (the sampler), in which the observation's columns of the first layer are
-        needed once and not K times; 2 critics at s' and 2 at s.
-      critic_target="value": V at s'; 2 critics at s.
-      training v⁺, v⁻, Q₁, Q₂, V: 3 passes each (forward, gradient of the input, gradient of the weights), less the
-        gradient of the first layer's input, which nobody needs.
-    """
-
-    def products(inputs: int, outputs: int) -> tuple[int, int]:
-        widths = [inputs, *[width] * DEPTH, outputs]
-        layers = [a * b for a, b in pairwise(widths)]
-        return sum(layers), layers[0]
-
-    velocity, velocity_first = products(observation + action + time_features, action)
-    critic, critic_first = products(observation + action, 1)
-    value, value_first = products(observation, 1)
-    if critic_target == "policy":
-        forward_only = flow_steps * velocity - (flow_steps - 1) * observation * width + 4 * critic
-    else:
-        forward_only = value + 2 * critic
-    trained = 3 * (2 * velocity + 2 * critic + value) - (2 * velocity_first + 2 * critic_first + value_first)
-    return 2 * batch * (forward_only + trained)
+def counted_operations(update: Callable[[], object]) -> int:
+    """Floating-point operations (two per multiply-add) of the matrix products in one eager update."""
+    with FlopCounterMode(display=False) as counter:
+        update()
+    return counter.get_total_flops()
 
 
 def launches(update: Callable[[], object], device: torch.device) -> int:
