@@ -1,1 +1,1 @@
-"""The algorithms, a folder each: algorithm.py (the class), policies.py (networks, acting), losses.py (one update)."""
+"""The algorithms, one folder each: algorithm.py (the class), policies.py (networks, acting), losses.py (one update)."""

@@ -1,1 +1,1 @@
-"""How any algorithm learns: Stable-Baselines3's contract, updates of one run or many, checkpoints, logs, profiles."""
+"""Learning, shared by all algorithms: SB3's API, updates of one or several runs, checkpoints, logs, profiles."""

@@ -1,4 +1,4 @@
-"""How an algorithm weights recorded transitions by their advantage: for pictures and records."""
+"""How an algorithm weights recorded transitions by their advantage, for plots and training records."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from dipole_sb3.buffers.offline_buffer import Batch
 
 @dataclass(frozen=True)
 class AdvantageWeights:
-    """What the losses do with an advantage.
+    """How the losses turn an advantage into weights.
 
-    :param advantage: of a batch as the networks see it, shape [batch], in units of return; without gradient.
-    :param formula: of the advantage, e.g. ``"A = min(Q₁, Q₂) − V"``.
-    :param curves: name → weight of an advantage, of any shape. The first one is that of the data's share that counts.
+    :param advantage: function: batch, normalised as the networks see it → advantages, shape [batch], in units of
+        return; called without gradients.
+    :param formula: the advantage's formula, e.g. ``"A = min(Q₁, Q₂) − V"``.
+    :param curves: name → function from advantages of any shape to weights of that shape. The range in ``saturation``
+        is that of the first one.
     :param largest: the largest weight.
     :param saturation: the advantages below and above which the first weight hardly changes.
-    :param note: shares of the data (below, above) → what they mean, for a reader.
-    :param title: of a picture.
+    :param note: function: shares of the data below and above that range → a sentence on what they mean.
+    :param title: title of the plot.
     """
 
     advantage: Callable[[Batch], Tensor]

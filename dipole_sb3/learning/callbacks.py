@@ -12,13 +12,13 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 
 
 class HasIterations(Protocol):
-    """What an IterationCallback needs of its model."""
+    """What an IterationCallback needs from its model."""
 
     def at_iteration_ends(self, listener: Callable[[], bool]) -> None: ...
 
 
 class IterationCallback(BaseCallback):
-    """A callback that runs where all of a timestep is done; see :meth:`OfflineAlgorithm.at_iteration_ends`."""
+    """A callback that runs at the end of every iteration; see :meth:`OfflineAlgorithm.at_iteration_ends`."""
 
     def _on_training_start(self) -> None:
         model: HasIterations = self.model  # type: ignore[assignment]
@@ -33,9 +33,9 @@ class IterationCallback(BaseCallback):
 
 
 class TimestepProgressBar(ProgressBarCallback):
-    """SB3's progress bar, moved by timesteps.
+    """SB3's progress bar, advanced by timesteps.
 
-    SB3's own moves by the number of environments at every call, which overshoots where a timestep is one update.
+    The original advances by the number of environments at every call, which overshoots when a timestep is one update.
     """
 
     _shown: int = 0
@@ -46,7 +46,7 @@ class TimestepProgressBar(ProgressBarCallback):
         super()._on_training_start()
 
     def _on_step(self) -> bool:
-        # The last step of several environments may go beyond what was asked for.
+        # The last step of several environments may exceed the requested timesteps.
         reached = min(self.model.num_timesteps, self._end)
         self.pbar.update(reached - self._shown)
         self._shown = reached
@@ -54,9 +54,9 @@ class TimestepProgressBar(ProgressBarCallback):
 
 
 class RecordedSpaces(gymnasium.Env[Any, Any]):
-    """Stands where callbacks look for the training environment while there is none: spaces, and nothing to step.
+    """A placeholder for the training environment when there is none: it has spaces but cannot be stepped.
 
-    Without it EvalCallback and others fail on ``training_env`` although they only ask for its type and size.
+    Without it EvalCallback and others fail on ``training_env``, although they only ask for its type and size.
     """
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that hold all of a run: a killed run goes on as if it had never stopped."""
+"""Checkpoints that hold the whole state of a run: a killed run continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NAME = re.compile(r"model_(\d+)_steps\.zip")
 
 
 class ResumableModel(Protocol):
-    """What a checkpoint needs of a model; see :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`."""
+    """What a checkpoint needs from a model; see :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`."""
 
     env: VecEnv | None
     dataset: Any
@@ -62,20 +62,21 @@ class ResumableModel(Protocol):
 
 
 class ResumableCheckpoint(IterationCallback):
-    """Saves all of a run every so many timesteps, for :meth:`DIPOLE.resume`; keeps the last two checkpoints.
+    """Saves the whole state of a run at regular intervals, for :meth:`DIPOLE.resume`; keeps two checkpoints.
 
-    SB3's CheckpointCallback saves the model; this also saves what else the run depends on: what was gathered online,
-    where the environments are in their episodes (:class:`ReplayableEpisodes`), statistics of VecNormalize, all random
-    generators, and the position in the log. A checkpoint is also an ordinary model for ``load``. It appears under its
-    name, ``model_<timesteps>_steps.zip``, when it is complete and on the disk. The data set is not part of it, only its
-    name and checksum.
+    SB3's CheckpointCallback saves only the model. This one also saves everything else that the run depends on:
+    transitions gathered online, where the environments are in their episodes (:class:`ReplayableEpisodes`),
+    VecNormalize's statistics, all random generators, and the position in the log. ``load`` reads a checkpoint like any
+    saved model. The file gets its name, ``model_<timesteps>_steps.zip``, only once it is complete and on disk. The data
+    set is not part of it, only its name and checksum.
 
-    :param save_freq: timesteps (of all environments together) between checkpoints; online they are taken at the end of
-        the rollout that reaches them. 0: only when :meth:`save` is called.
-    :param save_path: folder, of this run alone.
-    :param verbose: 1: says what it saves.
-    :raises ValueError: when a new run begins in a folder that holds checkpoints.
-    :raises OSError: a checkpoint cannot be written (a full disk, say): ends ``learn``, earlier ones stay as they are.
+    :param save_freq: timesteps between checkpoints, at least 0, counted over all environments; online, a checkpoint is
+        taken at the end of the rollout that reaches its timestep. 0: only when :meth:`save` is called.
+    :param save_path: folder for the checkpoints of this run alone.
+    :param verbose: 1: print the path of every checkpoint.
+    :raises ValueError: ``save_freq`` is negative, or a new run begins in a folder that holds checkpoints.
+    :raises OSError: a checkpoint cannot be written (for example, the disk is full). This ends ``learn``; earlier
+        checkpoints stay as they are.
     """
 
     model: Any
@@ -97,7 +98,7 @@ class ResumableCheckpoint(IterationCallback):
                 f"{self.save_path}: holds checkpoints of a run already ({beyond[0].name}); go on with it by resume(), "
                 "or give another folder"
             )
-        # Damaged ones, or ones of a run that was taken up before them: they will be made again.
+        # These are damaged, or the run was resumed from an earlier checkpoint: they will be written again.
         for path in (*beyond, *self.save_path.glob(".model_*_steps.zip.*.partial")):
             path.unlink()
         self._saved_at = start
@@ -115,11 +116,11 @@ class ResumableCheckpoint(IterationCallback):
         return True
 
     def save(self) -> pathlib.Path:
-        """Saves a checkpoint now (unless there is one of this timestep), and removes all but the last two.
+        """Saves a checkpoint now, unless this timestep already has one, and removes all but the last two.
 
-        Only where all of a timestep is done: when ``learn`` has returned, or in an IterationCallback.
+        Call it only at the end of an iteration: in an IterationCallback, or after ``learn`` has returned.
 
-        :return: its file.
+        :return: the checkpoint's file.
         """
         path = self.save_path / f"model_{self.model.num_timesteps}_steps.zip"
         if self._saved_at != self.model.num_timesteps or not path.is_file():
@@ -134,11 +135,11 @@ class ResumableCheckpoint(IterationCallback):
 
 
 def save_checkpoint(model: ResumableModel, path: pathlib.Path) -> None:
-    """Writes a model with all the state of its run, under its name only when it is complete.
+    """Writes a model with the whole state of its run; the file gets its name only once it is complete.
 
-    Waits for an evaluation that is under way: a run that goes on from here will not make it again.
+    Waits for an evaluation that is still running, because a run that continues from here does not repeat it.
 
-    :param model: between two timesteps.
+    :param model: model at the end of an iteration.
     :param path: a .zip file.
     :raises OSError: it cannot be written; an earlier file of that name is untouched.
     """
@@ -151,12 +152,12 @@ def save_checkpoint(model: ResumableModel, path: pathlib.Path) -> None:
 
 
 def newest_checkpoint(folder: str | pathlib.Path) -> tuple[pathlib.Path, list[str]]:
-    """The checkpoint with the most timesteps that is whole.
+    """The undamaged checkpoint with the most timesteps.
 
-    :param folder: of the checkpoints.
-    :return: its file, and a sentence for each newer one that is damaged.
-    :raises FileNotFoundError: there is none.
-    :raises ValueError: all are damaged.
+    :param folder: folder of the checkpoints.
+    :return: its file, and a sentence for each newer checkpoint that is damaged.
+    :raises FileNotFoundError: there is no checkpoint.
+    :raises ValueError: all checkpoints are damaged.
     """
     damaged: list[str] = []
     for _, path in _checkpoints(pathlib.Path(folder)):
@@ -171,7 +172,7 @@ def newest_checkpoint(folder: str | pathlib.Path) -> tuple[pathlib.Path, list[st
 
 
 def log_position(path: pathlib.Path) -> dict[str, Any]:
-    """Where the log was when a checkpoint was taken: ``rows`` and ``columns`` of progress.csv, None without one."""
+    """The log's position at a checkpoint: ``rows`` and ``columns`` of progress.csv, None without that file."""
     with zipfile.ZipFile(path) as archive:
         return dict(json.loads(archive.read(f"{_STATE}/state.json"))["log"])
 
@@ -228,7 +229,7 @@ def _read_checkpoint(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _state_of_run(model: ResumableModel) -> dict[str, Any]:
-    """All that a run depends on beside the model, its optimiser and its own generator, which SB3's format holds."""
+    """What a run depends on besides the model, its optimiser and its own generator, which the model's file holds."""
     return {
         "format": _FORMAT,
         "version": VERSION,
@@ -257,10 +258,10 @@ def _restore_run(path: pathlib.Path, model: ResumableModel, state: Mapping[str, 
 
 
 def _take_up_episodes(model: ResumableModel, env: VecEnv, states: list[dict[str, Any]] | None) -> str | None:
-    """Why the environments cannot go on where they were, or None."""
+    """Continues the running episodes; returns why that is not possible, or None."""
     known = states is not None and replayable_episodes.replayable(env)
     if not model.is_inside_an_episode:
-        # With another number of environments, which may still be chosen, their seeds begin anew.
+        # Between episodes the number of environments may change; their sequences of seeds then start again.
         if states is not None and known and len(states) == env.num_envs:
             replayable_episodes.continue_seeds(env, states)
         return None
@@ -286,7 +287,7 @@ def _require_same_dataset(path: pathlib.Path, model: ResumableModel, known: Mapp
 
 
 def _state_of_log(logger: Logger) -> dict[str, Any]:
-    """Rows in progress.csv (made durable, as the checkpoint will be), and values that wait for the next row."""
+    """Rows in progress.csv (flushed to disk, as the checkpoint will be), and values recorded for the next row."""
     position: dict[str, Any] = {"rows": None, "columns": None}
     for output in logger.output_formats:
         if isinstance(output, CSVOutputFormat):

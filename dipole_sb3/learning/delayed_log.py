@@ -1,4 +1,4 @@
-"""A log whose rows wait for one of them: values that come late still stand in their own row, before the later ones."""
+"""A log that holds rows back until the first is complete: values that arrive late still get into their own row."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from stable_baselines3.common.logger import KVWriter, Logger, SeqWriter
 
 
 class HeldLog(KVWriter, SeqWriter):
-    """Stands for all outputs of a logger until the row that it holds open is finished.
+    """Replaces all outputs of a logger until the row that it holds open is complete.
 
-    What the logger has recorded so far belongs to that row, as if it were written now; rows written meanwhile follow
-    it. So the outputs become what they would be if the late values had been there at once.
+    What the logger has recorded so far belongs to that row. Rows written in the meantime follow it. The outputs end up
+    as if the late values had been available at once.
 
-    :param logger: whose outputs are held back.
-    :param timestep: of the row.
-    :param wait: returns when the row is finished.
+    :param logger: logger whose outputs are held back.
+    :param timestep: timestep of the row.
+    :param wait: function that returns when the row is complete.
     """
 
     def __init__(self, logger: Logger, timestep: int, wait: Callable[[], None]) -> None:
@@ -27,11 +27,11 @@ class HeldLog(KVWriter, SeqWriter):
         logger.dump(timestep)
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Keeps a row; the logger empties its own dictionaries afterwards."""
+        """Keeps a copy of a row, because the logger empties its dictionaries afterwards."""
         self._rows.append((dict(key_values), dict(key_excluded), step))
 
     def write_sequence(self, sequence: list[str]) -> None:
-        """Messages are no rows: they are written at once."""
+        """Messages are not rows: they are written at once."""
         for output in self._outputs:
             if isinstance(output, SeqWriter):
                 output.write_sequence(sequence)
@@ -39,7 +39,8 @@ class HeldLog(KVWriter, SeqWriter):
     def finish(self, late: Mapping[str, Any]) -> None:
         """Gives the logger its outputs back, and writes the rows.
 
-        :param late: values that complete the held row; none: it has only what was recorded before, if anything.
+        :param late: values that complete the held row. If it is empty, the row has only what was recorded before; a
+            row without any value is left out.
         """
         self._logger.output_formats = self._outputs
         if not self._rows:  # the logger is disabled
@@ -59,13 +60,13 @@ class HeldLog(KVWriter, SeqWriter):
                     output.write(*row)
 
     def close(self) -> None:
-        """SB3's, of a logger that is closed early: nothing that was held back is lost."""
+        """Called when the logger is closed early: writes the rows that were held back, and closes it."""
         self.finish({})
         self._logger.close()
 
 
 def complete_log(logger: Logger) -> None:
-    """Waits for the row that the logger holds open, if it does."""
+    """Waits until the row that the logger holds open, if any, is complete."""
     for output in list(logger.output_formats):
         if isinstance(output, HeldLog):
             output.wait()

@@ -1,4 +1,4 @@
-"""What may be turned after training: arguments of ``predict`` that change how a policy acts."""
+"""Knobs: arguments of ``predict`` that change how a trained policy acts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Knob:
-    """One such argument. Evaluations sweep it, models and policies have an attribute of its name.
+    """An argument of ``predict``. Evaluations sweep it; models and policies have an attribute of the same name.
 
-    :param name: of the argument and of the attribute, e.g. ``"omega"``.
-    :param symbol: in tables and pictures, e.g. ``"ω"``.
-    :param title: along an axis, e.g. ``"greediness ω"``.
-    :param least: the smallest value.
-    :param option: of the commands, with the values that an evaluation takes, e.g. ``"omegas"``.
-    :param swept: those values where the option is not given.
-    :param swept_with_own: whether the model's own value is one of them, too.
-    :param whole: whether it is a whole number.
-    :param names: (value, name) of values that have one, for pictures.
-    :param hint: the same for error messages.
+    :param name: name of the argument and of the attribute, e.g. ``"omega"``.
+    :param symbol: symbol in tables and plots, e.g. ``"ω"``.
+    :param title: label of an axis, e.g. ``"greediness ω"``.
+    :param least: the smallest value allowed.
+    :param option: option of the commands that lists the values of a sweep, e.g. ``"omegas"``.
+    :param swept: values of a sweep when the option is not given.
+    :param swept_with_own: whether the model's own value is then added to them.
+    :param whole: whether only whole numbers are allowed.
+    :param names: (value, name) pairs: labels of special values in plots.
+    :param hint: what special values mean, for error messages.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Knob:
     hint: str = ""
 
     def default_sweep(self, own: float) -> list[float]:
-        """The values that an evaluation takes where none are given.
+        """The values of a sweep when none are given.
 
         :param own: the model's own value.
         """
@@ -44,7 +44,7 @@ class Knob:
     def checked(self, value: Any, name: str | None = None) -> Any:
         """The value as a float, or as an int where the knob is a whole number.
 
-        :param name: for the message, where the value has another name than the knob.
+        :param name: the value's name in the message, if it is not the knob's.
         :raises ValueError: NaN, infinity, a fraction where a whole number is expected, or too small.
         """
         number = float(value)
@@ -61,11 +61,11 @@ class Knob:
 NUM_CANDIDATES = Knob(
     "num_candidates", "N", "candidates N", least=1, option="candidates", swept=(1,), swept_with_own=True, whole=True
 )
-"""Actions that are drawn, of which the critics' best is taken."""
+"""Number of actions drawn, of which the critics choose the best."""
 
 
 def knob_property(knob: Knob, meaning: str) -> Any:
-    """A property of a model: kept with it as ``_NAME``, and handed to the policy, whose default it is from then on."""
+    """A property of a model: setting it stores ``_NAME`` in the model and changes the policy's default."""
 
     def get(model: Any) -> Any:
         return getattr(model, f"_{knob.name}")

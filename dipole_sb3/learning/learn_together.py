@@ -1,4 +1,4 @@
-"""Several runs at once: seeds or hyperparameters whose updates on recorded data are one update of stacked networks."""
+"""Trains runs with different seeds or hyperparameters at once: their updates run as one on stacked networks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dipole_sb3.networks.network_stack import require_alike
 Model = TypeVar("Model", bound=OfflineAlgorithm)
 
 _COMMON = ("batch_size", "n_steps", "acceleration")
-"""Arguments beside those of the objective on which an update depends."""
+"""Arguments that an update depends on, besides those of the objective."""
 
 
 class Together:
-    """Models whose updates run as one; while it lasts their networks share memory.
+    """Models whose updates run as one; until :meth:`close` is called, their networks share memory.
 
-    What is drawn at random, the optimisers and the statistics stay each model's own: a model learns what it would have
-    learned alone, but for the rounding of products that are made in another order.
+    Each model keeps its own random numbers, optimiser and statistics. It learns what it would have learned alone,
+    except for rounding: sums in matrix products are computed in another order.
 
     :param models: see :func:`require_stackable`.
     """
@@ -38,8 +38,8 @@ class Together:
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """``model.train(gradient_steps, batch_size)`` of all models at once.
 
-        :param gradient_steps: number of updates of each.
-        :param batch_size: transitions in each.
+        :param gradient_steps: number of updates of each model.
+        :param batch_size: transitions per update.
         """
         for model in self.models:
             model.begin_training()
@@ -48,7 +48,7 @@ class Together:
             model.count_updates(gradient_steps)
 
     def close(self) -> None:
-        """Gives every model's networks memory of their own again."""
+        """Gives every model's networks their own memory again."""
         self._runs.release()
 
 
@@ -63,17 +63,18 @@ def learn_together(
 ) -> list[Model]:
     """``model.learn(...)`` of several models at once, for example eight seeds in about the time of one on a GPU.
 
-    Their updates on recorded data run as one over stacked networks. Each model draws its own batches and noise, calls
-    its own callbacks at each of its timesteps and writes its own log; it ends as if it had learned alone, but for
-    rounding. A callback that stops its model leaves the others going. Online phases follow, one model after the other.
+    Their updates on recorded data run as one on stacked networks. Each model draws its own batches and noise, calls
+    its own callbacks at each of its timesteps and writes its own log. Except for rounding, the result is the same as
+    learning alone. A callback that stops its model does not stop the others. Online phases follow, one model after the
+    other.
 
-    :param models: see :func:`require_stackable`; they best share one data set.
-    :param total_timesteps: of each model; or one number per model, where some have learned longer already.
+    :param models: models that :func:`require_stackable` accepts; fastest when all share one data set.
+    :param total_timesteps: timesteps of each model, or one number per model, for example when some are further ahead.
     :param callbacks: one per model, as for ``model.learn``.
-    :param log_interval: as for ``model.learn``; so are the rest.
+    :param log_interval: as for ``model.learn``, like ``tb_log_name`` and ``reset_num_timesteps``.
     :param progress_bar: one bar, for the first model's timesteps.
     :return: the models.
-    :raises ValueError: models that cannot be trained together, or not as many callbacks or numbers as models.
+    :raises ValueError: the models cannot be trained together, or there is another number of callbacks or of totals.
     """
     require_stackable(models)
     each: list[MaybeCallback] = [None] * len(models) if callbacks is None else list(callbacks)
@@ -102,7 +103,7 @@ def learn_together(
 
 
 def _run(models: Sequence[OfflineAlgorithm], learning: Sequence[Generator[int, None, None]]) -> None:
-    """Asks every model how many updates it wants next, and makes the fewest of those for all, until none wants any."""
+    """Repeats until no model needs updates: asks each for a number, and makes the smallest of these for all."""
     group: Together | None = None
     wanted = dict.fromkeys(range(len(models)), 0)
     try:
@@ -114,7 +115,7 @@ def _run(models: Sequence[OfflineAlgorithm], learning: Sequence[Generator[int, N
                     continue
                 wanted[index] = following
                 if group is None:
-                    # Alone, the online phase would find the global generators, with which it explores, as they are now.
+                    # Online exploration uses the global generators: learning alone, it would find them as they are now.
                     models[index].when_going_online(partial(restore_global_generators, global_generators()))
             if not wanted:
                 return
@@ -134,9 +135,9 @@ def _run(models: Sequence[OfflineAlgorithm], learning: Sequence[Generator[int, N
 
 
 def require_stackable(models: Sequence[OfflineAlgorithm]) -> None:
-    """Refuses models that cannot be trained together; they may differ in what their class calls ``stackable()``.
+    """Refuses models that cannot be trained together; they may differ only in the arguments in ``stackable()``.
 
-    :raises ValueError: none, the same model twice, or a difference in anything else that an update depends on.
+    :raises ValueError: no models, the same model twice, or a difference in anything else that an update depends on.
     """
     if not models:
         raise ValueError("models: found none, expected at least one")

@@ -26,32 +26,32 @@ PACKAGE = "dipole_sb3"
 
 
 def plain_device(device: torch.device | str) -> torch.device | str:
-    """The device, without the index that torch accepts for its only CPU but cannot load files onto."""
+    """The device, with "cpu:0" shortened to "cpu": torch accepts the index but cannot load files onto it."""
     return "cpu" if str(device).startswith("cpu") else device
 
 
 def with_ending(path: str | pathlib.Path, ending: str) -> pathlib.Path:
-    """The path, with an ending where it has none, as SB3 names files."""
+    """The path, with the ending added if it has none, as in SB3."""
     path = pathlib.Path(path)
     return path if path.suffix else path.with_suffix(ending)
 
 
 def alone(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor with memory of its own: a file would hold all of the memory of which it is a part."""
+    """A tensor with its own memory: torch saves the whole memory that a tensor is a view of."""
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def origin_of(algorithm: type[Any]) -> dict[str, str]:
-    """What a saved model says of itself: the class, by the name under which it is imported, and the version."""
+    """What a saved model says about itself: the class, by its import name, and the version."""
     module = PACKAGE if algorithm.__module__.startswith(f"{PACKAGE}.") else algorithm.__module__
     return {"algorithm": f"{module}.{algorithm.__qualname__}", "version": VERSION}
 
 
 def read_origin(path: File) -> dict[str, str]:
-    """What :func:`origin_of` gave when a model was saved; empty for a model of another library.
+    """What :func:`origin_of` returned when a model was saved; empty for a model of another library.
 
     :raises OSError: there is no such file.
-    :raises ValueError: it is not a whole model, or a version of this package saved it that had other modules.
+    :raises ValueError: it is not a complete model, or a version of this package with other module names saved it.
     """
     require_model_file(path)
     file = open_path(path, "r", suffix="zip")
@@ -60,7 +60,7 @@ def read_origin(path: File) -> dict[str, str]:
         with zipfile.ZipFile(file) as archive:
             data: dict[str, Any] = json.loads(archive.read("data"))
     finally:
-        # A file that the caller opened is the caller's to close.
+        # A file that the caller opened stays open: the caller closes it.
         if file is not path:
             file.close()
     if "_origin" in data:
@@ -75,9 +75,9 @@ def read_origin(path: File) -> dict[str, str]:
 
 
 def read_replay_buffer(path: File, verbose: int = 0) -> OfflineReplayBuffer:
-    """A pickled replay buffer; load only what you trust.
+    """Reads a pickled replay buffer; load only files that you trust.
 
-    :raises ValueError: it is truncated, of another version of this package, or something else.
+    :raises ValueError: the file is truncated, from an incompatible version of this package, or something else.
     """
     try:
         loaded = load_from_pkl(path, verbose)
@@ -97,7 +97,7 @@ def read_replay_buffer(path: File, verbose: int = 0) -> OfflineReplayBuffer:
 
 
 def may_take_spaces(saved: Mapping[str, Any], env: GymEnv) -> bool:
-    """Whether a model's spaces, inferred from data, and an environment's differ in nothing that was recorded."""
+    """Whether a model may adopt an environment's spaces: its own come from data, and both fit the same data."""
     return bool(
         saved.get("_spaces_from_data", False)
         and saved["action_space"] == env.action_space

@@ -1,4 +1,4 @@
-"""What every algorithm on recorded data shares: data, one axis of learning, files. SB3's contract, offline too."""
+"""The base class of all algorithms: SB3's API, for learning from recorded data and then from an environment."""
 
 from __future__ import annotations
 
@@ -87,18 +87,18 @@ from dipole_sb3.learning.update_rule import Objective, UpdateRule
 Self = TypeVar("Self", bound="OfflineAlgorithm")
 
 OFFLINE_LOG_UNIT = 250
-"""Updates for which ``log_interval`` counts one in the offline phase, where there are no episodes to count."""
+"""Updates per unit of ``log_interval`` in the offline phase, where there are no episodes to count."""
 
 
 class OfflineAlgorithm(OffPolicyAlgorithm):
-    """An SB3 off-policy algorithm whose first timesteps may be updates on recorded data, without stepping anything.
+    """An SB3 off-policy algorithm whose first timesteps may be updates on recorded data, without an environment.
 
-    A sub-class names its policies and its update rule, and its constructor keeps its own arguments as attributes before
-    it calls this one. Arguments without a word here mean what they mean in SB3.
+    A sub-class names its policies and its update rule. Its constructor stores its own arguments as attributes before it
+    calls this one. Arguments that are not listed here mean the same as in SB3.
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, ``"CnnPolicy"`` or a sub-class of the algorithm's policy.
     :param env: environment, its id, or a VecEnv; may be None when a data set gives the spaces.
-    :param learning_rate: of the one optimiser over all networks; a number or a function of the remaining progress
+    :param learning_rate: of the optimiser, which updates all networks; a number or a function of the remaining progress
         (1 → 0).
     :param buffer_size: capacity for what is gathered online, in transitions; recorded data do not count.
     :param learning_starts: random steps at the start of online learning from an empty buffer.
@@ -108,22 +108,23 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param train_freq: online: environment steps (or ``(n, "episode")``) between trainings.
     :param gradient_steps: online: updates per training; −1: as many as steps were made.
     :param action_noise: online: added to the actions, in [−1, 1] units.
-    :param replay_buffer_class: a sub-class of MixedReplayBuffer, such as HindsightReplayBuffer, which SB3's
-        HerReplayBuffer stands for.
+    :param replay_buffer_class: a sub-class of MixedReplayBuffer, such as HindsightReplayBuffer; SB3's HerReplayBuffer
+        means HindsightReplayBuffer here.
     :param replay_buffer_kwargs: its keyword arguments.
-    :param optimize_memory_usage: online: store observations once; unlike in SB3 none is lost.
-    :param n_steps: n ≥ 1, rewards of the recorded or gathered actions before the critics bootstrap; as in SB3's SAC.
+    :param optimize_memory_usage: online: store each observation once; unlike in SB3, no observation is lost.
+    :param n_steps: n ≥ 1, number of rewards (of recorded or gathered actions) before the critics bootstrap; as in
+        SB3's SAC.
     :param dataset: recorded data: an OfflineReplayBuffer, a name or path for :func:`~dipole_sb3.load_dataset`, a
         mapping of arrays as in :meth:`OfflineReplayBuffer.from_arrays`, or the replay buffer of an SB3 algorithm.
-    :param offline_steps: timesteps (from 0) that are updates on the data set. None: with a data set, all of the first
-        ``learn()`` call (every call when there is no env); without one, none.
+    :param offline_steps: number of timesteps, from timestep 0, that are updates on the data set. None: with a data set,
+        the whole first ``learn()`` call (every call when there is no env); without a data set, 0.
     :param offline_ratio: online: share in [0, 1] of every batch that is recorded data, or a function of the remaining
         progress (1 → 0) of ``learn()``; None: uniform over all transitions.
-    :param acceleration: how updates run: ``"eager"``: as they are written; ``"compiled"``: with torch.compile (half a
-        minute at the start, then about a fifth faster on a CPU); ``"captured"``: compiled, and ten of them at a time as
-        one CUDA graph; ``"auto"``: captured on CUDA, else eager.
+    :param acceleration: how updates run: ``"eager"``: as plain PyTorch; ``"compiled"``: with torch.compile (takes half
+        a minute at the start, then about a fifth faster on a CPU); ``"captured"``: compiled, and ten at a time as one
+        CUDA graph; ``"auto"``: captured on CUDA, else eager.
     :param policy_kwargs: arguments of the policy.
-    :param seed: of every random generator involved.
+    :param seed: seed of all random generators.
     :param device: torch device, or ``"auto"``.
     :raises ValueError: values out of range, unsupported spaces, neither env nor dataset.
     :raises DatasetError: data that is missing, malformed or disagrees with the environment.
@@ -131,7 +132,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     update_rule: ClassVar[UpdateRule]
     own_stackable: ClassVar[tuple[str, ...]] = ()
-    """Arguments in which stacked runs may differ, beside the knobs and what the objective says of its fields."""
+    """Arguments in which stacked runs may differ, besides knobs and the objective's fields marked ``PER_RUN``."""
 
     policy: OfflinePolicy
     replay_buffer: OfflineReplayBuffer | None
@@ -140,9 +141,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     _generator_state: tuple[str, bytes] | None = None
     _origin: Mapping[str, str] | None = None
     _spaces_from_data: bool = False
-    """Whether the spaces were inferred from recorded data, which does not know an environment's bounds and dtype."""
+    """Whether the spaces were inferred from recorded data, which do not tell an environment's bounds and dtype."""
     learned_normalized_observations: bool = False
-    """Whether an update has seen observations that VecNormalize had normalised."""
+    """Whether an update has used observations that VecNormalize normalised."""
     _saved_statistics: dict[str | None, ObservationStatistics] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -152,7 +153,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         own = inspect.signature(cls.__init__).parameters
         added = [each for each in own.values() if each.name not in shared and each.kind is each.KEYWORD_ONLY]
         common = [own.get(each.name, each) for each in shared.values()]
-        # The last one, SB3's own, is not for users.
+        # The last one, _init_setup_model, is internal to SB3.
         cls.__signature__ = inspect.Signature([*common[1:-1], *added])  # type: ignore[attr-defined]
 
     def __init__(
@@ -204,7 +205,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             action_noise=action_noise,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            # SB3's way of it loses observations, and ends running episodes; here it is the ring's own affair.
+            # SB3's implementation loses observations and ends running episodes; here the online buffer does it.
             optimize_memory_usage=False,
             n_steps=n_steps,
             policy_kwargs=policy_kwargs,
@@ -226,7 +227,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self._when_going_online: Callable[[], None] | None = None
         self._updates: PlainUpdates | CapturedUpdates | None = None
         if _init_setup_model:
-            # Not where a model is loaded: one that was trained on a GPU acts anywhere.
+            # Not when a model is loaded: one that was trained on a GPU can act on any device.
             chosen(acceleration, self.device)
             self._setup_model()
 
@@ -240,18 +241,18 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.set_random_seed(self.seed)
         checks.require_box_actions(self.action_space)
         self._require_policy_for_observations()
-        # A model without data or environment only predicts: no need for memory that nothing will fill.
+        # A model without data or environment only predicts: it needs no buffer.
         if self.replay_buffer is None and self.env is not None:
             self.replay_buffer = self._new_buffer(recorded=None)
         self._setup_policy()
         self._convert_train_freq()
         if self._generator_state is not None:
             restore_generator(self.training_generator, self._generator_state)
-        # train() may be called before learn(), which is where SB3 makes its logger.
+        # SB3 makes its logger in learn(), but train() may be called before it.
         self._logger = Logger(folder=None, output_formats=[])
 
     def _require_policy_for_observations(self) -> None:
-        """SB3 refuses this for environments; data may have Dict observations, too."""
+        """SB3 checks this for environments; recorded data may have Dict observations, too."""
         for name in ("MlpPolicy", "CnnPolicy"):
             if self.policy_class is self.policy_aliases[name] and isinstance(self.observation_space, spaces.Dict):
                 raise ValueError(
@@ -273,13 +274,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self._updates = None
 
     def _policy_arguments(self) -> dict[str, Any]:
-        """Arguments of the algorithm that its policy takes, too."""
+        """Arguments of the algorithm that its policy also takes."""
         return {}
 
     def objective(self) -> Objective:
-        """The numbers of the update, as they are now.
+        """The update's hyperparameters, with their current values.
 
-        :raises ValueError: one of them is out of range.
+        :raises ValueError: a hyperparameter is out of range.
         """
         return self.update_rule.objective(**{name: getattr(self, name) for name in self.update_rule.objective.names()})
 
@@ -293,31 +294,31 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     @classmethod
     def knobs(cls) -> tuple[Knob, ...]:
-        """What may be turned while a model acts: arguments of ``predict``, and attributes of the model."""
+        """The knobs of a trained model: arguments of ``predict`` that are also attributes of the model."""
         kind: type[Any] = cls.policy_aliases["MlpPolicy"]
         knobs: tuple[Knob, ...] = kind.knobs
         return knobs
 
     @classmethod
     def stackable(cls) -> tuple[str, ...]:
-        """Constructor arguments in which runs may differ that learn together."""
+        """Constructor arguments that may differ between runs that learn together."""
         numbers = cls.update_rule.objective.per_run_names()
         return ("seed", "learning_rate", *numbers, *(knob.name for knob in cls.knobs()), *cls.own_stackable)
 
     @property
     def actor(self) -> Any:  # type: ignore[override]
-        """The policy's, as in SB3's algorithms."""
+        """The policy's actor, as in SB3's algorithms."""
         return self.policy.actor
 
     @property
     def critic(self) -> Any:
-        """The policy's, as in SB3's algorithms."""
+        """The policy's critics, as in SB3's algorithms."""
         return self.policy.critic
 
     # Data
 
     def _adopt_dataset(self) -> None:
-        """Turns ``dataset`` into the replay buffer, and takes the spaces from it where there is no environment."""
+        """Turns ``dataset`` into the replay buffer, and takes the spaces from it when there is no environment."""
         known = hasattr(self, "observation_space")
         of_goals = self.dataset if isinstance(self.dataset, HerReplayBuffer) else None
         if of_goals is not None and self.replay_buffer_class is None:
@@ -335,19 +336,19 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self._spaces_from_data = True
         self.dataset = self.replay_buffer = buffer
         if issubclass(self._ring_class(), HindsightReplayBuffer):
-            # Recorded transitions get new goals, too, before anything is gathered.
+            # Recorded transitions get new goals, too, even before anything is gathered online.
             hindsight = self._new_buffer(recorded=buffer)
             if of_goals is not None and self.env is None and isinstance(hindsight, HindsightReplayBuffer):
                 hindsight.set_env(of_goals.env)
             self.replay_buffer = hindsight
 
     def set_dataset(self, dataset: DatasetLike) -> None:
-        """Trains on other data from the next ``learn()`` on, for example after ``load``.
+        """Makes the next ``learn()`` train on other data, for example after ``load``.
 
-        What was gathered online beside the old data is left behind with them.
+        Transitions that were gathered online are dropped together with the old data.
 
         :param dataset: as in the constructor; must have the model's spaces.
-        :raises DatasetError: when it is malformed or disagrees; the model then keeps what it had.
+        :raises DatasetError: the data are malformed or have other spaces; the model then keeps the old data.
         """
         previous, self.dataset = self.dataset, dataset
         try:
@@ -357,7 +358,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             raise
 
     def _new_buffer(self, recorded: OfflineReplayBuffer | None) -> MixedReplayBuffer:
-        """An empty ring for the present environments, beside recorded data where there are some."""
+        """An empty online buffer for the current environments, next to recorded data if there are any."""
         buffer_class = self._ring_class()
         if not issubclass(buffer_class, MixedReplayBuffer):
             raise ValueError(
@@ -374,12 +375,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         )
 
     def _ring_class(self) -> type[ReplayBuffer]:
-        """Of what is gathered; SB3's own class for hindsight means the one that knows recorded episodes, too."""
+        """The class of the online buffer; HerReplayBuffer means our class, which also relabels recorded episodes."""
         asked_for: type[ReplayBuffer] = self.replay_buffer_class or MixedReplayBuffer
         return HindsightReplayBuffer if asked_for is HerReplayBuffer else asked_for
 
     def _make_room(self) -> MixedReplayBuffer:
-        """The buffer for online transitions, beside the data set or what a loaded replay buffer holds."""
+        """The replay buffer, with room for online transitions next to the data set or to a loaded replay buffer."""
         buffer = self.filled_buffer()
         if buffer is self.dataset or not isinstance(buffer, MixedReplayBuffer):
             buffer = self._new_buffer(recorded=buffer)
@@ -391,7 +392,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def filled_buffer(self) -> OfflineReplayBuffer:
         """The replay buffer.
 
-        :raises DatasetError: there is none.
+        :raises DatasetError: there is no replay buffer.
         """
         if self.replay_buffer is None:
             raise DatasetError(f"{type(self).__name__} has no data to train on: pass dataset= or env=")
@@ -399,12 +400,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     @property
     def observation_statistics(self) -> dict[str | None, ObservationStatistics]:
-        """How the observations are normalised that the networks see, by key of a Dict, or under None; empty: not.
+        """How observations are normalised for the networks: by key of a Dict, or under None; empty if they are not.
 
-        Those of the environment's VecNormalize; without one, those that :meth:`save` kept with the model. (SB3 saves
-        VecNormalize apart: a model that goes on to another program must not lose it on the way.)
+        The statistics come from the environment's VecNormalize, or, without one, from the saved model. (SB3 saves
+        VecNormalize in a file of its own; :meth:`save` keeps a copy, so that an export cannot lose it.)
 
-        :raises ValueError: the model has learned from normalised observations, and neither is there.
+        :raises ValueError: the model has learned from normalised observations, but has neither.
         """
         if self._vec_normalize_env is not None:
             return observation_statistics(self._vec_normalize_env)
@@ -413,9 +414,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         return self._saved_statistics or {}
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Seeds SB3's generators, and the one of training.
+        """Seeds SB3's generators and the training generator.
 
-        Training has a generator of its own, so that predicting in between does not change what is learned.
+        Training has its own generator, so that calling ``predict`` in between does not change what is learned.
         """
         super().set_random_seed(seed)
         self.training_generator = torch.Generator(self.device)
@@ -425,17 +426,17 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.training_generator.manual_seed(seed)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """SB3's; spaces that were inferred from data become those of the environment where both describe the same.
+        """As in SB3; spaces that were inferred from data are replaced by the environment's if both fit the same data.
 
-        :param env: environment with the model's spaces; also a vector of more or fewer environments than before.
-        :param force_reset: reset it before it is stepped.
-        :raises ValueError: it has other spaces.
+        :param env: environment with the model's spaces; a VecEnv may have more or fewer environments than before.
+        :param force_reset: reset the environment before its next step.
+        :raises ValueError: the environment has other spaces.
         """
         env = self._wrap_env(env, self.verbose)
         if may_take_spaces(vars(self), env):
             self.observation_space, self.action_space = env.observation_space, env.action_space
         check_for_correct_spaces(env, self.observation_space, self.action_space)
-        # The last observations are those of as many environments as there were.
+        # The last observations do not fit another number of environments.
         force_reset = force_reset or env.num_envs != self.n_envs
         self.n_envs = env.num_envs
         super().set_env(env, force_reset)
@@ -443,7 +444,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self._set_env_of_goals()
 
     def _set_env_of_goals(self) -> None:
-        """New goals are rewarded by the environment, of which a saved buffer knows nothing."""
+        """The environment computes the rewards of new goals, and a saved buffer does not contain it."""
         if isinstance(self.replay_buffer, HindsightReplayBuffer) and self.env is not None:
             self.replay_buffer.set_env(self.env)
 
@@ -471,21 +472,22 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Learns for ``total_timesteps`` more timesteps, on one axis.
+        """Learns for ``total_timesteps`` more timesteps: first offline, then online.
 
-        Up to ``offline_steps`` a timestep is one update on the data set; ``callback.on_step()`` runs after each, so
-        SB3's callbacks work as they are (there are no episodes: ``dones`` is all False, ``infos`` empty). The rest are
-        environment steps, with SB3's ``train_freq`` and ``gradient_steps``; the data set stays in the replay buffer.
+        Up to timestep ``offline_steps``, a timestep is one update on the data set. ``callback.on_step()`` runs after
+        each, so SB3's callbacks work unchanged (there are no episodes: ``dones`` is all False, ``infos`` empty). The
+        remaining timesteps are environment steps, with SB3's ``train_freq`` and ``gradient_steps``; the data set stays
+        in the replay buffer.
 
-        :param total_timesteps: how many.
+        :param total_timesteps: number of timesteps, offline and online together.
         :param callback: SB3 callback(s).
-        :param log_interval: offline: log every ``250 · log_interval`` updates; online: every so many episodes.
+        :param log_interval: offline: log every ``250 · log_interval`` updates; online: every ``log_interval`` episodes.
         :param tb_log_name: name of the run for TensorBoard; None: the algorithm's name.
-        :param reset_num_timesteps: False goes on counting (and, with ``offline_steps=None``, goes on where the
-            earlier call left the offline phase).
+        :param reset_num_timesteps: False continues the count of timesteps (with ``offline_steps=None`` and an
+            environment, the offline phase stays where the earlier call ended it).
         :param progress_bar: tqdm and rich progress bar.
         :return: the model.
-        :raises ValueError: no data to learn from, or timesteps that would need an environment.
+        :raises ValueError: there are no data to learn from, or there are online timesteps but no environment.
         """
         learning = self.learning(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
@@ -504,9 +506,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         reset_num_timesteps: bool,
         progress_bar: bool,
     ) -> Generator[int, None, None]:
-        """All of :meth:`learn` but the updates on recorded data: each number that it yields is how many to make next.
+        """All of :meth:`learn` except the updates on recorded data: yields how many of them the caller must make.
 
-        So several models can learn side by side, while one of them makes the updates of all.
+        This lets several models learn side by side, with their updates made as one.
         """
         self._plan_phases(total_timesteps, reset_num_timesteps)
         if self._has_recorded_data():
@@ -537,19 +539,19 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self._when_learning_begins = listener
 
     def when_going_online(self, listener: Callable[[], None] | None) -> None:
-        """Calls ``listener`` once, before the first environment step of a ``learn`` that comes to it."""
+        """Calls ``listener`` once, before the first environment step of a ``learn`` that goes online."""
         self._when_going_online = listener
 
     @property
     def goes_online(self) -> bool:
-        """Whether the ``learn`` that runs ends with environment steps."""
+        """Whether the running ``learn`` ends with environment steps."""
         return self._total_timesteps > self._offline_end
 
     def _has_recorded_data(self) -> bool:
         return has_recorded_data(self.replay_buffer, self.dataset)
 
     def _plan_phases(self, total_timesteps: int, reset_num_timesteps: bool) -> None:
-        """Decides at which timestep the offline phase ends; refuses what could not be finished before it begins."""
+        """Decides at which timestep the offline phase ends; raises at once if one of the phases could not run."""
         start = 0 if reset_num_timesteps else self.num_timesteps
         self._offline_end = end_of_offline_phase(
             self.offline_steps,
@@ -566,7 +568,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     @contextmanager
     def _environment_for_callbacks(self) -> Iterator[None]:
-        """SB3's callbacks ask for ``training_env`` when they start; without an environment they get its spaces."""
+        """SB3's callbacks need ``training_env`` when they start; without an environment they get a placeholder."""
         if self.env is not None:
             yield
             return
@@ -608,14 +610,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         return super()._init_callback(callback, progress_bar=False)
 
     def _learn_offline(self, end: int, callback: BaseCallback, log_interval: int) -> Generator[int, None, bool]:
-        """One update a timestep until ``end``, asking for each; False when a callback stopped it."""
+        """One update per timestep until ``end``, each requested by a yield; False when a callback stopped it."""
         # What SB3's callbacks look for among the local variables after an environment step.
         dones = np.zeros(self.n_envs, dtype=bool)
         infos: list[dict[str, Any]] = [{} for _ in range(self.n_envs)]
         updates_per_log = OFFLINE_LOG_UNIT * log_interval if log_interval else 0
         while self.num_timesteps < end:
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            # Up to a multiple: what is due every so many timesteps finds all of them done, and no more.
+            # Stops at multiples of per_replay, so that a callback due there finds exactly that many updates done.
             at_once = self._running_updates().per_replay
             updates = min(at_once - self.num_timesteps % at_once, end - self.num_timesteps)
             yield updates
@@ -643,10 +645,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self._last_episode_starts = np.ones((self.n_envs,), dtype=bool)
             if self._vec_normalize_env is not None:
                 self._last_original_obs = self._vec_normalize_env.get_original_obs()
-            # Not where an episode goes on: correlated noise goes on with it.
+            # Not when an episode continues: correlated noise continues with it.
             if self.action_noise is not None:
                 self.action_noise.reset()
-        # A policy that has learned from data has no use for random actions.
+        # A policy that has learned from data needs no random actions at the start.
         learning_starts = 0 if buffer.n_recorded else self.learning_starts
         while self.num_timesteps < end:
             with section("environment steps"):
@@ -662,18 +664,18 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 return
 
     def at_iteration_ends(self, listener: Callable[[], bool]) -> None:
-        """Calls ``listener`` until ``learn`` returns, wherever all of a timestep is done; for ``_on_training_start``.
+        """Calls ``listener`` at the end of every iteration until ``learn`` returns; for ``_on_training_start``.
 
-        That is after every update of the offline phase, and online after every rollout with its training: parameters,
-        counters, replay buffer, environment and log then belong together, which they do not in a callback's
-        ``_on_step``.
+        An iteration is one update offline (or those of one CUDA graph), and a rollout with its training online. At its
+        end, parameters, counters, replay buffer, environment and log belong to the same timestep; in a callback's
+        ``_on_step`` they do not.
 
         :param listener: False ends learning.
         """
         self._iteration_ends.append(listener)
 
     def _iteration_ended(self) -> bool:
-        # Each of them runs, also after one that ends learning.
+        # All of them run, even after one of them has ended learning.
         with section("callbacks"):
             answers = [listener() for listener in self._iteration_ends]
         return all(answers)
@@ -682,29 +684,29 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """Updates all networks on fresh batches of the replay buffer.
 
         :param gradient_steps: number of updates.
-        :param batch_size: transitions in each.
+        :param batch_size: transitions per update.
         """
         self.begin_training()
         self._running_updates().run(gradient_steps, batch_size)
         self.count_updates(gradient_steps)
 
     def count_updates(self, gradient_steps: int) -> None:
-        """Counts updates that were made, here or in a stack of several models."""
+        """Counts updates that were made by this model or by a stack of several models."""
         self._n_updates += gradient_steps
 
     def begin_training(self) -> None:
-        """Training mode and learning rate, before updates that are made here or in a stack of several models."""
+        """Sets training mode and learning rate, before updates of this model or of a stack of several models."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
 
     def _running_updates(self) -> PlainUpdates | CapturedUpdates:
-        """What makes this model's updates, in the way that ``acceleration`` says."""
+        """The object that makes this model's updates, as ``acceleration`` says."""
         if self._updates is None:
             self._updates = updates_of(self._run, self.acceleration)
         return self._updates
 
     def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
-        """SB3's, which would put a number where a CUDA graph reads a tensor."""
+        """As in SB3, but a learning rate that is a tensor stays one: a CUDA graph reads it."""
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         self.logger.record("train/learning_rate", learning_rate)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
@@ -714,7 +716,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     @property
     def training_monitor(self) -> TrainingMonitor:
-        """Gathers what the log says of updates."""
+        """Collects the statistics of updates for the log."""
         return self._monitor
 
     def dump_logs(self) -> None:
@@ -749,13 +751,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Saves the model as SB3 does, but under its final name only when it is complete.
 
-        The file also keeps the state of the training's generator (a loaded run goes on as if it had never stopped), and
-        names the algorithm and the version of this package.
+        The file also keeps the name of the algorithm, the version of this package and the state of the training
+        generator, so that a loaded model continues with the same random numbers.
 
         :param path: file (``.zip`` is added when it has no ending) or an open binary file.
         :param exclude: attributes to leave out in addition to SB3's.
-        :param include: attributes to keep although they would be left out.
-        :raises OSError: the file cannot be written (a full disk, say); an earlier file of that name is untouched.
+        :param include: attributes to keep that would otherwise be left out.
+        :raises OSError: the file cannot be written (for example, the disk is full); an earlier file of that name is
+            untouched.
         """
         self._generator_state = generator_state(self.training_generator)
         self._origin = origin_of(type(self))
@@ -778,16 +781,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         force_reset: bool = True,
         **kwargs: Any,
     ) -> Self:
-        """Loads a model as SB3 does; ``dataset=`` goes on learning from data, which is not part of the file.
+        """Loads a model as SB3 does; to continue learning from data, pass ``dataset=``: it is not part of the file.
 
         :param path: file written by :meth:`save`.
-        :param env: environment, when it is to be stepped.
+        :param env: environment, if the model is to learn online.
         :param device: torch device, or ``"auto"``.
         :param custom_objects: attributes to use instead of the saved ones.
         :param kwargs: constructor arguments to change.
         :raises OSError: there is no such file.
-        :raises ValueError: it is truncated, damaged, not a saved model or one of an older version, or ``env`` has other
-            spaces.
+        :raises ValueError: the file is truncated, damaged, not a saved model or from an incompatible older version, or
+            ``env`` has other spaces.
         """
         read_origin(path)
         device = plain_device(device)
@@ -797,13 +800,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             if data is not None and may_take_spaces(data, env):
                 taken = {"observation_space": env.observation_space, "action_space": env.action_space}
                 custom_objects = {**(custom_objects or {}), **taken}
-        # Knobs are properties, with the attribute behind them in the file.
+        # Knobs are properties; the file has the attributes behind them.
         knobs = {knob.name for knob in cls.knobs()}
         attributes = {f"_{name}" if name in knobs else name: value for name, value in kwargs.items()}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **attributes)
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """SB3's, as any device can load them: networks that share memory with other runs' are copied out of it."""
+        """As in SB3, but any device can load them, and networks that share memory with other runs are copied."""
         parameters: dict[str, dict[str, Any]] = super().get_parameters()
         networks = {name: alone(value) for name, value in parameters["policy"].items()}
         return {"policy": networks, "policy.optimizer": without_device(parameters["policy.optimizer"])}
@@ -811,12 +814,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def set_parameters(
         self, load_path_or_dict: File | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
     ) -> None:
-        """SB3's; names are checked before anything is changed, and no tensor is shared with where they come from.
+        """As in SB3, but names are checked before anything changes, and no tensor is shared with the source.
 
         :param load_path_or_dict: saved model, or a dict as :meth:`get_parameters` gives it.
         :param exact_match: whether all parameters, and the optimiser's state, must be there.
         :param device: torch device, or ``"auto"``.
-        :raises ValueError: names that the model does not have, or that are missing, or a truncated or damaged file.
+        :raises ValueError: names are unknown or missing, or the file is truncated or damaged.
         """
         if isinstance(load_path_or_dict, dict):
             # torch's optimisers keep the tensors that they are given.
@@ -849,12 +852,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             save_to_pkl(path, self.replay_buffer, self.verbose)
 
     def load_replay_buffer(self, path: File, truncate_last_traj: bool = True) -> None:
-        """Replaces the replay buffer by a saved one; without an environment it is what ``learn`` goes on with.
+        """Replaces the replay buffer by a saved one; without an environment, it also becomes the data set.
 
-        :param path: file written by :meth:`save_replay_buffer`; as it is a pickle, load only what you trust.
-        :param truncate_last_traj: has no meaning here.
-        :raises ValueError: it is truncated or holds something else.
-        :raises DatasetError: its transitions have other spaces than the model; the model then keeps what it had.
+        :param path: file written by :meth:`save_replay_buffer`. It is a pickle: load only files that you trust.
+        :param truncate_last_traj: ignored; SB3's signature has it.
+        :raises ValueError: the file is truncated or holds something else.
+        :raises DatasetError: its transitions have other spaces than the model; the model then keeps its replay buffer.
         """
         loaded = read_replay_buffer(path, self.verbose)
         checks.require_same_spaces(
@@ -876,28 +879,29 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         **arguments: Any,
     ) -> Self:
-        """Takes up an interrupted run from its newest checkpoint; ``learn(…, reset_num_timesteps=False)`` goes on.
+        """Loads an interrupted run from its newest checkpoint; ``learn(…, reset_num_timesteps=False)`` continues it.
 
-        On the CPU, and with :class:`~dipole_sb3.ReplayableEpisodes` around every environment, it goes on as if it had
-        never stopped; without them it says so and goes on with new episodes. Load only what you trust: SB3's format
-        holds pickled objects.
+        On the CPU, and with :class:`~dipole_sb3.ReplayableEpisodes` around every environment, it continues as if it had
+        never stopped. Without ReplayableEpisodes it warns and continues with new episodes. Load only files that you
+        trust: SB3's format holds pickled objects.
 
         :param path: folder of :class:`~dipole_sb3.ResumableCheckpoint`, or one checkpoint.
-        :param env: the run's environment anew; None where the rest needs none.
+        :param env: an environment like the run's; None if the rest of the run needs none.
         :param dataset: the data that the run began with, as in the constructor.
         :param device: torch device, or ``"auto"``.
         :param arguments: constructor arguments to change.
         :raises FileNotFoundError: there is no checkpoint.
-        :raises ValueError: none is whole, or it has no state of a run, or ``env`` is another kind than the run's.
+        :raises ValueError: all are damaged, the file has no state of a run, or ``env`` is not like the run's.
         :raises DatasetError: the data set is missing or has another checksum.
         """
         model: Self = checkpoints.resume(cls, path, env, dataset, device, **arguments)
         return model
 
     def run_state(self) -> dict[str, Any]:
-        """What a run depends on beside the model's file: what was gathered, and the state of everything that draws.
+        """What a run needs besides the model's file: online transitions, statistics, the action space's generator.
 
-        Between two timesteps. The data set is not part of it, only its name and checksum; nor is the environment.
+        Call it at the end of an iteration. Of the data set it has only the name and checksum, of the environment only
+        VecNormalize's statistics.
         """
         buffer, statistics = self.replay_buffer, self.get_vec_normalize_env()
         online = buffer if isinstance(buffer, MixedReplayBuffer) else None
@@ -912,10 +916,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         }
 
     def restore_run_state(self, state: Mapping[str, Any], where: str) -> None:
-        """Goes on from what :meth:`run_state` gave.
+        """Restores what :meth:`run_state` returned.
 
-        :param where: the state comes from, for messages.
-        :raises ValueError: the environment is another kind than the run's.
+        :param where: where the state comes from, for messages.
+        :raises ValueError: the environment is of another kind than the run's.
         """
         if state["n_envs"] != self.n_envs and state["online"] is not None:
             raise ValueError(f"{where}: the run has {state['n_envs']} environments, found {self.n_envs} in env=")
@@ -934,16 +938,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     @property
     def is_inside_an_episode(self) -> bool:
-        """Whether the environments are where the last timestep left them, so that the next one goes on from there."""
+        """Whether the next environment step continues the running episodes; if not, it begins with a reset."""
         return self._last_obs is not None
 
     def begin_new_episodes(self) -> None:
-        """Lets the next environment step begin with a reset."""
+        """Makes the next environment step begin with a reset."""
         self._last_obs = None
 
 
 def _noise_of_environments(noise: ActionNoise, n_envs: int) -> ActionNoise:
-    """The noise for so many environments as SB3 has it, also where there were more or fewer of them before."""
+    """The noise in SB3's form for this number of environments; it may have been made for another number."""
     if isinstance(noise, VectorizedActionNoise):
         if noise.n_envs == n_envs:
             return noise

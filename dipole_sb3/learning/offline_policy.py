@@ -1,4 +1,4 @@
-"""What policies of all algorithms share: how networks are built and stepped, and ``predict`` with its knobs."""
+"""The base class of all policies: how networks are built and optimised, and ``predict`` with its knobs."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ Features = Callable[[str], Tensor]
 
 
 class OfflinePolicy(BasePolicy):
-    """An actor, critics with targets and whatever else an algorithm trains, in one optimiser; and how they act.
+    """An actor, critics with targets and the other networks of an algorithm; one optimiser updates them all.
 
-    Sub-classes build their networks and write :meth:`act`. The networks work on actions in [−1, 1].
+    Sub-classes build their networks and implement :meth:`act`. The networks work on actions in [−1, 1].
 
     :param observation_space: Box, Dict or another space that SB3 can preprocess.
     :param action_space: Box with finite bounds.
     :param lr_schedule: learning rate as a function of the remaining progress (1 → 0).
     :param net_arch: hidden widths of every network, or ``dict(pi=[...], qf=[...])``; default [512, 512, 512].
     :param activation_fn: a name, see :func:`~dipole_sb3.networks.stacked_mlp.make_activation`, or a torch module class.
-    :param n_critics: critics, at least 1; as in SB3.
+    :param n_critics: number of critics, at least 1; as in SB3.
     :param share_features_extractor: one features extractor for all trained networks instead of one for each; targets
         have their own.
     :param features_extractor_class: SB3 features extractor; None: the class's ``default_features_extractor``.
     :param features_extractor_kwargs: its keyword arguments.
     :param normalize_images: divide uint8 images by 255.
-    :param optimizer_class: one optimiser steps all networks.
+    :param optimizer_class: class of the optimiser of all networks.
     :param optimizer_kwargs: its keyword arguments, without the learning rate.
     """
 
@@ -135,7 +135,7 @@ class OfflinePolicy(BasePolicy):
         )
 
     def _target_of(self, network: FeatureNetwork[Head], make_head: Callable[[int], Head]) -> FeatureNetwork[Head]:
-        """A copy that learns nothing by itself."""
+        """A copy without gradients, which follows the network."""
         extractor = self.make_features_extractor()
         target = FeatureNetwork(
             self.observation_space, extractor, make_head(extractor.features_dim), self.normalize_images
@@ -144,7 +144,7 @@ class OfflinePolicy(BasePolicy):
         return target.requires_grad_(False)
 
     def _make_optimizer(self, lr_schedule: Schedule) -> None:
-        # One kernel for all parameters: the loop over tensors of torch's Adam costs a tenth of a small update.
+        # Fused: one kernel for all parameters. Adam's default loop over tensors takes a tenth of a small update.
         has_fused = self.optimizer_class in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
         chosen = {"fused", "foreach", "differentiable"} & self.optimizer_kwargs.keys()
         fused = {"fused": True} if has_fused and not chosen else {}
@@ -163,17 +163,17 @@ class OfflinePolicy(BasePolicy):
         return [self.critic_target]
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Parameters of all networks but the targets, each once."""
+        """Parameters of all networks except the targets, each once."""
         targets = list(self.targets())
         trained = [network for network in self.networks().values() if network not in targets]
         return list(dict.fromkeys(chain.from_iterable(network.parameters() for network in trained)))
 
     def architecture(self) -> Mapping[str, Any]:
-        """What must be equal, beside the shapes of the networks, for several policies to run as one."""
+        """What must be equal, besides the shapes of the networks, for several policies to run as one."""
         return {"activation_fn": self.activation_fn, "device": str(self.device)}
 
     def set_training_mode(self, mode: bool) -> None:
-        """SB3's; targets stay one function, without dropout and with given statistics, in training too."""
+        """As in SB3, but targets always stay in evaluation mode: no dropout, fixed batch statistics."""
         super().set_training_mode(mode)
         for target in self.targets():
             target.eval()
@@ -187,20 +187,20 @@ class OfflinePolicy(BasePolicy):
         :param networks: this policy, or a stack: each network is an attribute with a ``head``.
         :param features: of each network, [..., batch, features], with [policies] in front for a stack.
         :param noise: as :meth:`acting_noise` draws it, with [policies] in front for a stack.
-        :param setting: a value of every knob.
+        :param setting: a value for every knob.
         :return: actions in [−1, 1], shape [..., batch, action].
         """
 
     @abstractmethod
     def acting_form(self) -> ActingForm:
-        """The networks that act, and how, for an export."""
+        """The networks that act and how they are used, for an export."""
 
     def acting_noise(self, batch: int, deterministic: bool, **setting: Any) -> Tensor:
-        """What :meth:`act` draws at random; by default nothing.
+        """The noise that :meth:`act` needs; by default none.
 
-        :param batch: observations.
-        :param deterministic: fixed instead of drawn.
-        :param setting: a value of every knob.
+        :param batch: number of observations.
+        :param deterministic: fixed noise instead of random noise.
+        :param setting: a value for every knob.
         :return: shape [rows, action]; a policy without noise has no rows.
         """
         return torch.empty(0, self.action_dim, device=self.device)
@@ -208,10 +208,10 @@ class OfflinePolicy(BasePolicy):
     def setting(self, **given: Any) -> dict[str, Any]:
         """A value for every knob: the given one, checked, or the policy's own where it is None or missing.
 
-        A knob that is no whole number may have one value for each observation: an array of shape [batch].
+        A knob that is not a whole number may have one value per observation: an array of shape [batch].
 
-        :raises TypeError: a name that is no knob of this policy.
-        :raises ValueError: a value out of range.
+        :raises TypeError: a name is not a knob of this policy.
+        :raises ValueError: a value is out of range.
         """
         unknown = given.keys() - {knob.name for knob in self.knobs}
         if unknown:
@@ -247,7 +247,7 @@ class OfflinePolicy(BasePolicy):
         """SB3's ``predict``, with an argument for each knob.
 
         :param observation: one observation or a batch of them, as in SB3.
-        :param state: handed back unchanged (the policy has no memory).
+        :param state: returned unchanged (the policy has no memory).
         :param episode_start: not used.
         :param deterministic: True: a function of the observation alone (fixed noise); False: samples.
         :param given: values of knobs; see :meth:`setting`.
@@ -266,22 +266,22 @@ class OfflinePolicy(BasePolicy):
         return (actions if vectorized else actions[0]), state
 
     def _predict_by_actor(self, *arguments: Any, **named: Any) -> tuple[np.ndarray, Any]:
-        """``policy.actor.predict``: SB3's callers expect it. What does not rest on the actor alone is left out."""
+        """``policy.actor.predict``, which SB3's callers expect; it leaves out what needs more than the actor."""
         return self.predict(*arguments, **named)
 
     def in_units(self, scaled: np.ndarray) -> np.ndarray:
-        """Actions in [−1, 1], shape [batch, action], in the environment's units and shape."""
+        """Converts actions in [−1, 1], shape [batch, action], to the environment's units and shape."""
         assert isinstance(self.action_space, spaces.Box)
         actions = self.unscale_action(scaled.reshape(-1, *self.action_space.shape))
-        # Rounding takes one in ten upper bounds out of the space.
+        # For one in ten upper bounds, rounding leaves the space.
         return np.clip(actions, self.action_space.low, self.action_space.high)  # type: ignore[no-any-return]
 
     def q_values(self, observations: PyTorchObs, actions: Tensor) -> Tensor:
-        """The smallest of the online critics.
+        """The smallest value of the online critics.
 
         :param observations: [batch, *observation] on the policy's device.
         :param actions: in [−1, 1], shape [batch, action].
-        :return: returns, shape [batch].
+        :return: expected returns, shape [batch].
         """
         values: Tensor = self.critic.head(self.critic.features(observations), actions)
         return values.amin(dim=0)

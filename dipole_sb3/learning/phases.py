@@ -1,4 +1,4 @@
-"""One axis of timesteps: first updates on recorded data, then steps of the environment."""
+"""The two phases of learning, on one count of timesteps: updates on recorded data, then environment steps."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ def end_of_offline_phase(
 ) -> int:
     """The timestep at which environment steps begin.
 
-    :param offline_steps: the model's own argument; None: as below.
-    :param earlier_end: what this function gave for the ``learn()`` before; 0 at first.
+    :param offline_steps: the model's argument of that name.
+    :param earlier_end: what this function returned for the previous ``learn()``; 0 for the first.
     :param start: timestep at which this ``learn()`` begins.
-    :param total_timesteps: of this ``learn()``.
-    :return: with a data set and nothing learned yet, all of this call; without an environment, all of every call; else
-        where the earlier call left it.
+    :param total_timesteps: timesteps of this ``learn()``.
+    :return: ``offline_steps`` if it is given. Else, with a data set: the end of this call if it is the first or there
+        is no environment, otherwise ``earlier_end``. Without a data set there are no more offline timesteps.
     """
     if offline_steps is not None:
         return offline_steps
@@ -29,7 +29,7 @@ def end_of_offline_phase(
 def require_data(offline_end: int, start: int, has_recorded_data: bool, offline_ratio: object) -> None:
     """Refuses an offline phase, or a share of recorded data, without recorded data.
 
-    :raises ValueError: there is none.
+    :raises ValueError: there are no recorded data.
     """
     if offline_end > start and not has_recorded_data:
         raise ValueError(
@@ -45,7 +45,7 @@ def require_data(offline_end: int, start: int, has_recorded_data: bool, offline_
 def require_environment(offline_end: int, has_env: bool, train_freq: TrainFreq, n_envs: int) -> None:
     """Refuses to go online without an environment, or with several where ``train_freq`` counts episodes.
 
-    :raises ValueError: saying what is missing.
+    :raises ValueError: the message says what is missing.
     """
     if not has_env:
         raise ValueError(

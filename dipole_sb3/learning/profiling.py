@@ -1,4 +1,4 @@
-"""Where the time of training goes: torch's profiler over a few updates, as a table and as a trace."""
+"""Where training time goes: torch's profiler over a few updates, as a table and as a trace."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from dipole_sb3.learning.callbacks import IterationCallback
 TRACE = "trace.json.gz"
 TABLE = "table.txt"
 WAIT = 20
-"""Updates before the profiler is on; compiling and capturing are over by then."""
+"""Updates before the profiler starts; compiling and capturing are finished by then."""
 WARMUP = 5
-"""Updates under the profiler that are not kept: its first ones are slow."""
+"""Profiled updates that are discarded, because the first ones are slow."""
 UPDATES = 20
 """Updates that are kept."""
 
@@ -35,21 +35,23 @@ _NAME_WIDTH = 58
 
 
 class TrainingProfile(IterationCallback):
-    """Profiles a few updates of ``learn()``; leaves a table and a Chrome trace, and prints the table.
+    """Profiles a few updates of ``learn()``; writes a table and a Chrome trace, and prints the table.
 
-    ``model.learn(…, callback=TrainingProfile("folder"))``. The window opens after 25 updates and holds the next 20;
-    where several are made at once (online rounds, CUDA graphs) it begins later and may hold more. Before and after it
-    training runs at full speed.
-    Of a run that ends inside the window there is a profile of as many updates as there were.
+    Use: ``model.learn(…, callback=TrainingProfile("folder"))``. The profile begins after 25 updates and covers the next
+    20. If several updates run at once (online training, CUDA graphs), it begins later and may cover more. Before and
+    after it, training runs at full speed. If training ends during the profile, the profile covers the updates until
+    then.
 
     =============  =================================================================================
     table.txt      milliseconds per update by section and by operator, see :func:`format_profile`
     trace.json.gz  every operator, for ui.perfetto.dev or chrome://tracing
     =============  =================================================================================
 
-    :param folder: is made; an earlier profile in it is replaced.
-    :raises OSError: the folder cannot be made, when training starts, or a file not be written, when the window closes.
-    :raises RuntimeError: two at a time; of models that learn together the first one's profile shows the updates of all.
+    :param folder: created if it does not exist; an earlier profile in it is replaced.
+    :raises OSError: the folder cannot be created (when training starts), or a file cannot be written (when the profile
+        ends).
+    :raises RuntimeError: another profile is running in this process. If models learn together, profile only the first:
+        its profile shows the updates of all.
     """
 
     def __init__(self, folder: str | pathlib.Path) -> None:
@@ -77,7 +79,7 @@ class TrainingProfile(IterationCallback):
         if self._profiler is not None:
             self._go_on(self._profiler, updates)
         elif updates >= WAIT:
-            # Before the profiler starts: it slows what it measures, and the table says how much.
+            # Measured before the profiler starts: it slows training down, and the table says by how much.
             self._synchronize()
             waited = time.perf_counter() - self._since
             self._unprofiled_ms = 1e3 * waited / (updates - self._half_way) if self._half_way else float("nan")
@@ -90,7 +92,7 @@ class TrainingProfile(IterationCallback):
 
     def _started(self) -> profile:
         cuda = [ProfilerActivity.CUDA] if self.model.device.type == "cuda" else []
-        # Closed below: online an iteration may have many updates, so that fewer of them are enough.
+        # _go_on() ends the profile earlier where iterations have many updates, as online.
         steps = schedule(wait=0, warmup=WARMUP, active=UPDATES + 1, repeat=1)
         profiler = profile(activities=[ProfilerActivity.CPU, *cuda], schedule=steps, acc_events=True)
         profiler.start()
@@ -123,9 +125,9 @@ class TrainingProfile(IterationCallback):
         print(f"No profile: training ended after {self._seen} updates, before those that are profiled")
 
     def _close(self) -> None:
-        """Ends the window, writes and prints."""
+        """Ends the profile, writes the files and prints the table."""
         assert self._profiler is not None
-        # Kernels that still run belong to the window.
+        # Kernels that are still running belong to the profile.
         self._synchronize()
         self._profiler.stop()
         profiler, self._profiler, self._is_done = self._profiler, None, True
@@ -151,12 +153,12 @@ class TrainingProfile(IterationCallback):
 
 
 def _chrome_trace(profiler: profile, folder: pathlib.Path) -> bytes:
-    """The trace as JSON, by way of a file on the disk where it will stay."""
+    """The trace as JSON, exported through a temporary file on the disk where the result will be stored."""
     try:
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
             path = pathlib.Path(beside) / "trace.json"
             profiler.export_chrome_trace(str(path))
-            # It writes all or nothing, and does not tell which.
+            # The export writes all or nothing, and does not report which.
             return path.read_bytes()
     except OSError as error:
         raise OSError(f"cannot write {folder / TRACE}: the profiler left no trace, expected room for it") from error
@@ -164,7 +166,7 @@ def _chrome_trace(profiler: profile, folder: pathlib.Path) -> bytes:
 
 @dataclass
 class Row:
-    """One line of a table: milliseconds in the window on the host, and of the kernels that were launched meanwhile."""
+    """One line of a table: milliseconds on the host, and milliseconds of the kernels launched during that time."""
 
     name: str
     depth: int = 0
@@ -175,15 +177,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a window holds.
+    """The result of a profile.
 
     =============  =================================================================================================
-    updates        in it
+    updates        number of updates
     wall_ms        from its beginning to its end
-    sections       each without the sections inside it, in the order of their first beginning; last, what is in none
-    operators      with their own time, without the operators that they call, the longest first; on CUDA: kernels
+    sections       each without the sections inside it, in the order of their first start; last: outside all sections
+    operators      with their own time, without the operators that they call, longest first; on CUDA: kernels
     has_kernels    whether a device runs them
-    hides          how a part of the update is run whose sections cannot be seen: "compiled", "captured" or both
+    hides          why sections inside the update are not visible: it is "compiled", "captured" or both
     =============  =================================================================================================
     """
 
@@ -208,7 +210,7 @@ def summarize(events: Iterable[FunctionEvent], updates: int) -> Profile:
     begin, end = min(step.start for step in steps), max(step.end for step in steps)
     marked = [event for event in host if event.name.startswith(PREFIX)]
     timeline = _Timeline(marked, begin, end)
-    # A launch and its kernels have one number; all kernels of a captured graph have its launch's.
+    # A launch and its kernels share one id; all kernels of a captured graph have the id of the graph's launch.
     launches = {event.id: event.time_range.start for event in host if event.name.startswith("cu")}
     for kernel in kernels:
         timeline.at(launches.get(kernel.id, end)).kernel_ms += _microseconds(kernel) / 1e3
@@ -222,11 +224,11 @@ def summarize(events: Iterable[FunctionEvent], updates: int) -> Profile:
 
 
 class _Timeline:
-    """Which section is the innermost at what time.
+    """Tells which section is the innermost one at a given time.
 
-    :param events: the sections, of one thread.
-    :param begin: of the window, in µs.
-    :param end: of the window; a section may reach beyond either.
+    :param events: the sections of one thread.
+    :param begin: start of the profile, in µs.
+    :param end: end of the profile, in µs; sections are cut off at both.
     """
 
     def __init__(self, events: Sequence[FunctionEvent], begin: float, end: float) -> None:
@@ -255,11 +257,11 @@ class _Timeline:
             self._changes.append((closed_at, self._open[-1][1] if self._open else self._outside))
 
     def rows(self) -> list[Row]:
-        """In the order of their first beginning; last, what is in no section."""
+        """In the order of their first start; the last row is the time outside all sections."""
         return [*self._rows.values(), self._outside]
 
     def at(self, time_us: float) -> Row:
-        """The innermost section then."""
+        """The innermost section at that time."""
         return self._changes[max(bisect_right(self._changes, time_us, key=lambda change: change[0]) - 1, 0)][1]
 
 
@@ -277,7 +279,7 @@ def _totals(times: Iterable[tuple[str, float]]) -> list[Row]:
 
 
 def format_profile(profile: Profile) -> str:
-    """A table of one screen: sections, which add up to the window, and the ten most expensive operators."""
+    """A table that fits on one screen: sections, which add up to the whole time, and the ten slowest operators."""
 
     def line(row: Row, whole_ms: float, *, counted: bool) -> str:
         name = f"{'  ' * row.depth}{row.name}"

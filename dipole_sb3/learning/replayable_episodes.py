@@ -1,4 +1,4 @@
-"""Running episodes that can be taken up again: played anew from their seed and their actions, and compared."""
+"""Episodes that can be continued after an interruption: they are replayed from seed and actions, and compared."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from dipole_sb3.common.random_state import globally_seeded
 
 _REPLAYABLE_WRAPPERS = (VecNormalize, VecTransposeImage)
-"""Wrappers of a VecEnv that hold nothing of a running episode, or whose state is saved with the run."""
+"""Wrappers of a VecEnv that hold no state of a running episode, or whose state is saved with the run."""
 
 
 class ReplayableEpisodes(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Keeps seed and actions of the running episode, so that an interrupted run can play it again to the same point.
+    """Keeps the seed and actions of the running episode, so that an interrupted run can replay it to the same point.
 
-    Every episode starts from a seed of its own (the first from the one that ``reset`` is given, the others from a
-    sequence that follows from it), so its start does not depend on where the environment keeps its random numbers. For
-    simulators: going on with a run repeats the actions of the episode that was interrupted. Put it around all wrappers
-    that change actions. For several environments: ``make_vec_env(id, n_envs=8, wrapper_class=ReplayableEpisodes)``.
+    Every episode has its own seed: the first one is given to ``reset``, the others come from a sequence that follows
+    from it. The start of an episode therefore does not depend on where the environment keeps its random numbers. Use it
+    for simulators only: resuming a run repeats the actions of the interrupted episode. Put it around all wrappers that
+    change actions. For several environments: ``make_vec_env(id, n_envs=8, wrapper_class=ReplayableEpisodes)``.
 
-    :param env: any Gymnasium environment that repeats itself for equal seeds and actions.
+    :param env: any Gymnasium environment whose episodes are determined by their seed and actions.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -42,7 +42,7 @@ class ReplayableEpisodes(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructo
             self._seeds = np.random.default_rng(seed)
         self._seed = int(self._seeds.integers(2**31)) if seed is None else seed
         self._options, self._actions = options, []
-        # A start that is drawn from global generators, as OGBench's mazes do, follows from the seed, too.
+        # Some environments draw their start from global generators (OGBench's mazes): seed those, too.
         with globally_seeded(self._seed):
             self._observation, info = self.env.reset(seed=self._seed, options=options)
         return self._observation, info
@@ -54,7 +54,7 @@ class ReplayableEpisodes(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructo
         return self._observation, reward, terminated, truncated, info
 
     def episode_state(self) -> dict[str, Any]:
-        """What it takes to be at this point again: a mapping of numbers and arrays."""
+        """What is needed to return to this point: a mapping of numbers and arrays."""
         return {
             "seeds": self._seeds.bit_generator.state,
             "seed": self._seed,
@@ -64,21 +64,21 @@ class ReplayableEpisodes(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructo
         }
 
     def set_episode_seeds(self, state: Mapping[str, Any]) -> None:
-        """The sequence of seeds of the episodes to come, from :meth:`episode_state`."""
+        """Sets the sequence of seeds for the following episodes, from :meth:`episode_state`."""
         self._seeds.bit_generator.state = dict(state["seeds"])
 
     def shows(self, observation: Any) -> bool:
-        """Whether the last observation is this one, bit for bit."""
+        """Whether the last observation equals this one, bit for bit."""
         return _same(self._observation, observation)
 
 
 def episode_states(env: VecEnv) -> list[dict[str, Any]] | None:
-    """Of every environment, from :meth:`ReplayableEpisodes.episode_state`; None where they cannot be played again."""
+    """Every environment's :meth:`ReplayableEpisodes.episode_state`; None when episodes cannot be replayed."""
     return env.env_method("episode_state") if replayable(env) else None
 
 
 def replayable(env: VecEnv) -> bool:
-    """Whether every environment keeps its episode, and nothing around them holds more."""
+    """Whether every environment keeps its episode, and no wrapper around them holds more state of it."""
     while isinstance(env, VecEnvWrapper):
         if not isinstance(env, _REPLAYABLE_WRAPPERS):
             return False
@@ -87,17 +87,17 @@ def replayable(env: VecEnv) -> bool:
 
 
 def continue_seeds(env: VecEnv, states: Sequence[Mapping[str, Any]]) -> None:
-    """Goes on with every environment's sequence of seeds, from :func:`episode_states`."""
+    """Continues every environment's sequence of seeds, from :func:`episode_states`."""
     for index, state in enumerate(states):
         env.env_method("set_episode_seeds", state, indices=[index])
 
 
 def play_again(env: VecEnv, states: Sequence[Mapping[str, Any]]) -> str | None:
-    """Brings every environment to the point of its episode at which its state was taken.
+    """Replays every environment's episode to the point at which its state was taken.
 
-    :param env: as many environments, new or not.
+    :param env: as many environments as states; they need not be new.
     :param states: from :func:`episode_states`.
-    :return: None when each of them shows the same observation as then, else what is different, as a phrase.
+    :return: None when every environment shows the same observation as then, else a phrase that says what differs.
     """
     for index, state in enumerate(states):
         env.env_method("reset", indices=[index], seed=state["seed"], options=state["options"])
@@ -109,7 +109,7 @@ def play_again(env: VecEnv, states: Sequence[Mapping[str, Any]]) -> str | None:
                 "of its episode"
             )
     continue_seeds(env, states)
-    # The seeds given by the constructor were used when the run began.
+    # Drop the seeds that the model's constructor set: the run used them when it began.
     env.unwrapped._reset_seeds()
     return None
 

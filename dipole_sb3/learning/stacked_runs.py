@@ -1,4 +1,4 @@
-"""One run, or several stacked ones, as :mod:`~dipole_sb3.learning.update_execution` runs their updates."""
+"""One run or several stacked runs, as learners of :mod:`~dipole_sb3.learning.update_execution`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _VALIDATION_TRANSITIONS = 1024
 
 
 class Trainable(Protocol):
-    """What updates need of a model; see :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`."""
+    """What updates need from a model; see :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`."""
 
     update_rule: ClassVar[UpdateRule]
     policy: OfflinePolicy
@@ -64,9 +64,10 @@ class Trainable(Protocol):
 
 
 def updates_of(learner: Learner, acceleration: Acceleration) -> PlainUpdates | CapturedUpdates:
-    """How a learner's updates are run.
+    """The object that runs a learner's updates.
 
-    :raises ValueError: see :func:`~dipole_sb3.learning.update_execution.chosen`.
+    :raises ValueError: see :func:`~dipole_sb3.learning.update_execution.chosen`; or ``"captured"`` with an optimiser
+        that a CUDA graph cannot contain.
     """
     how = chosen(acceleration, learner.device)
     if how == "captured" and not all(map(can_be_captured, learner.optimizers())):
@@ -91,9 +92,9 @@ def _can_compile() -> bool:
 
 
 class OneRun:
-    """A model's updates.
+    """The updates of one model.
 
-    :param model: with a data set or a replay buffer.
+    :param model: a model with a data set or a replay buffer.
     """
 
     def __init__(self, model: Trainable) -> None:
@@ -122,15 +123,15 @@ class OneRun:
         return self.normalized(buffer.draw(batch_size, model.training_generator, model.n_steps))
 
     def _resident_buffer(self) -> OfflineReplayBuffer | None:
-        """The buffer from which the device can gather batches by itself; None where the host has to."""
+        """The buffer, if the device can gather batches from it; None if the host has to."""
         model, buffer = self._model, self._model.filled_buffer()
         normalized = model.get_vec_normalize_env() is not None or model.learned_normalized_observations
-        # A user's subclass may draw in a way of its own.
+        # A user's sub-class may draw batches in another way.
         uniform = type(buffer).draw in (OfflineReplayBuffer.draw, MixedReplayBuffer.draw)
         return buffer if buffer.resident and uniform and not normalized else None
 
     def normalized(self, batch: Batch) -> Batch:
-        """The batch as the networks see it: normalised where the environment is."""
+        """The batch as the networks see it: normalised if the environment is."""
         model, statistics = self._model, self._model.get_vec_normalize_env()
         if statistics is None:
             if model.learned_normalized_observations:
@@ -142,11 +143,11 @@ class OneRun:
         return self._normalizer(batch)
 
     def forget_normalizer(self) -> None:
-        """For an environment, or statistics of one, that may have changed."""
+        """Call it when the environment or its statistics may have changed."""
         self._normalizer = None
 
     def gathered(self, inputs: Inputs) -> Batch:
-        """The batch of one run or of many that share their data, whose indices have a leading axis."""
+        """The batch of one run, or of several that share their data (the indices then have a leading axis)."""
         if inputs.batch is not None:
             return inputs.batch
         indices = inputs.indices
@@ -181,7 +182,7 @@ class OneRun:
         self._model.training_monitor.add(outcome, updates)
 
     def record_validation(self, logger: Logger) -> None:
-        """Losses on the data set's validation split, always on the same transitions and noise: curves compare."""
+        """Logs losses on the data set's validation split; transitions and noise stay the same, so curves compare."""
         model, rule = self._model, self._model.update_rule
         validation = None if model.replay_buffer is None else model.replay_buffer.validation
         if validation is None:
@@ -197,7 +198,7 @@ class OneRun:
 
 
 class ManyRuns:
-    """The updates of several models as one.
+    """The updates of several models, made as one.
 
     :param models: see :func:`dipole_sb3.learning.learn_together.require_stackable`.
     """
@@ -241,7 +242,7 @@ class ManyRuns:
         return outcome._replace(total=outcome.total.detach())
 
     def _objective(self) -> Objective:
-        """That of all runs; made only when it changes: its tensors come from the host, for which no recording waits."""
+        """The objective of all runs. Made only when it changes: its copies from the host cannot be recorded."""
         objectives = [model.objective() for model in self._models]
         if objectives != self._objectives:
             self._objectives = objectives
@@ -259,12 +260,12 @@ class ManyRuns:
             run.take_note(outcome.of_run(index), updates)
 
     def release(self) -> None:
-        """Gives every model's networks memory of their own again."""
+        """Gives every model's networks their own memory again."""
         self._stack.release()
 
 
 def without_vec_normalize(model: str) -> ValueError:
-    """The error of a model that has learned in a VecNormalize and finds none."""
+    """The error for a model that has learned with VecNormalize and finds none."""
     return ValueError(
         f"{model} has learned from normalised observations: found no VecNormalize, expected env= to be an environment "
         "in VecNormalize.load(...) with the statistics of that run"
@@ -276,7 +277,7 @@ def _stack(*tensors: Tensor) -> Tensor:
 
 
 class _Same:
-    """Equal for one and the same tensor; while it is kept, no other tensor can come to lie where this one does."""
+    """Equal only for the same tensor object, which it keeps alive, so that no other tensor gets its address."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor

@@ -1,4 +1,4 @@
-"""What a model learns from: whatever users call a data set, as one kind of buffer; and whether it suits the model."""
+"""Turns everything that users may pass as a data set into one kind of buffer, and checks that it suits the model."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def adopted(
     """A data set as a buffer on a device.
 
     :param dataset: a buffer of ours or of SB3, a name, a path, or a mapping of arrays.
-    :param known: the model's observation and action space, which the data must have; None: whatever the data have.
+    :param known: the model's observation and action space, which the data must have; None: any spaces.
     :raises DatasetError: it is malformed, or disagrees with the spaces.
     """
-    # Arrays and files hold what was recorded, in units that only the environment's spaces tell.
+    # Arrays and files hold raw recorded values; only the environment's spaces tell their bounds.
     known_spaces: dict[str, Any] = {} if known is None else _by_name(*known)
     if isinstance(dataset, str | pathlib.Path):
         buffer = load_dataset(dataset, device=device, **(known_spaces if is_file_name(dataset) else {}))
@@ -60,13 +60,13 @@ def has_recorded_data(buffer: OfflineReplayBuffer | None, dataset: OfflineReplay
 
 
 def require_n_steps(n_steps: int) -> None:
-    """Refuses what is not a whole number of at least 1."""
+    """Refuses anything but a whole number of at least 1."""
     if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
         raise ValueError(f"n_steps is {n_steps!r}, expected a whole number of at least 1")
 
 
 def require_consecutive(buffer: OfflineReplayBuffer, n_steps: int) -> None:
-    """Refuses to make one-step returns out of n-step ones where no row of the data set follows on another."""
+    """Refuses n-step returns on data whose rows do not follow each other: they would all be one-step returns."""
     if n_steps == 1:
         return
     data = recorded_part(buffer)
@@ -79,7 +79,7 @@ def require_consecutive(buffer: OfflineReplayBuffer, n_steps: int) -> None:
 
 
 def offline_ratio_at(ratio: float | Schedule | None, progress_remaining: float) -> float | None:
-    """``offline_ratio``, at the present progress where it is a schedule.
+    """The value of ``offline_ratio``; for a schedule, the value at the current progress.
 
     :raises ValueError: it is not a number in [0, 1].
     """

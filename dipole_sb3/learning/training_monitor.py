@@ -30,10 +30,11 @@ class TrainingMonitor:
         self._since = time.perf_counter()
 
     def add(self, outcome: Outcome, updates: int = 1) -> None:
-        """Takes note of updates, without waiting for the device.
+        """Adds updates to the statistics, without waiting for the device.
 
-        :param outcome: of the last of them, but ``losses`` is the sum over all; its tensors may be overwritten later.
-        :param updates: how many.
+        :param outcome: the last update's, except that ``losses`` is the sum over all of them; its tensors may be
+            overwritten later.
+        :param updates: number of updates.
         """
         if self._updates == 0 and self._details is None:
             self._since = time.perf_counter()
@@ -59,13 +60,13 @@ class TrainingMonitor:
         self._updates, self._since = 0, now
 
     def state(self) -> dict[str, Any]:
-        """What the next record will rest on, as numbers and arrays."""
+        """What the next record depends on, as numbers and arrays."""
         last = None if self._details is None else mapped(lambda tensor: tensor.cpu().numpy(), self._details)
         seconds = time.perf_counter() - self._since
         return {"losses": self._losses.cpu().numpy(), "last": last, "updates": self._updates, "seconds": seconds}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what :meth:`state` gave."""
+        """Continues from what :meth:`state` returned."""
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.as_tensor(array, device=self._losses.device)

@@ -1,9 +1,9 @@
-"""How updates are run: as they are written, compiled, or several of them as one CUDA graph.
+"""Runs updates eagerly, compiled, or several at a time as one CUDA graph.
 
-Small networks and a sampler of many steps make an update hundreds of small kernels, which a GPU finishes faster than
-Python can launch them. A CUDA graph is launched as one. It repeats the same kernels on the same memory, so everything
-that changes comes in through tensors that stay where they are: which transitions, the noise, the learning rate. Random
-numbers are drawn outside it, in the order in which uncaptured updates draw them: a captured run sees the same batches.
+With small networks and a sampler of many steps, an update consists of hundreds of small kernels, which a GPU finishes
+faster than Python can launch them. A CUDA graph is launched as a whole. It repeats the same kernels on the same memory,
+so everything that changes (indices of transitions, noise, learning rate) is passed in tensors at fixed addresses.
+Random numbers are drawn outside the graph, in the same order as without it, so a captured run sees the same batches.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dipole_sb3.learning.update_rule import LossFunction, Outcome, UpdateRule
 Acceleration = Literal["auto", "eager", "compiled", "captured"]
 
 UPDATES_PER_REPLAY = 10
-"""Updates in a CUDA graph. A launch costs about as much as one kernel, of which an update has a hundred and more: ten
-make it disappear, while callbacks are never more than nine updates behind the networks."""
+"""Updates in a CUDA graph. A launch costs about as much as one kernel, and an update has more than a hundred: with ten
+updates the launch costs almost nothing, while callbacks are at most nine updates behind the networks."""
 
 _WARM_UP = 3
 """Updates before a capture: they compile, allocate the optimiser's state and let libraries choose their kernels."""
@@ -34,8 +34,8 @@ _WARM_UP = 3
 class Inputs(NamedTuple):
     """What changes from one update to the next.
 
-    :param indices: of the transitions, where the update itself gathers them on the device; else None.
-    :param batch: the transitions, where the host gathers them; else None.
+    :param indices: of the transitions, if the update itself gathers them on the device; else None.
+    :param batch: the transitions, if the host gathers them; else None.
     :param noise: a named tuple of tensors, as the update rule draws it.
     """
 
@@ -45,7 +45,7 @@ class Inputs(NamedTuple):
 
 
 class Learner(Protocol):
-    """One run, or several stacked ones, as this module sees them."""
+    """What this module needs from one run or from several stacked runs."""
 
     @property
     def update_rule(self) -> UpdateRule: ...
@@ -54,30 +54,30 @@ class Learner(Protocol):
     def device(self) -> torch.device: ...
 
     def draw_inputs(self, batch_size: int) -> Inputs:
-        """Everything random of one update."""
+        """Draws everything that is random in one update."""
         ...
 
     def update(self, inputs: Inputs, losses: LossFunction) -> Outcome:
-        """One update: work on the device that never waits for it."""
+        """Makes one update on the device, without ever waiting for the device."""
         ...
 
     def constants(self) -> tuple[Any, ...]:
-        """All that a recording of :meth:`update` would keep as it is now: addresses of tensors, numbers."""
+        """Everything that a recording of :meth:`update` fixes at its current value: addresses of tensors, numbers."""
         ...
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Whose learning rate a recording must read from the device."""
+        """The optimisers whose learning rate a recording must read from the device."""
         ...
 
     def take_note(self, outcome: Outcome, updates: int) -> None:
-        """Statistics of so many updates; the outcome is the last one's but for ``losses``, which is their sum."""
+        """Adds updates to the statistics; the outcome is the last update's, but ``losses`` is the sum over all."""
         ...
 
 
 def chosen(acceleration: Acceleration, device: torch.device) -> Acceleration:
-    """What ``acceleration`` means on a device.
+    """Resolves ``"auto"`` for a device, and checks the other names.
 
-    :raises ValueError: an unknown name, or a CUDA graph without CUDA.
+    :raises ValueError: the name is unknown, or ``"captured"`` without CUDA.
     """
     if acceleration not in get_args(Acceleration):
         raise ValueError(f"acceleration is {acceleration!r}, expected one of {', '.join(get_args(Acceleration))}")
@@ -95,7 +95,7 @@ def compiled(losses: LossFunction) -> LossFunction:
 
 
 class PlainUpdates:
-    """Updates of a learner one by one.
+    """Runs a learner's updates one by one.
 
     :param learner: on any device.
     :param losses: eager or compiled.
@@ -107,7 +107,7 @@ class PlainUpdates:
         self._learner, self._losses = learner, losses
 
     def run(self, updates: int, batch_size: int) -> None:
-        """So many updates on fresh batches."""
+        """Makes ``updates`` updates on fresh batches."""
         for _ in range(updates):
             with section("batch"):
                 inputs = self._learner.draw_inputs(batch_size)
@@ -118,10 +118,10 @@ class PlainUpdates:
 
 
 class CapturedUpdates:
-    """Updates of a learner as CUDA graphs, recorded anew whenever something has changed that a recording keeps.
+    """Runs a learner's updates as CUDA graphs, recorded again whenever something that a recording fixes has changed.
 
-    That is the case after ``load``, ``set_parameters``, ``set_dataset``, with another batch size or another value of a
-    hyperparameter; not with another learning rate.
+    That happens after ``load``, ``set_parameters`` and ``set_dataset``, and with another batch size or another value of
+    a hyperparameter, but not with another learning rate.
 
     :param learner: on a CUDA device.
     :param losses: eager or compiled.
@@ -145,7 +145,7 @@ class CapturedUpdates:
         while updates:
             constants = (batch_size, *self._learner.constants())
             if constants != self._constants:
-                # The optimiser's state appears with the first update: not until it stays is there something to record.
+                # The first update creates the optimiser's state; a recording is possible once the state stays in place.
                 self._recordings, self._constants, self._warm = {}, constants, 0
             if self._warm < _WARM_UP:
                 for optimizer in self._learner.optimizers():
@@ -158,7 +158,7 @@ class CapturedUpdates:
                 continue
             size = self.per_replay if updates >= self.per_replay else 1
             if size not in self._recordings and not self._is_warm:
-                # What has changed since the last one that compilation depends on must not be met while recording.
+                # Something may have changed that needs compiling, which must not happen during recording: warm up.
                 self._warm = _WARM_UP - 1
                 continue
             with section("batch"):
@@ -174,7 +174,7 @@ class CapturedUpdates:
 
 
 class _Recording:
-    """So many updates on inputs that are copied to where the recording reads them."""
+    """A recording of several updates; new inputs are copied to where the recording reads them."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class _Recording:
         self._replay = record(run)
 
     def replay(self, drawn: list[Inputs]) -> Outcome:
-        """The outcome is overwritten by the next replay."""
+        """Repeats the updates on new inputs; the next replay overwrites the outcome."""
         targets = [tensor for inputs in self._inputs for tensor in _tensors(inputs)]
         torch._foreach_copy_(targets, [tensor for inputs in drawn for tensor in _tensors(inputs)])
         outcome: Outcome = self._replay()
@@ -202,7 +202,7 @@ class _Recording:
 def cuda_graph(device: torch.device, function: Callable[[], Outcome]) -> Callable[[], Outcome]:
     """A function's kernels as a CUDA graph: calling the result launches them and returns the same tensors each time."""
     graph = torch.cuda.CUDAGraph()
-    # Torch's own stream for captures belongs to whichever device was the first.
+    # Torch's default stream for captures belongs to the first device that captured.
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
         outcome = function()
@@ -216,7 +216,7 @@ def cuda_graph(device: torch.device, function: Callable[[], Outcome]) -> Callabl
 
 @contextmanager
 def beside(device: torch.device) -> Iterator[None]:
-    """On a CUDA stream of its own, as what is to be recorded must have run before; elsewhere nothing is different."""
+    """On CUDA, uses a separate stream, as torch requires for warm-up before a capture; elsewhere does nothing."""
     if device.type != "cuda":
         yield
         return
@@ -229,7 +229,7 @@ def beside(device: torch.device) -> Iterator[None]:
 
 
 def keep_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Lets a CUDA graph read the optimiser's learning rate and count of steps from the device."""
+    """Lets a CUDA graph read the optimiser's learning rate and step count from the device."""
     for group in optimizer.param_groups:
         if not isinstance(group["lr"], Tensor):
             group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
@@ -241,12 +241,12 @@ def keep_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> No
 
 
 def can_be_captured(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimiser's step never asks the device for its learning rate or count of steps."""
+    """Whether the optimiser's step works without copying its learning rate or step count to the host."""
     return all(group.get("fused") or "capturable" in group for group in optimizer.param_groups)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """A number, or the tensor that is there, so that a recording sees it."""
+    """Sets the learning rate; if it is a tensor, in place, so that a recording sees the change."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(learning_rate)
@@ -255,7 +255,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def without_device(optimizer_state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state as any device can load it: what :func:`keep_on_device` changed is as it was."""
+    """An optimiser's state in a form that any device can load: undoes what :func:`keep_on_device` changed."""
     groups = [
         {**group, "lr": float(group["lr"]), **({"capturable": False} if "capturable" in group else {})}
         for group in optimizer_state["param_groups"]
@@ -264,7 +264,7 @@ def without_device(optimizer_state: dict[str, Any]) -> dict[str, Any]:
 
 
 def addresses(tensors: Iterator[Tensor]) -> tuple[int, ...]:
-    """Where tensors lie, for :meth:`Learner.constants`."""
+    """Memory addresses of tensors, for :meth:`Learner.constants`."""
     return tuple(tensor.data_ptr() for tensor in tensors)
 
 

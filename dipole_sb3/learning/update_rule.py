@@ -1,9 +1,9 @@
-"""What an update is, in every algorithm: a description that this folder can run in every way it knows.
+"""What an update is, for every algorithm: a description that can be run in several ways.
 
-Eagerly, compiled or captured in a CUDA graph, for one run or for several: that works because an update is a function of
-(networks, batch, noise, objective) with static shapes, without a value that leaves the device and without a Python
-branch that looks at one. Shapes are written [..., batch]: nothing in front for one run, [runs] for several that are
-stacked.
+An update runs eagerly, compiled or captured in a CUDA graph, for one run or for several. This works because it is a
+function of (networks, batch, noise, objective) with static shapes: no value leaves the device, and no Python branch
+depends on a tensor's value. Shapes are written [..., batch]: no leading axis for one run, [runs] for several stacked
+runs.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ SelfObjective = TypeVar("SelfObjective", bound="Objective")
 
 
 PER_RUN: Mapping[str, bool] = {"per_run": True}
-"""Metadata of an objective's field in which stacked runs may differ: ``field(default=…, metadata=PER_RUN)``."""
+"""Metadata of an objective's field that may differ between stacked runs: ``field(default=…, metadata=PER_RUN)``."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The numbers on which an update depends; a model has an attribute for each of them.
+    """The hyperparameters that an update depends on; a model has an attribute for each of them.
 
-    Fields with the metadata :data:`PER_RUN` may differ between runs that are stacked; there they are tensors [runs, 1].
+    Fields with the metadata :data:`PER_RUN` may differ between stacked runs; they are then tensors of shape [runs, 1].
     """
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Of all fields."""
+        """Names of all fields."""
         return tuple(each.name for each in fields(cls))
 
     @classmethod
     def per_run_names(cls) -> tuple[str, ...]:
-        """Of the fields in which stacked runs may differ."""
+        """Names of the fields that may differ between stacked runs."""
         return tuple(each.name for each in fields(cls) if "per_run" in each.metadata)
 
     @classmethod
     def stacked(cls: type[SelfObjective], objectives: Sequence[SelfObjective], device: torch.device) -> SelfObjective:
-        """The objective of several runs at once; what they have in common stays a number.
+        """The objective of several runs at once; fields that are equal in all runs stay numbers.
 
-        :param objectives: one for each run, equal but for the fields of :meth:`per_run_names`.
+        :param objectives: one for each run; they differ only in the fields of :meth:`per_run_names`.
         """
         numbers: dict[str, Any] = {}
         for name in cls.per_run_names():
@@ -67,7 +67,7 @@ class Objective:
 
 
 class Outcome(NamedTuple):
-    """What one evaluation of the losses gives; detached tensors are kept for the log and read only there.
+    """The result of one evaluation of the losses; detached tensors are for the log only.
 
     =======  ================================================================================
     total    sum of all losses, of all runs, with gradient
@@ -82,17 +82,17 @@ class Outcome(NamedTuple):
 
     @classmethod
     def of(cls, losses: Sequence[Tensor], **details: Tensor) -> Outcome:
-        """Of losses [...] that are added up; nothing but their sum keeps its gradient."""
+        """From losses of shape [...], which are added up; only their sum keeps its gradient."""
         stacked = torch.stack(list(losses), dim=-1)
         return cls(stacked.sum(), stacked.detach(), {name: value.detach() for name, value in details.items()})
 
     def of_run(self, run: int) -> Outcome:
-        """The part of one of several runs; ``total`` stays that of all."""
+        """One run's part of several runs' outcome; ``total`` stays that of all."""
         return Outcome(self.total, self.losses[run], {name: value[run] for name, value in self.details.items()})
 
 
 LossFunction = Callable[[Any, Batch, Any, Any], Outcome]
-"""(networks, batch, noise, objective) → outcome; as it is written, or what a compiler made of it."""
+"""(networks, batch, noise, objective) → outcome; plain or compiled."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class UpdateRule:
     """How an algorithm learns from one batch.
 
     :param objective: the class of the numbers that the losses depend on.
-    :param loss_names: of the losses, as the log has them.
+    :param loss_names: names of the losses in the log.
     :param draw_noise: (batch size, action dimensions, generator) → a named tuple of tensors [batch, …] on the
         generator's device: all randomness of an update.
     :param losses: (networks, batch, noise, objective) → outcome; ``networks`` are a policy's, or a stack of several
@@ -128,7 +128,7 @@ def apply_update(
     """One gradient step on all networks, then what follows it.
 
     :param policy: its ``optimizer`` makes the step.
-    :param losses: the rule's, compiled; None: as they are written.
+    :param losses: the rule's losses, compiled; None: not compiled.
     :return: the losses before the step.
     """
     outcome = (losses or rule.losses)(policy, batch, noise, objective)
@@ -140,7 +140,7 @@ def apply_update(
 
 
 def step(rule: UpdateRule, policy: Any, objective: Objective) -> None:
-    """The optimiser's step with the gradients that are there, and what follows it."""
+    """The optimiser's step with the current gradients, and what follows it."""
     with section("optimiser"):
         policy.optimizer.step()
     with section("target step"), torch.no_grad():

@@ -1,4 +1,4 @@
-"""What algorithms share that learn values: expectile regression, ensembles of critics, returns, target networks."""
+"""Shared by algorithms that learn values: expectile regression, ensembles of critics, returns, target networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Aggregation = Literal["min", "mean"]
 
 
 class Networks(Protocol):
-    """What losses read that learn V beside Q: a policy's networks, or a stack of several policies'."""
+    """The networks that losses for V and Q read: a policy's, or a stack of several policies'."""
 
     actor: Any
     critic: Any
@@ -54,7 +54,7 @@ def aggregate(values: Tensor, how: Aggregation) -> Tensor:
 
 
 def bootstrapped_returns(batch: Batch, gamma: float | Tensor, next_value: Tensor) -> Tensor:
-    """r + γ·mask·V(s'), what critics regress on.
+    """r + γ·mask·V(s'), the regression target of the critics.
 
     With n-step returns r is Σ γⁱ·rᵢ over the batch's m ≤ n steps, γ becomes γᵐ, and s' is the last step's.
 

@@ -1,1 +1,1 @@
-"""Networks and samplers that know no algorithm: stacked perceptrons, heads, flows, stacks of several runs' networks."""
+"""Networks and samplers, independent of any algorithm: stacked perceptrons, heads, flows, stacks of several runs."""

@@ -1,6 +1,6 @@
-"""The forms in which trained policies act: what leaves training for a robot says which one it is.
+"""The forms in which trained policies act; an exported policy says which one it has.
 
-A form knows no algorithm: several may share one.
+A form does not depend on the algorithm: several algorithms may share one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dipole_sb3.networks.heads import DeterministicActor, QEnsemble, VelocityPai
 
 @dataclass(frozen=True)
 class GuidedPair:
-    """N actions of v = (1 + ω)·v⁺ − ω·v⁻ from N noises, clipped to [−1, 1]; the best by min(Q₁, Q₂).
+    """N actions of v = (1 + ω)·v⁺ − ω·v⁻ from N noise samples, clipped to [−1, 1]; the best by min(Q₁, Q₂) is taken.
 
     :param actor: the velocity pair.
     :param critic: two critics.
@@ -27,9 +27,9 @@ class GuidedPair:
 
 @dataclass(frozen=True)
 class Deterministic:
-    """One action for an observation, clipped to [−1, 1]: no noise, nothing to turn.
+    """One action for an observation, clipped to [−1, 1]; no noise, no knobs.
 
-    :param actor: gives the action.
+    :param actor: the network of the action.
     :param critic: two critics, whose min(Q₁, Q₂) says what the action is worth.
     """
 

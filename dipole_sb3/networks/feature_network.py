@@ -43,7 +43,7 @@ class FeatureNetwork(nn.Module, Generic[Head]):
 class Actor(FeatureNetwork[Head]):
     """The network that gives actions.
 
-    :ivar predict: SB3's ``predict``, with what rests on this network alone; its policy sets it.
+    :ivar predict: SB3's ``predict`` with this network alone; set by the policy.
     """
 
     predict: Callable[..., tuple[np.ndarray, Any]]

@@ -2,8 +2,8 @@
 
 Convention: noise at t = 0, action at t = 1, x_t = (1 − t)·noise + t·action, velocity u = action − noise.
 
-Source: "Dichotomous Diffusion Policy Optimization" (arXiv 2601.00898), equation 10 and algorithm 2 (which prints time
-the other way round); flow matching: Lipman et al. 2022.
+Source: "Dichotomous Diffusion Policy Optimization" (arXiv 2601.00898), equation 10 and algorithm 2 (whose time runs
+in the other direction); flow matching: Lipman et al. 2022.
 """
 
 from __future__ import annotations

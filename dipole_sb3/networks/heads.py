@@ -1,4 +1,4 @@
-"""What reads features: velocities of a pair, actions, and the values Q and V; shapes as in :mod:`stacked_mlp`."""
+"""Heads, which read features: velocity pairs, actions, and the values Q and V; shapes as in :mod:`stacked_mlp`."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class VelocityPair(nn.Module):
 class QEnsemble(nn.Module):
     """Critics Q(observation features, action).
 
-    :param n_critics: how many.
+    :param n_critics: number of critics.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class DeterministicActor(nn.Module):
 
     :param features_dim: width of the observation features.
     :param action_dim: width of the action.
-    :param output_scale: of the last layer's first weights; small: the first actions are near 0.
+    :param output_scale: factor on the last layer's initial weights; if it is small, the first actions are near 0.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The networks of several policies as one: longer stacks of parameters, of which each policy keeps its part."""
+"""The networks of several policies as one: each policy's parameters become a part of a longer stack."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Head = TypeVar("Head", bound=nn.Module)
 
 
 class StackablePolicy(Protocol):
-    """What stacking needs of a policy."""
+    """What stacking needs from a policy."""
 
     def networks(self) -> dict[str, FeatureNetwork[Any]]:
-        """By name, in one order for all policies of a class."""
+        """All networks by name, in the same order for all policies of a class."""
 
     def architecture(self) -> Mapping[str, Any]:
-        """What must be equal, beside the shapes of the networks, for several policies to run as one."""
+        """What must be equal, besides the shapes of the networks, for several policies to run as one."""
 
 
 def stacked_head(heads: Sequence[Head]) -> Head:
-    """A copy of several heads of one architecture as one, run by run; for shapes see :class:`StackedMLP`."""
+    """A copy of several heads of one architecture as one head, run by run; for shapes see :mod:`stacked_mlp`."""
     stack = copy.deepcopy(heads[0])
     parts = [dict(head.named_parameters()) for head in heads]
     for name, whole in stack.named_parameters():
@@ -39,8 +39,8 @@ def stacked_head(heads: Sequence[Head]) -> Head:
 class NetworkStack(Generic[Head]):
     """One network of every policy: their heads run as one, their features extractors one after the other.
 
-    :param networks: of one architecture. The parameters of their heads become views of the stack's, run by run: a
-        change to either is a change to both.
+    :param networks: networks of one architecture. The parameters of their heads become views of the stack's, run by
+        run: a change to one changes the other.
     """
 
     head: Head
@@ -64,7 +64,7 @@ class NetworkStack(Generic[Head]):
         )
 
     def hand_out_gradients(self) -> None:
-        """Gives every policy's parameters their part of the gradient that the stack has gathered."""
+        """Gives every policy's parameters their part of the stack's gradient."""
         for whole, own in self._shares:
             if whole.grad is not None:
                 for part, gradient in zip(own, whole.grad.chunk(len(own)), strict=True):
@@ -72,16 +72,16 @@ class NetworkStack(Generic[Head]):
                 whole.grad = None
 
     def release(self) -> None:
-        """Gives every policy memory of its own again."""
+        """Gives every policy its own memory again."""
         for _, own in self._shares:
             for part in own:
                 part.data, part.grad = part.data.clone(), None
 
 
 class PolicyStack:
-    """Several policies' networks as one, for losses; each is an attribute by its name, with a leading axis of runs.
+    """Several policies' networks as one, for losses: each is an attribute of that name, with a leading axis of runs.
 
-    :param policies: of one architecture, on one device; see :func:`require_alike`.
+    :param policies: policies of one architecture, on one device; see :func:`require_alike`.
     """
 
     def __init__(self, policies: Sequence[StackablePolicy]) -> None:
@@ -136,7 +136,7 @@ def _unlike(run: int, what: str, found: str, expected: str) -> ValueError:
 
 
 def is_stackable(head: nn.Module) -> bool:
-    """Whether all that a head knows is in layers whose parameters have members along their first axis."""
+    """Whether all parameters of a head have members along their first axis, and it has no buffers."""
     layers = [m for m in head.modules() if isinstance(m, StackedLinear | StackedLayerNorm)]
     known = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
     return {id(parameter) for parameter in head.parameters()} == known and not list(head.buffers())

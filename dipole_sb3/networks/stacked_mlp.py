@@ -1,11 +1,11 @@
-"""Stacks of multi-layer perceptrons that run as one batched product.
+"""Stacks of multi-layer perceptrons that run as one batched matrix product.
 
 The two velocity fields, and the two critics, have the same shape and read the same input, so each pair is stored as one
 stack of parameters [members, in, out]. That halves the number of kernels of an update without changing the mathematics,
-and the members stay independent: initialisation, gradients and the optimiser treat them apart.
+and the members stay independent: initialisation, gradients and the optimiser treat them separately.
 
 The networks of several runs make one longer stack [runs · members, in, out], run by run; their inputs and outputs then
-have a leading axis of runs. Shapes are written [..., batch, features]: nothing in front for one run, [runs] for many.
+have a leading axis of runs. Shapes are written [..., batch, features]: no such axis for one run, [runs] for several.
 """
 
 from __future__ import annotations
@@ -131,11 +131,11 @@ class StackedMLP(nn.Module):
         return outputs.reshape(*x.shape[:-2], self.members, *outputs.shape[1:])
 
     def with_fixed(self, fixed: Tensor, member: int | None = None) -> Callable[[Tensor], Tensor]:
-        """The perceptrons as functions of the rest of their input, its first columns being fixed.
+        """The perceptrons as functions of the rest of their input, with its first columns fixed.
 
         A sampler calls the result once per flow step: the fixed columns' share of the first layer is computed once, and
-        members that are not asked for cost nothing. For training, call the stack itself: gradients through the slices
-        that are taken here would cost more than they save.
+        unused members cost nothing. For training, call the stack itself: gradients through the slices that are taken
+        here would cost more than they save.
 
         :param fixed: the first columns of the input, shape [..., batch, fixed].
         :param member: which perceptron; None: all.
@@ -177,7 +177,7 @@ def _select(layers: Iterable[nn.Module], members: slice | None = None) -> list[t
 
 
 def _product(offset: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """offset + x·weight for every member, x [..., batch, in] being shared by all members of its run.
+    """offset + x·weight for every member; all members of a run share x, of shape [..., batch, in].
 
     :return: [runs · members, batch, out].
     """

@@ -23,24 +23,26 @@ from dipole_sb3.learning.value_losses import Aggregation, aggregate
 
 
 class DIPOLE(OfflineAlgorithm):
-    """Dichotomous policy optimisation (arXiv 2601.00898) on recorded data, with SB3's habits.
+    """Dichotomous policy optimisation (arXiv 2601.00898) on recorded data, with SB3's API.
 
     Two flow policies are trained with the bounded weights σ(βA + k) and 1 − σ(βA + k): one towards high return, one
-    towards low. Acting combines their velocities, v = (1 + ω)·v⁺ − ω·v⁻: ω is greediness, set without retraining.
+    towards low. Acting combines their velocities, v = (1 + ω)·v⁺ − ω·v⁻, where ω is the greediness: it can be changed
+    without retraining.
 
     Arguments that are not listed here are those of
     :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`, in SAC's order.
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, ``"CnnPolicy"`` or a sub-class of DIPOLEPolicy.
     :param beta: β > 0, inverse temperature of the weights.
-    :param shift: k, shift of the weights: below 0 only the best data count as good.
-    :param omega: ω ≥ −1, greediness of acting; a property that may be set at any time.
+    :param shift: k, any finite number, shifts the weights: below 0, only the best data count as good.
+    :param omega: ω ≥ −1, greediness of acting; a property that can be set at any time.
     :param expectile: τ in (0, 1) of the value's regression.
     :param critic_target: ``"policy"``: bootstrap from the critics at the positive policy's action; ``"value"``: from V.
-    :param q_agg: ``"min"`` or ``"mean"`` of the target critics for the value's regression.
+    :param q_agg: how the target critics are combined for the value's regression: ``"min"`` or ``"mean"``.
     :param flow_steps: K ≥ 1, Euler steps from noise to action.
-    :param num_candidates: N ≥ 1 actions drawn, of which the best by the critics is taken; a property like ``omega``.
-    :param explore_omega: online: ω ≥ −1 of the actions that gather data.
+    :param num_candidates: N ≥ 1, number of actions drawn, of which the critics choose the best; a property like
+        ``omega``.
+    :param explore_omega: online: ω ≥ −1 for the actions that gather data.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -90,7 +92,7 @@ class DIPOLE(OfflineAlgorithm):
     def _setup_policy(self) -> None:
         self.explore_omega = OMEGA.checked(self.explore_omega, "explore_omega")
         super()._setup_policy()
-        # policy_kwargs may say otherwise than the argument.
+        # policy_kwargs may override the argument.
         self.flow_steps = self.policy.flow_steps
 
     def _policy_arguments(self) -> dict[str, Any]:
@@ -148,7 +150,7 @@ class DIPOLE(OfflineAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """SB3's exploration, at ``explore_omega`` instead of the ω that the operator has set."""
+        """SB3's exploration, with ``explore_omega`` instead of the model's ``omega``."""
         acting_omega = self.policy.omega
         self.policy.omega = self.explore_omega
         try:

@@ -1,6 +1,6 @@
 """One update of DIPOLE: five losses, one backward pass, one optimiser step, one Polyak step.
 
-Shapes are written [..., batch], with nothing in front for one run and [runs] for several that are stacked; see
+Shapes are written [..., batch]: no leading axis for one run, [runs] for several stacked runs; see
 :mod:`dipole_sb3.learning.update_rule`.
 """
 
@@ -33,7 +33,7 @@ CriticTarget = Literal["policy", "value"]
 LOSS_NAMES = ("positive_loss", "negative_loss", "critic_loss", "value_loss")
 
 SATURATION = 0.05
-"""A weight below this or above one minus this counts as saturated: the sample trains one policy only."""
+"""A weight below this, or above 1 − this, counts as saturated: the sample trains only one policy."""
 
 _ADVANTAGE_QUANTILES = (0.1, 0.5, 0.9)
 
@@ -49,9 +49,9 @@ class DichotomousObjective(Objective):
     :param expectile: τ in (0, 1) of the value's expectile regression.
     :param critic_target: where the critics bootstrap: ``"policy"``: one action of the positive policy at s'
         (the paper's OGBench runs), ``"value"``: V(s') (its ExORL runs).
-    :param q_agg: how V sees the target critics: ``"min"`` or ``"mean"``.
-    :param flow_steps: K ≥ 1, Euler steps to that action.
-    :raises ValueError: outside these ranges.
+    :param q_agg: how the target critics are combined for V: ``"min"`` or ``"mean"``.
+    :param flow_steps: K ≥ 1, Euler steps from noise to that action.
+    :raises ValueError: a value is outside these ranges.
     """
 
     beta: float | Tensor = field(default=1.0, metadata=PER_RUN)
@@ -107,10 +107,11 @@ def draw_noise(batch_size: int, action_dim: int, generator: torch.Generator) -> 
 def target_critics(
     networks: Networks, batch: Batch, noise: Noise, objective: DichotomousObjective
 ) -> tuple[Tensor, Tensor]:
-    """What the target critics say of the data, and what the critics regress on; both without gradient.
+    """The target critics' values of the data, and the regression target y of the critics; both without gradient.
 
-    ``"policy"``: y = r + γ·mask·mean(Q̄₁, Q̄₂)(s', a'), a' one sample of the positive policy (ω = 0, no candidates).
-    The mean, whatever ``q_agg`` is: it is the gradient of regressing each critic on both targets.
+    ``"policy"``: y = r + γ·mask·mean(Q̄₁, Q̄₂)(s', a'), where a' is one sample of the positive policy (ω = 0, no
+    candidates). It is the mean whatever ``q_agg`` is: this has the same gradient as regressing each critic on both
+    targets.
     ``"value"``: y = r + γ·mask·V(s').
     For n-step returns see :func:`~dipole_sb3.learning.value_losses.bootstrapped_returns`.
 
@@ -134,7 +135,7 @@ def target_critics(
                     objective.flow_steps,
                 )
             with section("target critics"):
-                # One pass for s and s': both are read by the same weights.
+                # One pass for s and s', which go through the same weights.
                 target_q, next_q = critics.head(
                     torch.cat([features, critics.features(following)], dim=-2),
                     torch.cat([actions, next_actions], dim=-2),

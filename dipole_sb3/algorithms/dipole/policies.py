@@ -61,7 +61,7 @@ def sample_guided(
 
 
 class DIPOLEPolicy(OfflinePolicy):
-    """The velocity pair, critics and value; acts by N guided candidates, of which the best by min Q is taken (eq. 16).
+    """The velocity pair, critics and value; acts with the best of N guided candidates by min Q (eq. 16).
 
     Arguments that are not listed here are those of :class:`~dipole_sb3.learning.offline_policy.OfflinePolicy`.
 
@@ -71,7 +71,7 @@ class DIPOLEPolicy(OfflinePolicy):
     :param time_features: 1 for raw time, or an even number of sinusoidal features.
     :param flow_steps: K ≥ 1, Euler steps from noise to action.
     :param omega: default greediness, ω ≥ −1.
-    :param num_candidates: default N ≥ 1.
+    :param num_candidates: default number of candidates, N ≥ 1.
     """
 
     knobs: ClassVar[tuple[Knob, ...]] = (OMEGA, NUM_CANDIDATES)
@@ -132,12 +132,12 @@ class DIPOLEPolicy(OfflinePolicy):
         return sample_guided(self.actor.head, features, noise, omega, self.flow_steps)
 
     def acting_noise(self, batch: int, deterministic: bool, **setting: Any) -> Tensor:
-        """x₀ of shape [batch · N, action]; fixed noise starts with zero and is the same for every observation."""
+        """x₀ of shape [batch · N, action]; fixed noise is the same for every observation, the first of the N zero."""
         candidates: int = setting["num_candidates"]
         if not deterministic:
             return torch.randn(batch * candidates, self.action_dim, device=self.device)
-        # The first candidate starts from the mode of the noise. NumPy's generator draws row by row, so that more
-        # candidates only add to the fewer.
+        # The first candidate starts from the mode of the noise. NumPy's generator draws row by row, so a larger N
+        # keeps the candidates of a smaller N.
         fixed = np.random.default_rng(_DETERMINISTIC_SEED).standard_normal((candidates, self.action_dim))
         fixed[0] = 0.0
         return torch.as_tensor(fixed, dtype=torch.float32, device=self.device).repeat(batch, 1)
@@ -158,7 +158,7 @@ class DIPOLEPolicy(OfflinePolicy):
         if count == 1:
             return candidates
         values = networks.critic.head(features("critic").repeat_interleave(count, dim=-2), candidates).amin(-2)
-        # [..., batch, N], with a last axis for the action.
+        # Shape [..., batch, 1, 1], to index candidates of shape [..., batch, N, action].
         best = torch.unflatten(values, -1, (-1, count)).argmax(-1)[..., None, None]
         return torch.unflatten(candidates, -2, (-1, count)).take_along_dim(best, dim=-2).squeeze(-2)
 

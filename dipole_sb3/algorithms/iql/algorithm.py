@@ -18,18 +18,18 @@ from dipole_sb3.learning.update_rule import UpdateRule
 
 
 class IQL(OfflineAlgorithm):
-    """Implicit Q-learning (arXiv 2110.06169) on recorded data, with SB3's habits.
+    """Implicit Q-learning (arXiv 2110.06169) on recorded data, with SB3's API.
 
     V is the τ-expectile of the critics over the recorded actions, the critics bootstrap from V, and the policy is a
-    regression on the recorded actions with weights min(exp(αA), 100). It never asks the critics about an action that is
-    not in the data. As in the reference implementation of FQL's authors the policy is the mean of a Gaussian of fixed
-    unit variance, and the advantage is that of the online critics.
+    regression on the recorded actions with weights min(exp(αA), 100). It never evaluates the critics at an action that
+    is not in the data. As in the reference implementation by FQL's authors, the policy is the mean of a Gaussian of
+    fixed unit variance, and the advantage is that of the online critics.
 
     Arguments that are not listed here are those of
     :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`, in SAC's order.
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, ``"CnnPolicy"`` or a sub-class of IQLPolicy.
-    :param alpha: α ≥ 0, inverse temperature of the weights; 0 clones the data.
+    :param alpha: α ≥ 0, inverse temperature of the weights; 0 is behaviour cloning.
     :param expectile: τ in (0, 1) of the value's regression.
     :param explore_std: online: standard deviation ≥ 0 of the normal noise that is added to actions in [−1, 1].
     """
@@ -64,7 +64,7 @@ class IQL(OfflineAlgorithm):
         super()._setup_policy()
 
     def advantage_weights(self) -> AdvantageWeights:
-        # Below, a transition weighs less than a hundredth; above, the weight is cut off.
+        # Below the first end, a transition's weight is under 0.01; above the second, the weight is cut off.
         ends = (math.log(x) / self.alpha if self.alpha > 0 else math.copysign(math.inf, x - 1) for x in (0.01, 100.0))
         return AdvantageWeights(
             lambda batch: advantages(self.policy, batch),
@@ -81,7 +81,7 @@ class IQL(OfflineAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """SB3's exploration, with normal noise of ``explore_std`` where no other noise is given."""
+        """SB3's exploration, with normal noise of ``explore_std`` if no other noise is given."""
         _, scaled = super()._sample_action(learning_starts, action_noise, n_envs)
         if action_noise is None and self.num_timesteps >= learning_starts:
             scaled = np.clip(scaled + self.explore_std * np.random.normal(size=scaled.shape), -1.0, 1.0)

@@ -26,18 +26,18 @@ from dipole_sb3.learning.value_losses import (
 LOSS_NAMES = ("actor_loss", "critic_loss", "value_loss")
 
 LARGEST_WEIGHT = 100.0
-"""Where the weights exp(αA) are cut off."""
+"""Upper limit of the weights exp(αA)."""
 
 
 @dataclass(frozen=True)
 class IQLObjective(Objective):
     """What an update of IQL optimises.
 
-    :param alpha: α ≥ 0, inverse temperature of the weights exp(αA); 0 clones the data.
+    :param alpha: α ≥ 0, inverse temperature of the weights exp(αA); 0 is behaviour cloning.
     :param gamma: discount factor γ in [0, 1].
     :param tau: Polyak rate of the target critics in (0, 1].
     :param expectile: τ in (0, 1) of the value's expectile regression.
-    :raises ValueError: outside these ranges.
+    :raises ValueError: a value is outside these ranges.
     """
 
     alpha: float | Tensor = field(default=3.0, metadata=PER_RUN)
@@ -61,12 +61,12 @@ class NoNoise(NamedTuple):
 
 
 def draw_noise(batch_size: int, action_dim: int, generator: torch.Generator) -> NoNoise:
-    """Nothing."""
+    """No noise: IQL needs none."""
     return NoNoise()
 
 
 def advantage_weights(advantage: Tensor, alpha: float | Tensor) -> Tensor:
-    """min(exp(αA), 100), without gradient; of any shape."""
+    """The weights min(exp(αA), 100) of advantages of any shape, without gradient."""
     return (alpha * advantage).exp().clamp(max=LARGEST_WEIGHT).detach()
 
 

@@ -16,11 +16,11 @@ from dipole_sb3.networks.feature_network import FeatureNetwork
 from dipole_sb3.networks.heads import DeterministicActor, StateValue
 
 OUTPUT_SCALE = 0.1
-"""Of the actor's last layer at the beginning: a hundredth of the variance of other layers."""
+"""Factor on the actor's last layer at initialisation: it has a hundredth of the variance of other layers."""
 
 
 class IQLPolicy(OfflinePolicy):
-    """A deterministic actor, critics and value; acts by π(s), clipped to [−1, 1]: nothing to draw, nothing to turn.
+    """A deterministic actor, critics and value; acts with π(s), clipped to [−1, 1]; no noise, no knobs.
 
     Arguments that are not listed here are those of :class:`~dipole_sb3.learning.offline_policy.OfflinePolicy`.
 
