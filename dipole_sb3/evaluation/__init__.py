@@ -1,1 +1,1 @@
-"""Playing episodes with trained models: sweeps over what can be turned, in this process or in the background."""
+"""Plays episodes with trained models: sweeps over knob values, in this process or in the background."""

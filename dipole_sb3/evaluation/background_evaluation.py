@@ -1,4 +1,4 @@
-"""Evaluations in a process of their own: training takes snapshots of its policy and goes on."""
+"""Evaluations in a separate process: training takes a snapshot of its policy and continues."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dipole_sb3.evaluation.sweep import SweepResult, evaluate_sweeps, own_settin
 from dipole_sb3.learning.offline_policy import OfflinePolicy
 
 Deliver = Callable[[SweepResult | None], None]
-"""Takes a result; None where there will be none."""
+"""Receives a result, or None when there will be none."""
 
 
 class PolicySnapshot(NamedTuple):
-    """What of a model acts, as it is now: copies, without data, optimiser and environment."""
+    """Copies of the parts of a model that act, at one moment; no data, optimizer or environment."""
 
     policy_class: type[OfflinePolicy]
     arguments: dict[str, Any]
@@ -48,14 +48,14 @@ class PolicySnapshot(NamedTuple):
         )
 
     def restored(self) -> RestoredModel:
-        """A model that acts as the one in the snapshot."""
+        """A model that acts like the one in the snapshot."""
         policy = self.policy_class(**self.arguments).to(self.device)
         policy.load_state_dict({name: torch.as_tensor(array) for name, array in self.parameters.items()})
         return RestoredModel(policy, self.statistics)
 
 
 class RestoredModel:
-    """Acts as the model in a snapshot: an :class:`~dipole_sb3.evaluation.batched_acting.ActingModel`."""
+    """Acts like the model in a snapshot: an :class:`~dipole_sb3.evaluation.batched_acting.ActingModel`."""
 
     def __init__(self, policy: OfflinePolicy, statistics: Mapping[str | None, ObservationStatistics]) -> None:
         self.policy, self.observation_statistics = policy, statistics
@@ -68,18 +68,19 @@ class _Request(NamedTuple):
 
 
 class BackgroundEvaluator:
-    """Plays evaluations of one training process, of one model or of several that learn side by side.
+    """Plays the evaluations of one training process, for one model or for several that learn side by side.
 
-    A context manager. Its process starts with the first evaluation (a fresh one, not a fork: training has threads, and
-    perhaps CUDA), uses one thread and the models' device, and ends with this block, with this process, or when asked.
-    It does not import the script that runs, so that none needs ``if __name__ == "__main__":``; what the models and
-    environments are made of must be importable, or in the script itself. Snapshots of one timestep are played together;
-    those of the next are taken when they have been delivered, so that memory stays bounded.
+    A context manager. Its process starts with the first evaluation. It is a fresh process, not a fork, because training
+    has threads and perhaps CUDA. It uses one thread and the models' device, and ends with the ``with`` block, with this
+    process, or by :meth:`close`. It does not import the script that runs, so the script needs no ``if __name__ ==
+    "__main__":``; everything that the models and environments are made of must be importable or defined in the script
+    itself. Snapshots of the same timestep are played together. Those of the next timestep are taken only after these
+    results have been delivered, so memory stays bounded.
 
     :param make_env: makes one environment, as in :func:`~dipole_sb3.evaluation.sweep.evaluate_sweep`.
-    :param episodes: of each evaluation.
-    :param seed: of the first episode.
-    :param processes: that step the environments; 1: the background process itself does.
+    :param episodes: number of episodes in each evaluation, ≥ 1.
+    :param seed: seed of the first episode.
+    :param processes: number of processes that step the environments; 1: the background process steps them itself.
     """
 
     def __init__(self, make_env: MakeEnv, episodes: int, seed: int, processes: int | None) -> None:
@@ -103,13 +104,13 @@ class BackgroundEvaluator:
         self.close()
 
     def submit(self, model: ActingModel, timestep: int, deliver: Deliver) -> None:
-        """Takes a snapshot of a model, to be played at its own setting of what may be turned.
+        """Takes a snapshot of a model, to be evaluated at the model's own knob values.
 
-        Waits for snapshots of an earlier timestep.
+        Waits until the snapshots of an earlier timestep have been evaluated.
 
-        :param timestep: of the snapshot.
-        :param deliver: is called with the result by a later :meth:`collect` or :meth:`wait` (of any model's), or with
-            None by :meth:`close` or after a failure.
+        :param timestep: timestep of the snapshot.
+        :param deliver: called with the result by a later :meth:`collect` or :meth:`wait` (for any model), or with None
+            by :meth:`close` or after a failure.
         """
         if self._running is not None or timestep != self._timestep:
             self.wait()
@@ -117,10 +118,11 @@ class BackgroundEvaluator:
         self._gathered.append(_Request(PolicySnapshot.of(model), deliver))
 
     def collect(self, timestep: int) -> None:
-        """Delivers what is ready, without waiting.
+        """Delivers the results that are ready, without waiting.
 
-        :param timestep: that training has reached; snapshots of an earlier one are sent off.
-        :raises ChildProcessError: the process has died; other exceptions of an evaluation arrive as they are.
+        :param timestep: the timestep that training has reached; waiting snapshots of an earlier one are sent to the
+            process.
+        :raises ChildProcessError: the process has died; other exceptions of an evaluation are raised as they are.
         """
         if self._running is not None and self._running[0].done():
             self._deliver()
@@ -128,16 +130,16 @@ class BackgroundEvaluator:
             self._send()
 
     def wait(self) -> None:
-        """Waits for everything that was submitted, and delivers it; exceptions as in :meth:`collect`."""
+        """Waits for everything that was submitted and delivers it; raises as :meth:`collect` does."""
         while self._gathered or self._running is not None:
             if self._running is not None:
                 self._deliver()
             self._send()
 
     def close(self) -> None:
-        """Ends the process at once; evaluations under way are lost."""
+        """Ends the process at once; unfinished evaluations are lost."""
         if self._running is not None:
-            # Else it ends as processes do, and clears up.
+            # An idle process exits normally and cleans up.
             with suppress(OSError):
                 self._stop.send(None)
         self._executor.shutdown(wait=True, cancel_futures=True)
@@ -162,7 +164,7 @@ class BackgroundEvaluator:
             raise self._death() from error
         self._running = future, requests
         if self._theirs is not None:
-            self._theirs.close()  # the process has its own
+            self._theirs.close()  # the process has its own copy
             self._theirs = None
 
     def _deliver(self) -> None:
@@ -192,11 +194,11 @@ class BackgroundEvaluator:
         )
 
 
-# What follows runs in the process.
+# The functions below run in the background process.
 
 
 def _prepare(stop: Connection) -> None:
-    torch.set_num_threads(1)  # the other cores are training's and the environments'
+    torch.set_num_threads(1)  # leave the other cores to training and the environments
     live_and_die_with_parent(stop)
 
 

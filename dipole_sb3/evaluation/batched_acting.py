@@ -1,4 +1,4 @@
-"""How trained models act on raw observations: one by its ``predict``, several of one architecture by one product."""
+"""How trained models act on raw observations: one by its ``predict``, several of one architecture in one batch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dipole_sb3.networks.network_stack import is_stackable, stacked_head
 
 
 class ActingModel(Protocol):
-    """What acting needs of a model: one of this package's, or a snapshot of one."""
+    """The part of a model's interface that acting needs; models of this package and snapshots of them have it."""
 
     @property
     def policy(self) -> OfflinePolicy: ...
 
     @property
     def observation_statistics(self) -> Mapping[str | None, ObservationStatistics]:
-        """How its networks see observations; empty: as they are."""
+        """Statistics that normalise the observations for the networks; empty: observations are not normalised."""
 
     @property
     def predict(self) -> Callable[..., tuple[np.ndarray, Any]]:
@@ -33,9 +33,9 @@ class ActingModel(Protocol):
 
 
 class ActingStack:
-    """The networks that several policies act with, as one: copies, made by :func:`stack_policies`.
+    """The networks that several policies act with, stacked; copies, made by :func:`stack_policies`.
 
-    Each network is an attribute with a ``head``, whose outputs begin with [policies].
+    Each network is an attribute with a ``head``, whose outputs have [policies] as their first axis.
     """
 
     def __init__(self, policies: Sequence[OfflinePolicy]) -> None:
@@ -44,19 +44,19 @@ class ActingStack:
             setattr(self, name, _Stacked(stacked_head([policy.networks()[name].head for policy in policies])))
 
     def act(self, observations: Sequence[Any], noise: Sequence[Tensor], **setting: Any) -> list[np.ndarray]:
-        """What each policy's ``predict`` gives for its own observations and noise, within rounding, by one product.
+        """What each policy's ``predict`` gives for its own observations and noise, up to rounding, in one batched pass.
 
-        :param observations: of each policy, as its networks see them: shape [batch, *observation], or a dict of those.
-            Policies may have batches of different sizes; each costs as much as the largest.
-        :param noise: of each policy, as its ``acting_noise`` draws it.
-        :param setting: a value of every knob, for all of them.
-        :return: of each policy: actions in the environment's units, shape [batch, *action].
+        :param observations: for each policy, as its networks expect them: shape [batch, *observation], or a dict of
+            those. Batches may differ in size between policies; each costs as much as the largest.
+        :param noise: for each policy, as its ``acting_noise`` draws it.
+        :param setting: a value of every knob, the same for all policies.
+        :return: for each policy, actions in the environment's units, shape [batch, *action].
         """
         with torch.no_grad():
             tensors = [policy.obs_to_tensor(own)[0] for policy, own in zip(self.policies, observations, strict=True)]
 
             def features(name: str) -> Tensor:
-                """Filled up to the largest batch: [policies, batch, features]."""
+                """Padded to the largest batch: [policies, batch, features]."""
                 return pad_sequence(
                     [getattr(policy, name).features(own) for policy, own in zip(self.policies, tensors, strict=True)],
                     batch_first=True,
@@ -75,9 +75,9 @@ class _Stacked:
 
 
 def stack_policies(policies: Sequence[OfflinePolicy]) -> ActingStack | None:
-    """The policies' present parameters as one stack; None where they are not of one architecture.
+    """Stacks the policies' current parameters; None if their architectures differ.
 
-    Features extractors may differ in all but the number of features: each policy keeps its own.
+    Features extractors may differ in everything but the number of features: each policy keeps its own.
 
     :param policies: at least one.
     """
@@ -89,11 +89,11 @@ def stack_policies(policies: Sequence[OfflinePolicy]) -> ActingStack | None:
 
 
 class Acting:
-    """Acts for several models at once, each on observations and from noise of its own.
+    """Acts for several models at once, each with its own observations and noise.
 
-    :param models: whose parameters do not change meanwhile.
-    :param setting: a value of every knob, for all of them.
-    :param deterministic: their noise is fixed instead of drawn.
+    :param models: their parameters must not change during acting.
+    :param setting: a value of every knob, the same for all models.
+    :param deterministic: the noise is fixed instead of drawn.
     """
 
     def __init__(self, models: Sequence[ActingModel], setting: Mapping[str, Any], deterministic: bool) -> None:
@@ -104,8 +104,8 @@ class Acting:
     def __call__(self, observations: Sequence[Any], sequences: Sequence[TorchSequence]) -> list[np.ndarray]:
         """Actions of every model, in the environment's units.
 
-        :param observations: of each model: raw, shape [batch, *observation], or a dict of those.
-        :param sequences: from which each model draws its noise.
+        :param observations: for each model: raw, shape [batch, *observation], or a dict of those.
+        :param sequences: the random sequence from which each model draws its noise.
         """
         seen = [normalized_observations(*pair) for pair in zip(self._models, observations, strict=True)]
         if self._stack is None:
@@ -126,9 +126,9 @@ def normalized_observations(model: ActingModel, observations: Any) -> Any:
     """Observations as the model's networks expect them.
 
     :param observations: raw, shape [batch, *observation], or a dict of those.
-    :return: normalised by the statistics of the model's VecNormalize, or by those that were saved with it; unchanged
-        where it has learned without.
-    :raises ValueError: it has learned from normalised observations, and no statistics are there.
+    :return: normalised by the statistics of the model's VecNormalize, or by those saved with the model; unchanged if it
+        was trained without normalisation.
+    :raises ValueError: the model was trained on normalised observations, but the statistics are missing.
     """
     return normalized(observations, model.observation_statistics)
 
@@ -141,12 +141,12 @@ def stack_observations(observations: Sequence[Any]) -> Any:
 
 
 def rows_of(observations: Any) -> int:
-    """Observations in a batch."""
+    """Number of observations in a batch."""
     return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
 
 
 def _architecture(policy: OfflinePolicy) -> tuple[Any, ...] | None:
-    """Equal for policies whose networks fit into one stack; None for one that has none or acts in a way of its own."""
+    """Equal for policies whose networks fit into one stack; None if a head or the policy's class rules that out."""
     heads = {name: network.head for name, network in _acting_networks(policy).items()}
     if not _acts_by_its_networks(type(policy)) or not all(map(is_stackable, heads.values())):
         return None
@@ -159,18 +159,18 @@ def _architecture(policy: OfflinePolicy) -> tuple[Any, ...] | None:
 
 
 def _acting_networks(policy: OfflinePolicy) -> dict[str, FeatureNetwork[Any]]:
-    """Those of a policy's networks that act; targets and values do not."""
+    """The networks that a policy acts with; not targets and values."""
     acting = {id(part) for part in vars(policy.acting_form()).values()}
     return {name: network for name, network in policy.networks().items() if id(network) in acting}
 
 
 def _acting_class(kind: type[OfflinePolicy]) -> type[Any]:
-    """The class that says how the policy acts; those above it only say how it is built."""
+    """The class that defines how the policy acts; its subclasses only define how it is built."""
     return next(each for each in kind.__mro__ if "act" in vars(each))
 
 
 def _acts_by_its_networks(kind: type[OfflinePolicy]) -> bool:
-    """Whether the classes above the one that says how it acts define no method but constructors."""
+    """Whether the subclasses of the class that defines ``act`` define no method but constructors."""
     above = kind.__mro__[: kind.__mro__.index(_acting_class(kind))]
     methods = {name for each in above for name, value in vars(each).items() if callable(value)}
     return all(name.startswith("__") for name in methods - {"default_features_extractor"})

@@ -1,4 +1,4 @@
-"""Many environments that are stepped together, in this process or in several, for one batched policy."""
+"""Many environments stepped together, in this process or in several, for one batched policy."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dipole_sb3.common.child_processes import live_and_die_with_parent
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 
 SUCCESS_KEYS = ("success", "is_success")
-"""Where environments report success: OGBench's key, then that of Gymnasium-Robotics and Stable-Baselines3."""
+"""Info keys where environments report success: OGBench's, then that of Gymnasium-Robotics and Stable-Baselines3."""
 
 
 class Step(NamedTuple):
-    """What one environment answered; ``success`` is None unless the episode ended and its last info tells."""
+    """One environment's answer to an action; ``success`` is None unless the episode's last info reports it."""
 
     observation: Any
     reward: float
@@ -34,8 +34,8 @@ class Step(NamedTuple):
 class LocalEnvironments:
     """Environments in this process, addressed by slot.
 
-    Every slot has its own state of NumPy's global generator, seeded at reset: some environments (OGBench's mazes) draw
-    from it, and neither another environment nor a training run may change what they draw, or notice.
+    Each slot has its own state of NumPy's global generator, seeded at reset. Some environments (OGBench's mazes) draw
+    from it; what they draw must not depend on other environments or on a training run, nor affect them.
 
     :param make_env: called once per slot.
     :param slots: names of the slots.
@@ -81,22 +81,22 @@ class LocalEnvironments:
 
 
 class ProcessEnvironments:
-    """The same face as :class:`LocalEnvironments`, with the slots dealt out to several processes.
+    """The same interface as :class:`LocalEnvironments`, with the slots divided among several processes.
 
-    An executor per process, because each environment must always be stepped where it lives.
+    There is one executor per process, because an environment must always be stepped in the process that holds it.
 
-    :param make_env: picklable by cloudpickle.
+    :param make_env: must be picklable by cloudpickle.
     :param slots: number of environments.
-    :param processes: at most ``slots``.
+    :param processes: number of processes, at most ``slots``.
     :raises ChildProcessError: a process died (also from :meth:`reset` and :meth:`step`); exceptions of the environments
-        arrive as they are.
+        are raised as they are.
     """
 
     def __init__(self, make_env: MakeEnv, slots: int, processes: int) -> None:
-        # Forking a process that runs torch's threads may deadlock; "spawn" is what Windows has.
+        # Forking a process that runs torch's threads can deadlock; Windows only has "spawn".
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        # Imported once, in the process that the others are forked from, instead of in each of them.
+        # Imported once, in the server that all processes are forked from, instead of in each of them.
         context.set_forkserver_preload(["__main__", __name__])
         self._executors = [
             ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=live_and_die_with_parent)

@@ -1,4 +1,4 @@
-"""Episodes of several models played at once: environments step together, and all models act in one call."""
+"""Plays episodes of several models at once: environments step together, and all models act in one call."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dipole_sb3.evaluation.environment_pool import LocalEnvironments, ProcessEnv
 
 
 class Player:
-    """One model's episodes, one per seed; whichever of its slots is free takes the next one.
+    """One model's episodes, one per seed; each slot that becomes free takes the next one.
 
-    What it plays does not depend on other players: the seeds, the slots and the noise are its own.
+    The result does not depend on other players: each player has its own seeds, slots and noise.
 
-    :param model: that acts.
-    :param slots: names of its environments in the pool.
-    :param seeds: of the episodes.
-    :param noise_seed: of the policy's noise.
+    :param model: acts in these episodes.
+    :param slots: indices of its environments in the pool.
+    :param seeds: one seed per episode.
+    :param noise_seed: seed of the policy's noise.
     """
 
     def __init__(self, model: ActingModel, slots: Sequence[int], seeds: Sequence[int], noise_seed: int) -> None:
@@ -35,8 +35,9 @@ class Player:
         self._observations: dict[int, Any] = {}
 
     def starts(self) -> dict[int, int]:
-        """Free slots that take an episode now, with its seed."""
-        # In their order, whatever that of the answers was: the rows of the policy's noise follow it.
+        """Free slots that start an episode now, with its seed."""
+        # Sorted, because the rows of the policy's noise follow this order; the order in which slots became free may
+        # vary.
         started = dict(zip(sorted(self._free), self._unplayed, strict=False))
         self._episode_in.update(started)
         self._free = []
@@ -44,19 +45,19 @@ class Player:
 
     @property
     def playing(self) -> list[int]:
-        """Slots with a running episode; none: all have been played."""
+        """Slots with a running episode; empty when all episodes have been played."""
         return sorted(self._episode_in)
 
     def see(self, slot: int, observation: Any) -> None:
-        """Takes what a slot shows now."""
+        """Stores the latest observation of a slot."""
         self._observations[slot] = observation
 
     def observations(self) -> Any:
-        """What the playing slots show, as one batch."""
+        """The latest observations of the playing slots, as one batch."""
         return stack_observations([self._observations[slot] for slot in self.playing])
 
     def take(self, slot: int, answer: Step) -> None:
-        """Takes what a slot answered to a step."""
+        """Stores a slot's answer to a step."""
         self.see(slot, answer.observation)
         self.returns[self._episode_in[slot]] += answer.reward
         if answer.done:
@@ -72,8 +73,8 @@ def play(
 ) -> None:
     """Plays all episodes of all players.
 
-    :param pool: has the slots of all of them.
-    :param make_acting: for the models that still play.
+    :param pool: contains the slots of all players.
+    :param make_acting: called with the models that are still playing, whenever there are fewer of them.
     :param bar: progress bar over episodes.
     """
     player_of = {slot: player for player in players for slot in player.slots}
@@ -86,7 +87,7 @@ def play(
         if not playing:
             return
         if playing != active:
-            # A model that has played all of its episodes costs nothing any more.
+            # A model that has played all its episodes costs nothing more.
             active, acting = playing, make_acting([player.model for player in playing])
         actions = acting([player.observations() for player in active], [player.sequence for player in active])
         chosen = {

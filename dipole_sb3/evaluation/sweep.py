@@ -1,4 +1,4 @@
-"""Trained models over whatever may be turned while they act: the same episodes for every cell of the table."""
+"""Evaluates trained models over the values of their knobs: the same episodes for every cell of the table."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from dipole_sb3.evaluation.episode_player import Player, play
 from dipole_sb3.learning.knobs import Knob
 
 MAX_ENVIRONMENTS_OF_A_MODEL = 16
-"""Environments stepped together for one model. Beyond this a row of the policy's batch hardly gets cheaper on a CPU
+"""Environments stepped together for one model. Beyond this number, a larger batch hardly gets cheaper per row on a CPU
 (measured at widths 128 and 512), while OGBench's manipulation scenes take 100 to 160 MB each."""
 
 MAX_ENVIRONMENTS = 64
-"""Environments stepped together for all models: at most 10 GB of such scenes. More models play in turns; fewer
-environments for each would change which noise an episode meets, and so the result."""
+"""Environments stepped together for all models: at most 10 GB of such scenes. With more models, groups of them play one
+after the other; fewer environments per model would change the noise of an episode, and so the result."""
 
 _WORTH_PROCESSES = 20.0
-"""Seconds of environment steps below which starting processes costs more than it saves."""
+"""Below this many seconds of environment steps, starting processes costs more than it saves."""
 
 Grid = Mapping[str, Sequence[float]]
 """Name of a knob → its values."""
@@ -56,14 +56,14 @@ class SweepRow:
 
 @dataclass(frozen=True, eq=False)
 class SweepResult:
-    """The whole table, and the episodes behind it, for paired comparisons.
+    """The whole table, with the returns of every episode for paired comparisons.
 
-    :param knobs: what was turned, in the order of the policy; none: the table has one row.
-    :param rows: one per cell; the first knob's values follow on each other, in the given order.
+    :param knobs: the knobs that were varied, in the policy's order; none: the table has one row.
+    :param rows: one per cell; the first knob varies fastest, its values in the given order.
     :param returns: of every episode, shape [rows, episodes]; episode e started from ``reset(seed=seed + e)`` in every
         row.
-    :param successes: likewise, boolean; None where the task has no success.
-    :param seed: of the first episode.
+    :param successes: likewise, boolean; None if the task does not report success.
+    :param seed: seed of the first episode.
     """
 
     knobs: tuple[Knob, ...]
@@ -77,14 +77,14 @@ class SweepResult:
         return list(dict.fromkeys(row.setting[knob] for row in self.rows))
 
     def row(self, **setting: float) -> SweepRow:
-        """The cell of one value of every knob, e.g. ``row(omega=1.0, num_candidates=4)``.
+        """The cell with this value of every knob, e.g. ``row(omega=1.0, num_candidates=4)``.
 
         :raises KeyError: it was not evaluated.
         """
         return self.rows[self._index(setting)]
 
     def episode_returns(self, **setting: float) -> np.ndarray:
-        """Returns of a cell's episodes, shape [episodes]; equal positions had equal starts in every cell.
+        """Returns of a cell's episodes, shape [episodes]; the same index has the same start in every cell.
 
         :raises KeyError: it was not evaluated.
         """
@@ -109,24 +109,28 @@ def evaluate_sweep(
     deterministic: bool = False,
     progress: bool = False,
 ) -> SweepResult:
-    """Plays the same episodes with every combination of what may be turned while the model acts.
+    """Plays the same episodes with every combination of knob values.
 
     Episode e of every cell starts from ``reset(seed=seed + e)``, and every cell draws the same sequence of noise, so
-    that cells differ by their setting alone. A cell's result does not depend on which others are asked for, nor on the
-    number of processes: they step the environments, the policy acts here on all of them at once. torch's and NumPy's
-    global generators are left as they were. Success is what the last step's info says (``"success"`` as in OGBench's
-    own evaluation, or ``"is_success"``). Observations are normalised as the model's VecNormalize does, rewards are not.
+    cells differ only in their setting. A cell's result does not depend on the other cells, nor on the number of
+    processes: these step the environments, while the policy acts on all of them at once in this process. The states of
+    torch's and NumPy's global generators are kept. Success is read from the last step's info (``"success"`` as in
+    OGBench's own evaluation, or ``"is_success"``). Observations are normalised by the model's VecNormalize statistics;
+    rewards are not normalised.
 
-    :param model: trained, or not.
-    :param make_env: makes one environment, which must end its episodes; picklable by cloudpickle for processes.
-    :param grid: values of the model's knobs, e.g. ``{"omega": [-1, 0, 1], "num_candidates": [1, 4]}``, none twice; a
-        knob that is missing keeps the model's own value. A model without knobs has one cell.
-    :param episodes: per cell, ≥ 1.
-    :param seed: of the first episode, ≥ 0, and of the policy's noise.
-    :param processes: that step the environments; None: one per core where that pays, else 1, which is this one.
+    :param model: trained or untrained.
+    :param make_env: makes one environment, which must end its episodes; must be picklable by cloudpickle if there are
+        several processes.
+    :param grid: values of the model's knobs, e.g. ``{"omega": [-1, 0, 1], "num_candidates": [1, 4]}``, without
+        duplicates; a knob that is missing keeps the model's own value. A model without knobs has one cell.
+    :param episodes: episodes per cell, ≥ 1.
+    :param seed: seed of the first episode and of the policy's noise, ≥ 0.
+    :param processes: number of processes that step the environments; 1: this process does. None: one per core if that
+        saves time, else 1.
     :param deterministic: the policy's noise is fixed instead of drawn.
-    :param progress: progress bar over all episodes.
-    :raises ValueError: out of range, a name that is no knob of the model, or success reported in some episodes only.
+    :param progress: show a progress bar over all episodes.
+    :raises ValueError: a value is out of range, a name is not one of the model's knobs, or only some episodes report
+        success.
     """
     (result,) = evaluate_sweeps(
         [model],
@@ -152,18 +156,18 @@ def evaluate_sweeps(
     deterministic: bool = False,
     progress: bool = False,
 ) -> list[SweepResult]:
-    """:func:`evaluate_sweep` of several models: their environments step together, and one product acts for them all.
+    """:func:`evaluate_sweep` for several models: their environments step together, and the models act in one batch.
 
-    Each result is what the model alone would have: its episodes have the same starts and meet the same noise. Policies
-    of one architecture act as one stack of networks, which may round their actions otherwise (in float32, by about
-    1e-6); others act one after the other, without any difference. Where dynamics do not multiply such differences,
-    returns agree to 1e-3 (tested on Reacher; on an x86 CPU they were equal to the bit); where they do, an episode may
-    go another way.
+    Each result is the one that the model would get alone: its episodes have the same starts and the same noise.
+    Policies of the same architecture act as one stack of networks, which can round actions differently (in float32, by
+    about 1e-6); others act one after the other, without any difference. If the dynamics do not amplify such
+    differences, returns agree to 1e-3 (tested on Reacher; on an x86 CPU they were equal to the bit); otherwise an
+    episode can take a different course.
 
-    :param models: at least one, for the same environment, with the same knobs and own values of those that ``grid``
-        lacks.
-    :return: of each model, in their order; the parameters are those of :func:`evaluate_sweep`.
-    :raises ValueError: as :func:`evaluate_sweep`, or no models.
+    :param models: at least one, for the same environment, with the same knobs; they must have the same value of each
+        knob that is not in ``grid``.
+    :return: one result per model, in order; the parameters are those of :func:`evaluate_sweep`.
+    :raises ValueError: as in :func:`evaluate_sweep`, or there are no models.
     """
     for name, value, least in (
         ("the number of models", len(models), 1),
@@ -175,7 +179,7 @@ def evaluate_sweeps(
             raise ValueError(f"{name} is {value}, expected at least {least}")
     knobs = models[0].policy.knobs
     cells = _cells(models, grid or {})
-    # As many rounds as with the most, all about full; of the models as of the episodes.
+    # The fewest possible rounds, filled about equally; for the models as for the episodes.
     slots = -(-episodes // -(-episodes // MAX_ENVIRONMENTS_OF_A_MODEL))
     together = -(-len(models) // -(-len(models) // max(1, MAX_ENVIRONMENTS // slots)))
     total = len(models) * len(cells) * episodes
@@ -207,7 +211,7 @@ def own_setting(model: ActingModel) -> dict[str, float]:
 
 
 def _cells(models: Sequence[ActingModel], grid: Grid) -> list[dict[str, float]]:
-    """Every combination; the first knob's values follow on each other."""
+    """Every combination of knob values; the first knob varies fastest."""
     policy, own = models[0].policy, own_setting(models[0])
     unknown = sorted(grid.keys() - own.keys())
     if unknown:
@@ -227,7 +231,7 @@ def _cells(models: Sequence[ActingModel], grid: Grid) -> list[dict[str, float]]:
 
 
 class _Sweep:
-    """One model's cells, as they are played."""
+    """Collects the results of one model's cells as they are played."""
 
     def __init__(self, knobs: tuple[Knob, ...], seed: int) -> None:
         self._knobs, self._seed = knobs, seed
@@ -273,15 +277,16 @@ def _require_consistent(successes: list[list[bool | None]]) -> None:
 def write_sweep_csv(result: SweepResult, path: str | Path) -> None:
     """The table as CSV, one row per cell: the knobs, then the fields of :class:`SweepRow`.
 
-    The success columns are there where the task has success. The file appears when it is complete.
+    The success columns are there only if the task reports success. The file is written atomically: it appears only when
+    it is complete.
 
-    :raises OSError: it cannot be written; an earlier file of that name is untouched.
+    :raises OSError: the file cannot be written; an earlier file with this name is unchanged.
     """
     write_csv(path, [sweep_columns(result.rows), *(sweep_values(row, result.rows) for row in result.rows)])
 
 
 def sweep_columns(rows: Sequence[SweepRow]) -> list[str]:
-    """Names of the knobs and of the fields that say something: without those of success where no row has it."""
+    """Names of the knobs and of the fields; without the success fields if no row has them."""
     return [*rows[0].setting, *_fields(rows)]
 
 
@@ -297,13 +302,13 @@ def _fields(rows: Sequence[SweepRow]) -> list[str]:
 
 
 def setting_text(knobs: Sequence[Knob], setting: Mapping[str, float]) -> str:
-    """A setting for a reader, e.g. ``ω = 0.5, N = 4``; empty where nothing is to be turned."""
+    """A setting as text for people, e.g. ``ω = 0.5, N = 4``; empty for a model without knobs."""
     symbols = {knob.name: knob.symbol for knob in knobs}
     return ", ".join(f"{symbols.get(name, name)} = {value:g}" for name, value in setting.items())
 
 
 def format_sweep_table(result: SweepResult) -> str:
-    """The table for a terminal: the first knob down, the others across; success rates (if any) above returns."""
+    """The table for a terminal: the first knob's values down, the others across; success rates, if any, first."""
     tables = [format_cells(result.knobs, result.rows, return_cell)]
     episodes = result.rows[0].episodes
     titles = [f"Return, mean ± half of the 95 % interval, {episodes} episodes a cell"]
@@ -328,7 +333,7 @@ def format_cells(knobs: Sequence[Knob], rows: Sequence[SweepRow], cell: Callable
 
 
 def aligned_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Columns flush right, with a rule under the header (where there is one), for a terminal."""
+    """Right-aligned columns for a terminal, with a line under the header (if there is one)."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
 
     def text(line: Sequence[str]) -> str:
@@ -339,13 +344,13 @@ def aligned_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def return_cell(row: SweepRow) -> str:
-    """The mean return, with half of its interval where there is one."""
+    """The mean return, with half the width of its interval if it has one."""
     if math.isnan(row.return_low):
         return f"{row.return_mean:.2f}"
     return f"{row.return_mean:.2f} ± {row.return_high - row.return_mean:.2f}"
 
 
 def success_cell(row: SweepRow) -> str:
-    """The success rate, with its interval where there is one."""
+    """The success rate, with its interval if it has one."""
     mean, low, high = (100 * (value or 0.0) for value in (row.success_mean, row.success_low, row.success_high))
     return f"{mean:.0f} %" if math.isnan(low) else f"{mean:.0f} % [{low:.0f}, {high:.0f}]"
