@@ -1,4 +1,4 @@
-"""Every picture; drawing needs the extra ``plots``."""
+"""All pictures; drawing needs the extra ``plots``."""
 
 from dipole_sb3.plots.acting import choose_observation, plot_actions, plot_paths
 from dipole_sb3.plots.curves import plot_curves

@@ -1,4 +1,4 @@
-"""Pictures of how a policy acts at several settings: paths of Reacher's fingertip, samples in the action plane."""
+"""Pictures of how a policy acts at several settings: paths of Reacher's fingertip, and sampled actions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Setting = Mapping[str, Any]
-"""Name of a knob → its value; knobs that are missing keep the model's own."""
+"""Name of a knob → its value; a knob that is missing keeps the model's own value."""
 
 _REACH = 21.0
-"""Reacher's arm: links of 10 and 11 cm."""
+"""Reach of Reacher's arm in cm: its links are 10 and 11 cm long."""
 
 
 class FingertipPath(NamedTuple):
-    """Where the fingertip went in one episode and where it should have gone, in cm, and with how much torque."""
+    """The fingertip's path in one episode and its target, in cm; the norms of its actions and its return."""
 
     points: np.ndarray
     efforts: np.ndarray
@@ -38,7 +38,7 @@ class FingertipPath(NamedTuple):
 
     @property
     def distance_reward(self) -> float:
-        """What Reacher takes off for distance: the metres between fingertip and target, summed over steps."""
+        """Reacher's reward for distance: minus the metres between fingertip and target, summed over steps."""
         return float(-np.linalg.norm(self.points[1:] - self.target, axis=1).sum() / 100.0)
 
 
@@ -51,14 +51,15 @@ def plot_paths(
     seeds: Sequence[int] | None = None,
     deterministic: bool = False,
 ) -> None:
-    """Paths of Reacher's fingertip to the same targets, a panel for each setting.
+    """Paths of Reacher's fingertip to the same targets, one panel per setting.
 
     :param model: trained on Reacher.
     :param make_env: makes a Gymnasium Reacher.
     :param path: PNG file.
-    :param settings: values of the model's knobs, for each panel.
-    :param seeds: of ``reset``, one episode each (colours repeat after 8). None: those of :func:`spread_seeds`.
-    :param deterministic: fixed instead of drawn noise.
+    :param settings: one per panel: values of the model's knobs.
+    :param seeds: one episode per seed, started by ``reset(seed=...)`` (colours repeat after 8). None: those of
+        :func:`spread_seeds`.
+    :param deterministic: the policy's noise is fixed instead of drawn.
     :raises ValueError: the environment has no fingertip and target.
     """
     seeds = spread_seeds(make_env) if seeds is None else list(seeds)
@@ -89,12 +90,12 @@ def plot_paths(
 
 
 def spread_seeds(make_env: MakeEnv, count: int = 6) -> list[int]:
-    """Seeds of episodes with targets all around, so that their paths can be told apart.
+    """Seeds of episodes whose targets lie in different directions, so that their paths can be told apart.
 
-    The circle is cut into equal sectors; each gets the first seed whose target lies in it.
+    The circle is divided into equal sectors; each gets the first seed whose target lies in it.
 
     :param make_env: makes a Gymnasium Reacher.
-    :param count: sectors, and seeds.
+    :param count: number of sectors, and so of seeds.
     """
     environment = make_env()
     chosen: dict[int, int] = {}
@@ -137,7 +138,7 @@ def _paths(
 
 
 def _position(environment: gymnasium.Env[Any, Any], body: str) -> np.ndarray:
-    """Place of one of the robot's bodies in the plane, in cm."""
+    """Position of one of the robot's bodies in the plane, in cm."""
     simulated: Any = environment.unwrapped
     try:
         return 100.0 * np.array(simulated.get_body_com(body)[:2], float)
@@ -149,7 +150,7 @@ def _position(environment: gymnasium.Env[Any, Any], body: str) -> np.ndarray:
 
 
 def _turned(model: OfflineAlgorithm, settings: Sequence[Setting], setting: Setting) -> str:
-    """What tells a setting from the others, with the name that its value has, for a title."""
+    """For a panel's title: the knobs that differ between the settings, with the names of their values."""
     parts = []
     for knob in model.policy.knobs:
         if knob.name in setting and any(each[knob.name] != setting[knob.name] for each in settings):
@@ -195,7 +196,7 @@ def _draw_paths(axes: Axes, turned: str, paths: Sequence[FingertipPath]) -> None
 
 
 def _line_width(effort: Any) -> Any:
-    """Points, from the norm of the action."""
+    """Line width in points, from the norm of the action."""
     return 0.8 + 4.5 * effort
 
 
@@ -209,16 +210,16 @@ def plot_actions(
     dims: tuple[int, int] = (0, 1),
     seed: int = 0,
 ) -> None:
-    """At one state: actions at each of several settings in the action plane, over contours of Q.
+    """Sampled actions at one state for several settings, over contours of Q.
 
     :param model: with at least two action dimensions.
     :param observation: raw, one state; :func:`choose_observation` finds one where actions matter.
     :param path: PNG file.
-    :param settings: values of the model's knobs, at most three of them, for each panel.
-    :param samples: at each setting.
-    :param dims: the two action dimensions drawn; for Q the others are held at the mean of the last setting's samples.
-    :param seed: of the samples; all settings start from the same noise.
-    :raises ValueError: fewer than two action dimensions.
+    :param settings: at most three, one per panel: values of the model's knobs.
+    :param samples: number of samples at each setting.
+    :param dims: the two action dimensions drawn; for Q the others are fixed at the mean of the last setting's samples.
+    :param seed: seed of the samples; all settings start from the same noise.
+    :raises ValueError: the model has fewer than two action dimensions.
     """
     if model.policy.action_dim < 2:
         raise ValueError(
@@ -275,16 +276,16 @@ def choose_observation(
     among: int = 200,
     samples: int = 32,
 ) -> Any:
-    """A recorded state where it matters what one does.
+    """A recorded state where the choice of action matters.
 
-    By the critics one setting beats the other there by more than in 29 of 30 states.
+    At this state, the Q-values of ``better`` exceed those of ``worse`` by more than at 29 of 30 states.
 
-    :param model: gives samples and Q.
-    :param dataset: raw data of the model's spaces.
+    :param model: provides samples and Q.
+    :param dataset: raw data with the model's spaces.
     :param worse: values of the model's knobs.
-    :param better: the same of the setting that should beat it.
-    :param among: states looked at, evenly spread over the data.
-    :param samples: at each setting, per state.
+    :param better: values of the model's knobs, of the setting that should have the higher Q.
+    :param among: number of states compared, evenly spread over the data.
+    :param samples: actions sampled at each setting, per state.
     :return: the raw observation.
     """
     count = dataset.size() * dataset.n_envs

@@ -29,7 +29,7 @@ _FEW_POINTS = 30
 
 
 class Course(NamedTuple):
-    """A quantity over timesteps: [points] each; the bounds are None for a single run."""
+    """A quantity over timesteps, each field of shape [points]; the bounds are None for a single run."""
 
     steps: np.ndarray
     mean: np.ndarray
@@ -40,14 +40,14 @@ class Course(NamedTuple):
 def plot_curves(
     progress: str | Path | Sequence[str | Path], path: str | Path, *, offline_steps: int | None = None
 ) -> None:
-    """Learning curves: losses, values, advantage, weights, and returns where there were any.
+    """Learning curves: losses, values, advantage, weights, and returns if there are any.
 
-    :param progress: progress.csv of a run, or of several: then the mean over them is drawn, with Student's 95 %
-        interval.
+    :param progress: progress.csv of one run, or of several; for several, the mean over runs is drawn, with Student's
+        95 % interval.
     :param path: PNG file.
-    :param offline_steps: timestep at which learning went from recorded data to the environment; marked when curves go
-        beyond it.
-    :raises ValueError: a file holds no training statistics.
+    :param offline_steps: timestep at which training switched from recorded data to the environment; marked if the
+        curves go beyond it.
+    :raises ValueError: a file has no training statistics.
     """
     files = [Path(progress)] if isinstance(progress, str | Path) else [Path(file) for file in progress]
     runs = [_read_progress(file) for file in files]
@@ -102,10 +102,10 @@ def plot_curves(
 
 
 def average(runs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Course:
-    """Mean and Student's 95 % interval over runs, at all timesteps that lie within every one of them.
+    """Mean and Student's 95 % interval over runs, at all timesteps inside the range of every run.
 
-    :param runs: (timesteps, values) of each; between its timesteps a run is interpolated linearly (episodes of
-        different length end at different ones).
+    :param runs: (timesteps, values) of each run; between its timesteps a run is interpolated linearly, because episodes
+        of different length end at different timesteps.
     """
     if len(runs) == 1:
         return Course(np.asarray(runs[0][0]), np.asarray(runs[0][1]))

@@ -1,4 +1,4 @@
-"""A picture of a data set: returns in the order of recording, lengths of episodes, and where actions lie."""
+"""A picture of a data set: returns in the order of recording, episode lengths, and the distribution of actions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SMOOTHED_SHARE = 20
-"""The running mean of returns is over this share (one in …) of the episodes."""
+"""The running mean of returns is over one in so many of the episodes."""
 
 _NAMED_ACTIONS = 24
-"""More than so many rows cannot be labelled one by one."""
+"""With more rows than this, they cannot be labelled one by one."""
 
 _LENGTH_BARS = 40
 
 _RIDGE = 0.9
-"""Height of the most frequent value of an element, of the distance to the next one."""
+"""Height of the most frequent value's bar, as a share of the distance between two rows."""
 
 
 def plot_data(found: Inspection, path: str | Path) -> Path:
@@ -70,12 +70,12 @@ def _draw_lengths(axes: Axes, lengths: np.ndarray) -> None:
         return
     low, high = int(lengths.min()), int(lengths.max())
     if low == high:
-        # One bar as wide as the picture would say nothing.
+        # A single bar over the full width would show nothing.
         axes.bar([low], [len(lengths)], width=max(0.05 * low, 0.5), color=COLOURS[0])
         axes.set_xlim(0, max(1.5 * low, 2))
         axes.set_title(f"all {low:,}", loc="right", fontsize=10, color=MUTED)
         return
-    # Bars that hold equally many of the whole numbers.
+    # Every bar covers the same number of integers.
     width = -(-(high - low + 1) // _LENGTH_BARS)
     axes.hist(lengths, bins=(np.arange(low, high + width + 1, width) - 0.5).tolist(), color=COLOURS[0])
 
@@ -87,7 +87,7 @@ def _draw_actions(axes: Axes, found: Inspection) -> None:
         _say(axes, "bounds not known")
         return
     counts = found.action_histograms
-    # Of each element its own largest: an action that hardly moves must not turn the others white.
+    # Scaled by each element's own maximum: an action that hardly varies must not make the others look white.
     shares = counts / np.maximum(counts.max(axis=1, keepdims=True), 1)
     edges = np.linspace(-1, 1, counts.shape[1] + 1)
     for element, share in enumerate(shares):

@@ -1,4 +1,4 @@
-"""What every picture shares: look, colours, and a file that appears when it is complete."""
+"""What all pictures share: style, colours, and a file that appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DPI = 150
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-"""Told apart with every kind of colour vision (Okabe and Ito's palette; its yellow, too pale on white, is darkened)."""
+"""Colours for every type of colour vision (Okabe and Ito; their yellow is too pale on white and is darkened here)."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 NEGATIVE, POSITIVE, GUIDED = COLOURS[1], COLOURS[0], COLOURS[2]
 MUTED = "#555555"
@@ -41,13 +41,13 @@ _STYLE: Any = {
 
 @contextmanager
 def drawing(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """An empty figure that becomes a PNG file when the block ends well.
+    """An empty figure that is written as a PNG file when the block ends without an exception.
 
-    No pyplot: neither the caller's figures nor the choice of a window system are touched.
+    It does not use pyplot, so the caller's figures and matplotlib backend are not affected.
 
-    :param path: the file; it appears when it is complete.
-    :param width: inches; times 150 in pixels.
-    :param height: likewise.
+    :param path: the file; it appears only when it is complete.
+    :param width: in inches; 150 pixels per inch.
+    :param height: in inches.
     :raises ImportError: matplotlib is not installed.
     """
     try:
@@ -64,7 +64,7 @@ def drawing(path: str | Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def _compressed(figure: Figure) -> bytes:
-    """PNG with a palette of 256 colours: a third of the size, and no difference to the eye in drawings like ours."""
+    """PNG with a palette of 256 colours: a third of the size, with no visible difference in drawings like ours."""
     from PIL import Image
 
     pixels, image = io.BytesIO(), io.BytesIO()

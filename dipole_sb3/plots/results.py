@@ -1,4 +1,4 @@
-"""Pictures of a run's result: return over what was turned, and the weights that the data have."""
+"""Pictures of a run's result: return over the knob values, and the weights of the recorded data."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def plot_sweep(
     agent_return: float | None = None,
     title: str | None = None,
 ) -> None:
-    """Return over the first knob, a line for each setting of the others, with 95 % intervals.
+    """Return over the first knob, one line per setting of the others, with 95 % intervals.
 
-    Where the task has success, its rate stands beside the return. A model without knobs is one point.
+    If the task reports success, the success rate is drawn beside the return. A model without knobs is one point.
 
     :param result: from :func:`~dipole_sb3.evaluation.sweep.evaluate_sweep`.
     :param path: PNG file.
     :param data_return: mean return of the recorded episodes, drawn as a line.
-    :param agent_return: return of the recording agent when it had finished, drawn as a line.
-    :param title: above the picture.
+    :param agent_return: return of the recording agent after its training, drawn as a line.
+    :param title: title of the picture.
     """
     has_success = result.successes is not None
     with drawing(path, 11.0 if has_success else 7.2, 4.6) as figure:
@@ -113,12 +113,12 @@ def _reference_line(axes: Axes, value: float, text: str, style: str) -> None:
 
 
 def recorded_advantages(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, limit: int = 20_000) -> np.ndarray:
-    """Advantages of recorded transitions, as training weights them.
+    """Advantages of recorded transitions, as training uses them for the weights.
 
-    :param model: gives networks and normalisation.
-    :param dataset: raw data of the model's spaces.
-    :param limit: at most so many transitions, evenly spread over the data.
-    :return: shape [transitions], in units of return (of normalised return where rewards are normalised).
+    :param model: provides networks and normalisation.
+    :param dataset: raw data with the model's spaces.
+    :param limit: largest number of transitions; they are evenly spread over the data.
+    :return: shape [transitions], in units of return (of normalised return if rewards are normalised).
     """
     count = dataset.size() * dataset.n_envs
     indices = torch.linspace(0, count - 1, min(count, limit), dtype=torch.float64).long().to(dataset.device)
@@ -142,13 +142,13 @@ def _advantage_weights(model: OfflineAlgorithm) -> AdvantageWeights:
 
 
 def plot_weights(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, path: str | Path) -> tuple[float, float]:
-    """How the advantage weights the recorded data, and where the weights saturate.
+    """Draws the weights over the advantages of the recorded data, and where the weights saturate.
 
     :param model: trained.
-    :param dataset: raw data of the model's spaces, on the model's device.
+    :param dataset: raw data with the model's spaces, on the model's device.
     :param path: PNG file.
     :return: shares of the data below and above the range in which the first weight still changes.
-    :raises ValueError: the algorithm has no such weights.
+    :raises ValueError: the algorithm does not weight its data by an advantage.
     """
     advantages, weights = recorded_advantages(model, dataset), _advantage_weights(model)
     lower, upper = weights.saturation
@@ -179,7 +179,7 @@ def plot_weights(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, path: st
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """Where nearly all values are, with a margin; wide enough for an axis when they are all equal."""
+    """The range of nearly all values, with a margin; wide enough for an axis when they are all equal."""
     low, high = np.percentile(values, [0.2, 99.8])
     margin = max(0.05 * (high - low), 1e-3)
     return float(low - margin), float(high + margin)
