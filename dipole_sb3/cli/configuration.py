@@ -1,4 +1,4 @@
-"""Where the configuration tree lies and what it offers."""
+"""Finds the configuration tree and lists what it offers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 @cache
 def config_folder() -> Path:
-    """The folder with train.yaml, evaluate.yaml, demo.yaml and the groups: installed, or at the top of a checkout."""
+    """The folder with train.yaml, evaluate.yaml, demo.yaml and the groups: installed, or in the root of a checkout."""
     spec = importlib.util.find_spec("dipole_sb3.configs")
     package = Path(__file__).parents[1]
     candidates = [Path(spec.origin).parent] if spec is not None and spec.origin else []
@@ -40,7 +40,7 @@ def algorithm_names() -> tuple[str, ...]:
 def option_names(algorithm: str | None = None) -> tuple[str, ...]:
     """Every option of ``dipole train``, dotted, e.g. ``algo.beta``.
 
-    :param algorithm: value of ``algo=``; None, or one that is not there: that of train.yaml.
+    :param algorithm: value of ``algo=``; None or an unknown name: the default of train.yaml.
     """
     folder = config_folder()
     names = _leaves(folder / "train.yaml") + _leaves(folder / "evaluation" / "sweep.yaml")
@@ -68,12 +68,12 @@ def _dotted(node: Any) -> list[str]:
 
 
 def paper_target(algorithm: str, task: Mapping[str, Any], task_id: int | None, online: bool = False) -> str | None:
-    """What the paper reports for this algorithm on this task, as a phrase, or None where it reports nothing.
+    """The paper's result for this algorithm on this task, as a phrase; None if the paper reports none.
 
-    :param algorithm: name of its class.
+    :param algorithm: name of the algorithm's class.
     :param task: the ``task`` section of a run's configuration.
-    :param task_id: 1 to 5 for OGBench.
-    :param online: after learning offline and then online.
+    :param task_id: 1 to 5 for OGBench, else None.
+    :param online: the result after offline training followed by online training.
     """
     of_algorithms: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "targets.yaml"))
     targets = of_algorithms.get(algorithm.lower())

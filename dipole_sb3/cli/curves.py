@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """The folder itself, or the runs that lie in it."""
+    """The folder itself if it is a run, else the runs in it."""
     if (folder / run_folder.PROGRESS).is_file():
         return [folder]
     runs = sorted(path.parent for path in folder.glob(f"*/{run_folder.PROGRESS}"))

@@ -34,7 +34,7 @@ examples:
 def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> None:
     """Adds ``data`` and its sub-commands to the command's subparsers.
 
-    :param more_actions: those of packages that build on this one.
+    :param more_actions: sub-commands from packages that build on this one.
     """
     raw = argparse.RawDescriptionHelpFormatter
     data = commands.add_parser(

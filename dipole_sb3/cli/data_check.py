@@ -25,7 +25,7 @@ def add_parser(actions: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """``dipole data check``: 1 when it found a problem."""
+    """``dipole data check``; returns 1 if it found a problem, else 0."""
     from dipole_sb3.datasets.inspection import inspect
 
     found = inspect(options.source)

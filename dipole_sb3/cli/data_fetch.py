@@ -1,4 +1,4 @@
-"""``dipole data fetch``: downloads recordings that are published."""
+"""``dipole data fetch``: downloads published recordings."""
 
 from __future__ import annotations
 

@@ -19,10 +19,10 @@ element, how many actions are at their bounds, where the data come from. What is
 check` says in full."""
 
 _SHOWN_ELEMENTS = 256
-"""Elements of an array that are told apart; images have more, and their pixels are told together."""
+"""Arrays with at most this many elements get one line per element; larger ones, such as images, one line in all."""
 
 _SHOWN_TEXT = 400
-"""Characters of a fact about the data; recordings of robots keep whole configurations."""
+"""Longest metadata text shown, in characters; recordings of robots keep whole configurations there."""
 
 
 def add_parser(actions: Any) -> None:
@@ -39,7 +39,7 @@ def add_parser(actions: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """``dipole data info``; 1 when the data set cannot be read."""
+    """``dipole data info``; returns 1 if the data set cannot be read, else 0."""
     from dipole_sb3.datasets.inspection import inspect
 
     found = inspect(options.source)
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def report(found: Inspection) -> Iterator[str]:
-    """What an inspection found, line by line."""
+    """The result of an inspection as text, line by line."""
     yield f"{found.name}: {found.transitions:,} transitions"
     if found.lengths:
         returns, lengths = np.asarray(found.returns), np.asarray(found.lengths)

@@ -1,4 +1,4 @@
-"""``dipole data record``: an agent while it learns, or what a trained one does, as a data set."""
+"""``dipole data record``: records an agent, during its training or once trained, as a data set."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _OF_MODELS: dict[str, Any] = {
     "vec_normalize": None,
     "omega": None,
 }
-"""Options that only one of the two ways has, and their defaults."""
+"""Options that are only valid with ``--model``, and their defaults; ``_OF_LEARNING`` has those without it."""
 
 
 def add_parser(actions: Any) -> None:
@@ -141,7 +141,7 @@ def _record_learning(options: argparse.Namespace) -> int:
         with make_env(env_id) as env:
             seen, acted = env.observation_space, env.action_space
         writer = storage.DatasetWriter(options.out, seen, checks.require_box_actions(acted), {}, options.overwrite)
-        with writer:  # refuses a name that is taken before minutes of learning
+        with writer:  # refuses an existing folder before minutes of training
             recording = record()
             writer.append(recording.arrays)
             writer.metadata.update(recording.provenance, command=shlex.join(command))
@@ -223,7 +223,7 @@ def _noise(options: argparse.Namespace) -> float | list[float]:
 
 @contextmanager
 def _normalized(options: argparse.Namespace) -> Iterator[Any]:
-    """The environments in the VecNormalize of a file, which SB3 reads as a pickle."""
+    """The environments, wrapped in the VecNormalize saved in a file; SB3 reads it as a pickle."""
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     from dipole_sb3.datasets import make_env
@@ -246,7 +246,7 @@ def _sha256(path: Path) -> str:
 
 
 def command_line(options: argparse.Namespace) -> list[str]:
-    """What was typed, from the options: what was left to its default is left out, apart from what most depends on."""
+    """The command line, rebuilt from the options; defaults are left out, except those that the data depend on most."""
     words = ["dipole", "data", "record", "--algo", options.algo]
     if options.model is not None:
         words += ["--model", str(options.model)]

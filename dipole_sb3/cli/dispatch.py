@@ -1,4 +1,4 @@
-"""``dipole``: reads the command line, hands it to a sub-command, turns its errors into one sentence."""
+"""``dipole``: reads the command line, runs a sub-command and reports its errors in one sentence."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dipole_sb3.common.version import VERSION
 
 INTERRUPTED = 128 + signal.SIGINT
 INTERRUPTED_OUTPUT = 141
-"""What a shell says of a program that was ended by a closed pipe."""
+"""The exit status that shells report for a program ended by a closed pipe (128 + SIGPIPE)."""
 
 
 @dataclass(frozen=True)
 class HydraCommand:
-    """A sub-command whose command line is Hydra's.
+    """A sub-command whose command line is read by Hydra.
 
-    :param run: gets its overrides and flags, returns the exit status.
-    :param text: its help.
+    :param run: takes the overrides and flags, returns the exit status.
+    :param text: the help text.
     """
 
     run: Callable[[list[str]], int]
@@ -45,10 +45,11 @@ def main(
 ) -> int:
     """Runs one sub-command.
 
-    :param arguments: the command line without the program's name; sys.argv's when None.
-    :param hydra_commands: by name; packages that build on this one add theirs.
-    :param parsed_commands: likewise.
-    :return: the exit status: 0 done, 1 failed with a sentence on stderr, 2 wrong usage, 130 interrupted.
+    :param arguments: the command line without the program's name; None: that of ``sys.argv``.
+    :param hydra_commands: by name; packages that build on this one can add their own.
+    :param parsed_commands: likewise, for sub-commands with an argparse command line.
+    :return: the exit status: 0 done, 1 failed with a sentence on stderr, 2 wrong usage, 130 interrupted, 141 output
+        closed early.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser(hydra_commands, parsed_commands)
@@ -59,7 +60,7 @@ def main(
     known, extra = parser.parse_known_args(arguments)
     if extra and known.command not in hydra_commands:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
-    # OGBench's spaces and a missing display say these at every start; neither concerns training.
+    # OGBench's spaces and a missing display cause these at every start; neither matters for training.
     warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing.*")
     try:
@@ -68,7 +69,7 @@ def main(
         status: int = known.run(known)
         return status
     except BrokenPipeError:
-        # Whoever read the output, as in `dipole data info … | head`, has seen enough. What is left is not for stdout.
+        # The reader has closed the pipe, as in `dipole data info … | head`; the rest of the output is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED_OUTPUT
     except (KeyboardInterrupt, Exception) as error:
@@ -84,7 +85,7 @@ def main(
 def build_parser(
     hydra_commands: Mapping[str, HydraCommand], parsed_commands: Sequence[ParsedCommand]
 ) -> argparse.ArgumentParser:
-    """The parser of the whole command; what it prints is what ``--help`` shows."""
+    """The parser of the whole command, including the ``--help`` of the sub-commands that Hydra reads."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="dipole", description=texts.COMMAND, epilog=texts.COMMAND_EXAMPLES, formatter_class=raw

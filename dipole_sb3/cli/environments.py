@@ -1,4 +1,4 @@
-"""Environments that a run steps while it learns."""
+"""Environments that a run steps during training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dipole_sb3.learning.replayable_episodes import ReplayableEpisodes
 
 
 def training_env(name: str, n_envs: int) -> GymEnv:
-    """One environment, or several, each in a process of its own.
+    """One environment, or several, each in a separate process.
 
     :param name: for :func:`dipole_sb3.datasets.make_env`.
-    :param n_envs: ≥ 1.
+    :param n_envs: number of environments, ≥ 1.
     """
     if n_envs == 1:
         return _monitored(name)
@@ -28,12 +28,12 @@ def training_env(name: str, n_envs: int) -> GymEnv:
 
 def _monitored(name: str) -> gymnasium.Env[Any, Any]:
     env: gymnasium.Env[Any, Any] = Monitor(make_env(name))
-    # What does not repeat itself, a robot say, must not have an episode played to it again.
+    # ReplayableEpisodes plays an episode again; an environment that is not repeatable (e.g. a robot) does not allow it.
     repeats = env.spec is None or not env.spec.nondeterministic
     return ReplayableEpisodes(env) if repeats else env
 
 
 def _in_process(name: str) -> gymnasium.Env[Any, Any]:
-    # Ctrl-C reaches the whole group of processes; only the one that learns decides what happens then.
+    # Ctrl-C reaches the whole process group; only the training process decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return _monitored(name)

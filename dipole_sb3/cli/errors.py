@@ -1,4 +1,4 @@
-"""Errors as a user should read them: one sentence."""
+"""Turns errors into one sentence for the user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USER_ERRORS: tuple[type[Exception], ...] = (
     ImportError,
     gymnasium.error.Error,
 )
-"""Errors whose cause is the command line, the data or the machine: a sentence helps more than a traceback."""
+"""Errors caused by the command line, the data or the machine: one sentence helps more than a traceback."""
 
 _EXTRAS = {
     "sb3_contrib": "record",
@@ -36,18 +36,18 @@ _EXTRAS = {
     "onnxruntime": "export",
     "rosbags": "bags",
 }
-"""Packages that an extra of the distribution brings."""
+"""Package → the extra of the distribution that installs it."""
 
 _full_trace_wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
 
 def full_trace_wanted() -> bool:
-    """Whether the user asked for tracebacks, by Hydra's own environment variable."""
+    """Whether the user asked for tracebacks with Hydra's environment variable HYDRA_FULL_ERROR."""
     return _full_trace_wanted
 
 
 def was_interrupted(error: BaseException) -> bool:
-    """Whether Ctrl-C is behind it: who is interrupted may stumble over the clearing up, as torch.save does."""
+    """Whether Ctrl-C caused the error: interrupted code, e.g. torch.save, can raise another error in its cleanup."""
     while not isinstance(error, KeyboardInterrupt):
         if error.__context__ is None:
             return False
@@ -56,9 +56,9 @@ def was_interrupted(error: BaseException) -> bool:
 
 
 def sentence(error: Exception, arguments: Sequence[str] = ()) -> str:
-    """The error on one line, with the nearest known names where a name was wrong.
+    """The error on one line, with the nearest known names if a name was wrong.
 
-    :param arguments: the command line, of which ``algo=`` says whose options are known.
+    :param arguments: the command line; its ``algo=`` decides which algorithm's options are known.
     """
     if isinstance(error, MissingConfigException) and str(error.missing_cfg_file or "").startswith("task/"):
         name = str(error.missing_cfg_file).removeprefix("task/")
@@ -93,7 +93,7 @@ def _listed(near: list[str]) -> str:
 
 
 def _near_options(name: str, arguments: Sequence[str]) -> list[str]:
-    """beta finds algo.beta, algo.bta too."""
+    """Options with a similar last part: both ``beta`` and ``algo.bta`` find ``algo.beta``."""
     last = name.rsplit(".", 1)[-1]
     chosen = [argument.removeprefix("algo=") for argument in arguments if argument.startswith("algo=")]
     options = option_names(chosen[-1] if chosen else None)

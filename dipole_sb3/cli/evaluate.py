@@ -1,4 +1,4 @@
-"""``dipole evaluate``: a trained model over what may be turned while it acts."""
+"""``dipole evaluate``: evaluates a trained model over the values of its knobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dipole_sb3.cli.options import EvaluationOptions, check_knobs, check_options
 from dipole_sb3.evaluation.sweep import format_sweep_table
 
 EVALUATED = "evaluated"
-"""Folder in that of a run, for evaluations that were asked for later."""
+"""Subfolder of a run's folder for evaluations made after the run."""
 
 
 def run(arguments: list[str]) -> int:
@@ -23,12 +23,12 @@ def run(arguments: list[str]) -> int:
 
 
 def evaluate(config: DictConfig, _: Path) -> None:
-    """Prints the table and leaves it, with its picture, in a folder of its own beside the model, or where ``out`` says.
+    """Prints the table and writes it, with its picture, to a new folder beside the model, or to ``out``.
 
-    What the run itself left stays as it is.
+    The files of the run itself are not changed.
 
     :param config: as composed from evaluate.yaml.
-    :raises FileNotFoundError: no model there.
+    :raises FileNotFoundError: there is no model at this path.
     :raises ValueError: neither the run's configuration nor the options name an environment.
     """
     check_options(config, EvaluationOptions)
@@ -44,7 +44,7 @@ def evaluate(config: DictConfig, _: Path) -> None:
     model = load_model(path, config.device)
     algorithm = type(model).__name__
     check_knobs(config, algorithm, model.policy.knobs)
-    # The lines for the data's mean and the recording agent belong to the run's own task only.
+    # The reference lines (mean of the data, recording agent) are only valid in the run's own environment.
     own = env == (trained_with.get("task") or {}).get("env")
     folder = Path(config.out) if config.out else _new_folder(run_of(path))
     facts = run_folder.read_dataset_facts(run_of(path)) if own else {}
@@ -60,7 +60,7 @@ def evaluate(config: DictConfig, _: Path) -> None:
 
 
 def _new_folder(run: Path) -> Path:
-    """For this evaluation alone, named by the time."""
+    """An unused folder for this evaluation, named by the current time."""
     base = run / EVALUATED / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     names = itertools.chain([base.name], (f"{base.name}-{number}" for number in itertools.count(2)))
     return next(folder for name in names if not (folder := base.with_name(name)).exists())

@@ -21,10 +21,10 @@ _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[str]) -> int:
-    """Composes ``command``.yaml with the overrides and calls ``job(config, folder)``, for a multirun several times.
+    """Composes ``command``.yaml with the overrides and calls ``job(config, folder)``; several times in a multirun.
 
     :param command: name of the sub-command and of its file in the configuration tree.
-    :param job: gets the composed configuration and the folder Hydra made for its output.
+    :param job: takes the composed configuration and the folder that Hydra made for its output.
     :param arguments: Hydra's command line: overrides and flags.
     :return: 0; failures raise.
     """
@@ -51,25 +51,25 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
 
 
 def overrides() -> list[str]:
-    """Of the job that runs, as its command line has them; in a multirun with the job's own values."""
+    """Overrides of the running job, as on its command line; in a multirun, with the values of this job."""
     return list(HydraConfig.get().overrides.task)
 
 
 def sweep_folder() -> Path | None:
-    """Of all jobs of the multirun to which the one that runs belongs; None outside of one."""
+    """The common folder of all jobs of the running multirun; None outside a multirun."""
     config = HydraConfig.get()
     return _short(Path(config.runtime.cwd, config.sweep.dir)) if config.mode == RunMode.MULTIRUN else None
 
 
 def job_stands_alone() -> bool:
-    """Whether the job that runs must do its work itself: in a process or an environment that Hydra made for it."""
+    """Whether the running job must do its work at once: Hydra made a process or environment variables for it."""
     config = HydraConfig.get()
     return config.launcher["_target_"] != _BASIC_LAUNCHER or bool(config.job.env_set)
 
 
 @contextmanager
 def _called_as(arguments: list[str]) -> Iterator[None]:
-    """Hydra reads the process's arguments, and raises errors for the caller to word if the environment asks for it."""
+    """Sets ``sys.argv``, which Hydra reads, and HYDRA_FULL_ERROR, which makes Hydra raise errors, not print them."""
     before, before_arguments = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = arguments
@@ -84,16 +84,16 @@ def _called_as(arguments: list[str]) -> Iterator[None]:
 
 
 def _short(folder: Path) -> Path:
-    """Relative to the working directory where it lies inside, as the user would type it.
+    """The folder relative to the working directory if it is inside, as the user would type it.
 
-    Absolute where hydra.job.chdir has changed that directory for the job.
+    It stays absolute if hydra.job.chdir has changed the working directory for the job.
     """
     cwd = Path(HydraConfig.get().runtime.cwd)
     return folder.relative_to(cwd) if Path.cwd() == cwd and folder.is_relative_to(cwd) else folder
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """A run that could not start leaves no folder behind, nor the ones that were made above it."""
+    """Removes the empty folder of a run that could not start, and the parent folders that were made for it."""
     if folder.resolve() != Path.cwd() and folder.is_dir() and not any(folder.iterdir()):
-        # A relative path goes no higher than the working directory.
+        # With a relative path, removedirs stops at the working directory.
         folder.rmdir() if folder.is_absolute() else os.removedirs(folder)

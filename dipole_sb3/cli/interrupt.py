@@ -1,4 +1,4 @@
-"""Stops training between two timesteps when the user or the machine asks for it."""
+"""Stops training between two timesteps on Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dipole_sb3.learning.callbacks import IterationCallback
 
 
 class StopOnSignal:
-    """Ends ``learn()`` when all of the timestep is done during which Ctrl-C (or SIGTERM) arrives: the run can be saved.
+    """Ends ``learn()`` after the timestep in which Ctrl-C (or SIGTERM) arrives, so that the run can be saved.
 
-    A second Ctrl-C interrupts at once. Use as a context manager around ``learn()``, in the main thread, with a
-    :meth:`callback` for every model that learns.
+    A second Ctrl-C interrupts at once. Use it as a context manager around ``learn()``, in the main thread, with one
+    :meth:`callback` for each model in training.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class StopOnSignal:
         self._previous: dict[signal.Signals, Any] = {}
 
     def callback(self) -> IterationCallback:
-        """For one model."""
+        """The callback that stops one model; each model needs its own."""
         return _StopBetweenTimesteps(self)
 
     def __enter__(self) -> StopOnSignal:

@@ -1,4 +1,4 @@
-"""A saved model, found by the folder of its run, and what the run knows of it."""
+"""Finds and loads saved models, and the configuration of the run that a model belongs to."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 
 def model_path(path: Path) -> Path:
-    """The .zip file of a path that may be the folder of a run.
+    """The model's .zip file.
 
-    :raises FileNotFoundError: no model there.
+    :param path: the .zip file itself or the folder of a run; for a folder, its newest model.
+    :raises FileNotFoundError: there is no model at this path.
     """
     if path.is_dir():
         newest = run_folder.newest_model(path)
@@ -32,13 +33,13 @@ def model_path(path: Path) -> Path:
 
 
 def run_of(path: Path) -> Path:
-    """Folder of the run that a model belongs to: its own, or the one above for a checkpoint; else its own."""
+    """Folder of the run that a model belongs to; if there is none, the folder of the model."""
     folders = (path.parent, path.parent.parent)
     return next((folder for folder in folders if (folder / run_folder.CONFIG).is_file()), path.parent)
 
 
 def config_of(path: Path) -> DictConfig:
-    """Configuration of the run that a model belongs to; empty where there is none."""
+    """Configuration of the run that a model belongs to; empty if there is none."""
     folder = run_of(path)
     return run_folder.read_config(folder) if (folder / run_folder.CONFIG).is_file() else OmegaConf.create({})
 
@@ -46,15 +47,15 @@ def config_of(path: Path) -> DictConfig:
 def algorithm_of(config: DictConfig) -> type[OfflineAlgorithm]:
     """The algorithm that a run's configuration names.
 
-    :raises ValueError: there is no such class, or it is none of an algorithm on recorded data.
+    :raises ValueError: the class cannot be imported, or it is not an algorithm for recorded data.
     """
     return _algorithm_class(str(config.algo["_target_"]), "algo._target_")
 
 
 def load_model(path: Path, device: str) -> OfflineAlgorithm:
-    """The model, as the algorithm that its file names.
+    """Loads a model with the algorithm that its file names.
 
-    :raises ValueError: it names none that is here.
+    :raises ValueError: the file names no algorithm, or one that cannot be imported.
     """
     named = read_origin(path).get("algorithm")
     if named is None:

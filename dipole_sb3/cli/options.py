@@ -1,4 +1,4 @@
-"""Types and ranges of the options that the commands themselves read; an algorithm checks its own."""
+"""Types and ranges of the options that the commands read themselves; each algorithm checks its own options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dipole_sb3.learning.knobs import Knob
 
 @dataclass
 class EvaluationOptions:
-    """evaluation/sweep.yaml."""
+    """Options of evaluation/sweep.yaml."""
 
     episodes: int = MISSING
     eval_seed: int = MISSING
@@ -27,7 +27,7 @@ class EvaluationOptions:
 
 @dataclass
 class TrainOptions(EvaluationOptions):
-    """train.yaml, without the algorithm and the task."""
+    """Options of train.yaml, without those of the algorithm and the task."""
 
     offline_steps: int = MISSING
     online_steps: int = MISSING
@@ -46,7 +46,7 @@ class TrainOptions(EvaluationOptions):
 
 @cache
 def knob_options() -> tuple[str, ...]:
-    """Options of evaluation/sweep.yaml that are values of knobs: all that are not the command's own."""
+    """Options of evaluation/sweep.yaml that list knob values: all except those of :class:`EvaluationOptions`."""
     own = {field.name for field in fields(EvaluationOptions)}
     names: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "evaluation" / "sweep.yaml"))
     return tuple(str(name) for name in names if name not in own)
@@ -69,10 +69,10 @@ _AT_LEAST = {
 
 
 def check_options(config: DictConfig, schema: type[EvaluationOptions]) -> None:
-    """Refuses options of the wrong type or out of range before anything is done with them.
+    """Refuses options of the wrong type or out of range before any work starts.
 
-    :raises ValueError: naming the option, what it is and what was expected.
-    :raises omegaconf.errors.ValidationError: a value that cannot be read as the option's type.
+    :raises ValueError: an option is out of range; the message names it, its value and the expected range.
+    :raises omegaconf.errors.ValidationError: a value cannot be read as the option's type.
     """
     names = [field.name for field in fields(schema)]
     typed: Any = OmegaConf.merge(OmegaConf.structured(schema), {name: config[name] for name in names})
@@ -83,11 +83,11 @@ def check_options(config: DictConfig, schema: type[EvaluationOptions]) -> None:
 
 
 def check_knobs(config: DictConfig, algorithm: str, knobs: Sequence[Knob]) -> None:
-    """Refuses values of knobs that are out of range, and values of a knob that the algorithm does not have.
+    """Refuses knob values that are out of range, and values of knobs that the algorithm does not have.
 
-    :param algorithm: its name.
-    :param knobs: of its policy.
-    :raises ValueError: naming the option, what it is and what was expected.
+    :param algorithm: name of the algorithm.
+    :param knobs: knobs of its policy.
+    :raises ValueError: the message names the option, its value and what was expected.
     """
     of_options = {knob.option: knob for knob in knobs}
     for name in knob_options():
@@ -112,7 +112,7 @@ def _text(values: Any) -> str:
 
 
 def grid_of(model: ActingModel, config: DictConfig) -> Grid:
-    """The values that an evaluation takes of every knob: those of its option, or its default ones."""
+    """The values of every knob in an evaluation: those given by its option, else its default values."""
     own = own_setting(model)
     given = {knob.name: config.get(knob.option) for knob in model.policy.knobs}
     return {

@@ -1,4 +1,4 @@
-"""What a sub-command with an argparse command line has to offer."""
+"""The interface of a sub-command with an argparse command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class ParsedCommand(Protocol):
-    """A sub-command, a module say, with an argparse command line."""
+    """A sub-command with an argparse command line, e.g. a module."""
 
     def add_parser(self, commands: Any) -> None:
-        """Adds itself to the command's subparsers, with ``set_defaults(run=…)``: namespace → exit status."""
+        """Adds the command to the subparsers; its ``set_defaults(run=…)`` sets a function: namespace → exit status."""

@@ -1,4 +1,4 @@
-"""Evaluation while training: at the first timestep, then every so many, always of the same episodes."""
+"""Evaluation during training: at the first timestep, then at regular intervals, always on the same episodes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ EVALUATIONS = "evaluations/evaluations.npz"
 
 
 class PeriodicEvaluation(BaseCallback):
-    """Plays episodes at the model's own setting beside the training, and leaves the returns where EvalCallback does.
+    """Plays episodes with the model's own knob values during training; the file has the format of SB3's EvalCallback.
 
-    Unlike it this counts timesteps, not calls, so that several environments and interruptions do not move the
-    evaluations; it leaves every random generator as it was; and training does not wait for it, except while an earlier
-    evaluation is still being played, before a checkpoint, after a phase and at the end of learning. Files and log are
-    those of an evaluation that training would have waited for.
+    There are three differences from EvalCallback. It counts timesteps, not calls, so the number of environments and
+    interruptions do not move the evaluations. It does not change the state of any random generator. Training does not
+    wait for it, except while an earlier evaluation is still running, before a checkpoint, after a phase and at the end
+    of training. Files and log are the same as if training had waited for every evaluation.
 
     :param evaluator: plays the episodes; several models that learn side by side share one.
-    :param every: timesteps between evaluations.
-    :param phase_ends: further timesteps to evaluate at.
-    :param path: the .npz file.
+    :param every: number of timesteps between evaluations.
+    :param phase_ends: additional timesteps at which to evaluate.
+    :param path: the .npz file to write.
     """
 
     model: OfflineAlgorithm
@@ -48,7 +48,7 @@ class PeriodicEvaluation(BaseCallback):
         self._reached = self.model.num_timesteps
         if self._reached and self._path.is_file():
             saved = np.load(self._path)
-            # What lies beyond will be made again.
+            # Later evaluations will be repeated.
             kept = saved["timesteps"] <= self._reached
             self._timesteps, self._returns = saved["timesteps"][kept].tolist(), list(saved["results"][kept])
             self._successes = list(saved["successes"][kept]) if "successes" in saved else []
@@ -78,12 +78,12 @@ class PeriodicEvaluation(BaseCallback):
             assert held is not None
             held.finish({} if result is None else self._write(result, timestep))
 
-        # It may wait for the evaluation before, which has the log until then.
+        # submit() may wait for the previous evaluation, which holds the log until it ends.
         self._evaluator.submit(self.model, timestep, deliver)
         held = HeldLog(self.logger, timestep, self._evaluator.wait)
 
     def _write(self, result: SweepResult, timestep: int) -> dict[str, float]:
-        """Adds a result to the file; gives what the log says of it."""
+        """Adds a result to the file; returns the values to log."""
         self._timesteps.append(timestep)
         self._returns.append(result.returns[0])
         arrays = {"timesteps": np.array(self._timesteps), "results": np.array(self._returns)}
@@ -98,10 +98,10 @@ class PeriodicEvaluation(BaseCallback):
 
 
 def phase_scores(paths: Sequence[Path], offline_steps: int) -> list[str]:
-    """What the evaluations say that end the two phases, one line each; nothing where a run was not evaluated.
+    """Results of the last evaluation of each phase, one line per phase; empty if a run was not evaluated.
 
-    :param paths: evaluations.npz of one run, whose intervals are over episodes, or of several, then over runs.
-    :param offline_steps: where the first phase ended.
+    :param paths: evaluations.npz of one run (95 % intervals over its episodes) or of several (intervals over runs).
+    :param offline_steps: timestep at which the first phase ended.
     """
     if not all(path.is_file() for path in paths):
         return []
@@ -135,6 +135,6 @@ def _score(runs: Sequence[Mapping[str, np.ndarray]], ends: Sequence[Any]) -> str
 
 
 def _with_bounds(interval: Interval, scale: float, form: str) -> str:
-    """A single value has no bounds."""
+    """The mean with its interval; a single value has no interval."""
     mean, low, high = (format(scale * value, form) for value in interval)
     return mean if np.isnan(interval.low) else f"{mean} [{low}, {high}]"

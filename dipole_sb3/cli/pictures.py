@@ -1,4 +1,4 @@
-"""Pictures that a run leaves in its folder."""
+"""Draws pictures into the folder of a run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PATHS = "paths.png"
 ACTIONS = "actions.png"
 
 _SHOWN = 2.0
-"""Value of the first knob in actions.png, beside those that have a name."""
+"""Value of the first knob in actions.png, besides the values that have a name."""
 
 
 def require_matplotlib(config: DictConfig) -> None:
-    """Refuses, before hours of work, to draw pictures without the package that draws them.
+    """Checks for matplotlib at the start, not after hours of work.
 
-    :raises ValueError: pictures are wanted and matplotlib is not there.
+    :raises ValueError: pictures are requested but matplotlib is not installed.
     """
     if config.pictures and importlib.util.find_spec("matplotlib") is None:
         raise ValueError(
@@ -40,10 +40,10 @@ def require_matplotlib(config: DictConfig) -> None:
 
 
 def draw_sweep(result: SweepResult, path: Path, dataset_facts: Mapping[str, Any]) -> None:
-    """Return over what was turned.
+    """Draws the return over the knob values.
 
     :param path: PNG file.
-    :param dataset_facts: ``data_return_mean`` and ``agent_return_mean``, where known, become lines.
+    :param dataset_facts: ``data_return_mean`` and ``agent_return_mean``, if known, are drawn as lines.
     """
     from dipole_sb3 import plots
 
@@ -58,7 +58,7 @@ def draw_sweep(result: SweepResult, path: Path, dataset_facts: Mapping[str, Any]
 def draw_training(
     model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path, offline_steps: int
 ) -> list[Path]:
-    """Learning curves, with the hand-over to the environment, and the weights that the data have in the end, if any."""
+    """Draws learning curves, with the switch to the environment marked, and the final weights of the data, if any."""
     from dipole_sb3 import plots
 
     plots.plot_curves(folder / run_folder.PROGRESS, folder / CURVES, offline_steps=offline_steps)
@@ -69,9 +69,9 @@ def draw_training(
 
 
 def draw_acting(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, config: DictConfig, folder: Path) -> list[Path]:
-    """What the first knob does to paths and to the actions of one state, all others at their least.
+    """Draws how the first knob changes paths and the actions at one state; other knobs have their smallest value.
 
-    :param config: has the options of evaluation/sweep.yaml.
+    :param config: contains the options of evaluation/sweep.yaml.
     """
     from dipole_sb3 import plots
 

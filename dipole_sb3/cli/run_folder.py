@@ -1,4 +1,4 @@
-"""What a training run keeps in its folder, and how it is found again."""
+"""The files in the folder of a training run: how they are written, found and read."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _LEFT_BY_RUNS = (
 
 
 def require_unused(folder: Path) -> None:
-    """Refuses a folder that holds a run already: its checkpoints would be taken for the new run's.
+    """Refuses a folder that already has a run, whose checkpoints would be mistaken for those of the new run.
 
-    :raises ValueError: with the two ways out.
+    :raises ValueError: the folder has a run; the message says what can be done.
     """
     if (folder / CONFIG).exists():
         raise ValueError(
@@ -60,14 +60,14 @@ def require_unused(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Removes what an earlier run left, and nothing else."""
+    """Removes the files of an earlier run, and nothing else."""
     for pattern in _LEFT_BY_RUNS:
         for path in folder.glob(pattern):
             path.unlink()
 
 
 def write_config(folder: Path, config: DictConfig) -> None:
-    """Leaves the resolved configuration."""
+    """Writes the resolved configuration."""
     with replaced_when_complete(folder / CONFIG) as file:
         file.write(OmegaConf.to_yaml(config, resolve=True).encode())
 
@@ -75,7 +75,7 @@ def write_config(folder: Path, config: DictConfig) -> None:
 def read_config(folder: Path) -> DictConfig:
     """The resolved configuration of a run.
 
-    :raises FileNotFoundError: the folder is not one of a run.
+    :raises FileNotFoundError: the folder is not that of a run.
     """
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder}: no {CONFIG} in it; expected the folder of a training run")
@@ -85,19 +85,19 @@ def read_config(folder: Path) -> DictConfig:
 
 
 def write_dataset_facts(folder: Path, metadata: Mapping[str, Any]) -> None:
-    """Leaves what is known about the data (provenance, returns), for pictures and for readers."""
+    """Writes what is known about the data (provenance, returns), for pictures and for people."""
     with replaced_when_complete(folder / DATASET) as file:
         file.write(f"{json.dumps(dict(metadata), indent=2, ensure_ascii=False, default=str)}\n".encode())
 
 
 def read_dataset_facts(folder: Path) -> dict[str, Any]:
-    """What :func:`write_dataset_facts` left; empty where it left nothing."""
+    """Reads the file of :func:`write_dataset_facts`; empty if there is none."""
     path = folder / DATASET
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def newest_model(folder: Path) -> Path | None:
-    """The model that has learned longest: the finished one, unless a run made longer left a later checkpoint."""
+    """The model with the most timesteps: model.zip, unless the run was extended and has a later checkpoint."""
     pattern = re.compile(rf"{CHECKPOINT_PREFIX}_(\d+)_steps\.zip")
     steps = [
         (int(match[1]), path)
@@ -106,12 +106,15 @@ def newest_model(folder: Path) -> Path | None:
     ]
     if (folder / MODEL).is_file():
         steps.append((timesteps_of(folder / MODEL), folder / MODEL))
-    # Of equals the one added last: the finished model.
+    # max() returns the first of equals; reversed, so that this is the finished model.
     return max(reversed(steps), key=lambda pair: pair[0])[1] if steps else None
 
 
 def timesteps_of(model: Path) -> int:
-    """The count that SB3 keeps inside a saved model."""
+    """The number of timesteps that SB3 stores in a saved model.
+
+    :raises ValueError: the file is not a complete model.
+    """
     try:
         with zipfile.ZipFile(model) as archive:
             return int(json.loads(archive.read("data"))["num_timesteps"])
@@ -120,11 +123,11 @@ def timesteps_of(model: Path) -> int:
 
 
 class ContinuedCSV(CSVOutputFormat):
-    """SB3's progress.csv, which goes on after the rows that it had when a checkpoint was taken.
+    """SB3's progress.csv, continued after the rows that it had at a checkpoint.
 
     :param path: the file.
-    :param rows: that it had; what comes after them will be made again.
-    :param columns: that it had.
+    :param rows: number of rows at the checkpoint; later rows are dropped, because they will be written again.
+    :param columns: names of the columns at the checkpoint.
     """
 
     def __init__(self, path: Path, rows: int, columns: Sequence[str]) -> None:
@@ -142,23 +145,25 @@ class ContinuedCSV(CSVOutputFormat):
 
 
 class ContinuedTensorBoard(TensorBoardOutputFormat):
-    """SB3's TensorBoard events, which go on after a timestep: TensorBoard drops what an earlier process had beyond it.
+    """SB3's TensorBoard events, continued after a timestep; TensorBoard drops later events of an earlier process.
 
-    :param folder: of the events.
-    :param timesteps: the last one that counts.
+    :param folder: folder of the events.
+    :param timesteps: the last timestep that is kept.
     """
 
     def __init__(self, folder: Path, timesteps: int) -> None:
-        # Not SB3's constructor: its writer would leave a file of its own.
+        # SB3's constructor is not called, because its writer would create one more file.
         self._is_closed = False
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=timesteps + 1)
 
 
 def make_logger(folder: Path, timesteps: int, position: Mapping[str, Any] | None, verbose: int) -> Logger:
-    """SB3's logger into progress.csv and TensorBoard events of the folder, and to the terminal when verbose.
+    """SB3's logger, which writes progress.csv and TensorBoard events to the folder, and to the terminal if verbose.
 
-    :param timesteps: where the run goes on.
+    :param folder: folder of the run.
+    :param timesteps: timestep at which the run continues.
     :param position: None for a new run, else :func:`~dipole_sb3.learning.checkpoints.log_position` of its checkpoint.
+    :param verbose: 0: nothing on the terminal.
     """
     formats: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if verbose else []
     progress = folder / PROGRESS

@@ -1,4 +1,4 @@
-"""Several runs of one command line: which they are, where they go, and which of them learn as one."""
+"""The runs of one command line: their configurations, their folders, and which of them can learn together."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _OF_ONE_RUN = ("seed", "runs", "run_dir", "replace")
 class Run(NamedTuple):
     """One run.
 
-    :param config: resolved, of this run alone: ``runs`` is 1.
-    :param folder: of the run.
-    :param setting: overrides of the command line (in a sweep: of this job), but for those of the run alone; runs that
-        differ in nothing but their seed have the same ones.
-    :param collection: folder that this command line's runs have to themselves; None where there is none.
+    :param config: resolved configuration of this run only: ``runs`` is 1.
+    :param folder: folder of the run.
+    :param setting: overrides of the command line (in a sweep: of this job), except ``seed``, ``runs``, ``run_dir`` and
+        ``replace``; runs that differ only in their seed have the same setting.
+    :param collection: folder that contains only the runs of this command line; None if there is none.
     """
 
     config: DictConfig
@@ -38,16 +38,16 @@ class Run(NamedTuple):
 
 
 def runs_of(config: DictConfig, folder: Path, overrides: Sequence[str], sweep_folder: Path | None) -> list[Run]:
-    """The runs that a composed configuration asks for: ``runs`` of them, with seeds from ``seed`` on.
+    """The runs that a composed configuration asks for: ``runs`` of them, with seeds ``seed``, ``seed + 1``, ….
 
-    ``run_dir`` of each is composed with its own seed. Where that does not tell them apart, or the job has another
-    folder (in a sweep), they go to ``FOLDER/seedN``.
+    ``run_dir`` of each run is composed with its own seed. If the folders are then not different, or the job has another
+    folder (in a sweep), the runs go to ``FOLDER/seedN``.
 
-    :param config: as composed from train.yaml; its interpolations must be resolvable now.
-    :param folder: that Hydra has for the job.
-    :param overrides: of the job.
-    :param sweep_folder: of all jobs, in a sweep.
-    :raises ValueError: options of the wrong type or out of range.
+    :param config: as composed from train.yaml; its interpolations must be resolvable at this point.
+    :param folder: Hydra's folder for the job.
+    :param overrides: overrides of the job.
+    :param sweep_folder: in a sweep, the folder of all jobs; else None.
+    :raises ValueError: an option has the wrong type or is out of range.
     """
     check_options(config, TrainOptions)
     configs = [_with_seed(config, config.seed + number) for number in range(config.runs)]
@@ -71,7 +71,7 @@ def _with_seed(config: DictConfig, seed: int) -> DictConfig:
 
 
 def resumed(config: DictConfig, folder: Path) -> Run:
-    """A run that goes on; its setting is all of its options, of which :func:`distinguished` leaves what differs."""
+    """A run to continue; its setting holds all its options, and :func:`distinguished` keeps only those that differ."""
     options = OmegaConf.to_container(config)
     assert isinstance(options, dict)
     for name in _OF_ONE_RUN:
@@ -80,7 +80,7 @@ def resumed(config: DictConfig, folder: Path) -> Run:
 
 
 def _flat(options: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Options as the command line writes them."""
+    """Options in the form of the command line: ``name=value``."""
     for name, value in options.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
@@ -89,9 +89,9 @@ def _flat(options: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 def require_different(runs: Sequence[Run]) -> None:
-    """Refuses runs that are the same, and runs that share a folder.
+    """Refuses identical runs, and runs that share a folder.
 
-    :raises ValueError: naming them.
+    :raises ValueError: the message names them.
     """
     for (setting, seed), count in Counter((run.setting, run.config.seed) for run in runs).items():
         if count > 1:
@@ -103,9 +103,9 @@ def require_different(runs: Sequence[Run]) -> None:
 
 
 def require_unused_folders(runs: Sequence[Run]) -> None:
-    """Refuses all runs when the folder of one of them holds a run already, unless that may be replaced.
+    """Refuses all runs if the folder of one of them already has a run, unless it may be replaced.
 
-    :raises ValueError: naming the folder.
+    :raises ValueError: the message names the folder.
     """
     for run in runs:
         if not run.config.replace:
@@ -113,9 +113,9 @@ def require_unused_folders(runs: Sequence[Run]) -> None:
 
 
 def stackable_groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs in groups that can learn as one: they differ in seed and in numbers that every model has of its own.
+    """Groups of runs that can learn together: in a group, only seeds and options that may vary per model differ.
 
-    In the order of their first runs.
+    The groups are in the order of their first runs.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -124,7 +124,7 @@ def stackable_groups(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _shared_options(config: DictConfig) -> str:
-    """All options that must be equal, as text."""
+    """All options that must be equal within a group, as text."""
     options = OmegaConf.to_container(config)
     assert isinstance(options, dict)
     stackable = algorithm_of(config).stackable()
@@ -134,13 +134,13 @@ def _shared_options(config: DictConfig) -> str:
 
 
 def distinguished(runs: Sequence[Run]) -> list[Run]:
-    """The runs with settings of what tells them apart: without the overrides that all of them have."""
+    """The same runs with shorter settings: without the overrides that all of them share."""
     shared = set.intersection(*(set(run.setting) for run in runs))
     return [run._replace(setting=tuple(each for each in run.setting if each not in shared)) for run in runs]
 
 
 def settings(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
-    """The runs of each setting."""
+    """The runs, grouped by setting."""
     found: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         found.setdefault(run.setting, []).append(run)
@@ -148,7 +148,7 @@ def settings(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
 
 
 def shell_words(runs: Sequence[Run]) -> str:
-    """The folders of runs for a shell: the one that holds these alone, a pattern that finds these alone, or all."""
+    """The folders of runs for a shell: a folder or pattern that matches exactly these runs if there is one, else all."""
     folders = {run.folder.resolve() for run in runs}
     collection = runs[0].collection
     if (
@@ -156,7 +156,7 @@ def shell_words(runs: Sequence[Run]) -> str:
         and {path.parent.resolve() for path in collection.glob(f"*/{run_folder.CONFIG}")} == folders
     ):
         return shlex.quote(str(collection))
-    # As composed from run_dir: …-seed0, …-seed1.
+    # The default run_dir ends in the seed: …-seed0, …-seed1.
     starts = {str(run.folder).removesuffix(str(run.config.seed)) for run in runs}
     start = starts.pop()
     if (

@@ -1,4 +1,4 @@
-"""What a command line's runs have come to: on the terminal, and over several runs as a table."""
+"""Summarises the runs of a command line on the terminal, and several runs also as a table."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from dipole_sb3.learning.knobs import Knob
 
 
 class Finished(NamedTuple):
-    """A run that is done, and its evaluation where there was one."""
+    """A finished run and its evaluation; None if it was not evaluated."""
 
     run: Run
     result: SweepResult | None
 
 
 class Line(NamedTuple):
-    """A setting, and one cell of the evaluation over its runs.
+    """One cell of the evaluation for one setting, over all runs of the setting.
 
-    :param setting: the overrides that tell it from the others.
-    :param runs: how many.
-    :param cell: means over the runs, with Student's 95 % interval over them.
+    :param setting: the overrides that distinguish it from the other settings.
+    :param runs: number of runs.
+    :param cell: means over the runs, with Student's 95 % interval.
     """
 
     setting: tuple[str, ...]
@@ -48,7 +48,7 @@ class Line(NamedTuple):
 
 
 def report(finished: Sequence[Finished]) -> None:
-    """Prints how the runs scored, beside what the paper reports, and where they are; leaves the table over runs."""
+    """Prints the results of the runs, the paper's results and the folders; writes the table over runs."""
     runs = [each.run for each in finished]
     of_settings = settings(runs)
     lines = over_runs(finished) if len(runs) > 1 else []
@@ -78,7 +78,7 @@ def report(finished: Sequence[Finished]) -> None:
 
 
 def _print_scores(of_settings: Mapping[tuple[str, ...], Sequence[Run]]) -> None:
-    """After both phases, where there are two; and what the paper reports, once where that is the same."""
+    """Prints the results after each phase, if there are two, and the paper's result, once if it is the same for all."""
     targets: dict[str, str | None] = {}
     for setting, runs in of_settings.items():
         config = runs[0].config
@@ -97,7 +97,7 @@ def _print_scores(of_settings: Mapping[tuple[str, ...], Sequence[Run]]) -> None:
 
 
 def over_runs(finished: Sequence[Finished]) -> list[Line]:
-    """Every cell of every setting: means over its runs of what each run has over its episodes."""
+    """Every cell of every setting: the mean over its runs of each run's mean over episodes."""
     results = {each.run.folder: each.result for each in finished if each.result is not None}
     lines = []
     for setting, runs in settings([each.run for each in finished]).items():
@@ -116,9 +116,11 @@ def over_runs(finished: Sequence[Finished]) -> list[Line]:
 
 
 def format_over_runs(knobs: Sequence[Knob], lines: Sequence[Line]) -> str:
-    """For a terminal: of one setting the first knob down and the others across; of several settings a line for each.
+    """The table for a terminal.
 
-    :param knobs: what was turned.
+    With one setting, the first knob's values go down and the others across. With several, each setting has one line.
+
+    :param knobs: the knobs that were varied.
     """
     over = f"{_numbers(line.cell.episodes for line in lines)} episodes a cell"
     if max(line.runs for line in lines) > 1:
@@ -157,9 +159,9 @@ def _table_of_settings(knobs: Sequence[Knob], lines: Sequence[Line], text: Calla
 
 
 def write_over_runs(lines: Sequence[Line], path: Path) -> None:
-    """The table as CSV: what distinguishes the settings, how many runs, then the columns of a sweep's own table.
+    """The table as CSV: options that differ between settings, number of runs, then the columns of a sweep's table.
 
-    :raises OSError: it cannot be written; an earlier file of that name is untouched.
+    :raises OSError: the file cannot be written; an earlier file with this name is unchanged.
     """
     options = list(dict.fromkeys(each.partition("=")[0] for line in lines for each in line.setting))
     columns = sweep_columns([line.cell for line in lines])

@@ -1,4 +1,4 @@
-"""The evaluation that ends a run: every combination of what may be turned while the model acts."""
+"""The evaluation at the end of a run: every combination of knob values."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ def run(
     folders: Sequence[Path],
     dataset_facts: Mapping[str, Any],
 ) -> list[SweepResult]:
-    """Evaluates every cell of every model on the same episodes, leaves table and picture in each one's folder.
+    """Evaluates every cell of every model on the same episodes; writes a table and a picture to each model's folder.
 
-    :param models: of one algorithm.
+    :param models: models of the same algorithm.
     :param env: name for :func:`dipole_sb3.datasets.make_env`.
-    :param config: has the options of evaluation/sweep.yaml.
-    :param folders: one for each model.
-    :param dataset_facts: ``data_return_mean`` and ``agent_return_mean``, where known, become lines of the pictures.
+    :param config: contains the options of evaluation/sweep.yaml.
+    :param folders: one folder per model.
+    :param dataset_facts: ``data_return_mean`` and ``agent_return_mean``, if known, are drawn as lines.
+    :return: one result per model, in order.
     """
     grids: list[tuple[Grid, list[int]]] = []
     for index, model in enumerate(models):
@@ -63,15 +64,15 @@ def run(
 
 
 def stem(knobs: Sequence[Knob]) -> str:
-    """Of the names of the table and its picture: what is turned first, e.g. ``omega_sweep``; else ``evaluation``."""
+    """File name of the table and its picture, without suffix: e.g. ``omega_sweep``; without knobs ``evaluation``."""
     return f"{knobs[0].name}_sweep" if knobs else "evaluation"
 
 
 def target_sentence(algorithm: str, task: DictConfig, task_id: int | None, online: bool) -> str | None:
-    """What the paper reports for this algorithm on this task, if it does.
+    """The paper's result for this algorithm on this task, as a sentence; None if the paper reports none.
 
-    :param algorithm: name of its class.
-    :param online: for a model that has gone on learning online.
+    :param algorithm: name of the algorithm's class.
+    :param online: the model was also trained online.
     """
     target = paper_target(algorithm, task, task_id, online)
     return None if target is None else f"The paper reports {target}."

@@ -1,4 +1,4 @@
-"""What ``--help`` says."""
+"""Texts of ``--help``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dipole_sb3.cli.configuration import task_names
 
 
 class CommandText(NamedTuple):
-    """Help of one sub-command: a line for the list, then what stands before and after its options."""
+    """Help of one sub-command: a line for the list of commands, then the text before and after its options."""
 
     summary: str
     description: str

@@ -1,4 +1,4 @@
-"""``dipole train``: one run, one folder; several runs learn together where they can."""
+"""``dipole train``: every run has its own folder; runs that can learn together do so."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.profiling import TrainingProfile
 
 FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir")
-"""What a resumed run keeps from its first start."""
+"""Options that a resumed run keeps from its first start."""
 
 
 class Trained(NamedTuple):
-    """What a finished training leaves for evaluation and pictures."""
+    """The result of a finished training, for evaluation and pictures."""
 
     model: OfflineAlgorithm
     dataset: OfflineReplayBuffer
 
 
 def run(arguments: list[str]) -> int:
-    """``dipole train``; a run that goes on needs no Hydra, its configuration is already resolved."""
+    """``dipole train``; resuming does not need Hydra, because the configuration is already resolved."""
     resume = [argument for argument in arguments if argument.startswith("resume=")]
     if resume:
         folders = [Path(argument.removeprefix("resume=")) for argument in resume]
@@ -64,8 +64,9 @@ def run(arguments: list[str]) -> int:
         return 0
     runs: list[Run] = []
 
-    # Hydra runs one job after the other; what learns together must be known before, so that its jobs only say what they
-    # would train. (Launchers of one's own must lie in the package hydra_plugins, which every Hydra program would load.)
+    # Hydra runs its jobs one after the other, but all runs must be known before runs can learn together. So the jobs
+    # only collect the runs. (A custom launcher would have to be in the package hydra_plugins, which every Hydra program
+    # loads.)
     def collect(config: DictConfig, folder: Path) -> None:
         if hydra_command.job_stands_alone():
             train_and_evaluate(runs_of(config, folder, hydra_command.overrides(), sweep_folder=None))
@@ -79,10 +80,10 @@ def run(arguments: list[str]) -> int:
 
 
 def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
-    """Any number of runs, in groups that can learn as one: training, then the sweep over ω, and a summary of all.
+    """Trains and evaluates any number of runs, in groups that can learn together, and prints a summary of all.
 
-    :param resume: go on from the newest checkpoint of each folder.
-    :raises ValueError: one of the runs cannot be made as it is asked for; nothing has begun then.
+    :param resume: continue from the newest checkpoint in each folder.
+    :raises ValueError: the options of a run are not valid; no run has started then.
     :raises SystemExit: stopped by a signal; the models are saved.
     """
     runs = distinguished(runs)
@@ -107,15 +108,15 @@ def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
             saved = " and ".join(str(each.folder / run_folder.MODEL) for each in group)
             print(f"dipole: the evaluation failed; all that was learned is in {saved}", file=sys.stderr)
             raise
-        del trained  # memory for the next group's
-    # Groups may have changed their order.
+        del trained  # frees memory for the next group
+    # Grouping may have changed the order of the runs.
     summary.report(sorted(finished, key=lambda each: order[each.run.folder]))
 
 
 def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
-    """Refuses all runs when one of them cannot be made as it is asked for.
+    """Refuses all runs if the options of one of them are not valid.
 
-    :raises ValueError: naming the option or the folder.
+    :raises ValueError: the message names the option or the folder.
     """
     for each in runs:
         pictures.require_matplotlib(each.config)
@@ -128,10 +129,12 @@ def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
 
 
 def train(runs: Sequence[Run], resume: bool = False) -> list[Trained]:
-    """Trains (or goes on training) the models of runs that can learn as one, and saves each as model.zip.
+    """Trains (or continues to train) the models of runs that can learn together, and saves each as model.zip.
 
-    :param runs: of one group; the data set is in memory once.
-    :raises SystemExit: stopped by a signal; the runs are saved as checkpoints, and how to go on is printed.
+    :param runs: the runs of one group; they share one copy of the data set in memory.
+    :param resume: continue from the newest checkpoint in each folder.
+    :return: one per run, in order.
+    :raises SystemExit: stopped by a signal; the runs are saved as checkpoints, and the command to continue is printed.
     """
     config = runs[0].config
     with ExitStack() as opened:
@@ -144,7 +147,7 @@ def train(runs: Sequence[Run], resume: bool = False) -> list[Trained]:
                 models.append(_load_model(each.config, checkpoint, env, shared))
             else:
                 models.append(_new_model(each.config, env, shared, quiet=bool(models)))
-            # The next one takes what this one has adopted: with channels first, say.
+            # The next model uses the data set as this one has adapted it, e.g. with channels first.
             shared = models[-1].dataset
         for index, (each, model, checkpoint) in enumerate(zip(runs, models, checkpoints, strict=True)):
             if checkpoint is None:
@@ -152,7 +155,7 @@ def train(runs: Sequence[Run], resume: bool = False) -> list[Trained]:
             run_folder.write_config(each.folder, each.config)
             run_folder.write_dataset_facts(each.folder, dataset.metadata)
             position = None if checkpoint is None else log_position(checkpoint)
-            verbose = 0 if index else config.algo.verbose  # the terminal shows the first one's log
+            verbose = 0 if index else config.algo.verbose  # the terminal shows the log of the first model only
             model.set_logger(run_folder.make_logger(each.folder, model.num_timesteps, position, verbose))
         _learn(models, runs)
     for each, model in zip(runs, models, strict=True):
@@ -169,7 +172,7 @@ def _open_env(config: DictConfig, opened: ExitStack) -> GymEnv | None:
 
 
 def _described(group: Sequence[Run]) -> str:
-    """A group for a line on the terminal."""
+    """Describes a group in one line for the terminal."""
     found = settings(group)
     of = " ".join(group[0].setting) if len(found) == 1 else f"{len(found)} settings"
     seeds = ", ".join(map(str, sorted({each.config.seed for each in group})))
@@ -177,7 +180,7 @@ def _described(group: Sequence[Run]) -> str:
 
 
 def _evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> list[summary.Finished]:
-    """Pictures, and the sweep of all models over the same episodes."""
+    """Draws pictures and evaluates all models on the same episodes."""
     config, dataset = runs[0].config, trained[0].dataset
     models = [each.model for each in trained]
     if config.pictures:
@@ -198,7 +201,7 @@ def _require_env_where_needed(config: DictConfig) -> None:
 
 
 def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run]) -> None:
-    """Learns to the end of both phases, or stops by a signal."""
+    """Trains to the end of both phases, or until a signal."""
     config = runs[0].config
     steps = config.offline_steps + config.online_steps
     going = [(model, run) for model, run in zip(models, runs, strict=True) if model.num_timesteps < steps]
@@ -212,7 +215,7 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run]) -> None:
             for evaluation, checkpoint in zip(evaluations, checkpoints, strict=True)
         ]
         if config.profile:
-            # The first one's shows the updates of all.
+            # The profile of the first model contains the updates of all.
             callbacks[0].append(TrainingProfile(runs[0].folder / run_folder.PROFILE))
         options: dict[str, Any] = {
             "log_interval": config.log_interval,
@@ -230,7 +233,7 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run]) -> None:
             print(f"Go on with\n  dipole train {shlex.join(f'resume={run.folder}' for run in runs)}", flush=True)
             raise SystemExit(128 + stop.stopped_by)
     if config.checkpoint_freq:
-        # A finished run may be made longer.
+        # A finished run can be resumed with more steps.
         for checkpoint in checkpoints:
             checkpoint.save()
 
@@ -240,7 +243,7 @@ def _load_data(config: DictConfig, env: GymEnv | None) -> OfflineReplayBuffer:
     if config.task.get("dataset_dir") is not None:
         options["dataset_dir"] = config.task.dataset_dir
     if env is not None and is_file_name(config.task.dataset):
-        # Files hold actions in the environment's units, whose bounds only the environment knows.
+        # Files contain actions in the environment's units, and only the environment knows their bounds.
         options |= {"observation_space": env.observation_space, "action_space": env.action_space}
     return load_dataset(config.task.dataset, device=config.algo.device, **options)
 
@@ -250,7 +253,7 @@ def _new_model(config: DictConfig, env: GymEnv | None, dataset: OfflineReplayBuf
     arguments |= {"verbose": 0} if quiet else {}
     model: OfflineAlgorithm = hydra.utils.instantiate(config.algo, **arguments, _convert_="all")
     model.verbose = config.algo.verbose
-    # Each model seeds the global generators: of several, each goes on from where it would have alone.
+    # Each model seeds the global generators; with several, each must start training from the state it would have alone.
     model.when_learning_begins(functools.partial(restore_global_generators, global_generators()))
     return model
 
@@ -283,7 +286,7 @@ def _load_model(
 
 @contextmanager
 def _evaluations(runs: Sequence[Run]) -> Iterator[list[list[BaseCallback]]]:
-    """Callbacks of each run that evaluate while training; inside the block the process lives that they share."""
+    """The callbacks of each run that evaluate during training; they share one process, which ends with the block."""
     config = runs[0].config
     if not config.eval_freq:
         yield [[] for _ in runs]
@@ -303,7 +306,7 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
         )
     defaults: Any = OmegaConf.load(config_folder() / "train.yaml")
     for field in fields(TrainOptions):
-        # An option that came after the run.
+        # An option that is newer than the run.
         if field.name not in config and field.name in defaults:
             config[field.name] = defaults[field.name]
     before, length = config.offline_steps, config.offline_steps + config.online_steps
@@ -318,7 +321,7 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
     config.merge_with_dotlist(overrides)
     check_options(config, TrainOptions)
     total = config.offline_steps + config.online_steps
-    # The checkpoint is read for what may be wrong only: it can be large.
+    # The checkpoint can be large, so it is read only if the new length may be too small.
     if total < length and total < (done := _timesteps(folder)):
         raise ValueError(
             f"offline_steps + online_steps is {total}, but the run in {folder} has {done} timesteps already; "
@@ -333,5 +336,5 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
 
 
 def _timesteps(folder: Path) -> int:
-    """That a run has learned by its newest checkpoint."""
+    """Number of timesteps in the newest checkpoint of a run."""
     return run_folder.timesteps_of(_newest_checkpoint(folder))
