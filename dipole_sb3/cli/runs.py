@@ -148,7 +148,7 @@ def settings(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
 
 
 def shell_words(runs: Sequence[Run]) -> str:
-    """The folders of runs for a shell: a folder or pattern that matches exactly these runs if there is one, else all."""
+    """The folders of runs for a shell: the folder or pattern of exactly these runs if there is one, else all."""
     folders = {run.folder.resolve() for run in runs}
     collection = runs[0].collection
     if (

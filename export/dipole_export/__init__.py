@@ -1,4 +1,4 @@
-"""From a trained model to a bundle that runs without torch: ``export_bundle(model, path)``."""
+"""Exports a trained model as a bundle that runs without torch: ``export_bundle(model, path)``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["export_bundle"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only when it is asked for: `dipole train`, whose command lives here too, does without ONNX.
+    # Imported only on demand: `dipole train` also starts from this package and must not need ONNX.
     if name == "export_bundle":
         from dipole_export.exporter import export_bundle
 

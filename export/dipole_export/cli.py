@@ -1,4 +1,4 @@
-"""The ``dipole`` command: that of :mod:`dipole_sb3`, and what comes after training."""
+"""The ``dipole`` command: the sub-commands of :mod:`dipole_sb3`, plus ``demo``, ``export`` and ``data from-bag``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dipole_sb3.cli import data, dispatch
 
 
 class DataCommand:
-    """``dipole data``, which here also reads recordings of robots."""
+    """``dipole data``, extended by ``from-bag`` for recordings of robots."""
 
     @staticmethod
     def add_parser(commands: Any) -> None:

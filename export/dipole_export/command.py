@@ -1,4 +1,4 @@
-"""``dipole export``: a saved model as a bundle."""
+"""``dipole export``: exports a saved model as a bundle."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _turned(manifest: Manifest) -> str:
 
 
 def error_phrase(manifest: Manifest) -> str:
-    """By how much the bundle's actions differ from the model's, at every ω that was measured."""
+    """The largest differences between the bundle's and the model's actions, at every measured ω, as text."""
     if manifest.guidance is None:
         error = manifest.parity.action_error
         return f"Largest difference of {manifest.precision} actions from the model's, of their range: {error:.1g}"
@@ -101,7 +101,7 @@ def error_phrase(manifest: Manifest) -> str:
 
 
 def provenance_of_run(model: Path) -> dict[str, Any]:
-    """What the folder of a run tells beyond the model: its data and its task."""
+    """Facts from the run's folder that the model does not contain: data set and seed; empty without a run."""
     folder = next((one for one in (model.parent, model.parent.parent) if (one / run_folder.CONFIG).is_file()), None)
     if folder is None:
         return {}

@@ -1,4 +1,4 @@
-"""``dipole demo``: the main job, with pictures, from recorded data to an arm that a bundle drives without torch."""
+"""``dipole demo``: the main job, with pictures: from recorded data to a robot arm driven by a bundle, without torch."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ COMMAND = HydraCommand(run, texts.CommandText("the main job in minutes, with pic
 
 @dataclass(frozen=True)
 class Driven:
-    """What a bundle did in the environment.
+    """Results of a bundle in the environment.
 
     :param result: returns over ω and N, on the same episodes as the model's own evaluation.
-    :param latencies: of every action, in seconds, by N.
+    :param latencies: N → the latency of every action, in seconds.
     """
 
     result: SweepResult
@@ -75,10 +75,10 @@ class Driven:
 
 
 def demo(config: DictConfig, folder: Path) -> None:
-    """Trains, evaluates, draws, exports and drives; ends with the table and where everything is.
+    """Trains, evaluates, draws, exports and drives; then prints the tables and the paths of the results.
 
     :param config: as composed from demo.yaml.
-    :param folder: of the run.
+    :param folder: folder of the run.
     """
     check_options(config, TrainOptions)
     if config.runs != 1:
@@ -112,7 +112,7 @@ def demo(config: DictConfig, folder: Path) -> None:
 
 
 def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) -> dict[Precision, Manifest]:
-    """Both bundles, by precision; their errors are measured on the data's observations."""
+    """Writes both bundles; returns their manifests by precision. Errors are measured on the data's observations."""
     from dipole_export.exporter import export_bundle
 
     provenance = provenance_of_run(folder / run_folder.MODEL)
@@ -121,7 +121,7 @@ def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) 
             model,
             folder / name,
             precision,
-            # Its errors are printed and its returns shown: whether int8 will do is for the reader to say.
+            # Errors and returns are printed, so the reader can decide whether int8 is good enough.
             max_int8_error=1.0,
             observations=flat_rows(dataset),
             provenance=provenance,
@@ -133,7 +133,7 @@ def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) 
 def drive(bundle: Path, config: DictConfig, model: SweepResult) -> Driven:
     """The bundle's returns on the episodes of the model's own evaluation, in a process without torch.
 
-    :raises ValueError: the process failed; with its last line.
+    :raises ValueError: the process failed; the message contains its last line of output.
     """
     program = Path(__file__).parent / "robot" / "drive.py"
     omegas, counts = model.values("omega"), model.values("num_candidates")
@@ -157,7 +157,7 @@ def drive(bundle: Path, config: DictConfig, model: SweepResult) -> Driven:
 
 
 def format_bundle_table(model: SweepResult, driven: Mapping[Precision, Driven]) -> str:
-    """Returns of the model in PyTorch beside those of its bundles in ONNX Runtime, and the bundles' latency."""
+    """A table of the returns of the model in PyTorch and of its bundles in ONNX Runtime, and the bundles' latency."""
     counts = model.values("num_candidates")
     header = ["ω", *(f"{name} N={count}" for count in counts for name in ("PyTorch", *driven))]
     lines = [

@@ -1,4 +1,4 @@
-"""A deterministic policy as a bundle: one graph from observations to actions and their value, and the critic apart."""
+"""A deterministic policy as a bundle: one graph from observations to actions and Q-values, and a separate critic."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from dipole_sb3.networks.acting_forms import Deterministic
 
 
 class ExportedDeterministic(ExportedForm):
-    """One action for an observation.
+    """A policy that gives one action per observation.
 
-    :param model: its policy's ``predict`` is what the bundle is held against.
+    :param model: the bundle is compared with its policy's ``predict``.
     """
 
     advice = "export with precision='fp32', or accept more with max_int8_error"
@@ -55,7 +55,7 @@ class ExportedDeterministic(ExportedForm):
         return trainer_actions(self._model, policy.acting_form(), observations)
 
     def errors(self, bundle: Bundle, observations: np.ndarray) -> dict[float | None, Parity]:
-        """The graph that acts on both, and its actions' value by the critic apart on the bundle's own vectors."""
+        """Compares the acting graph on both, and the separate critic on the bundle's own vectors."""
         network, vectors = Network(DETERMINISTIC, bundle.files[DETERMINISTIC]), bundle.vectors()
         assert isinstance(vectors, ActionVectors)
 

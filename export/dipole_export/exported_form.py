@@ -1,4 +1,4 @@
-"""What an exporter needs to know of a form in which policies act; :mod:`pair` and :mod:`deterministic` know it."""
+"""What the exporter needs for each form of policy; :mod:`pair` and :mod:`deterministic` implement it."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from dipole_export.rounding import LEAST_WIDTH, NOT_ROUNDED, Rounded
 from dipole_sb3.networks.acting_forms import ActingForm
 
 SEED = 0
-"""Of whatever an export draws."""
+"""Seed of all random numbers in an export."""
 BATCH = 2
-"""Of the examples that graphs are traced with: PyTorch's exporter takes a size of 1 for a fixed one."""
+"""Batch size of the examples that graphs are traced with: PyTorch's exporter treats a size of 1 as fixed."""
 
 
 class ExportedForm(ABC):
-    """A model's policy on its way into a bundle."""
+    """A model's policy in the form needed to write a bundle."""
 
     advice: ClassVar[str]
-    """What to try where int8 differs too much."""
+    """What to try if int8 differs too much from the model; the end of an error message."""
 
     source: graphs.Source[ActingForm]
     guidance: Guidance | None
 
     @abstractmethod
     def networks(self) -> dict[str, bytes]:
-        """The graphs in single precision, by file name."""
+        """The graphs in single precision, as file name → ONNX bytes."""
 
     @abstractmethod
     def in_8_bits(self, networks: Mapping[str, bytes], observations: np.ndarray) -> dict[str, bytes]:
-        """The same graphs with the large matrices of what acts in 8 bits, fitted to flat observations.
+        """The same graphs with the large matrices of the acting networks in 8 bits, fitted to flat observations.
 
-        The critics, which tell small differences apart and run once, stay float.
+        The critics stay float: they must distinguish small differences, and they run only once per action.
 
-        :raises ValueError: where there are none.
+        :raises ValueError: no matrix is large enough.
         """
 
     @abstractmethod
     def vectors(self, observations: np.ndarray) -> Vectors:
-        """What the trainer does about flat observations, for a bundle's test vectors."""
+        """The trainer's results for flat observations, as test vectors for a bundle."""
 
     @abstractmethod
     def errors(self, bundle: Bundle, observations: np.ndarray) -> dict[float | None, Parity]:
-        """How far a bundle's networks are from the trainer, on its test vectors and on these flat observations.
+        """Errors of a bundle's networks against the trainer, on its test vectors and on these flat observations.
 
-        :return: by ω; the key None where there is none.
+        :return: errors by ω; the only key is None for a policy without ω.
         """
 
 
 def critic_graph(source: graphs.Source[ActingForm], observation: int) -> bytes:
-    """critic.onnx, which all forms have.
+    """The graph critic.onnx, which bundles of all forms contain.
 
     :param observation: size of the flat observation.
     """
@@ -68,7 +68,7 @@ def critic_graph(source: graphs.Source[ActingForm], observation: int) -> bytes:
 
 
 def worst(measured: list[Parity]) -> Parity:
-    """The largest errors of all, beside the first one's tolerances."""
+    """The largest action and Q errors of all, with the tolerances of the first."""
     return replace(
         measured[0],
         action_error=max(one.action_error for one in measured),
@@ -77,9 +77,10 @@ def worst(measured: list[Parity]) -> Parity:
 
 
 def named_weights(layers: Sequence[Rounded]) -> dict[str, Rounded]:
-    """The rounded ones of a perceptron's later layers, by their names in it.
+    """The rounded layers of a perceptron, by the names of their weights.
 
-    :raises ValueError: none is large enough.
+    :param layers: all layers after the first.
+    :raises ValueError: no layer is large enough to be rounded.
     """
     named = {f"weights.{index}": layer for index, layer in enumerate(layers) if layer is not NOT_ROUNDED}
     if not named:
@@ -91,5 +92,5 @@ def named_weights(layers: Sequence[Rounded]) -> dict[str, Rounded]:
 
 
 def prefixed(prefix: str, layers: Mapping[str, Rounded]) -> dict[str, Rounded]:
-    """The same with the perceptron's place in a graph before each name."""
+    """The same layers with the perceptron's name in the graph before each name."""
     return {f"{prefix}.{name}": layer for name, layer in layers.items()}

@@ -1,4 +1,4 @@
-"""``export_bundle``: a model's networks as ONNX, checked against the model before anything is written."""
+"""``export_bundle``: exports a model's networks as ONNX and compares them with the model before writing a file."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, GuidedPa
 Precision = Literal["fp32", "int8"]
 
 ACTION_TOLERANCE = 1e-4
-"""Of the action range: what single precision may differ by."""
+"""Largest allowed difference of actions in single precision, as a share of the action range."""
 Q_TOLERANCE = 1e-3
-"""Of max(1, |q|); Q-values only choose among candidates."""
+"""As a share of max(1, |q|). It is larger, because Q-values only choose among candidates."""
 PARITY_OBSERVATIONS = 1_000
 _VECTORS = 8
 _FITTED_OBSERVATIONS = 256
 _INT8_MARGIN = 2.0
-"""The robot's processor may round differently than this one."""
+"""Factor between measured and tolerated int8 errors, because the robot's processor may round differently."""
 _UNMEASURED = Parity(0.0, 0.0, 0.0, 0.0)
 
 
@@ -63,29 +63,29 @@ def export_bundle(
     action_names: Sequence[str] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Writes a bundle: ONNX graphs, the manifest and the test vectors, all that :mod:`dipole_runtime` needs.
+    """Writes a bundle with everything that :mod:`dipole_runtime` needs: ONNX graphs, manifest and test vectors.
 
-    The observation's normalisation (VecNormalize), its preprocessing and features extractor, and the actions' clipping
-    and scaling are inside the graphs: raw observations go in, what the actuator gets comes out. Before anything is
-    written, the runtime acts on 1,000 observations, at ω = −1 … 4 if there is one, beside the model. The same model
-    gives the same bytes.
+    The graphs include the normalisation of observations (VecNormalize), their preprocessing and features extractor, and
+    the clipping and scaling of actions. So the input is a raw observation and the output is the actuators' command.
+    Before anything is written, the runtime and the model act on the same 1,000 observations and are compared, at
+    ω = −1 … 4 if the policy has an ω. The same model gives the same bytes.
 
-    :param model: trained, or loaded; of any algorithm whose policy acts in a form that bundles hold.
-    :param path: a folder, or a single file when it ends in ``.dipole``; a bundle that is there is replaced.
+    :param model: trained or loaded; of any algorithm whose policy has a form that bundles support.
+    :param path: a folder, or a single file if it ends in ``.dipole``; an existing bundle is replaced.
     :param precision: ``"fp32"``, or ``"int8"``: the large matrices in 8 bits, a quarter of the size and faster.
-    :param omega_range: smallest and largest ω that the runtime accepts, −1 ≤ low ≤ high; None: −1 … 4, or nothing for
+    :param omega_range: smallest and largest ω that the runtime accepts, −1 ≤ low ≤ high; None: −1 … 4. Must be None for
         a policy without greediness.
-    :param max_int8_error: refuse int8 when an action differs by more than this share of its range.
-    :param observations: raw ones like those that the robot will meet, shape [rows, *observation], by key for a Dict.
-        The errors are measured on 1,000 of them, 8 go into the bundle as test vectors, and int8 is fitted to them.
-        None: random ones, with VecNormalize's statistics where there are any, else of the observation space.
+    :param max_int8_error: refuse int8 if an action differs by more than this share of its range.
+    :param observations: raw observations like those on the robot, shape [rows, *observation], by key for a Dict. The
+        errors are measured on 1,000 of them, 8 go into the bundle as test vectors, and int8 is fitted to them. None:
+        random ones, from VecNormalize's statistics if there are any, else from the observation space.
     :param observation_names: one per element of the flat observation, for messages and the robot's configuration.
     :param action_names: one per element of the flat action.
-    :param provenance: JSON values to keep beside what the model knows of itself.
-    :return: the manifest, with the errors that were measured.
-    :raises ValueError: what the model needs cannot be part of a bundle, or the bundle does not act as the model does;
-        nothing is written.
-    :raises OSError: it cannot be written; a bundle that was there is untouched.
+    :param provenance: JSON values to store in addition to the model's own provenance.
+    :return: the manifest, with the measured errors.
+    :raises ValueError: bundles do not support something that the model needs, or the bundle does not act like the
+        model; nothing is written.
+    :raises OSError: the bundle cannot be written; an existing bundle is unchanged.
     """
     if precision not in ("fp32", "int8"):
         raise ValueError(f"precision is {precision!r}, expected 'fp32' or 'int8'")
@@ -123,9 +123,9 @@ def export_bundle(
 def _accepted(
     errors: Mapping[float | None, Parity], precision: Precision, max_int8_error: float, advice: str, where: str
 ) -> Parity:
-    """The largest errors of all, and what a robot's runtime may accept.
+    """The largest errors of all, and the tolerances for the robot's runtime.
 
-    :raises ValueError: further from the trainer than accepted.
+    :raises ValueError: an error is larger than accepted.
     """
     omega, worst = max(errors.items(), key=lambda item: item[1].action_error)
     action, q = worst.action_error, max(one.q_error for one in errors.values())
@@ -147,11 +147,11 @@ def _accepted(
 
 
 def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | None = None) -> ExportedForm:
-    """Copies of what acts, and how they become a bundle; refuses what bundles cannot hold.
+    """Copies of the acting networks, in the form needed to write a bundle.
 
     :param omega_range: see :func:`export_bundle`.
-    :raises ValueError: images, bounds that are not finite, a normalisation that is not there, a form that bundles do
-        not hold, or a range of ω for a policy without one.
+    :raises ValueError: observations are images, bounds are not finite, normalisation statistics are missing, bundles do
+        not support this form of policy, or ``omega_range`` is given for a policy without greediness.
     """
     for key, space in graphs.flat_order(model.observation_space).items():
         name = "observations" if key is None else f"the observation {key!r}"
@@ -181,7 +181,7 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
 
 
 def _inside(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds in single precision, rounded inwards: what leaves the graph is never outside."""
+    """The bounds in single precision, rounded inwards, so that the graph's actions are never outside the space."""
     low, high = (bound.reshape(-1).astype(np.float64) for bound in (space.low, space.high))
     single_low, single_high = low.astype(np.float32), high.astype(np.float32)
     single_low = np.where(single_low < low, np.nextafter(single_low, np.float32(np.inf)), single_low)
@@ -238,7 +238,7 @@ def _require_names(argument: str, names: Sequence[str], size: int) -> None:
 
 
 def _provenance(model: OfflineAlgorithm) -> dict[str, Any]:
-    """What the model knows of how it was made; only what a saved and loaded model still knows."""
+    """Facts about the model's training; only those that are still known after saving and loading."""
     return {
         "algorithm": type(model).__name__,
         "timesteps": model.num_timesteps,

@@ -1,4 +1,4 @@
-"""``dipole data from-bag``: a rosbag2 recording as a data set."""
+"""``dipole data from-bag``: converts a rosbag2 recording to a data set."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def command_line(options: argparse.Namespace) -> list[str]:
-    """What was typed, from the options: what was left to its default is left out."""
+    """The command line, rebuilt from the options; defaults are left out."""
     words = ["dipole", "data", "from-bag", str(options.bag)]
     for name in ("contract", "reward", "out", "terminal", "reset", "bundle", "reward_max_age"):
         if (value := getattr(options, name)) is not None:

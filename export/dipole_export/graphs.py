@@ -1,9 +1,9 @@
-"""The policy as modules whose tensors are what a robot's program holds: flat observations in, actuator units out.
+"""Policies as modules with the inputs and outputs of a robot's program: flat observations in, actuators' units out.
 
-Each becomes one ONNX graph. The mathematics is that of :mod:`dipole_sb3`; the form is another one, because an inference
-runtime is quick where training is not and the other way round: every network's matrices stand apart (a runtime packs
-plain matrices once, at load, and repacks a stack at every call), what depends on the observation and the time alone is
-computed once per action, and the flow steps are one Scan, whose body's packed matrices serve all steps.
+Each module becomes one ONNX graph. The mathematics is that of :mod:`dipole_sb3`, but the structure differs, because
+inference runtimes and training are fast in different ways. Each network has separate matrices: a runtime packs plain
+matrices once at load, but a stack again at every call. Terms that depend only on the observation and the time are
+computed once per action. The flow steps are one Scan, so the packed matrices of its body are used for all steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dipole_sb3.networks.heads import time_embedding
 from dipole_sb3.networks.stacked_mlp import StackedLayerNorm, StackedLinear, StackedMLP
 
 LARGEST = float(np.finfo(np.float32).max)
-"""Of single precision."""
+"""Largest finite number in single precision."""
 
 Statistics = Mapping[str | None, ObservationStatistics]
 
@@ -38,12 +38,12 @@ Form = TypeVar("Form", bound=ActingForm, covariant=True)
 
 @dataclass(frozen=True)
 class Source(Generic[Form]):
-    """What a bundle is made from: copies on the CPU, in evaluation mode, that training no longer changes.
+    """What a bundle is made from: copies on the CPU in evaluation mode, which training does not change.
 
-    :param form: the networks that act.
-    :param statistics: of VecNormalize, by key; empty: observations are not normalised.
+    :param form: the acting networks.
+    :param statistics: VecNormalize's statistics, by key; empty: observations are not normalised.
     :param low: smallest actions in the actuators' units, shape [action], float32.
-    :param high: largest, likewise.
+    :param high: largest actions, likewise.
     """
 
     form: Form
@@ -53,10 +53,10 @@ class Source(Generic[Form]):
 
 
 class Perceptron(nn.Module):
-    """One member of a stack of perceptrons, its first layer split by what its input is put together from.
+    """One member of a stack of perceptrons; its first layer is split by the parts of its input.
 
-    :param stack: the members share its activation.
-    :param member: which one.
+    :param stack: the stack; all members have the same activation.
+    :param member: index of the member.
     :param columns: widths of the parts of the input, in order.
     """
 
@@ -73,17 +73,17 @@ class Perceptron(nn.Module):
         self.activation = stack.activation
 
     def first(self, part: int, x: Tensor, share: Tensor | None = None) -> Tensor:
-        """Adds one part of the input to the first layer.
+        """Adds one part of the input to the sum of the first layer.
 
-        :param part: its position.
-        :param x: shape [batch, columns of the part].
-        :param share: what other parts came to, shape [1 or batch, width]; None: the layer's bias.
-        :return: shape [batch, width]; of all parts together, what :meth:`forward` takes.
+        :param part: index of the part.
+        :param x: values of the part, shape [batch, columns of the part].
+        :param share: the sum over other parts, shape [1 or batch, width]; None: start with the layer's bias.
+        :return: shape [batch, width]; after all parts, the input of :meth:`forward`.
         """
         return torch.addmm(self.biases[0] if share is None else share, x, self.inputs[part])
 
     def forward(self, x: Tensor) -> Tensor:
-        """From the first layer's sum on: [batch, width] → [batch, out]."""
+        """Computes the output from the first layer's sum: [batch, width] → [batch, out]."""
         return self.traced(x)[1]
 
     def traced(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -105,8 +105,8 @@ def _frozen(tensors: Iterable[Tensor]) -> nn.ParameterList:
 class Observation(nn.Module):
     """Flat observations in the robot's units → the features of one network.
 
-    :param network: its features extractor, and SB3's preprocessing for its observation space.
-    :param statistics: of VecNormalize, by key; empty: none.
+    :param network: provides the features extractor and SB3's preprocessing for its observation space.
+    :param statistics: VecNormalize's statistics, by key; empty: observations are not normalised.
     """
 
     def __init__(self, network: FeatureNetwork[Any], statistics: Statistics) -> None:
@@ -118,13 +118,13 @@ class Observation(nn.Module):
         for index, key in enumerate(self.spaces):
             if key in statistics:
                 mean = np.asarray(statistics[key].mean, np.float64)
-                # Two floats hold what one cannot: far from 0 (positions on a map, say) the mean's own rounding would be
-                # worth many standard deviations.
+                # Two floats, because one is not precise enough: far from 0 (e.g. positions on a map), the rounding of
+                # the mean would be many standard deviations.
                 high = mean.astype(np.float32)
                 self.register_buffer(f"mean_{index}", torch.as_tensor(high))
                 self.register_buffer(f"rest_{index}", torch.as_tensor((mean - high).astype(np.float32)))
                 self.register_buffer(f"std_{index}", torch.as_tensor(statistics[key].std.astype(np.float32)))
-                # A clip beyond single precision clips nothing; bundles hold finite numbers only.
+                # A limit beyond single precision has no effect, and bundles may contain finite numbers only.
                 self.clips[key] = min(statistics[key].clip, LARGEST)
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -142,10 +142,10 @@ class Observation(nn.Module):
 
 
 class ActionScale(nn.Module):
-    """Between [−1, 1] and the actuators' units; SB3's formulas, and never outside the bounds.
+    """Converts between [−1, 1] and the actuators' units with SB3's formulas; results are never outside the bounds.
 
     :param low: smallest actions, shape [action], float32.
-    :param high: largest, likewise.
+    :param high: largest actions, likewise.
     """
 
     low: Tensor
@@ -159,7 +159,7 @@ class ActionScale(nn.Module):
     def unscale(self, scaled: Tensor) -> Tensor:
         """[−1, 1] → [low, high]; shape [..., action]."""
         actions = self.low + 0.5 * (scaled + 1.0) * (self.high - self.low)
-        # Rounding takes some upper bounds out of the space.
+        # Without this, rounding would put some actions just outside the space.
         return torch.minimum(torch.maximum(actions, self.low), self.high)
 
     def scale(self, actions: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class ActionScale(nn.Module):
 
 
 class Field(nn.Module):
-    """v⁺ or v⁻ of features, x_t and t.
+    """v⁺ or v⁻ as a function of features, x_t and t.
 
     :param member: 0 for the positive network, 1 for the negative one.
     """
@@ -181,21 +181,21 @@ class Field(nn.Module):
         self.time_features = pair.time_features
 
     def share(self, features: Tensor, time: Tensor) -> Tensor:
-        """What does not depend on x_t: features [1 or batch, features], t [batch, 1] → [batch, width]."""
+        """The first layer's sum without x_t: features [1 or batch, features], t [batch, 1] → [batch, width]."""
         return self.perceptron.first(2, time_embedding(time, self.time_features), self.perceptron.first(0, features))
 
     def forward(self, share: Tensor, x: Tensor) -> Tensor:
-        """[1 or batch, width] and x_t [batch, action] → velocities [batch, action]."""
+        """Output of :meth:`share` [1 or batch, width], x_t [batch, action] → velocities [batch, action]."""
         velocity: Tensor = self.perceptron(self.first(share, x))
         return velocity
 
     def first(self, share: Tensor, x: Tensor) -> Tensor:
-        """The first layer's sum: [batch, width]."""
+        """The complete sum of the first layer: [batch, width]."""
         return self.perceptron.first(1, x, share)
 
 
 class VelocityField(nn.Module):
-    """v⁺ (member 0) or v⁻ (member 1) of an observation."""
+    """v⁺ (member 0) or v⁻ (member 1) as a function of a raw observation, x_t and t."""
 
     def __init__(self, source: Source[GuidedPair], member: int) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class VelocityField(nn.Module):
 
 
 class Critic(nn.Module):
-    """min(Q₁, Q₂) of actions in the actuators' units; of more or fewer critics, their smallest."""
+    """min(Q₁, Q₂) of actions in the actuators' units; for another number of critics, the minimum over all."""
 
     def __init__(self, source: Source[ActingForm]) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class Critic(nn.Module):
         self.observation = Observation(network, source.statistics)
         columns = (network.features_extractor.features_dim, len(source.low))
         stack = network.head.mlp
-        # Names of weights are part of a bundle's bytes.
+        # Other names would change the bytes of bundles, because the names of weights are part of them.
         self.names = ["one", "other", *(f"critic_{index}" for index in range(2, stack.members))][: stack.members]
         for member, name in enumerate(self.names):
             self.add_module(name, Perceptron(stack, member, columns))
@@ -236,7 +236,7 @@ class Critic(nn.Module):
 
 
 class GuidedPolicy(nn.Module):
-    """Everything from an observation to the actions of several ω: N guided candidates each, and the critic's choice."""
+    """The complete policy for one observation and several ω: N guided candidates for each, and the critic's choice."""
 
     def __init__(self, source: Source[GuidedPair]) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class GuidedPolicy(nn.Module):
 
         def step(x: Tensor, shares: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             change = towards * self.positive(shares[0], x) - away * self.negative(shares[1], x)
-            return x + change, change  # Scan wants an output of every step; nobody reads this one
+            return x + change, change  # Scan requires an output at every step; this one is not used
 
         shares = tuple(field.share(features, self.times) for field in (self.positive, self.negative))
         end, _ = scan(step, x, shares)
@@ -271,7 +271,7 @@ class GuidedPolicy(nn.Module):
 
 
 class DeterministicPolicy(nn.Module):
-    """Everything from observations to actions and what the critics think of them."""
+    """The complete policy: from observations to actions and their Q-values."""
 
     def __init__(self, source: Source[Deterministic]) -> None:
         super().__init__()
@@ -291,15 +291,15 @@ class DeterministicPolicy(nn.Module):
 
 
 def flat_order(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
-    """The parts of an observation in the order in which they are laid out flat; None: it is one part."""
+    """The parts of an observation by key, in the order of the flat vector; the key None: it is not a Dict."""
     return dict(space.spaces.items()) if isinstance(space, spaces.Dict) else {None: space}
 
 
 def observation_size(source: Source[ActingForm]) -> int:
-    """Numbers in a flat observation."""
+    """Number of elements in a flat observation."""
     return sum(map(flat_size, flat_order(source.form.actor.observation_space).values()))
 
 
 def flat_size(space: spaces.Space[Any]) -> int:
-    """Numbers in one part."""
+    """Number of elements in one part of an observation."""
     return int(np.prod(space.shape or ()))

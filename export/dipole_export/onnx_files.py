@@ -1,4 +1,4 @@
-"""A module as the bytes of an ONNX file, by PyTorch's exporter; weights in 8 bits where that is wanted."""
+"""Converts modules to the bytes of an ONNX file with PyTorch's exporter; optionally with weights in 8 bits."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from dipole_export.rounding import Rounded
 
 
 def to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], free: Mapping[str, str]) -> bytes:
-    """One graph; the same module gives the same bytes.
+    """Exports one graph; the same module gives the same bytes.
 
-    The opset is the first that has a Gelu operator: spelled out in elementary operators, the paper's networks take a
-    fifth longer.
+    The opset is the first that has a Gelu operator: with Gelu composed of elementary operators, the paper's networks
+    take a fifth longer.
 
-    :param module: called with the inputs in their order.
-    :param inputs: examples by name; sizes that are free must be at least 2 here.
-    :param outputs: names of what it returns.
-    :param free: names of the inputs whose first size is free → name of that size.
+    :param module: called with the inputs in order.
+    :param inputs: examples by name; variable sizes must be at least 2 here.
+    :param outputs: names of the outputs.
+    :param free: name of each input whose first size is variable → name of that size.
     :raises ValueError: the exporter cannot express the module.
     """
     sizes = {name: torch.export.Dim(name, min=1, max=65_536) for name in set(free.values())}
@@ -56,15 +56,15 @@ def to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[s
 
 
 def quantized(graph: bytes, layers: Mapping[str, Rounded]) -> bytes:
-    """The same graph with some matrices in 8 bits, one scale per column; what flows between them stays float.
+    """The same graph with some matrices in 8 bits, one scale per column; inputs and outputs of layers stay float.
 
-    :param graph: an ONNX file.
-    :param layers: name of a weight → what stands for it.
+    :param graph: bytes of an ONNX file.
+    :param layers: name of a weight → its rounded form.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load_from_string(graph)
-    # What to leave out is told by name, and a graph and its Scan's body may use one twice.
+    # Nodes to leave out are given by name, so names must be unique; a graph and its Scan's body can use the same one.
     for index, node in enumerate(_nodes(model.graph)):
         node.name = f"node_{index}"
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -88,14 +88,14 @@ def quantized(graph: bytes, layers: Mapping[str, Rounded]) -> bytes:
 
 
 def _products_without(layers: Mapping[str, Rounded], model: onnx.ModelProto) -> list[str]:
-    """Names, after onnxruntime has made a MatMul and an Add of every Gemm, of products that stay float."""
+    """Names of the products that stay float, as they are after onnxruntime has split each Gemm into MatMul and Add."""
     products = [node for node in _nodes(model.graph) if node.op_type in ("Gemm", "MatMul")]
     others = [node for node in products if node.input[1] not in layers]
     return [f"{node.name}_MatMul" if node.op_type == "Gemm" else node.name for node in others]
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of subgraphs included."""
+    """Every node, including those of subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -104,7 +104,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _written(model: onnx.ModelProto) -> bytes:
-    """The file's bytes, in order, without what the exporter noted about source files and what quantising left over."""
+    """The file's bytes: nodes sorted, without the exporter's notes about source files and unused nodes."""
     intermediate = onnx_ir.from_proto(model)
     tidy = onnx_ir.passes.Sequential(
         passes.RemoveUnusedNodesPass(), passes.TopologicalSortPass(), passes.ClearMetadataAndDocStringPass()
@@ -120,7 +120,7 @@ def _written(model: onnx.ModelProto) -> bytes:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line that says what was wrong, from the exporter's pages."""
+    """The first line of the original error, from the exporter's long message."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -129,7 +129,7 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's and the quantiser's remarks, which concern neither the model nor its user."""
+    """Hides the messages of exporter and quantiser, which matter neither for the model nor for the user."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

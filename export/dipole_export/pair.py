@@ -1,4 +1,4 @@
-"""A guided pair as a bundle: two velocity fields, the critic, and all of acting as one graph with ω as an input."""
+"""A guided pair as a bundle: two velocity fields, the critic, and the complete policy as one graph with input ω."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from dipole_export.trainer import trainer_candidates
 from dipole_sb3.networks.acting_forms import GuidedPair
 
 OMEGA_RANGE = (-1.0, 4.0)
-"""Unless another is asked for."""
+"""Default range of ω."""
 PARITY_OMEGAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 _PARITY_CANDIDATES = 2
 _VECTOR_CANDIDATES = 32
 
 
 class ExportedPair(ExportedForm):
-    """N candidates of v⁺ and v⁻ at ω; the critics choose.
+    """A policy with N candidates from v⁺ and v⁻ at ω, of which the critics choose one.
 
-    :param model: has ``omega`` and ``num_candidates``, what its policy does unless told otherwise.
+    :param model: its ``omega`` and ``num_candidates`` become the defaults of the bundle.
     :param omega_range: smallest and largest ω that the runtime accepts; None: −1 … 4.
-    :raises ValueError: a range that does not hold the model's ω, or ends below −1.
+    :raises ValueError: the range does not contain the model's ω, or it goes below −1.
     """
 
     advice = "export with precision='fp32', a smaller omega_range, or accept more with max_int8_error"
@@ -84,7 +84,7 @@ class ExportedPair(ExportedForm):
         return self._trainer(observations, min(self.guidance.num_candidates, _VECTOR_CANDIDATES), SEED)
 
     def errors(self, bundle: Bundle, observations: np.ndarray) -> dict[float | None, Parity]:
-        """By ω: the fused graph on both, and the two networks on the bundle's own vectors."""
+        """Compares, for each ω, the fused graph on both, and the two separate networks on the bundle's own vectors."""
         guided, vectors = Network(GUIDED, bundle.files[GUIDED]), bundle.vectors()
         assert isinstance(vectors, TestVectors)
         many = self._trainer(observations, _PARITY_CANDIDATES, SEED + 1)

@@ -1,10 +1,10 @@
-"""Weights in 8 bits, rounded so that what a layer computes changes little, rather than each weight.
+"""Rounds weights to 8 bits so that the output of a layer changes little, not so that each weight does.
 
-Guidance multiplies the difference of two networks, and their rounding errors with it: rounding every weight to its
-nearest step moved the demo's actions by up to 9 % of their range at ω = 4, this rounding by 2 %.
+Guidance multiplies the difference of two networks, and so also their rounding errors. Rounding every weight to its
+nearest step changed the demo's actions by up to 9 % of their range at ω = 4; this rounding changed them by 2 %.
 
-Source: GPTQ (Frantar et al. 2022, arXiv 2210.17323), which rounds one input's weights after the other and lets those
-that are still to come make up for the error, as far as the inputs of the layer are correlated.
+Source: GPTQ (Frantar et al. 2022, arXiv 2210.17323). It rounds the weights of one input after the other and adjusts the
+remaining weights to compensate for the error, as far as the inputs of the layer are correlated.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch import Tensor
 from dipole_export.graphs import DeterministicPolicy, Field, GuidedPolicy, Perceptron
 
 LEAST_WIDTH = 64
-"""Smaller matrices gain nothing from 8 bits, and the first and last layers are where rounding hurts most."""
+"""Smallest width of a matrix to round: smaller ones gain nothing, and rounding harms first and last layers most."""
 
 _LARGEST = 127
 _LARGEST_PAIR = 32_767 // 255
-"""Processors without VNNI add the products of two neighbouring inputs, up to 255 each, in 16 bits. The usual remedy
-against overflow, one bit less for every weight, costs as much accuracy as a bit; this bound on the sum of two
-neighbours' sizes excludes it for half of that."""
+"""Largest sum of the sizes of two neighbouring weights. Processors without VNNI add the products with two neighbouring
+inputs (up to 255 each) in 16 bits. The usual protection against overflow is one bit less for every weight; this bound
+also prevents overflow, at half the loss of accuracy."""
 _DAMPING = 0.01
-"""Of the mean squared input: what inputs that were not seen may add to each."""
+"""Share of the mean squared input that is added to each input's own, to allow for inputs not in the sample."""
 
 
 class Rounded(NamedTuple):
@@ -44,13 +44,13 @@ class Rounded(NamedTuple):
 
 
 def rounded_fields(policy: GuidedPolicy, observations: Tensor, noise: Tensor, omegas: Tensor) -> list[list[Rounded]]:
-    """The hidden layers of both velocity fields, fitted to what flows through them on the way to actions.
+    """The hidden layers of both velocity fields, rounded and fitted to their inputs during sampling of actions.
 
     :param observations: raw and flat, shape [vectors, observation].
     :param noise: x₀, shape [vectors, action].
-    :param omegas: shape [W]; every observation is followed at each.
-    :return: for the positive field, then the negative one: one entry per layer after the first; those of small
-        matrices have no elements.
+    :param omegas: shape [W]; every observation is used at each ω.
+    :return: for the positive field, then the negative one: one entry per layer after the first; entries for small
+        matrices are :data:`NOT_ROUNDED`.
     """
     fields = (policy.positive, policy.negative)
     products = _input_products(policy, fields, observations, noise, omegas)
@@ -58,7 +58,7 @@ def rounded_fields(policy: GuidedPolicy, observations: Tensor, noise: Tensor, om
 
 
 def rounded_actor(policy: DeterministicPolicy, observations: Tensor) -> list[Rounded]:
-    """The hidden layers of a deterministic actor, fitted to its observations; as :func:`rounded_fields` of one field.
+    """The hidden layers of a deterministic actor, rounded and fitted to observations; as :func:`rounded_fields`.
 
     :param observations: raw and flat, shape [vectors, observation].
     """
@@ -78,9 +78,9 @@ NOT_ROUNDED = Rounded(np.empty((0, 0), np.int8), np.empty(0, np.float32))
 
 
 def rounded(weight: np.ndarray, product: np.ndarray) -> Rounded:
-    """One matrix, rounded with regard to its inputs.
+    """Rounds one matrix so that its output changes little for the given inputs.
 
-    :param weight: [in, out].
+    :param weight: shape [in, out].
     :param product: XᵀX of the layer's inputs X, shape [in, in].
     """
     left = weight.astype(np.float64)
@@ -89,7 +89,7 @@ def rounded(weight: np.ndarray, product: np.ndarray) -> Rounded:
     scale = np.maximum(size.max(axis=0) / _LARGEST, pairs.max(axis=0) / _LARGEST_PAIR)
     scale = np.maximum(scale, np.finfo(np.float32).tiny)
     damped = product + np.eye(len(left)) * max(_DAMPING * float(np.mean(np.diag(product))), 1e-12)
-    # Row k of this factor tells how the weights after the k-th make up best for an error in it.
+    # Row k of this factor gives the best compensation by the later weights for an error in weight k.
     compensation = np.linalg.cholesky(np.linalg.inv(damped)).T
     values = np.zeros_like(left)
     for row in range(len(left)):

@@ -1,4 +1,4 @@
-"""What the trainer itself does with given observations and noise: the reference that every bundle is held against."""
+"""The trainer's own results for given observations and noise: the reference that every bundle is compared with."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def trainer_candidates(
     omegas: Sequence[float],
     seed: int,
 ) -> TestVectors:
-    """The trainer's own candidates and Q-values at every ω, from noise of its own for every observation.
+    """The trainer's own candidates and Q-values at every ω; each observation has its own noise.
 
-    :param model: not changed; its generators are not drawn from.
-    :param form: how its policy acts.
+    :param model: not changed; its random generators are not used.
+    :param form: the form in which its policy acts.
     :param observations: flat, in the robot's units, shape [vectors, observation].
-    :param num_candidates: N.
+    :param num_candidates: N, number of candidates.
     :param omegas: each ω ≥ −1.
-    :param seed: of the noise.
+    :param seed: seed of the noise.
     """
     size = get_action_dim(model.action_space)
     noise = np.random.default_rng(seed).standard_normal((len(observations), num_candidates, size)).astype(np.float32)
@@ -55,7 +55,7 @@ def trainer_candidates(
 def _candidates(
     model: OfflineAlgorithm, form: GuidedPair, observations: np.ndarray, noise: np.ndarray, omega: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Actions in the actuators' units [vectors, N, action], and their Q-values [vectors, N], at one ω."""
+    """Actions in the actuators' units, shape [vectors, N, action], and their Q-values, [vectors, N], at one ω."""
     policy = model.policy
     policy.set_training_mode(False)
     vectors, count, size = noise.shape
@@ -74,7 +74,7 @@ def _candidates(
 
 def _velocity(form: GuidedPair, features: Tensor, omega: float) -> flow.Velocity:
     head = form.actor.head
-    # As in training: where one network alone decides, the other is not evaluated.
+    # As in training: if only one network has an effect, the other is not evaluated.
     if omega == 0:
         return head.positive_field(features)
     if omega == -1:
@@ -88,10 +88,12 @@ def _velocity(form: GuidedPair, features: Tensor, omega: float) -> flow.Velocity
 
 
 def trainer_actions(model: OfflineAlgorithm, form: Deterministic, observations: np.ndarray) -> ActionVectors:
-    """What ``model.policy.predict`` does, and its Q-values: a policy that is not what its form says is found out.
+    """The actions of ``model.policy.predict``, and their Q-values.
+
+    It uses ``predict``, not the form, so that a policy that acts differently from its form is detected.
 
     :param model: not changed.
-    :param form: how its policy acts.
+    :param form: the form in which its policy acts.
     :param observations: flat, in the robot's units, shape [vectors, observation].
     """
     policy = model.policy
@@ -111,10 +113,10 @@ def trainer_actions(model: OfflineAlgorithm, form: Deterministic, observations: 
 
 
 def random_observations(space: spaces.Space[Any], statistics: Statistics, count: int, seed: int) -> np.ndarray:
-    """Observations like those that the networks may meet, flat: [count, observation], float32.
+    """Random observations similar to those that the networks may get, flat: [count, observation], float32.
 
-    Where the data's statistics are known, normal with these and within the space's bounds; else Gymnasium's samples
-    (uniform where a space is bounded, standard normal where it is not).
+    If the data's statistics are known, values are normally distributed with these and clipped to the space's bounds.
+    Otherwise they are Gymnasium's samples (bounded on both sides: uniform; unbounded: standard normal).
     """
     random = np.random.default_rng(seed)
     columns = []
@@ -135,10 +137,10 @@ def random_observations(space: spaces.Space[Any], statistics: Statistics, count:
 def drawn_observations(
     space: spaces.Space[Any], observations: np.ndarray | Mapping[str, np.ndarray], count: int, seed: int
 ) -> np.ndarray:
-    """Some of the given observations, flat: [count, observation], float32; all of them when there are fewer.
+    """A random choice of the given observations, flat: [count, observation], float32; all if there are fewer.
 
     :param observations: raw, shape [rows, *observation]; by key for a Dict.
-    :raises ValueError: other keys or shapes than the space's, no rows, or numbers that are not finite.
+    :raises ValueError: keys or shapes differ from the space's, there are no rows, or numbers are not finite.
     """
     order = flat_order(space)
     by_key = observations.items() if isinstance(observations, Mapping) else [(None, observations)]

@@ -1,4 +1,4 @@
-"""A bundle on the disk: whole under its name, or not there."""
+"""Writes bundles to disk: a bundle appears under its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from dipole_sb3.common.files import replaced_when_complete
 
 ARCHIVE_SUFFIX = ".dipole"
 _FILES = {MANIFEST, VECTORS, *chain.from_iterable(NETWORK_FILES.values())}
-"""Of bundles of all forms: one may replace another."""
+"""Files of bundles of all forms, because a bundle may replace one of another form."""
 
 
 def require_writable(path: Path) -> None:
-    """Refuses, before the work, to put a bundle where something else is.
+    """Checks, before the work starts, that a bundle may be written to this path.
 
-    :raises ValueError: a folder that is no bundle, or a file where a folder is expected.
+    :raises ValueError: the path is a folder that is not a bundle, a folder where a file is expected, or a file where a
+        folder is expected.
     """
     if path.suffix == ARCHIVE_SUFFIX:
         if path.is_dir():
@@ -39,9 +40,9 @@ def require_writable(path: Path) -> None:
 
 
 def write_bundle(bundle: Bundle, path: Path) -> None:
-    """Writes a folder, or one file when the name ends in ``.dipole``; what was there goes when the new one is complete.
+    """Writes a folder, or one file if the name ends in ``.dipole``; an old bundle is replaced when the new is complete.
 
-    :raises OSError: it cannot be written; what was there is untouched.
+    :raises OSError: the bundle cannot be written; an old bundle is unchanged.
     """
     contents = {MANIFEST: bundle.manifest.to_bytes(), **bundle.files}
     if path.suffix == ARCHIVE_SUFFIX:
@@ -54,7 +55,7 @@ def write_bundle(bundle: Bundle, path: Path) -> None:
         for name, content in contents.items():
             with replaced_when_complete(partial / name) as file:
                 file.write(content)
-        # mkdtemp makes private folders; the umask is only known by setting it, and a new folder shows it.
+        # mkdtemp makes private folders. The umask can only be read by setting it, so a new folder shows the usual mode.
         (partial / "new").mkdir()
         partial.chmod((partial / "new").stat().st_mode)
         (partial / "new").rmdir()
@@ -65,7 +66,7 @@ def write_bundle(bundle: Bundle, path: Path) -> None:
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Gives the new folder its name; an old one is moved aside first, and back if that fails."""
+    """Renames the new folder to ``path``; an old one is moved away first, and moved back if the renaming fails."""
     if not path.exists():
         os.rename(new, path)
         return

@@ -1,1 +1,1 @@
-"""From a rosbag2 recording to transitions, by the node's own contract and observation builder; needs no ROS."""
+"""Converts rosbag2 recordings to transitions, with the node's contract and observation builder; needs no ROS."""

@@ -1,4 +1,4 @@
-"""Commands of a recording as actions, in the robot's units: the action writer's way back."""
+"""Reads the commands of a recording as actions, in the robot's units: the inverse of the node's action writer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 class CommandReader:
     """Reads the contract's action from messages of its topic.
 
-    :param topic: as the recording calls it.
-    :param count: elements of an action; None: as many as the fields have or, where they may have any number, as the
-        first message has.
-    :raises ContractError: where the type does not have the fields, or they do not hold ``count`` elements.
+    :param topic: full name of the topic in the recording.
+    :param count: elements of an action; None: as many as the fields have or, if their number is not fixed, as the first
+        message has.
+    :raises ContractError: the message type does not have the fields, or they do not have ``count`` elements.
     """
 
     def __init__(self, contract: Contract, topic: str, describe: Describe, count: int | None) -> None:
@@ -40,13 +40,13 @@ class CommandReader:
 
     @property
     def size(self) -> int | None:
-        """Elements of an action; None while nothing has said it."""
+        """Number of elements of an action; None until it is known."""
         return None if self._read is None else self._read.size
 
     def settle(self, message: Any) -> int:
-        """Takes the size from a message unless it is known.
+        """Takes the number of elements from a message, unless it is already known; returns it.
 
-        :raises ContractError: for a message that cannot be read.
+        :raises ContractError: the message is empty or cannot be read.
         """
         if self._read is None:
             entry = self._entry
@@ -63,7 +63,7 @@ class CommandReader:
     def read(self, message: Any) -> NDArray[np.float32]:
         """The action, float32 of shape [size], finite.
 
-        :raises InputError: for another number of elements, or values that are not finite.
+        :raises InputError: the message has another number of elements, or values that are not finite.
         """
         assert self._read is not None, "settle() comes first"
         try:
@@ -83,6 +83,6 @@ class CommandReader:
     def _reader(self, count: int) -> EntryReader:
         entry = self._entry
         size_of = None if entry.names else count
-        # Ages do not matter here: a command counts when it was sent.
+        # The maximum age (1.0) is not used here: a command counts from the time when it was sent.
         as_input = ObservationEntry(self.topic, entry.type, entry.fields, 1.0, names=entry.names, size=size_of)
         return EntryReader(as_input, self._where, self._describe)

@@ -1,4 +1,4 @@
-"""A recording and a contract → a data set."""
+"""Makes a data set from a recording and a contract."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _LARGEST_PACE_ERROR = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class BagOptions:
-    """What a recording does not say itself.
+    """Options that cannot be read from the recording.
 
     :param reward: ``/topic``, ``/topic:field.path``, or an expression.
-    :param terminal: the topic (and field) that ends episodes for good; None: nothing does.
-    :param set_back: the topic (and field) that tells that the robot was set back to a start.
-    :param bundle: whose manifest the contract must fit, and whose bounds actions have.
+    :param terminal: the topic (and field) that reports a terminal state, which ends the episode; None: no topic does.
+    :param set_back: the topic (and field) that reports that the robot was set back to a start state; None: no topic.
+    :param bundle: a bundle whose manifest the contract must fit; it also gives the bounds of actions. None: no bundle.
     :param action_low: one number for all elements or one for each, in the robot's units; None: the bundle's, else −1.
     :param action_high: likewise; None: the bundle's, else 1.
-    :param namespace: of the contract's relative topics.
-    :param delay_s: from taking an observation to the command that answers it, in the recording; at least 0.
-    :param hold_s: how long a command stays in force where no other comes; 0: no longer than its period.
-    :param reward_max_age_s: older values of a reward's topic are none; None: two periods.
-    :param use_sim_time: whether the recording's time is that of its /clock.
+    :param namespace: namespace of the contract's relative topics.
+    :param delay_s: seconds between an observation and the command that answers it, in the recording; 0 to 3600.
+    :param hold_s: seconds that a command stays valid if no other follows; 0 to 3600; 0: for its own period only.
+    :param reward_max_age_s: largest age of a reward topic's value, 0 to 3600 seconds; None: two periods.
+    :param use_sim_time: whether to take the time from the recording's /clock.
     """
 
     reward: str
@@ -58,11 +58,12 @@ class BagOptions:
 
 
 def recording_of_bag(path: Path, contract_path: Path, options: BagOptions) -> Recording:
-    """Transitions of a rosbag2 recording, seen as the node would have seen them.
+    """Transitions of a rosbag2 recording, with the observations that the ROS 2 node would have built.
 
     :param path: a folder of rosbag2, or one .mcap or .db3 file.
+    :param contract_path: the robot's contract (YAML).
     :return: float32 arrays, actions in the robot's units, and the provenance as a JSON-ready dictionary.
-    :raises ValueError: naming what of the recording, the contract, the bundle or the options does not fit.
+    :raises ValueError: recording, contract, bundle or options do not fit; the message says which part.
     """
     for name in ("delay_s", "hold_s", "reward_max_age_s"):
         value = getattr(options, name)
@@ -113,7 +114,7 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def _resolved(contract: Contract, namespace: str) -> Contract:
-    """The contract with every topic's full name, as recordings have them."""
+    """The contract with full topic names, as in recordings."""
 
     def full(topic: str) -> str:
         if topic.startswith("/"):
@@ -135,7 +136,7 @@ def _require_topics(bag: Bag, contract: Contract, simulated: bool) -> None:
 
 
 def _own_spec(readers: list[EntryReader]) -> ObservationSpec:
-    """What a bundle would say of an observation that is the contract's entries, one after the other."""
+    """The observation's specification as in a manifest: one vector of the contract's entries, in order."""
     names: list[str] = []
     for reader in readers:
         names += reader.entry.elements or (f"observation_{len(names) + index}" for index in range(reader.size))
@@ -192,7 +193,7 @@ def _require_steps(path: Path, transitions: Transitions, contract: Contract) -> 
 
 
 def _require_within(path: Path, actions: np.ndarray, low: list[float], high: list[float]) -> None:
-    """As the file will be read: bounds and actions in single precision."""
+    """Compares actions and bounds in single precision, because the data file will be read so."""
     for at, (least, most) in enumerate(zip(np.array(low, np.float32), np.array(high, np.float32), strict=True)):
         found_low, found_high = float(actions[:, at].min()), float(actions[:, at].max())
         if found_low < least or found_high > most:
@@ -235,13 +236,13 @@ def _provenance(
 
 
 def _given(options: BagOptions) -> dict[str, Any]:
-    """The options that have no place of their own in the provenance."""
+    """The given options, except action bounds, which the provenance stores separately."""
     given = dataclasses.asdict(options)
     return {key: value for key, value in given.items() if value is not None and not key.startswith("action_")}
 
 
 def summary(recording: Recording) -> str:
-    """What came out, in a few lines."""
+    """The result of a conversion in a few lines."""
     facts = recording.provenance
     ends = ", ".join(f"{_END_TEXTS.get(reason, reason)} {count}" for reason, count in facts["episode_ends"].items())
     lines = [

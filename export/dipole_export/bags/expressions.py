@@ -1,4 +1,4 @@
-"""Arithmetic that a user writes, without running what a user writes: parsed, checked node by node, and compiled."""
+"""Arithmetic expressions from users: parsed, checked node by node and compiled, without ``eval`` of the text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BINARY: Mapping[type[ast.operator], Callable[[Value, Value], Value]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    # Python's ** makes complex numbers of negative bases; this one raises.
+    # Python's ** can give a complex number for a negative base; math.pow raises.
     ast.Pow: math.pow,
 }
 _UNARY: Mapping[type[ast.unaryop], Callable[[Value], Value]] = {
@@ -57,10 +57,10 @@ FUNCTIONS: Mapping[str, tuple[Callable[..., float], int, int]] = {
 
 @dataclass(frozen=True)
 class Vector:
-    """What an expression may take elements of.
+    """A vector whose elements an expression may use.
 
-    :param size: its elements, 0 to size − 1.
-    :param names: of the elements, where they have any; looked up like indices.
+    :param size: number of elements; indices are 0 to size − 1.
+    :param names: names of the elements, if they have any; they can be used like indices.
     """
 
     size: int
@@ -68,18 +68,18 @@ class Vector:
 
 
 class ExpressionError(ValueError):
-    """What of an expression is not allowed, or not there, in one sentence."""
+    """A part of an expression is not allowed or does not exist; the message says which, in one sentence."""
 
 
 class Expression:
     """An arithmetic expression over named vectors, such as ``-(observation[3]**2) - 0.1*abs(action[0])``.
 
-    Numbers, elements of the vectors by index or name, + - * / **, comparisons, and, or, not, ``a if c else b``, and
-    :data:`FUNCTIONS`. Everything is a float; comparisons give 1 or 0.
+    It may contain numbers, elements of the vectors by index or name, + - * / **, comparisons, and, or, not,
+    ``a if c else b``, and :data:`FUNCTIONS`. Every value is a float; comparisons give 1 or 0.
 
-    :param text: at most 2,000 characters.
-    :param vectors: what may be named.
-    :raises ExpressionError: for anything else, naming it.
+    :param text: at most 2,000 characters and 500 parts.
+    :param vectors: name → vector, for all vectors that the expression may use.
+    :raises ExpressionError: the text contains anything else; the message names it.
     """
 
     def __init__(self, text: str, vectors: Mapping[str, Vector]) -> None:
@@ -93,7 +93,7 @@ class Expression:
             if count > MAX_NODES:
                 raise ExpressionError(f"the expression has {count} parts, expected at most {MAX_NODES}")
             self._run = self._compile(tree.body)
-        # Brackets by the thousand raise the last two; zero bytes the third.
+        # Thousands of brackets raise RecursionError or MemoryError; null bytes raise ValueError.
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             if isinstance(error, ExpressionError):
                 raise
@@ -101,9 +101,9 @@ class Expression:
             raise ExpressionError(f"{_shown(text)} is no expression ({reason})") from None
 
     def __call__(self, vectors: Vectors) -> float:
-        """The value.
+        """The value for these vectors.
 
-        :raises ArithmeticError, ValueError: where there is none: 1/0, sqrt(−1), overflow.
+        :raises ArithmeticError, ValueError: there is no value, e.g. 1/0, sqrt(−1), overflow.
         """
         return float(self._run(vectors))
 
@@ -140,7 +140,7 @@ class Expression:
         if isinstance(node.value, bool) or not isinstance(node.value, int | float):
             raise ExpressionError(f"{_shown(repr(node.value))} is not allowed in an expression, expected a number")
         try:
-            # Whole numbers of Python have no bound: 9**9**9 would compute for ever, as floats it overflows.
+            # Python's integers have no limit: 9**9**9 would take forever; with floats it overflows at once.
             value = float(node.value)
         except OverflowError:
             raise ExpressionError(f"{_shown(str(node.value))} is too large for a float") from None

@@ -1,4 +1,4 @@
-"""Recordings of rosbag2, message by message."""
+"""Reads rosbag2 recordings, message by message."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CLOCK, CLOCK_TYPE = "/clock", "rosgraph_msgs/msg/Clock"
 
 
 class BagError(ValueError):
-    """What is wrong with a recording, what was found and what was expected, in one sentence."""
+    """A problem with a recording; the message says in one sentence what was found and what was expected."""
 
 
 class Event(NamedTuple):
     """A message of a recording.
 
-    :param time_ns: when it was recorded; with simulated time, the /clock of that moment.
+    :param time_ns: time of recording in nanoseconds; with simulated time, the latest /clock at that moment.
     """
 
     time_ns: int
@@ -31,12 +31,12 @@ class Event(NamedTuple):
 
 
 class Bag:
-    """A rosbag2 recording: a folder with metadata.yaml, or one .mcap or .db3 file; as a context.
+    """A rosbag2 recording, as a context manager: a folder with metadata.yaml, or one .mcap or .db3 file.
 
-    Message types come from the recording itself where it holds them (.mcap, and .db3 since ROS 2 Iron), else from
-    those of ROS 2 Humble.
+    Message types are read from the recording if it contains them (.mcap, and .db3 since ROS 2 Iron); else those of
+    ROS 2 Humble are used.
 
-    :raises BagError: for what is no such recording.
+    :raises BagError: the path is not such a recording.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +48,7 @@ class Bag:
         try:
             self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             self._reader.open()
-        # The reader stumbles over damaged files in as many ways as there are parsers below it.
+        # Damaged files raise many kinds of exceptions, because the reader uses several parsers.
         except Exception as error:
             reason = " ".join(str(error).split())
             raise BagError(
@@ -56,7 +56,7 @@ class Bag:
                 "files, or one .mcap or .db3 file"
             ) from error
         self.types: Mapping[str, str | None] = {name: info.msgtype for name, info in self._reader.topics.items()}
-        """Topic → type; None where several types share the topic."""
+        """Topic → message type; None if the topic has messages of several types."""
         self.counts = {name: info.msgcount for name, info in self._reader.topics.items()}
         self.describe: Describe = describe_recorded(self._reader.typestore.fielddefs)
 
@@ -69,11 +69,11 @@ class Bag:
         self._reader.close()
 
     def require(self, topic: str, role: str, type_name: str | None = None) -> str:
-        """The type of a topic that must be there.
+        """The type of a required topic.
 
-        :param role: what the topic is needed for.
-        :param type_name: that it must have; None: any.
-        :raises BagError: naming what the recording holds.
+        :param role: what the topic is needed for, for the error message.
+        :param type_name: the required type; None: any type.
+        :raises BagError: the topic is missing or empty, or its type is wrong; the message says what was found.
         """
         if topic not in self.types:
             held = ", ".join(f"{name} ({found})" for name, found in sorted(self.types.items())) or "no topic"
@@ -88,10 +88,10 @@ class Bag:
         return found
 
     def events(self, topics: Collection[str], simulated: bool = False) -> Iterator[Event]:
-        """The messages of some topics, in the order of their recording; one at a time is in memory.
+        """The messages of some topics in the order of recording; only one at a time is in memory.
 
-        :param simulated: read the time off /clock, and leave out what came before it.
-        :raises BagError: for a damaged recording.
+        :param simulated: take the time from /clock, and leave out messages before the first /clock.
+        :raises BagError: the recording is damaged.
         """
         wanted = {*topics, CLOCK} if simulated else set(topics)
         connections = [one for one in self._reader.connections if one.topic in wanted]
@@ -108,19 +108,20 @@ class Bag:
                     now_ns = int(message.clock.sec) * 1_000_000_000 + int(message.clock.nanosec)
                 if now_ns is not None and connection.topic in topics:
                     yield Event(now_ns, connection.topic, message)
-        # As many kinds as there are parsers below; what a caller raises is not caught here.
+        # Any kind of exception, as above. Exceptions in the caller's loop do not pass through this generator.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BagError(f"{self.path}: cannot be read after {count} messages ({reason}); it is damaged") from error
 
 
 def answered_earlier(events: Iterable[Event], topic: str, delay_ns: int) -> Iterator[Event]:
-    """One topic's messages as if they had been recorded a while earlier, in the order that this makes.
+    """Moves one topic's messages to an earlier time, and sorts all messages accordingly.
 
-    A command leaves a while after the observation that it answers was taken. What lies within that while is in
-    memory, and nothing else.
+    A command is sent some time after its observation was taken; this removes the delay. Only the messages within one
+    delay are in memory.
 
-    :param delay_ns: at least 0.
+    :param topic: topic of the commands.
+    :param delay_ns: the delay in nanoseconds, at least 0.
     """
     if not delay_ns:
         yield from events
@@ -128,7 +129,7 @@ def answered_earlier(events: Iterable[Event], topic: str, delay_ns: int) -> Iter
     waiting: deque[Event] = deque()
     for event in events:
         limit = event.time_ns - delay_ns
-        # A simulation that starts anew sets its clock back: what waited for the old time waits no longer.
+        # A restarted simulation sets its clock back; then the messages that wait with old times are released at once.
         while waiting and (waiting[0].time_ns <= limit or event.time_ns < waiting[-1].time_ns):
             yield waiting.popleft()
         if event.topic == topic:

@@ -1,4 +1,4 @@
-"""The reward of a step, from a topic or by an expression; and the topics that end episodes."""
+"""The reward of a step, from a topic or an expression, and the topics that end episodes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dipole_export.bags.expressions import Expression
 from dipole_export.bags.reading import Bag, BagError
 
 _ONE_FIELD = "data"
-"""Of the std_msgs that hold one value."""
+"""The field of those std_msgs that have a single value."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Step(NamedTuple):
-    """What a reward may depend on.
+    """Everything that a reward may depend on.
 
-    :param newest: the reward topic's last message at the end of the step; None: there was none.
-    :param end_ns: of the step.
+    :param newest: the reward topic's latest message at the end of the step; None: there was none.
+    :param end_ns: end of the step in nanoseconds.
     """
 
     observation: NDArray[np.float32]
@@ -35,9 +35,9 @@ class Step(NamedTuple):
 
 
 class Reward(Protocol):
-    """Step → reward; raises InputError where there is none.
+    """Function of a step that returns its reward; raises InputError if there is none.
 
-    :param topic: whose messages it reads; None: no topic's.
+    :param topic: the topic that it reads; None: it reads no topic.
     """
 
     @property
@@ -49,7 +49,7 @@ class Reward(Protocol):
 def one_number(bag: Bag, text: str, role: str) -> tuple[str, Reader, str]:
     """``TOPIC`` or ``TOPIC:field.path`` → the topic, the reader of its number, and the field.
 
-    :raises BagError: where the recording has no such topic, or the field is no single number.
+    :raises BagError: the recording has no such topic, or the field is not a single number.
     """
     topic, _, field = text.partition(":")
     type_name = bag.require(topic, role)
@@ -57,7 +57,7 @@ def one_number(bag: Bag, text: str, role: str) -> tuple[str, Reader, str]:
         path: Path = parse_path(field or _ONE_FIELD)
         found = leaves(type_name, path, bag.describe)
         count = size(found)
-        # An index past the end of an array is seen message by message.
+        # An index beyond the end of an array is only noticed when a message is read.
         if count != 1:
             many = "any number of" if count is None else str(count)
             raise ContractError(f"{shown_field(path)} of {type_name} holds {many} numbers, expected one")
@@ -71,7 +71,7 @@ class TopicReward:
     """The newest value of a topic at the end of the step.
 
     :param text: ``TOPIC`` or ``TOPIC:field.path``.
-    :param max_age_s: older values are none.
+    :param max_age_s: largest age of a value in seconds; older values do not count.
     """
 
     def __init__(self, bag: Bag, text: str, max_age_s: float) -> None:
@@ -119,9 +119,9 @@ class ExpressionReward:
 
 @dataclass(frozen=True)
 class Signal:
-    """A topic that ends episodes: by a number that is not zero, or, when it has none, by every message.
+    """A topic that ends episodes: by a number other than zero, or by every message if no number is read.
 
-    :param read: None: every message says it.
+    :param read: reads the number; None: every message counts.
     """
 
     topic: str
@@ -129,11 +129,11 @@ class Signal:
 
     @property
     def is_level(self) -> bool:
-        """Whether it lasts until the topic says otherwise."""
+        """Whether the state lasts until a message reports its end."""
         return self.read is not None
 
     def is_on(self, message: Any) -> bool:
-        """What a message says; a value that is no number says it too: something is wrong with the robot."""
+        """Whether a message ends the episode. NaN does too, because then something is wrong with the robot."""
         if self.read is None:
             return True
         value = float(self.read(message)[0])
@@ -141,9 +141,9 @@ class Signal:
 
 
 def signal(bag: Bag, text: str, role: str) -> Signal:
-    """``TOPIC:field.path`` or a topic of std_msgs/Bool by its value; any other ``TOPIC`` by every message.
+    """``TOPIC:field.path`` and std_msgs/Bool topics end episodes by their value, any other ``TOPIC`` by every message.
 
-    :raises BagError: as :func:`one_number`.
+    :raises BagError: as in :func:`one_number`.
     """
     topic, _, field = text.partition(":")
     type_name = bag.require(topic, role)

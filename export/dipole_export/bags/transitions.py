@@ -1,4 +1,4 @@
-"""Finds the control periods of a recording and makes transitions of them."""
+"""Finds the control periods of a recording and converts them to transitions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Vector = NDArray[np.float32]
 
 
 class View(NamedTuple):
-    """What the node would have known at a moment."""
+    """What the node would have known at one moment."""
 
     time_ns: int
     inputs: Mapping[str, Received]
@@ -52,7 +52,7 @@ class Sources(NamedTuple):
 
 
 class Rows:
-    """Transitions in arrays that grow: 4 bytes for each number that comes out, and nothing beside them."""
+    """Transitions in growing arrays: 4 bytes per number of the result, and no other copies."""
 
     def __init__(self) -> None:
         self._columns = {key: array("f") for key in ("observations", "actions", "next_observations")}
@@ -70,12 +70,12 @@ class Rows:
         self._scalars["masks"].append(float(not is_terminal))
 
     def end_episode(self) -> None:
-        """The last row is the last of its episode."""
+        """Marks the last row as the end of its episode."""
         if len(self):
             self._scalars["terminals"][-1] = 1.0
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """By the keys of :func:`dipole_sb3.datasets.files.load`; float32."""
+        """float32 arrays, by the keys of :func:`dipole_sb3.datasets.files.load`."""
         count = max(len(self), 1)
         columns = {
             key: np.frombuffer(column, np.float32).reshape(-1, len(column) // count)
@@ -87,27 +87,28 @@ class Rows:
 class Transitions:
     """Reads a recording once, message by message.
 
-    The node's control periods are seen in a recording by its commands: each ends with one. A step begins at a command,
-    with the observation of that moment; it ends at the command that lies nearest to one period later, within half a
-    period, and that is where the next one begins. Commands in between, of a faster source, are left out.
+    A recording shows the node's control periods by its commands, because each period ends with one. A step begins at a
+    command, with the observation of that moment. It ends at the command nearest to one period later (at most half a
+    period away), and the next step begins there. Commands in between, from a faster source, are left out.
 
-    Where no command comes, a command that is no older than ``hold_ns`` counts again; else the episode ends there, by
-    a time limit, after a last step of one period. It also ends where an observation, a command or a reward cannot be
-    had: the step that would have needed it is left out.
+    If no command comes, the last command counts again, unless it is older than ``hold_ns``. Otherwise the episode ends
+    there as by a time limit, after a last step of one period. It also ends if an observation, a command or a reward is
+    not available; the step that needs it is left out.
 
-    :param period_ns: of the contract.
-    :param hold_ns: 0: commands do not count again.
+    :param sources: the sources of observations, commands, rewards and episode ends.
+    :param period_ns: the contract's control period in nanoseconds.
+    :param hold_ns: in nanoseconds; 0: commands do not count again.
     """
 
     def __init__(self, sources: Sources, period_ns: int, hold_ns: int = 0) -> None:
         self.rows = Rows()
         self.ends: Counter[str] = Counter()
-        """Why episodes ended → how many."""
+        """Reason for the end of an episode → number of episodes."""
         self.left_out: Counter[str] = Counter()
-        """Why commands outside of episodes could not begin one → how many."""
+        """Reason why a command outside an episode could not begin one → number of commands."""
         self.first_problem: Cause | None = None
         self.duration_ns = 0
-        """Of all steps together."""
+        """Total duration of all steps."""
         self._sources = sources
         self._period_ns, self._half_ns, self._hold_ns = period_ns, period_ns // 2, hold_ns
         self._now_ns: int | None = None
@@ -121,7 +122,7 @@ class Transitions:
         self._set_back_at: int | None = None
 
     def read(self, events: Iterable[Event]) -> None:
-        """Everything, to the end."""
+        """Reads all events."""
         for event in events:
             self._hear(event)
         if self._early is not None:
@@ -144,7 +145,7 @@ class Transitions:
             self._hear_terminal(sources.terminal, message, now)
         if sources.set_back is not None and topic == sources.set_back.topic and sources.set_back.is_on(message):
             self._set_back_at = now
-            # What was seen before is not where the robot is now.
+            # Earlier inputs do not show where the robot is now.
             self._forget()
         if topic == sources.command.topic:
             self._hear_command(message, now)
@@ -165,7 +166,7 @@ class Transitions:
     # ---- where steps begin and end
 
     def _advance(self, now: int) -> None:
-        """Before what happens now counts: ends the steps for which no command can come any more."""
+        """Ends the steps for which no command can come any more; called before the current event is processed."""
         while self._tick is not None:
             due = self._tick.time_ns + self._period_ns
             if now <= due:
@@ -197,7 +198,7 @@ class Transitions:
         self._step(self._view(now), message)
 
     def _step(self, view: View, command: Any) -> None:
-        """Ends the step under way, if one is, and begins the next, if there is a command."""
+        """Ends the current step, if there is one, and begins the next, if there is a command."""
         tick, self._tick, self._early, self._at_due = self._tick, None, None, None
         try:
             observation, problem = self._sources.layout.build(view.inputs, view.time_ns), None
@@ -228,9 +229,9 @@ class Transitions:
     def _close(
         self, tick: Tick, view: View, observation: Vector | None, problem: Cause | None, is_last: bool
     ) -> str | None:
-        """Writes the step, if it is whole.
+        """Writes the step, if it is complete.
 
-        :return: why the episode ends; None when it goes on.
+        :return: why the episode ends; None if it continues.
         """
         if self._set_back_at is not None and self._set_back_at <= view.time_ns:
             return SET_BACK
@@ -244,7 +245,7 @@ class Transitions:
         except InputError as error:
             self.first_problem = self.first_problem or error.cause
             return f"reward: {error.cause.kind.value}"
-        # Where nothing follows, what was said within half a period of the end belongs to it.
+        # If no step follows, a terminal message up to half a period after the end still belongs to this step.
         is_terminal = self._terminal_at is not None and (is_last or self._terminal_at <= view.time_ns)
         self.rows.append(tick, reward, observation, is_terminal)
         self.duration_ns += view.time_ns - tick.time_ns
@@ -257,19 +258,19 @@ class Transitions:
             raise InputError(Cause(Kind.WRONG_SIZE, f"the reward cannot be read ({one_line(error)})")) from error
 
     def _is_over(self, view: View) -> bool:
-        """Whether the robot is in an end state, in which no episode begins."""
+        """Whether the robot is in a terminal state, in which no episode can begin."""
         is_later = self._terminal_at is not None and self._terminal_at > view.time_ns
         return self._is_terminal and not is_later
 
     def _take_back_events(self, view: View) -> None:
-        """What was said before the step that begins now is no end of it."""
+        """Forgets terminal and reset messages from before the new step, because they must not end it."""
         if self._tick is None or (self._terminal_at is not None and self._terminal_at <= view.time_ns):
             self._terminal_at = None
         if self._tick is None or (self._set_back_at is not None and self._set_back_at <= view.time_ns):
             self._set_back_at = None
 
     def _end(self, reason: str) -> None:
-        """Ends the episode without the step that is under way."""
+        """Ends the episode; the unfinished step is left out."""
         if self._tick is not None:
             self.rows.end_episode()
             self.ends[reason] += 1

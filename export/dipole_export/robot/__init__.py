@@ -1,1 +1,1 @@
-"""What runs on the robot's side: programs that know :mod:`dipole_runtime` and nothing of training."""
+"""Programs for the robot's side: they use :mod:`dipole_runtime` only, without any code for training."""

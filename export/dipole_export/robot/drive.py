@@ -1,8 +1,8 @@
-"""Drives a Gymnasium environment from a bundle alone, as a robot's program would: torch cannot be imported here.
+"""Runs a Gymnasium environment from a bundle alone, as a robot's program would: torch cannot be imported here.
 
 A program to run, not a module to import: ``python drive.py BUNDLE --env Reacher-v5 --omegas 0 2 --candidates 1 4``.
 Prints one JSON object: the returns of every episode, [N][ω][episodes], and the latencies of every action in seconds.
-Without ω or N the bundle acts as it does by default; one that has nothing to turn takes neither.
+Without ω or N the bundle uses its defaults; the bundle of a deterministic policy accepts neither.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FORBIDDEN = ("torch", "stable_baselines3", "dipole_sb3", "dipole_export", "onnx"
 
 
 def forbid(*packages: str) -> None:
-    """From now on, importing any of these fails as if it were not installed."""
+    """Makes every later import of these packages fail, as if they were not installed."""
     for package in packages:
         sys.modules[package] = None  # type: ignore[assignment]
 
