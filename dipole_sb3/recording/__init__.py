@@ -1,1 +1,1 @@
-"""Data sets made by playing agents: while they learn, or as they are."""
+"""Data sets recorded from agents: during their learning, or from trained agents."""

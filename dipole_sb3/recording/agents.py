@@ -1,4 +1,4 @@
-"""The algorithms of Stable-Baselines3 and sb3-contrib that act continuously, by the names that users know."""
+"""The algorithms of Stable-Baselines3 and sb3-contrib for continuous actions, by their usual names."""
 
 from __future__ import annotations
 
@@ -45,15 +45,16 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
 
 
 def load_agent(algorithm: str, path: str | os.PathLike[str], *, device: torch.device | str = "auto") -> BaseAlgorithm:
-    """A saved model, as the algorithm that saved it.
+    """Loads a saved model with the algorithm that saved it.
 
-    As in all of SB3's files parts of it are pickles, which can execute code: load only what you trust.
+    As in all of SB3's files, parts of it are pickles, which can execute code: load only files that you trust.
 
     :param algorithm: a key of :data:`ALGORITHMS`.
     :param path: file written by the model's ``save()``.
-    :param device: where it will act.
+    :param device: where the model acts.
     :raises OSError: there is no such file.
-    :raises ValueError: an unknown algorithm, a file that is not a whole model, or one that another algorithm saved.
+    :raises ValueError: an unknown algorithm, a file that is not a complete model, or a model saved by another
+        algorithm.
     :raises ImportError: the algorithm's package is not installed.
     """
     kind = algorithm_class(algorithm)
@@ -71,7 +72,7 @@ def load_agent(algorithm: str, path: str | os.PathLike[str], *, device: torch.de
 def _may_have_saved(data: Mapping[str, Any]) -> list[str]:
     """The algorithms that a file fits best: first by the class of its policy, then by the names of its attributes.
 
-    Several where nothing tells them apart, as DDPG is a TD3 at other settings.
+    Several if they cannot be told apart: DDPG, for example, is TD3 with other settings.
     """
     lineage = data["policy_class"].__mro__
     distances = {}
@@ -81,7 +82,7 @@ def _may_have_saved(data: Mapping[str, Any]) -> list[str]:
         kind = algorithm_class(name)
         policies = set(kind.policy_aliases.values())
         generation = next((place for place, ancestor in enumerate(lineage) if ancestor in policies), len(lineage))
-        # As SB3's own load() makes it: attributes only, no networks.
+        # Made as SB3's own load() does: attributes only, no networks.
         empty = kind(policy=data["policy_class"], env=None, _init_setup_model=False)  # type: ignore[call-arg]
         distances[name] = (generation, len(vars(empty).keys() ^ data.keys()))
     nearest = min(distances.values())

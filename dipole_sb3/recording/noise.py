@@ -9,9 +9,9 @@ import numpy as np
 
 
 def action_deviation(space: gymnasium.spaces.Box, noise: float | Sequence[float]) -> np.ndarray:
-    """Standard deviation of every action, of the action space's shape.
+    """Standard deviation of the noise on every action, in the shape of the action space.
 
-    :raises ValueError: not one number, nor one for each action, or not ≥ 0.
+    :raises ValueError: not one number or one per action, or a number < 0.
     """
     try:
         deviation = np.broadcast_to(np.asarray(noise, np.float64), space.shape)

@@ -1,4 +1,4 @@
-"""Recordings in .npz files, and what is known about them in the .json files beside those."""
+"""Recordings in .npz files, with their provenance in .json files beside them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from dipole_sb3.datasets import files
 
 
 class Recording(NamedTuple):
-    """Recorded transitions, in the keys of :func:`dipole_sb3.datasets.files.load`, and where they come from."""
+    """Recorded transitions, by the keys of :func:`dipole_sb3.datasets.files.load`, and their provenance."""
 
     arrays: dict[str, np.ndarray]
     provenance: dict[str, Any]
 
 
 def action_bounds(space: gymnasium.spaces.Space[Any]) -> dict[str, list[float]]:
-    """Metadata from which the actions' bounds are read again."""
+    """Metadata that contains the bounds of the actions."""
     assert isinstance(space, gymnasium.spaces.Box)
     return {"action_low": space.low.tolist(), "action_high": space.high.tolist()}
 
 
 def today_and_versions() -> dict[str, Any]:
-    """The date (UTC), and the versions of what took part in a recording and is installed."""
+    """The date (UTC), and the versions of the packages that take part in a recording, if installed."""
     versions = {"python": platform.python_version()}
     for name in ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy"):
         with suppress(metadata.PackageNotFoundError):
@@ -44,10 +44,10 @@ def today_and_versions() -> dict[str, Any]:
 
 
 def require_output(path: str | os.PathLike[str]) -> None:
-    """Refuses a place that could not be written, before minutes of recording.
+    """Refuses a path that cannot be written, before minutes of recording.
 
     :raises ValueError: a path without the suffix .npz.
-    :raises OSError: its folder cannot be made or written.
+    :raises OSError: its folder cannot be created or written.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -63,10 +63,10 @@ def write_recording(
     """Writes the arrays as .npz and, beside it, the provenance (with the data's checksum) as .json.
 
     :param path: of the .npz file.
-    :param command: the command line that made it, kept in the provenance.
+    :param command: the command line that made the recording, stored in the provenance.
     :return: both paths.
     :raises ValueError: a path without the suffix .npz.
-    :raises OSError: the folder cannot be written; nothing half-written stays behind.
+    :raises OSError: the folder cannot be written; no incomplete file is left behind.
     """
     require_output(path)
     path = files.write_npz(path, recording.arrays)

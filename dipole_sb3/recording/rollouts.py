@@ -1,4 +1,4 @@
-"""Recording what a trained model does in an environment, as data to learn from."""
+"""Records what a trained model does in an environment, as data to learn from."""
 
 from __future__ import annotations
 
@@ -60,33 +60,34 @@ def record_dataset(
     device: torch.device | str = "auto",
     progress: bool = False,
 ) -> OfflineReplayBuffer:
-    """Transitions of a trained model of Stable-Baselines3, sb3-contrib or this package, ready to train on.
+    """Records transitions of a trained model of Stable-Baselines3, sb3-contrib or this package, ready for training.
 
-    Observations and rewards are the environment's own. A model that was trained in VecNormalize sees normalised
-    observations: by the ``env`` in VecNormalize that is given, else by the one that the model has; its statistics do
-    not move. Actions are those that were executed: clipped to their bounds, with the noise that was added. The true
-    last observation of every episode is kept, and a time limit is told apart from a real end. What the global
-    generators of torch do afterwards does not depend on the recording.
+    Observations and rewards are the environment's own. A model that was trained with VecNormalize receives normalised
+    observations: by the VecNormalize given as ``env``, else by the model's own; their statistics do not change. Actions
+    are recorded as executed: clipped to their bounds, with the noise that was added. The true last observation of every
+    episode is kept, and time limits are distinguished from terminations. The state of torch's global generators is the
+    same after the recording as before it.
 
-    :param model: trained, or not; it is not changed. Recurrent models keep their state over an episode.
+    :param model: trained or untrained; it is not changed. Recurrent models keep their state during an episode.
     :param env: an environment, a VecEnv, or a name for :func:`dipole_sb3.datasets.make_env`.
-    :param steps: transitions over all environments, ≥ 1. Episodes that are not over by then are cut there.
-    :param path: where to write them: an .npz file (with its provenance beside it, as .json), or else a folder in this
-        project's own format, to which they go as they come, an episode at a time. None: in memory only.
-    :param deterministic: the model's most likely action instead of a drawn one.
-    :param noise: standard deviation of Gaussian noise on the actions, in their own units; a number, or one for each.
-    :param epsilon: probability, in [0, 1], that an action is uniformly random instead.
-    :param n_envs: environments to make of a name.
-    :param seed: of the environments (as SB3's ``seed()``), the model's draws, and the noise.
-    :param metadata: what else to remember with the data; anything that JSON can hold.
-    :param overwrite: replace a folder that has this name.
+    :param steps: number of transitions over all environments, ≥ 1. Unfinished episodes are cut at the end.
+    :param path: where to write the data: an .npz file (with its provenance beside it, as .json), or else a folder in
+        this project's own format, to which episodes are written during the recording. None: keep in memory only.
+    :param deterministic: use the model's most likely action instead of a drawn one.
+    :param noise: standard deviation of Gaussian noise on the actions, in their own units; one number, or one per
+        action.
+    :param epsilon: probability, in [0, 1], that an action is replaced by a uniformly random one.
+    :param n_envs: number of environments to make if ``env`` is a name.
+    :param seed: seed of the environments (as SB3's ``seed()``), the model's draws, and the noise.
+    :param metadata: further facts to store with the data; anything that JSON can hold.
+    :param overwrite: replace an existing folder with this name.
     :param device: where batches of the result will be drawn.
     :param progress: show a progress bar.
-    :return: the data; metadata has ``env_id``, algorithm, options, versions and the return of whole episodes with its
-        95 % interval.
-    :raises ValueError: values out of range, metadata that JSON cannot hold, or spaces that are not the model's.
-    :raises DatasetError: ``path`` is taken.
-    :raises OSError: ``path`` cannot be written; nothing half-written stays behind.
+    :return: the data; metadata has ``env_id``, algorithm, options, versions and the mean return of complete episodes
+        with its 95 % interval.
+    :raises ValueError: a value is out of range, JSON cannot hold the metadata, or the spaces differ from the model's.
+    :raises DatasetError: ``path`` already exists.
+    :raises OSError: ``path`` cannot be written; no incomplete file is left behind.
     """
     for name, value in (("steps", steps), ("n_envs", n_envs)):
         if value < 1:
@@ -137,7 +138,7 @@ def record_dataset(
 
 @contextmanager
 def _opened(env: GymEnv | str, n_envs: int) -> Iterator[VecEnv]:
-    """The environments; closed in the end if they were made here."""
+    """The environments; closed at the end if they were made here."""
     from dipole_sb3.datasets import make_env
 
     if isinstance(env, str):
@@ -154,8 +155,8 @@ def _opened(env: GymEnv | str, n_envs: int) -> Iterator[VecEnv]:
 
 
 def _unnormalized(model: BaseAlgorithm, venv: VecEnv) -> tuple[VecEnv, Transform]:
-    """The environments below VecNormalize, and how the model sees their observations."""
-    # SB3 puts images' channels first, outside of what the environment gives; predict() does so by itself.
+    """The environments inside VecNormalize, and how their observations are normalised for the model."""
+    # SB3 moves images' channels first in a wrapper around the environments; predict() does this itself.
     while isinstance(venv, VecTransposeImage):
         venv = venv.venv
     if isinstance(venv, VecNormalize):
@@ -167,7 +168,7 @@ def _unnormalized(model: BaseAlgorithm, venv: VecEnv) -> tuple[VecEnv, Transform
 
 
 def _saved_normalization(model: BaseAlgorithm) -> Transform:
-    """Of this package's models, which keep the statistics that they were trained with."""
+    """The normalisation of this package's models, which keep the statistics from their training."""
     statistics = model.observation_statistics if isinstance(model, OfflineAlgorithm) else {}
     return lambda observations: normalized(observations, statistics)
 
@@ -210,17 +211,17 @@ def _place(env: GymEnv | str, venv: VecEnv) -> dict[str, Any]:
         return {"source": env}
     try:
         (spec,) = venv.get_attr("spec", 0)
-    except AttributeError:  # a VecEnv that is not made of Gymnasium's environments
+    except AttributeError:  # a VecEnv that does not wrap Gymnasium environments
         return {}
     return environment_facts(spec)
 
 
 @dataclass
 class _Rollouts:
-    """A model in its environments.
+    """A model and its environments.
 
-    :param normalize: raw observations → what the model sees.
-    :param explore: the model's actions → those that are executed.
+    :param normalize: raw observations → the model's input.
+    :param explore: the model's actions → executed actions.
     """
 
     model: BaseAlgorithm
@@ -229,10 +230,10 @@ class _Rollouts:
     explore: Transform
     deterministic: bool
     returns: list[float] = field(default_factory=list)
-    """Of the episodes that were played to their end."""
+    """Returns of the episodes that were played to their end."""
 
     def parts(self, steps: int, seed: int, bar: Any) -> Iterator[dict[str, Any]]:
-        """Arrays as the buffer takes them, together ``steps`` transitions; every episode's rows are consecutive."""
+        """Arrays in the buffer's format, ``steps`` transitions in total; the rows of an episode are consecutive."""
         count = self.venv.num_envs
         self.venv.seed(seed)
         observations = self.venv.reset()
@@ -263,18 +264,19 @@ class _Rollouts:
                     totals[index] = 0.0
                     yield _stacked(rows[index])
                     rows[index] = []
-                # Rows of several environments must not mix; those of one may be written before its episode ends.
+                # Rows of several environments must not mix; with one environment, rows can be written before the
+                # episode ends.
                 elif count == 1 and len(rows[index]) > _ROWS_AT_A_TIME:
                     yield _stacked(rows[index][:-1])
                     rows[index] = rows[index][-1:]
             observations = following
             bar.update(kept)
         for unfinished in filter(None, rows):
-            unfinished[-1]["terminals"] = True  # cut: nothing that was recorded follows it
+            unfinished[-1]["terminals"] = True  # cut: no recorded row follows it
             yield _stacked(unfinished)
 
     def _renew_noise(self, step: int, starts: np.ndarray) -> None:
-        """Of state-dependent exploration, as SB3's own rollouts do; and for every episode."""
+        """Draws new noise for state-dependent exploration, as SB3's rollouts do, and at the start of every episode."""
         model: Any = self.model
         if getattr(model, "use_sde", False):
             frequency = model.sde_sample_freq
@@ -289,7 +291,7 @@ def _one(observations: Any, index: int) -> Any:
 
 
 def _last(info: Mapping[str, Any], index: int) -> Any:
-    """The observation that ended an episode: a VecEnv returns the next episode's first one instead."""
+    """The last observation of an episode: a VecEnv returns the first one of the next episode instead."""
     if info.get("terminal_observation") is None:
         raise ValueError(
             f"environment {index} ended an episode and its info has no terminal_observation; expected it, as from "
@@ -313,7 +315,7 @@ def _stacked(rows: Sequence[Row]) -> dict[str, Any]:
 def _collected(
     parts: Iterator[Mapping[str, Any]], observation_space: spaces.Space[Any], action_space: spaces.Box, steps: int
 ) -> dict[str, Any]:
-    """All parts as one, in arrays that are allocated once."""
+    """All parts as one set of arrays, each allocated once."""
 
     def empty(space: spaces.Space[Any]) -> Any:
         if isinstance(space, spaces.Dict):
@@ -342,7 +344,7 @@ def _collected(
 
 
 def _flat(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """As files name them: parts of a Dict observation are ``observations/KEY``."""
+    """Arrays by their names in files: parts of a Dict observation are ``observations/KEY``."""
     flat: dict[str, np.ndarray] = {}
     for key, value in arrays.items():
         flat.update(
@@ -352,7 +354,7 @@ def _flat(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _json(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Refused before the recording, not after it."""
+    """Checks the metadata before the recording, not after it."""
     try:
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -361,7 +363,7 @@ def _json(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _returns(returns: Sequence[float]) -> dict[str, Any]:
-    """Mean over whole episodes, with its 95 % interval where there are two."""
+    """Mean over complete episodes, with its 95 % interval if there are at least two."""
     facts: dict[str, Any] = {"data_episodes": len(returns)}
     if returns:
         for key, value in mean_interval(returns)._asdict().items():

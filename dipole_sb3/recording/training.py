@@ -1,4 +1,4 @@
-"""Recording what an agent sees while it learns: from its first, random steps to its last, good ones."""
+"""Records an agent's experience while it learns: from its first, random steps to its last, good ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dipole_sb3.recording.noise import action_deviation
 from dipole_sb3.recording.recording_files import Recording, action_bounds, today_and_versions
 
 RECORDERS = ("crossq", "ddpg", "sac", "td3", "tqc")
-"""Agents whose learning can be recorded: those that keep what they see in a replay buffer."""
+"""Agents whose learning can be recorded: those with a replay buffer."""
 
 
 def record_training(
@@ -32,23 +32,23 @@ def record_training(
     evaluation_seed: int = 0,
     progress: bool = False,
 ) -> Recording:
-    """Every transition of an agent that learns an environment from scratch, on the CPU.
+    """Trains an agent in an environment from scratch, on the CPU, and records every transition.
 
-    The same for the same seed, versions and machine. The agent runs at its library's default hyperparameters, apart
-    from the networks' widths and the noise. When it has learned, its deterministic policy is evaluated; episode i of
-    the evaluation starts from ``reset(seed=evaluation_seed + i)``.
+    The recording is the same for the same seed, versions and machine. The agent uses its library's default
+    hyperparameters, except for the networks' widths and the noise. After training, its deterministic policy is
+    evaluated; episode i of the evaluation starts from ``reset(seed=evaluation_seed + i)``.
 
     :param algo: the agent, one of :data:`RECORDERS`.
     :param env_id: Gymnasium id of an environment with Box observations and actions.
-    :param steps: environment steps, and so transitions, ≥ 1.
-    :param seed: of the agent and the environment.
+    :param steps: number of environment steps, and so of transitions, ≥ 1.
+    :param seed: seed of the agent and the environment.
     :param net_arch: hidden widths of the agent's networks.
-    :param noise: standard deviation of Gaussian noise on the agent's actions, in their own units; a number, or one for
-        each. DDPG and TD3 explore by it alone.
+    :param noise: standard deviation of Gaussian noise on the agent's actions, in their own units; one number, or one
+        per action. For DDPG and TD3 it is the only exploration.
     :param evaluation_episodes: ≥ 2.
-    :param evaluation_seed: of the first evaluation episode.
+    :param evaluation_seed: seed of the first evaluation episode.
     :param progress: show a progress bar.
-    :return: float32 arrays, actions in the environment's units, and the provenance as a JSON-ready dictionary.
+    :return: float32 arrays, actions in the environment's units, and the provenance as a dictionary for JSON.
     :raises ValueError: an unknown agent, fewer than 1 step, or spaces that are not Box.
     :raises ImportError: the agent's package is not installed.
     """
@@ -69,7 +69,7 @@ def record_training(
         "MlpPolicy",
         environment,
         buffer_size=steps,
-        # SB3 adds it to actions that are scaled to [−1, 1].
+        # SB3 adds the noise to actions scaled to [−1, 1].
         action_noise=NormalActionNoise(np.zeros_like(half_range), deviation / half_range) if deviation.any() else None,
         seed=seed,
         device="cpu",
@@ -108,10 +108,10 @@ def _transitions(agent: OffPolicyAlgorithm) -> dict[str, np.ndarray]:
     buffer = agent.replay_buffer
     assert isinstance(buffer, ReplayBuffer)
     rows = slice(0, buffer.size())
-    # SB3 stores true final observations, and dones that include time limits, which timeouts tells apart.
+    # SB3's buffer has the true final observations; its dones include time limits, which timeouts marks.
     dones, timeouts = buffer.dones[rows, 0], buffer.timeouts[rows, 0]
     terminals = dones.copy()
-    terminals[-1] = 1.0  # the recording ends here, if not the episode: nothing follows this row
+    terminals[-1] = 1.0  # the recording ends here, even if the episode does not: no row follows this one
     arrays = {
         "observations": buffer.observations[rows, 0],
         "actions": agent.policy.unscale_action(buffer.actions[rows, 0]),
