@@ -1,1 +1,1 @@
-"""A guided policy drives a robot over ROS 2: contract, safety, live greediness, reload; the core needs no ROS."""
+"""Drives a robot over ROS 2 with a policy bundle: contract, safety, live greediness, reload; the core needs no ROS."""

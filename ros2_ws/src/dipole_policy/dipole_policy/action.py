@@ -1,4 +1,4 @@
-"""From actions to messages: bounds, rates, and what goes out when the robot must stop."""
+"""From actions to messages: bounds, rates, and the command that is sent when the robot must stop."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NAME_FIELDS = ("joint_names", "name")
 
 
 class ActionLimits:
-    """Bounds of a bundle and rates of a contract.
+    """Bounds from a bundle and rate limits from a contract.
 
-    :raises ContractError: where the contract's names or rates do not fit the bundle, or zero is no action of it
-        although the contract stops with it.
+    :raises ContractError: the contract's names or rates do not fit the bundle, or zero is outside the bundle's bounds
+        although the contract stops with zeros.
     """
 
     def __init__(self, entry: ActionEntry, spec: ActionSpec, period_s: float) -> None:
@@ -53,11 +53,11 @@ class ActionLimits:
             )
 
     def apply(self, action: NDArray[Any], previous: Command | None) -> Command:
-        """A policy's action → what may go out: within the bounds, and no further from the last command than allowed.
+        """A policy's action → the command: inside the bounds, and as close to the last command as the rates demand.
 
-        :param action: any shape of ``size`` elements, in the robot's units.
-        :param previous: the last command; None when there was none, and its first step has nothing to be limited from.
-        :raises ValueError: for another size, or values that are not finite.
+        :param action: any shape with ``size`` elements, in the robot's units.
+        :param previous: the last command; None if there was none: then the rates do not limit this one.
+        :raises ValueError: another size, or values that are not finite.
         """
         values = np.asarray(action, np.float64).reshape(-1)
         if len(values) != self.size:
@@ -67,7 +67,7 @@ class ActionLimits:
             raise ValueError(f"the policy's action is {values[at]} for {shown(self._names[at])}, expected finite")
         if self._largest_step is not None and previous is not None:
             values = np.clip(values, previous - self._largest_step, previous + self._largest_step)
-        # Bounds last: after a reload, the last command may lie outside the new bundle's.
+        # Clip last: after a reload, the last command can be outside the new bundle's bounds.
         return np.clip(values, self.low, self.high)
 
 
@@ -75,7 +75,7 @@ class ActionWriter:
     """Writes commands into messages of the contract's type.
 
     :param spec: the manifest's action.
-    :raises ContractError: where the type does not have the fields, or they do not take exactly the action.
+    :raises ContractError: the type does not have the fields, or their size differs from the action's.
     """
 
     def __init__(self, contract: Contract, spec: ActionSpec, describe: Describe) -> None:
@@ -123,10 +123,10 @@ class ActionWriter:
         raise ContractError(f"names are given, but {self._entry.type} has no array of names")
 
     def message(self, command: Command, make: Callable[[str], Any], stamp: Any | None) -> Any:
-        """A new message.
+        """Makes a new message.
 
         :param make: type name → an empty message.
-        :param stamp: for the header of types that have one; a message of type builtin_interfaces/msg/Time.
+        :param stamp: for types with a header; a message of type builtin_interfaces/msg/Time.
         """
         message = make(self._entry.type)
         if self._has_header and stamp is not None:
@@ -141,9 +141,9 @@ class ActionWriter:
         return message
 
     def try_out(self, make: Callable[[str], Any]) -> None:
-        """Writes a message of zeros, so that a constant of the wrong type fails now and not on the road.
+        """Writes a message of zeros, so that a constant of the wrong type fails now and not while driving.
 
-        :raises ContractError: naming the message type and what it does not take.
+        :raises ContractError: naming the message type and what it does not accept.
         """
         size = self._targets[-1][2].stop
         try:

@@ -1,4 +1,4 @@
-"""``dipole_policy check CONTRACT --bundle B``: whether they fit, without ROS running."""
+"""``dipole_policy check CONTRACT --bundle B``: checks whether they fit together; ROS need not be running."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def checked(contract_path: str, bundle: str | None) -> list[str]:
-    """Checks what the node checks when it is configured.
+    """Makes the same checks as the node when it is configured.
 
-    :return: what goes where, line by line.
-    :raises ContractError: where the contract fits neither the types nor the bundle.
-    :raises GuidedPolicyError: for what is no bundle that acts here as it did where it was made.
+    :return: which message field goes to which element, line by line.
+    :raises ContractError: the contract does not fit the message types or the bundle.
+    :raises GuidedPolicyError: the bundle cannot be read, or acts differently than on the machine that made it.
     """
     contract = Contract.load(contract_path)
     fitting = Fitting(contract, describe_available(), PolicyOptions())
@@ -98,7 +98,7 @@ def _action_line(contract: Contract) -> str:
 
 
 def describe_available() -> Describe:
-    """Types that are installed and, where the rosbags package is, those of a plain ROS 2 Humble."""
+    """Descriptions of installed message types and, if the rosbags package is installed, of ROS 2 Humble's own types."""
     recorded = _recorded()
 
     def describe(name: str) -> Description:

@@ -1,4 +1,4 @@
-"""Whether the node's clock can be believed."""
+"""Checks whether the node's clock can be trusted."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dipole_policy.errors import Cause, Kind
 
 
 class ClockGuard:
-    """Compares the node's clock with a steady one, period by period. May be used from any thread.
+    """Compares the node's clock with a steady clock, period by period. Safe to use from any thread.
 
-    :param simulated: whether the node's clock is a simulation's: it runs at any pace, but not back.
-    :param largest_jump_s: how far a clock of the wall may be from the steady one since the last period; positive.
+    :param simulated: whether the node's clock is a simulation's: it may run at any speed, but not backwards.
+    :param largest_jump_s: how far a real-time clock may move against the steady clock between two periods; positive.
     """
 
     def __init__(self, simulated: bool, largest_jump_s: float) -> None:
@@ -21,10 +21,10 @@ class ClockGuard:
         self._last: tuple[int, float] | None = None
 
     def check(self, now_ns: int, steady_s: float) -> Cause | None:
-        """What is wrong with the clock, if anything is.
+        """What is wrong with the clock; None if nothing is.
 
-        :param now_ns: the node's clock.
-        :param steady_s: a clock that never jumps.
+        :param now_ns: time of the node's clock.
+        :param steady_s: time of a clock that never jumps.
         """
         with self._lock:
             last, self._last = self._last, (now_ns, steady_s)
@@ -41,6 +41,6 @@ class ClockGuard:
         return None
 
     def forget(self) -> None:
-        """What follows is not compared with what was."""
+        """The next time is not compared with earlier ones."""
         with self._lock:
             self._last = None

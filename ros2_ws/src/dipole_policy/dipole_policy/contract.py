@@ -1,4 +1,4 @@
-"""The contract (YAML): which topics make the observation, and where the action goes."""
+"""The contract (YAML): the topics that make up the observation, and the topic that takes the action."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dipole_policy.errors import ContractError, one_line, shown
 from dipole_policy.fields import TYPE_NAME, Path, parse_path
 
 MAX_CONTRACT_SIZE = 1 << 18
-"""Bytes."""
+"""In bytes."""
 FUNCTIONS = ("cos", "sin", "yaw")
-"""What may be made of a field: element by element, or (yaw) of a quaternion x, y, z, w."""
+"""Functions of a field: of each element (cos, sin), or of a quaternion x, y, z, w (yaw)."""
 ON_STOP = ("zero", "hold", "none")
 STAMPS = ("header", "received")
 
@@ -27,17 +27,17 @@ _MISSING: Any = object()
 
 @dataclass(frozen=True)
 class ObservationEntry:
-    """One field, or several, of one topic.
+    """One or several fields of one topic.
 
-    :param fields: read one after the other.
-    :param names: pick and order the elements of the fields by the message's own ``name`` array (JointState).
-    :param size: elements in all; needed where neither the type nor ``names`` says it.
-    :param key: the entry of a Dict observation that this becomes part of.
+    :param fields: paths of the fields, read in this order.
+    :param names: select and order the elements of the fields by the message's own ``name`` array (JointState).
+    :param size: number of elements in all; required if neither the type nor ``names`` defines it.
+    :param key: the entry of a Dict observation to which these elements belong.
     :param function: one of :data:`FUNCTIONS`.
-    :param elements: what the bundle calls these elements, where the contract insists.
+    :param elements: the names that the bundle must have for these elements; checked if given.
     :param max_age_s: older values stop the robot; positive.
-    :param stamp: whether the age counts from the message's header or from its arrival; None: from the header where
-        there is one, but never less than from the arrival.
+    :param stamp: whether the age counts from the stamp in the message's header or from its arrival; None: from the
+        stamp if there is one, but the age is never less than that since arrival.
     """
 
     topic: str
@@ -54,14 +54,15 @@ class ObservationEntry:
 
 @dataclass(frozen=True)
 class ActionEntry:
-    """Where the action goes.
+    """The topic and fields that take the action.
 
-    :param fields: take the action's elements one after the other; an array of any length takes what is left.
-    :param names: go into the message's own ``joint_names`` or ``name`` array.
+    :param fields: paths of the fields; they take the action's elements in this order. An array of variable length takes
+        all elements that the other fields leave.
+    :param names: written to the message's own ``joint_names`` or ``name`` array.
     :param constants: further fields and their values.
-    :param on_stop: what goes out when the robot must stop: zeros, the last command again, or nothing.
+    :param on_stop: what is sent when the robot must stop: zeros, the last command again, or nothing.
     :param max_rate: largest change of each element per second, in its unit; None: no limit.
-    :param elements: what the bundle calls the action's elements, where the contract insists.
+    :param elements: the names that the bundle must have for the action's elements; checked if given.
     """
 
     topic: str
@@ -79,8 +80,9 @@ class Contract:
     """A robot, as the policy sees it.
 
     :param rate_hz: commands per second, 0.1 to 1,000.
-    :param deadline_s: from the start of a control period to its command; at most 10 s, one period unless given.
-    :param where: the file's name for messages.
+    :param deadline_s: longest time from the start of a control period to its command; at most 10 s, by default one
+        period.
+    :param where: the file's name, for error messages.
     """
 
     rate_hz: float
@@ -98,7 +100,7 @@ class Contract:
     def load(cls, path: str | os.PathLike[str]) -> Contract:
         """Reads a file.
 
-        :raises ContractError: for what cannot be read or is no contract.
+        :raises ContractError: the file cannot be read or is not a contract.
         """
         where = os.fspath(path)
         try:
@@ -110,9 +112,10 @@ class Contract:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Contract:
-        """Parses and checks everything that needs neither a bundle nor ROS.
+        """Parses a contract and checks everything that needs neither a bundle nor ROS.
 
         :param data: UTF-8.
+        :param where: the file's name, for error messages.
         :raises ContractError: naming the place, what was found and what was expected.
         """
         try:
@@ -139,7 +142,7 @@ class Contract:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Without what makes YAML surprising: keys given twice, and aliases that grow without bound."""
+    """YAML without its surprises: refuses duplicate keys, and aliases, which can expand without bound."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -163,13 +166,13 @@ def _yaml(data: bytes) -> Any:
         return yaml.load(data.decode("utf-8"), _StrictLoader)
     except ContractError:
         raise
-    # Dates of impossible months and brackets by the thousand raise these.
+    # Impossible dates and thousands of brackets raise these.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ContractError(f"is not YAML in UTF-8 ({one_line(error)})") from error
 
 
 class _Table:
-    """A mapping whose keys are taken one by one, so that what nobody took is a mistake."""
+    """A mapping whose keys are taken one by one; keys that remain are errors."""
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""The whole chain in one command: a bundle drives the simulated arm over ROS 2 while ω is turned; leaves a picture.
+"""The whole chain in one command: a bundle drives the simulated arm over ROS 2 while ω changes; writes a picture.
 
-Node and arm are processes of their own, exactly those that ``ros2 launch`` and ``ros2 run`` start; this program is the
-operator: it turns ω by parameter and by topic, reads the audit, and writes down what goes over the topics.
+Node and arm are separate processes, the same as those of ``ros2 launch`` and ``ros2 run``. This program is the
+operator: it changes ω by parameter and by topic, reads the audit, and records the topics.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from dipole_policy.session import LATCHED, REPORT
 
 OMEGAS = (-1.0, 0.0, 2.0, 4.0)
 ALL = QoSProfile(depth=5000, reliability=ReliabilityPolicy.RELIABLE)
-"""Nothing is to be missing in the picture."""
+"""A deep queue, so that no message is missing in the picture."""
 _TIMEOUT_S = 60.0
 
 
 class Operator:
-    """Turns ω, and writes down what is said on the topics of node and arm.
+    """Changes ω, and records the topics of node and arm.
 
-    :param is_over: whether a signal asked for the end.
-    :param steps: of an episode.
+    :param is_over: whether a signal has asked this program to end.
+    :param steps: steps per episode.
     """
 
     def __init__(self, is_over: Callable[[], bool], steps: int) -> None:
@@ -73,18 +73,18 @@ class Operator:
     def start(self, module: str, log: Path, *arguments: str) -> None:
         """Starts a process; its output goes to a file.
 
-        :param arguments: as ROS takes them.
+        :param arguments: ROS arguments.
         """
         command = [sys.executable, "-m", module, "--ros-args", *arguments]
         with log.open("wb") as file:
-            # In a session of its own: Ctrl-C in a terminal is for this program, which ends the others in order.
+            # In a session of its own: Ctrl-C in a terminal reaches only this program, which ends the others in order.
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
         self._processes.append((module, process, log))
 
     def end(self) -> None:
-        """Ends the processes in the order of their start: the arm still hears the node's stop."""
+        """Ends the processes in the order of their start, so that the arm still receives the node's stop."""
         for _, process, _ in self._processes:
             process.terminate()
             end = time.monotonic() + 15.0
@@ -95,10 +95,10 @@ class Operator:
                 process.wait()
 
     def wait(self, until: Callable[[], Any], what: str) -> None:
-        """Listens until something holds.
+        """Handles messages until a condition holds.
 
-        :raises RuntimeError: when it does not within a minute, the node reports a problem, or a process has ended.
-        :raises KeyboardInterrupt: when a signal asked for the end.
+        :raises RuntimeError: it does not hold within a minute, the node reports a problem, or a process has ended.
+        :raises KeyboardInterrupt: a signal asked this program to end.
         """
         end = time.monotonic() + _TIMEOUT_S
         while not until():
@@ -117,7 +117,7 @@ class Operator:
     def turn(self, omega: float, by_topic: bool = False) -> bool:
         """Asks for another ω, and waits for its record in the audit.
 
-        :return: whether it was accepted.
+        :return: whether the node accepted it.
         """
         count = len(self.course.audit)
         if by_topic:
@@ -160,12 +160,12 @@ class Operator:
 
 
 def drive(operator: Operator, arguments: argparse.Namespace, out: Path) -> None:
-    """Starts node and arm, and turns ω through its values, over the same targets each time."""
-    # Simulated time: the arm waits for each command, and a run can be repeated whatever else the machine does.
+    """Starts node and arm, and sets each value of ω in turn, over the same targets."""
+    # Simulated time: the arm waits for each command, so a run can be repeated whatever the load of the machine.
     given = {"use_sim_time": "true", "max_stall_s": "0.0", "autostart": "true"}
-    # One candidate, drawn anew for every decision: here ω makes the difference, and not the critics' choice among many.
+    # One candidate, drawn for every decision: then ω makes the difference, not the critics' choice among candidates.
     given |= {"num_candidates": "1", "deterministic": "false"}
-    # As texts: a folder may be called 2024 or true.
+    # Quoted, so that they stay strings: a folder may be called 2024 or true.
     given |= {"bundle": f"'{arguments.bundle.resolve()}'", "contract": f"'{arguments.contract.resolve()}'"}
     operator.start("dipole_policy.main", out / "node.log", *_parameters(given))
     operator.wait(lambda: operator.model, "the node to have read its bundle")
@@ -173,8 +173,8 @@ def drive(operator: Operator, arguments: argparse.Namespace, out: Path) -> None:
     if "omega.high" not in model:
         raise RuntimeError(f"{arguments.bundle} holds a deterministic policy, expected one whose omega can be turned")
     print(f"The node has read bundle {model['hash'][:12]}; omega may be {model['omega.low']} to {model['omega.high']}.")
-    # One target more than counted: ω is turned at the beginning of that one's episode.
-    # A busy machine may take a while to answer: the arm waits, as long as the contract lets the node think.
+    # One target more than counted: ω changes at the beginning of its episode. A busy machine may answer slowly: the arm
+    # waits as long as the contract gives the node.
     arm = {
         "simulated_time": "true",
         "command_timeout_s": "2.0",
@@ -204,7 +204,7 @@ def _parameters(values: Mapping[str, object]) -> list[str]:
 
 
 def report(course: Course) -> list[str]:
-    """What each ω has earned, line by line."""
+    """The results of each ω, line by line."""
     lines = ["  omega   episodes   return   metres left   mean |command|"]
     for omega, episodes in course.episodes().items():
         distance = np.mean([course.distance(number)[-1] for number in episodes])
@@ -215,12 +215,12 @@ def report(course: Course) -> list[str]:
 
 
 def free_domain() -> int:
-    """A ROS domain that nobody on this machine speaks in, as far as can be seen."""
+    """A ROS domain that no other program on this machine uses, as far as can be seen."""
     domains = random.sample(range(1, 101), 100)
     for domain in domains:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
-                # The port of a domain's first participant, by the DDS standard.
+                # The port of a domain's first participant, according to the DDS standard.
                 probe.bind(("127.0.0.1", 7400 + 250 * domain + 10))
             except OSError:
                 continue
@@ -229,7 +229,7 @@ def free_domain() -> int:
 
 
 def default_contract() -> Path:
-    """The simulated arm's, of the sources or of the installed package."""
+    """The simulated arm's contract, from the sources or from the installed package."""
     beside = Path(__file__).resolve().parents[1] / "contracts" / "simulated_arm.yaml"
     if beside.exists():
         return beside
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: signals.append(received))
-    # Before ROS starts, and for the processes as well: nobody outside of this machine is to be moved by a demo.
+    # Set before ROS starts, and inherited by the processes: a demo must not move robots on other machines.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     if os.environ.get("ROS_DISTRO") == "humble":
         os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")

@@ -11,21 +11,21 @@ __all__ = ["Cause", "ContractError", "GuidedPolicyError", "Kind", "one_line", "s
 
 
 def one_line(text: object) -> str:
-    """Foreign text on one printable line, at most 500 characters: it goes into logs, diagnostics and responses."""
+    """Foreign text on one printable line of at most 500 characters, for logs, diagnostics and responses."""
     printable = "".join(character if character.isprintable() else " " for character in str(text))
     words = " ".join(printable.split())
     return words if len(words) <= 500 else words[:499] + "…"
 
 
 class ContractError(ValueError):
-    """What of a contract does not hold, where, what was found and what was expected, in one sentence."""
+    """What is wrong with a contract: where, what was found and what was expected, in one sentence."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
 class Kind(str, Enum):
-    """What stops the robot."""
+    """Kinds of faults that stop the robot."""
 
     MISSING = "missing input"
     STALE = "stale input"

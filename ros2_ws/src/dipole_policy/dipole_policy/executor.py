@@ -1,4 +1,4 @@
-"""Callbacks in threads, each handed over once."""
+"""An executor that runs callbacks in threads and submits each callback once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _LONGEST_START_S = 1.0
 
 
 class ThreadsExecutor(Executor):  # type: ignore[misc]  # rclpy is not typed
-    """An executor of several threads that does not get in its own way.
+    """A multi-threaded executor without the contention of rclpy's own.
 
-    rclpy's MultiThreadedExecutor hands a callback to its pool again and again until a thread of the pool has begun with
-    it. The loop that does so keeps the interpreter's lock for milliseconds at a time, which is what the thread is
-    waiting for: now and then nothing is called for seconds, with a core at full load
-    (https://github.com/ros2/rclpy/issues/1223). This one waits until the callback has begun.
+    rclpy's MultiThreadedExecutor submits a callback to its pool repeatedly until a thread of the pool has started it.
+    The submitting loop holds the interpreter's lock for milliseconds at a time, and the thread is waiting for this
+    lock. As a result, sometimes no callback runs for seconds, with a core at full load
+    (https://github.com/ros2/rclpy/issues/1223). This executor waits until the callback has started.
 
     :param threads: as many as there are callback groups, so that no callback waits for one of another group.
-    :param on_error: gets what callbacks raise.
+    :param on_error: called with the exceptions that callbacks raise.
     """
 
     def __init__(self, threads: int, on_error: Callable[[Exception], None], **kwargs: Any) -> None:
@@ -31,9 +31,9 @@ class ThreadsExecutor(Executor):  # type: ignore[misc]  # rclpy is not typed
         self._under_way: set[Any] = set()
 
     def spin_once(self, timeout_sec: float | None = None) -> None:
-        """Hands one callback over, or waits for one.
+        """Submits one callback, or waits for one.
 
-        :param timeout_sec: at most; None: as long as it takes.
+        :param timeout_sec: longest time to wait; None: no limit.
         """
         try:
             handler, _, _ = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
@@ -56,5 +56,5 @@ class ThreadsExecutor(Executor):  # type: ignore[misc]  # rclpy is not typed
             self._tell_error(error)
 
     def abandon(self) -> None:
-        """Lets the threads end when their callbacks do; nothing waits for them, and none of them begins another."""
+        """Lets each thread end after its current callback; does not wait for them, and no further callback starts."""
         self._threads.shutdown(wait=False)

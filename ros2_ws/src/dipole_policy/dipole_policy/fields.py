@@ -1,6 +1,6 @@
-"""Fields of messages by name, on the descriptions that every generated ROS message class carries.
+"""Access to message fields by name, using the field descriptions of generated ROS message classes.
 
-Nothing here imports rclpy: messages are read by attribute, so those of a bag reader serve as well.
+Nothing here imports rclpy. Messages are read by attribute, so a bag reader's messages work too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_lin
 Description = Mapping[str, str]
 """Field → type, as ROS writes it: ``double``, ``double[36]``, ``sequence<string>``, ``geometry_msgs/Vector3``."""
 Describe = Callable[[str], Description]
-"""Message type, ``package/msg/Name`` → its description; raises ContractError for what is not installed."""
+"""Message type, ``package/msg/Name`` → its description; raises ContractError if the type is not installed."""
 Path = tuple[str | int, ...]
 Reader = Callable[[Any], NDArray[np.float64]]
 """Message → the values of a field, one-dimensional; raises InputError."""
@@ -37,11 +37,11 @@ _NUMBERS = (
 
 @dataclass(frozen=True)
 class FieldType:
-    """A field's type taken apart.
+    """The parts of a field's type.
 
     :param element: a basic type or ``package/msg/Name``.
-    :param is_array: whether the field holds several.
-    :param length: of an array of fixed length; None otherwise.
+    :param is_array: whether the field is an array.
+    :param length: for an array of fixed length; None otherwise.
     """
 
     element: str
@@ -50,17 +50,17 @@ class FieldType:
 
     @property
     def is_number(self) -> bool:
-        """Booleans count as 0 and 1."""
+        """Whether it can be read as a number; booleans count as 0 and 1."""
         return self.element in _NUMBERS
 
     @property
     def is_float(self) -> bool:
-        """What an action can be written to without rounding to whole numbers."""
+        """Whether an action can be written to it without rounding to integers."""
         return self.element in _FLOATS
 
     @property
     def is_message(self) -> bool:
-        """Whether the element has fields itself."""
+        """Whether the element is itself a message with fields."""
         return "/" in self.element
 
 
@@ -71,10 +71,10 @@ def full_name(name: str) -> str:
 
 
 def message_class(name: str) -> type:
-    """The installed message of this name.
+    """The installed message class with this name.
 
     :param name: ``package/msg/Name``.
-    :raises ContractError: for what is no such name, or not installed.
+    :raises ContractError: the name has another form, or the message is not installed.
     """
     if not TYPE_NAME.fullmatch(name):
         raise ContractError(f"type is {shown(name)}, expected package/msg/Name such as sensor_msgs/msg/JointState")
@@ -82,7 +82,7 @@ def message_class(name: str) -> type:
     try:
         found: Any = getattr(importlib.import_module(f"{package}.msg"), message)
         found.get_fields_and_field_types()
-    # A broken installation fails in as many ways as an import can.
+    # Importing a broken installation can raise anything.
     except Exception as error:
         raise ContractError(
             f"message type {name} cannot be loaded ({one_line(error)}), expected package {package} to be installed"
@@ -99,7 +99,7 @@ def describe_installed(name: str) -> Description:
 def parse_path(text: str) -> Path:
     """``points[0].positions`` → ("points", 0, "positions").
 
-    :raises ContractError: for anything else than names, dots and whole numbers in brackets.
+    :raises ContractError: anything other than names, dots and integers in brackets.
     """
     steps: list[str | int] = []
     for piece in text.split("."):
@@ -117,7 +117,7 @@ def shown_field(path: Path) -> str:
 
 
 def parse_type(text: str) -> FieldType:
-    """A type as ROS writes it → its parts."""
+    """Splits a type, as ROS writes it, into its parts."""
     if match := _SEQUENCE.fullmatch(text):
         return FieldType(_element(match[1]), is_array=True)
     if match := _ARRAY.fullmatch(text):
@@ -130,9 +130,9 @@ def _element(text: str) -> str:
 
 
 def field_type(message: str, path: Path, describe: Describe) -> FieldType:
-    """Follows a path through the descriptions.
+    """The type of the field at a path.
 
-    :raises ContractError: for fields that the message does not have, and indices where there is no array.
+    :raises ContractError: a field that the message does not have, or an index into something that is not an array.
     """
     kind = FieldType(full_name(message))
     for depth, step in enumerate(path):
@@ -157,7 +157,7 @@ def field_type(message: str, path: Path, describe: Describe) -> FieldType:
 def leaves(message: str, path: Path, describe: Describe) -> list[tuple[Path, FieldType]]:
     """The numeric fields at or below a path, in the order of their declaration: a Vector3 becomes x, y, z.
 
-    :raises ContractError: for text and arrays of messages, which are no numbers.
+    :raises ContractError: for text and arrays of messages, which are not numbers.
     """
     kind = field_type(message, path, describe)
     if kind.is_number:
@@ -172,7 +172,7 @@ def leaves(message: str, path: Path, describe: Describe) -> list[tuple[Path, Fie
 
 
 def size(found: Sequence[tuple[Path, FieldType]]) -> int | None:
-    """Numbers that leaves hold in all; None when a sequence among them may have any length."""
+    """Total number of elements in these fields; None if one of them is a sequence of variable length."""
     total = 0
     for _, kind in found:
         if kind.is_array and kind.length is None:
@@ -182,13 +182,13 @@ def size(found: Sequence[tuple[Path, FieldType]]) -> int | None:
 
 
 def reader(message: str, path: Path, describe: Describe) -> Reader:
-    """Compiles the reading of a field, checked against the type's description.
+    """Makes a function that reads a field; the path is checked against the type's description.
 
     :raises ContractError: as :func:`leaves`.
     """
     found = leaves(message, path, describe)
     if all(not kind.is_array and not any(isinstance(step, int) for step in leaf) for leaf, kind in found):
-        # The usual case, at the speed of C: imu.angular_velocity, twist.linear.x.
+        # The usual case, in compiled code: imu.angular_velocity, twist.linear.x.
         get = attrgetter(*(shown_field(leaf) for leaf, _ in found))
         if len(found) == 1:
             return lambda value: np.array([get(value)], np.float64)
@@ -210,7 +210,7 @@ def _values(message: Any, path: Path) -> NDArray[np.float64]:
 
 
 def describe_recorded(types: Mapping[str, Any]) -> Describe:
-    """Descriptions out of a bag reader's table (``typestore.fielddefs`` of the rosbags package), where no ROS is.
+    """Descriptions from a bag reader's table (``typestore.fielddefs`` of the rosbags package), without ROS.
 
     :param types: type name → (constants, [(field, (kind, what))]), kinds 1 to 4: basic, message, array, sequence.
     """

@@ -1,4 +1,4 @@
-"""Loads bundles beside the one that drives, and swaps them between two inferences."""
+"""Loads bundles while another one drives, and swaps them between two inferences."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """How bundles are run.
+    """Options for running bundles.
 
-    :param threads: that one inference may use, at least 1.
+    :param threads: number of threads for one inference, at least 1.
     :param deterministic: whether every inference starts from the same noise, so that equal observations give equal
-        actions; a deterministic policy gives them anyway.
-    :param num_candidates: 0: the bundle's.
+        actions; with a deterministic policy they always do.
+    :param num_candidates: candidates per decision; 0: the bundle's number.
     """
 
     threads: int = 1
@@ -38,9 +38,9 @@ class PolicyOptions:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """Everything that changes with the bundle; the control loop takes one of these per period and nothing else.
+    """Everything that changes with the bundle; the control loop uses one of these per period.
 
-    :param path: as given.
+    :param path: the bundle's path, as given.
     :param noise: the same for every inference; None: drawn, or not needed.
     """
 
@@ -55,9 +55,9 @@ class Loaded:
     def decide(
         self, observation: NDArray[np.float32], omega: float | None, shadow: Sequence[float] = ()
     ) -> list[GuidedAction]:
-        """One run of the policy: the action of ω, then one for each ω of the shadow, from the same noise.
+        """One run of the policy: the action for ω, then one for each shadow ω, from the same noise.
 
-        :param omega: None: the policy has no ω, and no shadow.
+        :param omega: None: the policy has no ω, and so no shadow.
         """
         arranged = self.layout.arrange(observation)
         if omega is None or not shadow:
@@ -66,10 +66,10 @@ class Loaded:
 
 
 class Fitting:
-    """What a contract asks of every bundle that is to drive under it.
+    """What a contract requires of every bundle.
 
     :param describe: descriptions of message types.
-    :raises ContractError: where the contract does not fit the message types.
+    :raises ContractError: the contract does not fit the message types.
     """
 
     def __init__(self, contract: Contract, describe: Describe, options: PolicyOptions) -> None:
@@ -79,16 +79,16 @@ class Fitting:
         self._options = options
 
     def load(self, path: str) -> Loaded:
-        """Reads, checks, tries out and warms up a bundle; takes seconds.
+        """Reads, checks, tests and warms up a bundle; takes seconds.
 
-        :raises GuidedPolicyError: for what is no bundle that acts here as it did where it was made.
-        :raises ContractError: where it does not fit the contract.
+        :raises GuidedPolicyError: the bundle cannot be read, or acts differently than on the machine that made it.
+        :raises ContractError: the bundle does not fit the contract.
         """
         options = self._options
         return self.fit(path, GuidedPolicy.load(path, threads=options.threads))
 
     def fit(self, path: str, policy: GuidedPolicy) -> Loaded:
-        """As :meth:`load`, of a policy that has been loaded already."""
+        """As :meth:`load`, for a policy that is already loaded."""
         options, manifest, contract = self._options, policy.manifest, self.contract
         candidates = options.num_candidates or None
         noise = None
@@ -115,9 +115,10 @@ class Fitting:
         return self._named(fit)
 
     def replace(self, old: Loaded, path: str) -> Loaded:
-        """As :meth:`load`, for a bundle that takes over from one that drives.
+        """As :meth:`load`, for a bundle that replaces the driving one.
 
-        :raises ContractError: also where it names or counts its inputs or outputs differently.
+        :raises ContractError: also if the names or numbers of its inputs or outputs differ from those of the driving
+            one.
         """
         new = self.load(path)
         for what in ("observation", "action"):
@@ -141,7 +142,7 @@ class ReloadBusy(RuntimeError):
 
 
 class PolicyHolder:
-    """The bundle that drives. Reading ``current`` once per period is all that the control loop does."""
+    """Holds the bundle that drives; the control loop reads ``current`` once per period."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.current = loaded
@@ -150,9 +151,9 @@ class PolicyHolder:
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """One at a time.
+        """Allows one reload at a time.
 
-        :raises ReloadBusy: while another is under way.
+        :raises ReloadBusy: another reload is in progress.
         """
         if not self._loading.acquire(blocking=False):
             raise ReloadBusy("another bundle is being loaded, expected one at a time")
@@ -162,6 +163,6 @@ class PolicyHolder:
             self._loading.release()
 
     def swap(self, loaded: Loaded) -> None:
-        """The next period drives with this one; the one under way ends with the old."""
+        """Drives with this bundle from the next period on; the current period ends with the old one."""
         self.current = loaded
         self.reloads += 1

@@ -25,15 +25,15 @@ from dipole_policy.wire import Wire
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What one period decided.
+    """The result of one period.
 
-    :param number: of the command on the wire; None when nothing was driven (recovering, or shadow only).
+    :param number: number of the command sent; None if none was sent (recovering, or shadow only).
     :param command: after bounds and rates.
-    :param action: of the policy, with the ω in force, if it has one.
-    :param shadow: what each shadow ω would have done.
-    :param time_ns: the node's clock when the observation was taken.
-    :param elapsed_s: from the period's start to the command.
-    :param period_s: since the period before; NaN for the first.
+    :param action: the policy's action, with the ω in force, if the policy has one.
+    :param shadow: the actions for each shadow ω.
+    :param time_ns: time of the node's clock when the observation was taken.
+    :param elapsed_s: time from the period's start to the command.
+    :param period_s: time since the start of the previous period; NaN for the first.
     """
 
     number: int | None
@@ -47,19 +47,19 @@ class Decision:
 
 
 def distance(action: GuidedAction, driven: GuidedAction, loaded: Loaded) -> float:
-    """How far two actions are apart: root mean square over the elements, as a share of each one's range."""
+    """Distance between two actions: root mean square over the elements, each as a share of its range."""
     difference = (action.action - driven.action).reshape(-1) / (loaded.limits.high - loaded.limits.low)
     return float(np.sqrt(np.mean(difference**2)))
 
 
 class ControlLoop:
-    """Runs a period when told to; everything that it needs is given, nothing of it is ROS.
+    """Runs one control period per call; it receives everything it needs and does not depend on ROS.
 
-    :param now_ns: the node's clock.
-    :param on_decision: gets every decision, after its command went out.
-    :param on_fault: gets every cause, and whether it is news.
-    :param shadow_only: whether decisions are made and reported, but nothing is driven.
-    :param steady: seconds of a clock that never jumps.
+    :param now_ns: returns the time of the node's clock.
+    :param on_decision: called with every decision, after its command was sent.
+    :param on_fault: called with every cause, and whether it is new.
+    :param shadow_only: whether decisions are made and reported, but no command is sent.
+    :param steady: returns the seconds of a clock that never jumps.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ControlLoop:
         self._last_end = steady()
 
     def start(self) -> None:
-        """The node became active."""
+        """The node has become active."""
         self.inputs.forget()
         self._clock.forget()
         self.statistics.paused()
@@ -105,15 +105,15 @@ class ControlLoop:
             self.wire.open()
 
     def end(self) -> None:
-        """The node is no longer active: the stop action is the last command."""
+        """The node is no longer active; the stop action is the last command."""
         try:
             self.wire.close()
         finally:
             self.supervisor.off()
 
     def period(self) -> None:
-        """One control period. Never raises: whatever happens becomes a stop and its cause."""
-        # Of an earlier activation, one may still hang.
+        """One control period. Never raises: any exception becomes a stop with its cause."""
+        # A period of an earlier activation may still hang.
         with self._one_at_a_time:
             started = self._steady()
             ticket = self.wire.ticket()
@@ -137,7 +137,7 @@ class ControlLoop:
         if (cause := self._clock.check(now_ns, started)) is not None:
             self.clock_jumped(cause)
             return None
-        # One snapshot of each: a reload, a message or a turn of ω from here on counts for the next period.
+        # One snapshot of each: a reload, a message or a change of ω after this takes effect in the next period.
         with self.omega.lock:
             loaded, inputs, shadow = self.holder.current, self.inputs.snapshot(), self.shadow_omegas
             omega = self.omega.step(self._period_s if elapsed is None else elapsed)
@@ -161,13 +161,13 @@ class ControlLoop:
         )
 
     def shadow_problem(self, omegas: Sequence[object]) -> str | None:
-        """Why these cannot be the shadow's ω; None when they can."""
+        """Why these cannot be the shadow's values of ω; None if they can."""
         return _shadow_problem(omegas, self.omega.range)
 
     def require_swap(self, loaded: Loaded) -> None:
-        """Whether :meth:`swap` would succeed, as long as ``omega.lock`` is held.
+        """Checks that :meth:`swap` would succeed while ``omega.lock`` is held.
 
-        :raises ContractError: where an ω in force is outside the bundle's range.
+        :raises ContractError: a value of ω in force is outside the bundle's range.
         """
         omega = loaded.policy.manifest.omega
         problem = _shadow_problem(self.shadow_omegas, omega) or self.omega.range_problem(omega)
@@ -185,7 +185,7 @@ class ControlLoop:
             self.holder.swap(loaded)
 
     def stop(self, cause: Cause) -> None:
-        """Sends the stop action and takes note of the cause. May be called from any thread."""
+        """Sends the stop action and records the cause. Safe to call from any thread."""
         news = self.supervisor.fault(cause)
         try:
             self.wire.stop()
@@ -196,15 +196,15 @@ class ControlLoop:
         self._on_fault(cause, news)
 
     def clock_jumped(self, cause: Cause) -> None:
-        """The clock jumped: inputs that arrived before cannot be told fresh from stale any more."""
+        """The clock jumped: for inputs that arrived earlier, fresh and stale can no longer be distinguished."""
         self.inputs.forget()
         self._clock.forget()
         self.stop(cause)
 
     def watch(self, largest_gap_s: float) -> None:
-        """What the loop cannot see itself: that it hangs, or is not run. For another thread, once a period.
+        """Stops the robot if the loop hangs or is not run. Call it from another thread, once a period.
 
-        :param largest_gap_s: between two periods; 0: any, as in a simulation that may pause.
+        :param largest_gap_s: longest allowed time between two periods; 0: no limit, for a simulation that may pause.
         """
         now, under_way = self._steady(), self._under_way
         if under_way is not None:

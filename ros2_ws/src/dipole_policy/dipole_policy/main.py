@@ -1,4 +1,4 @@
-"""The process: signals, executor, and a stop action that goes out whatever ends it."""
+"""The process: signals, executor, and a stop action that is sent however the process ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dipole_policy.executor import ThreadsExecutor
 from dipole_policy.node import PolicyNode
 
 THREADS = 8
-"""Inputs, lifecycle and clock, parameters, reload, resume, ω, diagnostics, a simulation's control loop."""
+"""For inputs, lifecycle and clock, parameters, reload, resume, ω, diagnostics, a simulation's control loop."""
 _LARGEST_RUN_OF_FAILURES = 100
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -27,17 +27,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the node until a signal ends it.
 
-    :param arguments: as ROS takes them; None: those of the process.
-    :return: the exit status: 0 after a signal, 1 when the executor gave up.
+    :param arguments: ROS arguments; None: those of the process.
+    :return: the exit status: 0 after a signal, 1 if the executor gave up.
     """
     ending = Ending()
-    # rclpy's own handlers shut the context down first, and then no stop action can be published any more.
+    # rclpy's own handlers shut the context down first; after that, no stop action can be published.
     ending.listen()
     problem = _initialize(list(sys.argv if arguments is None else arguments))
     node = PolicyNode(problem=problem)
     executor = ThreadsExecutor(THREADS, node.executor_failed)
     executor.add_node(node)
-    # No daemon, and so the pool's threads, which it starts, are none either: see _end.
+    # Not a daemon, so that the pool's threads, which this thread starts, are not daemons either: see _end.
     thread = threading.Thread(target=_spin, args=(executor, node, ending), name="executor", daemon=False)
     thread.start()
     try:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         is_over = node.halt(ending.why)
     if not _end(executor, thread) or not is_over:
-        # An inference that hangs would keep the process, and with it the robot's hope for commands, forever.
+        # An inference that hangs would keep the process alive forever, and the robot waiting for its commands.
         node.get_logger().fatal("a callback does not end, the process ends without it")
         sys.stdout.flush()
         sys.stderr.flush()
@@ -55,11 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Ending:
-    """What the main thread waits for: a byte in a pipe.
+    """Lets the main thread wait for the end of the process: for a byte in a pipe.
 
-    Of several signals in a row, the operating system gives some to other threads than the main one, which then sleeps
-    on, its handlers not called; and threading's locks may hang when one handler interrupts another. The byte that the
-    interpreter's own C handler writes comes from any thread.
+    When several signals arrive in a row, the operating system may deliver some of them to threads other than the main
+    one. The main thread then stays asleep, and its Python handlers are not called. Also, threading's locks can hang
+    when one handler interrupts another. The byte is written by the interpreter's own C handler, which works from any
+    thread.
     """
 
     def __init__(self) -> None:
@@ -70,24 +71,24 @@ class Ending:
         os.set_blocking(self._writer, False)
 
     def listen(self) -> None:
-        """From now on, signals end the process this way. For the main thread."""
+        """From now on, signals end the process this way. Call it from the main thread."""
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, _nothing)
 
     def give_up(self, why: str) -> None:
-        """The executor cannot go on."""
+        """The executor cannot continue."""
         self.why, self.status = why, 1
-        # Full, it holds enough bytes already.
+        # A full pipe already holds enough bytes.
         with suppress(BlockingIOError):
             os.write(self._writer, b"\0")
 
     def is_set(self) -> bool:
-        """Whether the end has come."""
+        """Whether the process is to end."""
         return self._has_come
 
     def wait(self) -> None:
-        """Until the end comes. For the main thread."""
+        """Waits until the process is to end. Call it from the main thread."""
         (number,) = os.read(self._reader, 1)
         self._has_come = True
         if number:
@@ -95,13 +96,13 @@ class Ending:
 
 
 def _nothing(number: int, frame: Any) -> None:
-    """The byte says it all; but without a handler, the signal would end the process on the spot."""
+    """Does nothing: the byte is enough. But without a handler, the signal would end the process at once."""
 
 
 def _initialize(arguments: list[str]) -> str | None:
-    """Starts ROS; with parameter files that it cannot read left out, so that the node can say so.
+    """Starts ROS, without the parameter files if they cannot be read, so that the node can report this.
 
-    :return: what was wrong with the arguments; None when nothing was.
+    :return: what was wrong with the arguments; None if nothing was.
     """
     try:
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
@@ -145,7 +146,7 @@ def _spin(executor: ThreadsExecutor, node: PolicyNode, ending: Ending) -> None:
 def _end(executor: ThreadsExecutor, thread: threading.Thread) -> bool:
     """Ends the executor's threads.
 
-    :return: whether they did, within a few seconds.
+    :return: whether they ended within a few seconds.
     """
     executor.shutdown(timeout_sec=2.0)
     thread.join(timeout=2.0)

@@ -30,7 +30,7 @@ from dipole_policy.transitions import guard_transitions
 
 AUDIT = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TURNS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
-"""Of ~/omega: a dial turned quickly is to be audited turn by turn."""
+"""QoS of ~/omega: deep, because every value of a dial that is turned quickly must appear in the audit."""
 
 _REFUSALS = (ContractError, GuidedPolicyError, ReloadBusy)
 
@@ -38,7 +38,7 @@ _REFUSALS = (ContractError, GuidedPolicyError, ReloadBusy)
 class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
     """Drives a robot with a bundle under a contract; see the package's documentation for topics and parameters.
 
-    :param problem: what was wrong with the command line; configuring fails with it.
+    :param problem: what was wrong with the command line; if not None, configuring fails with it.
     :param kwargs: as for :class:`rclpy.lifecycle.LifecycleNode`.
     """
 
@@ -60,8 +60,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._unknown = parameters.undeclared(self)
         self._simulated = bool(self.get_parameter("use_sim_time").value)
         self.add_on_set_parameters_callback(self._validate)
-        # Setting a bundle takes seconds: in the default group, with rclpy's own parameter services, those would hold
-        # up /clock and the lifecycle's services.
+        # Setting a bundle takes seconds. rclpy creates its own parameter services in the default group; if that were
+        # the lifecycle's group, they would delay /clock and the lifecycle's services.
         lifecycle_group = self.default_callback_group
         self._services_group = MutuallyExclusiveCallbackGroup()
         self._parameter_service = ParameterService(self)
@@ -81,26 +81,26 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         )
         guard_transitions(getattr(self, "_service_change_state", None), self.get_logger().error)
         if self.get_parameter("autostart").value:
-            # In the lifecycle's group, so that nobody else changes the state at the same time.
+            # In the lifecycle's group, so that no other callback changes the state at the same time.
             self._autostart = self.create_timer(0.01, self._start, callback_group=lifecycle_group, clock=steady)
 
     @property
     def default_callback_group(self) -> CallbackGroup:
-        """Of what is created without naming one; see the constructor."""
+        """The group of everything that is created without naming one; see the constructor."""
         return self._services_group or super().default_callback_group
 
     @property
     def session(self) -> Session | None:
-        """None while unconfigured."""
+        """None while the node is unconfigured."""
         return self._session
 
     @property
     def state_label(self) -> str:
-        """Of the lifecycle."""
+        """Label of the lifecycle state."""
         return str(self._state_machine.current_state[1])
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Reads contract and bundle; fails with their problem in the log and in /diagnostics."""
+        """Reads contract and bundle; if it fails, the problem is in the log and in /diagnostics."""
         try:
             self._configure()
         except Exception as error:
@@ -128,7 +128,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self.get_logger().info(f"configured: bundle {loaded.path} ({loaded.policy.hash[:12]})")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Drives as soon as the inputs are whole."""
+        """Starts driving as soon as all inputs have arrived."""
         session = self._session
         if session is None or self._halted:
             self._fail("activating failed", ContractError("the node is shutting down or has no bundle"))
@@ -140,7 +140,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             self._fail("activating failed", error)
             return TransitionCallbackReturn.FAILURE
         if self._halted:
-            # The signal came in between.
+            # A signal arrived in the meantime.
             self._end(session)
             return TransitionCallbackReturn.FAILURE
         self.publish_diagnostics()
@@ -154,27 +154,27 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         return TransitionCallbackReturn.SUCCESS if stopped else TransitionCallbackReturn.ERROR
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Back to unconfigured; other contracts, bundles and parameters can be configured then."""
+        """Returns to unconfigured; other contracts, bundles and parameters can then be configured."""
         self._clean_up()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """The stop action is the last command, from whatever state."""
+        """Sends the stop action as the last command, in any state."""
         self._clean_up()
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Back to unconfigured."""
+        """Returns to unconfigured."""
         self._clean_up()
         return TransitionCallbackReturn.SUCCESS
 
     def halt(self, why: str, wait_s: float = 0.5) -> bool:
         """Sends the stop action as the last command of this process and refuses to drive again.
 
-        May be called from any thread, whatever the executor is doing.
+        Safe to call from any thread, whatever the executor is doing.
 
-        :param wait_s: at most, for the command to reach its readers.
-        :return: whether the control loop is over; one that hangs is not.
+        :param wait_s: longest time to wait until the command has reached its subscribers.
+        :return: whether the control loop has ended; False if it hangs.
         """
         self._halted = True
         session = self._session
@@ -189,14 +189,14 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         return is_over
 
     def executor_failed(self, error: Exception) -> None:
-        """Something outside of the control loop raised: the robot stops until that is over."""
+        """An exception outside the control loop: the robot stops until the fault is over."""
         session = self._session
         if session is not None:
             session.stop_for(error)
         self.get_logger().error(f"{type(error).__name__}: {one_line(error)}")
 
     def publish_diagnostics(self) -> None:
-        """The node's state, now."""
+        """Publishes the node's state now."""
         session = self._session
         clock = self.get_clock().now()
         name = self.get_fully_qualified_name()
@@ -209,13 +209,13 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._diagnostics.publish(array)
 
     def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
-        """One after the other; see :meth:`set_parameters_atomically`."""
+        """Sets the parameters one after the other; see :meth:`set_parameters_atomically`."""
         return [self.set_parameters_atomically([parameter]) for parameter in parameter_list]
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
-        """As rclpy's, with what follows from the new values.
+        """As rclpy's method; the new values then take effect.
 
-        Humble has no callback for what comes after setting; this is where all of rclpy's services and methods pass.
+        Humble has no callback after parameters are set; all of rclpy's services and methods call this method.
         """
         return self._set(parameter_list, "parameter")
 
@@ -288,17 +288,17 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         return session.prepare(paths[0])
 
     def _require_in_root(self, path: str) -> None:
-        """A request over the network must not have the node read just any file."""
+        """A request over the network must not make the node read arbitrary files."""
         if os.path.commonpath([self._bundle_root, os.path.realpath(path)]) != self._bundle_root:
             raise ContractError(
                 f"bundle {path} is outside of {self._bundle_root}, expected it inside (see bundle_root)"
             )
 
     def _show_omega(self, session: Session) -> None:
-        """The parameter is what the loop has: the value in force, or NaN where the policy has no ω."""
+        """Sets the parameter to the loop's value: the ω in force, or NaN if the policy has no ω."""
         omega = session.loop.omega
         value = math.nan if omega.target is None else omega.target
-        # The old range has no place for the new value; and whoever sets it from outside is refused in _validate.
+        # The new value may be outside the old range; requests from outside are checked in _validate.
         self.set_descriptor("omega", parameters.BY_NAME["omega"].descriptor())
         self._is_showing = True
         try:

@@ -1,4 +1,4 @@
-"""From messages and their stamps to the observation of the policy, or to the reason why there is none."""
+"""From messages and their stamps to the policy's observation, or to the reason why there is none."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_lin
 from dipole_policy.fields import Describe, Path, Reader, leaves, reader, shown_field, size
 
 _NAME_FIELDS = ("name", "joint_names")
-"""Where messages name their elements: JointState, JointTrajectory."""
+"""The fields in which messages name their elements: JointState, JointTrajectory."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """A topic's last message.
+    """The last message of a topic.
 
-    :param received_ns: the node's clock when it arrived.
+    :param received_ns: time of the node's clock when it arrived.
     """
 
     message: Any
@@ -30,10 +30,10 @@ class Received:
 
 
 class EntryReader:
-    """Reads one entry of the contract from its topic's messages.
+    """Reads one entry of the contract from messages of its topic.
 
-    :param where: the entry's place, for messages.
-    :raises ContractError: where the type does not have the fields, or nothing says how many elements they hold.
+    :param where: the entry's place in the contract, for error messages.
+    :raises ContractError: the type does not have the fields, or their number of elements is not defined.
     """
 
     def __init__(self, entry: ObservationEntry, where: str, describe: Describe) -> None:
@@ -73,15 +73,16 @@ class EntryReader:
         return count
 
     def concerns(self, message: Any) -> bool:
-        """Whether the message is about any of the entry's names: on /joint_states, several robots' parts may speak."""
+        """Whether the message has any of the entry's names: several robots may publish on /joint_states."""
         if self._name_field is None:
             return True
         return not set(self.entry.names).isdisjoint(getattr(message, self._name_field))
 
     def age_s(self, received: Received, now_ns: int) -> float:
-        """Seconds since the message was stamped or, if that is longer ago, arrived.
+        """Seconds since the message's stamp or its arrival, whichever is longer ago.
 
-        :raises InputError: for a stamp that lies further in the future than the entry's largest age, or is not set.
+        :raises InputError: the stamp is further in the future than the entry's ``max_age_s``, or is required but not
+            set.
         """
         age = (now_ns - received.received_ns) * 1e-9
         if not self._has_header or self.entry.stamp == "received":
@@ -102,7 +103,7 @@ class EntryReader:
     def read(self, message: Any) -> NDArray[np.float64]:
         """The entry's elements, ``size`` of them.
 
-        :raises InputError: for another number of elements, or missing names.
+        :raises InputError: another number of elements, or missing names.
         """
         entry = self.entry
         parts = [self._read_field(path, read, message) for path, read in self._readers]
@@ -143,7 +144,7 @@ def _name_field(entry: ObservationEntry, fields: Mapping[str, str]) -> str:
 
 
 class Inputs:
-    """The topics' last messages: written by subscriptions, read by the control loop, bounded by the contract."""
+    """The topics' last messages: written by subscriptions, read by the control loop."""
 
     def __init__(self, readers: Sequence[EntryReader]) -> None:
         self._readers: dict[str, list[EntryReader]] = {}
@@ -157,20 +158,20 @@ class Inputs:
         return {topic: readers[0].entry.type for topic, readers in self._readers.items()}
 
     def receive(self, topic: str, message: Any, now_ns: int) -> None:
-        """Keeps a message unless it is about nothing that the contract names."""
+        """Stores a message, unless it has none of the contract's names."""
         if any(entry.concerns(message) for entry in self._readers[topic]):
             self._latest[topic] = Received(message, now_ns)
 
     def snapshot(self) -> Mapping[str, Received]:
-        """All at one moment; later messages do not change it."""
+        """All messages at one moment; later messages do not change it."""
         return dict(self._latest)
 
     def forget(self) -> None:
-        """After a clock jump, nothing that arrived before can be told fresh from stale."""
+        """Drops all messages: after a clock jump, fresh and stale can no longer be distinguished."""
         self._latest = {}
 
     def ages_s(self, now_ns: int) -> dict[str, float | None]:
-        """Topic → seconds since its last message arrived; None: none has."""
+        """Topic → seconds since its last message arrived; None: no message has arrived."""
         latest = self._latest
         return {
             topic: (now_ns - latest[topic].received_ns) * 1e-9 if topic in latest else None for topic in self._readers
@@ -178,10 +179,10 @@ class Inputs:
 
 
 class ObservationLayout:
-    """How a bundle wants the contract's entries put together.
+    """Assembles the contract's entries in the order that a bundle requires.
 
-    :param spec: the manifest's observation.
-    :raises ContractError: where sizes, names or keys differ from it.
+    :param spec: the observation of the manifest.
+    :raises ContractError: sizes, names or keys differ from it.
     """
 
     def __init__(self, readers: Sequence[EntryReader], spec: ObservationSpec) -> None:
@@ -214,7 +215,7 @@ class ObservationLayout:
                     Cause(Kind.STALE, f"{topic} is {age:.3f} s old, expected at most {entry.entry.max_age_s} s")
                 )
             parts.append(self._read(entry, received.message))
-        # What is finite as a robot's double may still be too large for the policy's floats.
+        # A finite double of the robot may be too large for the policy's single precision.
         with np.errstate(over="ignore"):
             flat = np.concatenate(parts).astype(np.float32)
         if not np.isfinite(flat).all():
@@ -222,7 +223,7 @@ class ObservationLayout:
         return flat
 
     def arrange(self, flat: NDArray[np.float32]) -> Any:
-        """As the policy takes it: itself, or a mapping for Dict observations."""
+        """The observation in the policy's format: the flat array, or a mapping for Dict observations."""
         if not self._spec.is_dict:
             return flat
         ends = np.cumsum([part.size for part in self._spec.parts])
@@ -252,7 +253,7 @@ class ObservationLayout:
 
 
 def entry_readers(contract: Contract, describe: Describe) -> list[EntryReader]:
-    """All of a contract's entries.
+    """Readers for all entries of a contract.
 
     :raises ContractError: see :class:`EntryReader`.
     """

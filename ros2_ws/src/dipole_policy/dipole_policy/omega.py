@@ -1,6 +1,7 @@
-"""The greediness ω under the operator's hand: a range, a pace, and a record of every change, accepted or not.
+"""The greediness ω under the operator's control: range, rate limit, and a record of every accepted or rejected change.
 
-A deterministic policy has no ω: while one drives, there is no range and no value, and whoever sets one is told so.
+A deterministic policy has no ω: while one drives, there is no range and no value, and requests are rejected with a
+reason.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NO_OMEGA = "the loaded policy is deterministic and has no greediness to turn"
 
 
 def omega_problem(value: object, limits: OmegaRange | None) -> str | None:
-    """Why a value cannot be a policy's ω; None when it can.
+    """Why a value cannot be a policy's ω; None if it can.
 
     :param limits: the policy's range; None: it has no ω.
     """
@@ -34,13 +35,13 @@ def omega_problem(value: object, limits: OmegaRange | None) -> str | None:
 
 @dataclass(frozen=True)
 class OmegaRecord:
-    """A change of ω that was asked for, or that came with a bundle.
+    """A change of ω that was requested, or that came with a bundle.
 
     :param number: counts all records, from 1.
-    :param time_ns: the node's clock.
-    :param source: who asked: the parameter, the topic, configuring, a reload.
-    :param old: target before; NaN when there was none.
-    :param new: what was asked for; NaN when it was no number, or when there is no ω any more.
+    :param time_ns: time of the node's clock.
+    :param source: where the change came from: the parameter, the topic, configuring, a reload.
+    :param old: the target before; NaN if there was none.
+    :param new: the requested value; NaN if it was not a number, or if the policy no longer has an ω.
     :param reason: why it was rejected, or ``accepted``.
     """
 
@@ -54,13 +55,13 @@ class OmegaRecord:
 
 
 class OmegaControl:
-    """Holds the target and moves the value that drives towards it. May be used from any thread.
+    """Holds the target, and moves the ω in force towards it. Safe to use from any thread.
 
     :param omega: the bundle's range and default; None: its policy has no ω.
     :param slew_per_s: largest change per second; 0: at once.
-    :param now_ns: the node's clock.
-    :param record: gets every record, one at a time and in order.
-    :param numbers: of the records; None: from 1.
+    :param now_ns: returns the time of the node's clock.
+    :param record: called with every record, one at a time and in order.
+    :param numbers: the numbers of the records; None: from 1.
     """
 
     def __init__(
@@ -82,29 +83,29 @@ class OmegaControl:
 
     @property
     def target(self) -> float | None:
-        """What was last accepted; None: the driving policy has no ω."""
+        """The last accepted value; None: the driving policy has no ω."""
         return self._target
 
     @property
     def range(self) -> OmegaRange | None:
-        """The driving bundle's; None: its policy has no ω."""
+        """The driving bundle's range; None: its policy has no ω."""
         return self._range
 
     def problem(self, value: object) -> str | None:
-        """Why a value cannot be the target; None when it can."""
+        """Why a value cannot be the target; None if it can."""
         return omega_problem(value, self._range)
 
     def begin(self, value: float, source: str) -> str | None:
-        """As :meth:`request`, taking effect at once whatever the slew limit: nothing has been driven yet."""
+        """As :meth:`request`, but without the slew limit: nothing has been driven yet."""
         problem = self.request(value, source)
         self._value = self._target
         return problem
 
     def request(self, value: object, source: str, refused: str | None = None) -> str | None:
-        """Asks for a new target, and records that.
+        """Requests a new target and records the request.
 
-        :param refused: why somebody else has refused it already.
-        :return: why it was rejected; None when it was accepted.
+        :param refused: why another check has already refused it; None: no check has.
+        :return: why it was rejected; None if it was accepted.
         """
         with self.lock:
             problem = refused or self.problem(value)
@@ -118,19 +119,19 @@ class OmegaControl:
             return problem
 
     def range_problem(self, omega: OmegaRange | None) -> str | None:
-        """Why a bundle of this range cannot take over at the ω in force; None when it can.
+        """Why a bundle with this range cannot take over at the ω in force; None if it can.
 
-        Where either policy has no ω, none is carried over.
+        If either policy has no ω, no value is carried over.
         """
         if omega is None or self._range is None:
             return None
         return omega_problem(self._target, omega) or omega_problem(self._value, omega)
 
     def change_range(self, omega: OmegaRange | None) -> None:
-        """Another bundle is to drive; to be called with the lock held until it does.
+        """Sets the range of the next bundle; call it with the lock held until the bundle drives.
 
-        A pair after a deterministic policy begins at its default, a deterministic policy after a pair ends ω: the audit
-        shows both.
+        A pair that follows a deterministic policy begins at its default; a deterministic policy that follows a pair
+        ends ω. The audit records both.
         """
         had_none, self._range = self._range is None, omega
         if had_none == (omega is None):
@@ -147,7 +148,7 @@ class OmegaControl:
     def step(self, elapsed_s: float) -> float | None:
         """The value for the next inference; None: the driving policy has no ω.
 
-        :param elapsed_s: since the last one.
+        :param elapsed_s: time since the previous inference.
         """
         with self.lock:
             if self._target is None or self._value is None:

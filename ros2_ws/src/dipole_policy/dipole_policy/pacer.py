@@ -1,4 +1,4 @@
-"""A thread of its own for the control loop, at the pace of the steady clock."""
+"""Runs the control loop in its own thread, timed by the steady clock."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _LONGEST_END_S = 1.0
 class Pacer:
     """Calls a control period at fixed intervals until it is ended.
 
-    A timer of rclpy waits for the executor, which builds a wait set in Python for whatever arrives. This thread waits
-    for nothing but its time. Periods that are missed are left out, as a timer does.
+    An rclpy timer waits for the executor, which builds a wait set in Python for every arriving message. This thread
+    waits only for its time. Missed periods are skipped, as with a timer.
 
     :param period: must not raise.
-    :param period_s: between two calls; positive.
+    :param period_s: time between two calls; positive.
     """
 
     def __init__(self, period: Callable[[], None], period_s: float) -> None:
         self._period = period
         self._period_s = period_s
         self._ended = threading.Event()
-        # A period that hangs must not keep the process.
+        # Daemon, so that a period that hangs does not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
     def end(self) -> bool:
-        """No further period begins. Waits a while for the one under way, unless that is where this is called.
+        """Starts no further period. Waits a while for the current one, unless it is called from that period.
 
-        :return: whether it is over; one that hangs is not.
+        :return: whether the current period has ended; False if it hangs.
         """
         self._ended.set()
         if threading.current_thread() is self._thread:

@@ -23,10 +23,11 @@ LOWEST_OMEGA = -1.0
 class Specification:
     """A parameter.
 
-    :param low: of numbers; None: no range.
-    :param read_only: given at the start, never changed.
-    :param live: may change while the node is configured.
-    :param dynamic: of any type as far as rclpy is concerned: it takes the empty list for a list of bytes.
+    :param low: smallest value of a number; None: no range.
+    :param high: largest value of a number, if it has a range.
+    :param read_only: set at the start, never changed.
+    :param live: can change while the node is configured.
+    :param dynamic: rclpy accepts any type; needed because rclpy reads an empty list as a list of bytes.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Specification:
     dynamic: bool = False
 
     def descriptor(self) -> ParameterDescriptor:
-        """For declaring it."""
+        """The descriptor for its declaration."""
         descriptor = ParameterDescriptor(
             description=self.description, read_only=self.read_only, dynamic_typing=self.dynamic
         )
@@ -120,15 +121,15 @@ BY_NAME = {specification.name: specification for specification in SPECIFICATIONS
 
 
 def declare(node: Node) -> dict[str, str]:
-    """Declares all of them.
+    """Declares all parameters.
 
-    :return: parameter → why the value that it was given cannot be its value; those have their defaults instead.
+    :return: parameter → why the given value is refused; such parameters have their defaults instead.
     """
     problems = {}
     for specification in SPECIFICATIONS:
         try:
             node.declare_parameter(specification.name, specification.default, specification.descriptor())
-        # rclpy has an exception each for the wrong type and the wrong value, of no common base.
+        # rclpy's exceptions for a wrong type and a wrong value have no common base class.
         except Exception as error:
             problems[specification.name] = f"parameter {specification.name}: {one_line(error)}"
             node.declare_parameter(
@@ -138,13 +139,13 @@ def declare(node: Node) -> dict[str, str]:
 
 
 def undeclared(node: Node) -> list[str]:
-    """Parameters that the node was given and does not know: a misspelt limit must not pass for a set one."""
+    """Parameters that were given to the node but that it does not have: a misspelt limit must not go unnoticed."""
     given = getattr(node, "_parameter_overrides", {})
     return sorted(name for name in given if not node.has_parameter(name) and not name.startswith("qos_overrides."))
 
 
 def omegas(value: Any) -> list[float] | None:
-    """The value of a parameter of numbers as a list; None when it is something else."""
+    """The value of a parameter of numbers as a list; None if it is something else."""
     if value is None:
         return []
     if isinstance(value, str | bytes) or (not isinstance(value, Sequence) and not hasattr(value, "tolist")):
@@ -157,9 +158,9 @@ def omegas(value: Any) -> list[float] | None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What configuring takes from the parameters.
+    """The parameters' values, as read when the node is configured.
 
-    :param left_omega: what ``omega`` was when the node was last cleaned up, if nobody has set it since; else NaN.
+    :param left_omega: the value of ``omega`` when the node was last cleaned up, if nobody has set it since; else NaN.
     """
 
     bundle: str
@@ -179,7 +180,7 @@ class Settings:
 
     @classmethod
     def of(cls, node: Node, left_omega: float) -> Settings:
-        """Now."""
+        """Reads the current values."""
 
         def value(name: str) -> Any:
             return node.get_parameter(name).value
@@ -198,7 +199,7 @@ class Settings:
 
 
 def omega_descriptor(limits: OmegaRange | None) -> ParameterDescriptor:
-    """With a bundle's range, so that tools show a slider.
+    """The descriptor of ``omega`` with a bundle's range, so that tools show a slider.
 
     :param limits: None: the policy has no ω.
     """
@@ -211,9 +212,9 @@ def omega_descriptor(limits: OmegaRange | None) -> ParameterDescriptor:
 
 
 def refusal(parameters: Sequence[Parameter], configured: bool, simulated: bool) -> str | None:
-    """Why parameters may not be set now, whatever their values; None when they may.
+    """Why these parameters may not be set now, whatever their values; None if they may.
 
-    :param simulated: the value of ``use_sim_time``, which decides at the start what the control loop runs on.
+    :param simulated: the value of ``use_sim_time``; it decides at the start which clock the control loop uses.
     """
     for parameter in parameters:
         specification = BY_NAME.get(parameter.name)

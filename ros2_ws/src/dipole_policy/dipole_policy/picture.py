@@ -1,4 +1,4 @@
-"""What the demo has recorded, and its picture: distance, commands and ω over time."""
+"""The demo's record of the topics, and its picture: distance, commands and ω over time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP_S = 0.02
-"""Of the arm: Gymnasium's Reacher."""
+"""The time step of the arm, which is that of Gymnasium's Reacher."""
 _GREEN, _RED = "#2A7F3F", "#C0392B"
 _COLORS = ("#4C72B0", "#DD8452")
 _BANDS = ("#EEF2F8", "#FFFFFF")
@@ -18,9 +18,9 @@ _BANDS = ("#EEF2F8", "#FFFFFF")
 
 @dataclass
 class Course:
-    """What went over the topics. Times in seconds of the arm's clock.
+    """The recorded values of the topics. Times are in seconds of the arm's clock.
 
-    :param steps: of an episode.
+    :param steps: steps per episode.
     """
 
     steps: int
@@ -29,34 +29,34 @@ class Course:
     driven: list[tuple[float, ...]] = field(default_factory=list)
     """Time, ω, then one command for each joint."""
     returns: dict[int, float] = field(default_factory=dict)
-    """Episode, counted from the arm's start → its return, undriven ones included."""
+    """Episode, counted from the arm's start → its return; includes episodes that nothing drove."""
     turned: list[int] = field(default_factory=list)
-    """Episodes at whose beginning ω was turned: they do not count, so that every ω has the same targets."""
+    """Episodes at whose beginning ω changed: they do not count, so that every ω has the same targets."""
     audit: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def current(self) -> int:
-        """The episode that has begun last."""
+        """The number of the latest episode."""
         return max(self.returns, default=-1) + 1
 
     def ended(self, total: float) -> None:
-        """An episode is over. Which one, the time tells: nobody hears what was said before he was found."""
+        """Records the return of an episode. Its number follows from the time: earlier ones may have been missed."""
         if self.distances:
-            # Whichever of the two topics is heard first, the time is that of the last step or of the one after it.
+            # Whichever topic arrives first, the time is that of the last step or of the one after it.
             self.returns[round(self.distances[-1][0] / STEP_S / self.steps) - 1] = total
 
     def episodes(self) -> dict[float, list[int]]:
-        """ω → the episodes that count: driven with it from the first step to the last."""
+        """ω → the episodes that count: those driven with this ω from the first step to the last."""
         found: dict[float, list[int]] = {}
         for number in sorted(self.returns.keys() - set(self.turned)):
             omegas = self._of(self.driven, number)[:, 1]
-            # Of the distances, whose topic keeps only the last one for slow listeners, some may be missing.
+            # Some distances may be missing: their topic keeps only the last one for slow subscribers.
             if len(omegas) == self.steps and np.ptp(omegas) == 0.0 and len(self.distance(number)):
                 found.setdefault(float(omegas[0]), []).append(number)
         return found
 
     def commands(self, number: int) -> NDArray[np.float64]:
-        """Of an episode; shape [steps, joints]."""
+        """The commands of an episode; shape [steps, joints]."""
         return self._of(self.driven, number)[:, 2:]
 
     def distance(self, number: int) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ class Course:
         return self._of(self.distances, number)[:, 1]
 
     def begins(self, number: int) -> float:
-        """When an episode's first observation was taken."""
+        """Time of an episode's first observation."""
         return (number * self.steps + 1) * STEP_S
 
     def _of(self, rows: list[tuple[float, ...]] | list[tuple[float, float]], number: int) -> NDArray[np.float64]:
@@ -79,7 +79,7 @@ class Course:
 def draw(course: Course, path: Path) -> None:
     """Writes the picture.
 
-    :raises ImportError: where matplotlib is not installed.
+    :raises ImportError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure
 
@@ -106,7 +106,7 @@ def draw(course: Course, path: Path) -> None:
 
 
 def _broken(rows: Any) -> NDArray[np.float64]:
-    """The rows in the order of time, with a gap in the line wherever nothing was said for a while."""
+    """The rows in order of time, with a gap in the line wherever messages are missing for a while."""
     table = np.array(rows, np.float64)
     table = table[np.argsort(table[:, 0], kind="stable")]
     gaps = np.flatnonzero(np.diff(table[:, 0]) > 1.5 * STEP_S) + 1
@@ -114,7 +114,7 @@ def _broken(rows: Any) -> NDArray[np.float64]:
 
 
 def _requests(course: Course) -> list[tuple[float, float, bool, str]]:
-    """Time, ω, whether it was accepted, and by which way it came."""
+    """For each request: time, ω, whether it was accepted, and its source."""
     return [
         (int(record["time_ns"]) * 1e-9, float(record["new"]), record["accepted"] == "True", record["source"])
         for record in course.audit
@@ -135,7 +135,7 @@ def _mark_requests(axis: Any, course: Course) -> None:
 
 
 def _mark_blocks(axes: Any, course: Course) -> None:
-    """One block for each ω, with what it has earned."""
+    """Marks one block for each ω, with its mean return and mean size of the commands."""
     turns = [(time_s, omega) for time_s, omega, accepted, _ in _requests(course) if accepted]
     end = course.begins(course.current)
     ends = [time_s for time_s, _ in turns[1:]] + [end]

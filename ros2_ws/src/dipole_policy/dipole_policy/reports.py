@@ -1,4 +1,4 @@
-"""What the node says of itself, as messages."""
+"""The node's reports, as messages."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dipole_policy.omega import OmegaRecord
 from dipole_policy.supervisor import State
 
 Stamp = Any
-"""builtin_interfaces/msg/Time."""
+"""A message of type builtin_interfaces/msg/Time."""
 
 _SOUND = (State.OFF, State.DRIVING)
 
 
 def status(level: bytes, name: str, message: str, hardware: str, values: Mapping[str, object]) -> DiagnosticStatus:
-    """A diagnostic; values become text."""
+    """A diagnostic status; values become text."""
     return DiagnosticStatus(
         level=level,
         name=name,
@@ -37,13 +37,13 @@ def _text(value: object) -> str:
 
 
 def audit(record: OmegaRecord, name: str, stamp: Stamp) -> DiagnosticArray:
-    """A change of ω that was asked for."""
+    """The message for a requested change of ω."""
     level = DiagnosticStatus.OK if record.accepted else DiagnosticStatus.WARN
     values = {
         "number": record.number,
         "time_ns": record.time_ns,
         "source": record.source,
-        # All digits: an audit must not round.
+        # With all digits: an audit must not round.
         "old": repr(record.old),
         "new": repr(record.new),
         "accepted": record.accepted,
@@ -56,7 +56,7 @@ def audit(record: OmegaRecord, name: str, stamp: Stamp) -> DiagnosticArray:
 
 
 def model_info(loaded: Loaded, name: str) -> DiagnosticStatus:
-    """What drives."""
+    """The message that describes the driving bundle."""
     manifest: Manifest = loaded.policy.manifest
     observation, action = manifest.observation, manifest.action
     values = {
@@ -76,7 +76,7 @@ def model_info(loaded: Loaded, name: str) -> DiagnosticStatus:
 
 
 def _guidance(loaded: Loaded) -> dict[str, object]:
-    """What may be turned, and what it does; nothing for a deterministic policy."""
+    """What can be varied, with its values; empty for a deterministic policy."""
     guidance = loaded.policy.manifest.guidance
     if guidance is None:
         return {}
@@ -88,7 +88,7 @@ def _guidance(loaded: Loaded) -> dict[str, object]:
 
 
 def driven(decision: Decision) -> Float64MultiArray:
-    """The command that went out and the ω that it was made with; NaN where the policy has none."""
+    """The command that was sent, and its ω; NaN if the policy has none."""
     action = decision.action
     omega = math.nan if action.omega is None else action.omega
     values = [float(decision.number or 0), decision.time_ns * 1e-9, omega, float(action.q[action.chosen])]
@@ -97,12 +97,12 @@ def driven(decision: Decision) -> Float64MultiArray:
 
 
 def latency(decision: Decision) -> Float64MultiArray:
-    """How long it took."""
+    """The times of one decision."""
     return _row("inference_s,command_s,period_s", [decision.action.latency_s, decision.elapsed_s, decision.period_s])
 
 
 def shadow(decision: Decision) -> Float64MultiArray:
-    """What every shadow ω would have done: one row each."""
+    """The action for each shadow ω: one row each."""
     loaded, rows = decision.loaded, []
     for action in decision.shadow:
         far = distance(action, decision.action, loaded)
@@ -125,10 +125,10 @@ def _row(label: str, values: list[float]) -> Float64MultiArray:
 def diagnostics(
     name: str, lifecycle: str, problem: str | None, loop: ControlLoop | None, now_ns: int
 ) -> DiagnosticStatus:
-    """How the node is.
+    """The message with the node's state.
 
     :param lifecycle: label of the lifecycle's state.
-    :param problem: why configuring or reloading failed last; None when it did not.
+    :param problem: why configuring or reloading failed last; None if it did not.
     :param loop: None while the node is not configured.
     """
     values: dict[str, object] = {"lifecycle": lifecycle}

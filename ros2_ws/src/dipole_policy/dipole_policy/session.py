@@ -1,4 +1,4 @@
-"""What exists while the node is configured: the loop and its topics."""
+"""Everything that exists only while the node is configured: the control loop and its topics."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability
 
 
 class Session:
-    """Everything that configuring makes and cleaning up takes away.
+    """Everything that configuring creates and cleaning up removes.
 
-    :param record: gets the audit's records.
-    :param numbers: of those records.
-    :param on_fault: gets every cause that stops the robot, and whether it is news.
-    :raises ContractError: for settings, contracts and bundles that do not fit together.
-    :raises GuidedPolicyError: for what is no bundle.
+    :param record: called with the audit's records.
+    :param numbers: the numbers of those records.
+    :param on_fault: called with every cause that stops the robot, and whether it is new.
+    :raises ContractError: settings, contract and bundle do not fit together.
+    :raises GuidedPolicyError: the bundle is refused.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Session:
         initial = settings.omega
         if omega.range is not None and math.isnan(initial):
             initial = omega.range.default
-        # An ω that an earlier bundle has left behind is nothing that somebody asks of a policy without one.
+        # A value of ω that remains from an earlier bundle is not a request to a policy without ω.
         is_asked_for = not math.isnan(initial) and (omega.range is not None or initial != settings.left_omega)
         problem = omega.begin(initial, "configure") if is_asked_for else None
         problem = problem or self.loop.shadow_problem(settings.shadow_omegas)
@@ -118,7 +118,7 @@ class Session:
         return int(self._node.get_clock().now().nanoseconds)
 
     def announce(self) -> None:
-        """Tells what drives."""
+        """Publishes a description of the driving bundle."""
         self._model_info.publish(reports.model_info(self._holder.current, self._node.get_fully_qualified_name()))
 
     def start(self) -> None:
@@ -127,7 +127,7 @@ class Session:
         self._watchdog = Watchdog(
             lambda: self.loop.watch(self._settings.max_stall_s), self.contract.period_s, self._watch_failed
         )
-        # A simulation's time sets the pace where there is one; otherwise the steady clock, which nobody sets back.
+        # A simulation's clock sets the pace if there is one; otherwise the steady clock, which cannot be set back.
         if self._settings.simulated:
             self._timer = self._node.create_timer(
                 self.contract.period_s, self.loop.period, callback_group=self._control_group
@@ -136,7 +136,7 @@ class Session:
             self._pacer = Pacer(self.loop.period, self.contract.period_s)
 
     def end(self) -> None:
-        """The node is no longer active. May be called from any thread, and again."""
+        """The node is no longer active. Safe to call from any thread, and more than once."""
         try:
             self.loop.end()
         finally:
@@ -151,10 +151,10 @@ class Session:
                 watchdog.end()
 
     def halt(self, wait_s: float) -> bool:
-        """As :meth:`end`, from outside of ROS's threads, and waits until the last command has reached its readers.
+        """As :meth:`end`, for threads other than ROS's; waits until the last command has reached its subscribers.
 
-        :param wait_s: at most.
-        :return: whether the control loop is over; one that hangs is not.
+        :param wait_s: longest time to wait.
+        :return: whether the control loop has ended; False if it hangs.
         """
         self.loop.end()
         self._command.wait_for_all_acked(Duration(seconds=wait_s))
@@ -162,17 +162,17 @@ class Session:
         return pacer is None or pacer.end()
 
     def stop_for(self, error: Exception) -> None:
-        """Something outside of the loop raised."""
+        """An exception outside the control loop."""
         self.loop.stop(Cause(Kind.EXCEPTION, f"{type(error).__name__}: {one_line(error)}"))
 
     def close(self) -> None:
-        """Takes everything away."""
+        """Removes everything."""
         for destroy, entity in reversed(self._entities):
             destroy(entity)
         self._entities.clear()
 
     def prepare(self, path: str) -> Loaded:
-        """Loads a bundle that may take over; takes seconds.
+        """Loads a bundle that can take over; takes seconds.
 
         :raises ContractError, GuidedPolicyError, ReloadBusy: see :class:`Fitting`, :class:`PolicyHolder`.
         """
@@ -191,7 +191,7 @@ class Session:
                 message_class(name), topic, self._receiver(topic), SENSOR, callback_group=group
             )
             self._entities.append((self._node.destroy_subscription, subscription))
-        # Between two periods a clock may jump back and catch up again; this one notices.
+        # Between two periods a clock may jump back and catch up again; this callback notices it.
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         handle = self._node.get_clock().create_jump_callback(threshold, post_callback=self._jumped)
         self._entities.append((lambda entity: entity.unregister(), handle))

@@ -1,4 +1,4 @@
-"""A robot to drive: Gymnasium's two-joint Reacher arm behind topics. The policy's node does not know that it is one."""
+"""A robot for tests and demos: Gymnasium's two-joint Reacher arm behind ROS topics, as a real arm would have."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _POLL_S = 0.001
 
 
 class SimulatedArm(Node):  # type: ignore[misc]  # rclpy is not typed
-    """Publishes joints and target, takes efforts, adds up the reward of every episode.
+    """Publishes joints and target, receives efforts, sums the reward of every episode.
 
-    In wall time the arm moves on its own, 50 times a second, as robots do. In simulated time it publishes /clock and
-    waits for a command before each step, so that a run can be repeated whatever the machine is busy with.
+    In real time the arm moves by itself, 50 times a second, as robots do. In simulated time it publishes /clock and
+    waits for a command before each step, so a run can be repeated whatever the load of the machine.
 
-    :param environment: a Reacher of Gymnasium's, already made; None: Reacher-v5.
-    :raises RuntimeError: where Gymnasium or MuJoCo are not installed.
+    :param environment: an existing Gymnasium Reacher; None: Reacher-v5.
+    :raises RuntimeError: Gymnasium or MuJoCo is not installed.
     """
 
     def __init__(self, environment: Any = None, **kwargs: Any) -> None:
@@ -82,7 +82,7 @@ class SimulatedArm(Node):  # type: ignore[misc]  # rclpy is not typed
         if len(message.data) != 2 or not np.isfinite(message.data).all():
             self.get_logger().error(f"efforts are {one_line(list(message.data))}, expected 2 finite numbers")
             return
-        # As a motor does, whatever is asked for.
+        # A motor limits its effort, whatever the command.
         self._efforts = np.clip(np.array(message.data, np.float32), -1.0, 1.0)
         self._heard_at = monotonic()
         self._heard += 1
@@ -95,7 +95,7 @@ class SimulatedArm(Node):  # type: ignore[misc]  # rclpy is not typed
             self._publish()
 
     def _show(self) -> None:
-        """Simulated time: what there is to see, before it is time to act on it."""
+        """In simulated time: publishes the observation before the clock, so that it has arrived when the node acts."""
         self._now_ns += round(float(self._arm.dt) * 1e9)
         self._publish()
         self._phase, self._phase_began = self._turn_clock, monotonic()
@@ -115,7 +115,7 @@ class SimulatedArm(Node):  # type: ignore[misc]  # rclpy is not typed
         self._show()
 
     def _step(self) -> None:
-        # The robot's own watchdog: a command that nobody renews is no command.
+        # The robot's own watchdog: a command that is not renewed is dropped.
         is_fresh = monotonic() - self._heard_at <= self._timeout_s
         _, reward, terminated, truncated, _ = self._environment.step(
             self._efforts if is_fresh else np.zeros(2, np.float32)

@@ -1,4 +1,4 @@
-"""What the node knows of its own timing, in bounded memory."""
+"""The node's statistics of its own timing, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 WINDOW = 1000
-"""Decisions that the statistics look back on."""
+"""Number of decisions that the statistics cover."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of the values in the window; all zero when there are none."""
+    """Statistics of the values in the window; all zero if there are none."""
 
     mean: float
     p99: float
@@ -31,9 +31,9 @@ def summary(values: deque[float]) -> Summary:
 
 
 class Statistics:
-    """Filled by the control loop, read by diagnostics. Times in seconds.
+    """Written by the control loop, read by diagnostics. Times in seconds.
 
-    :param period_s: between two periods, as intended.
+    :param period_s: intended time between two periods.
     """
 
     def __init__(self, period_s: float) -> None:
@@ -45,9 +45,9 @@ class Statistics:
         self._faults: Counter[str] = Counter()
 
     def started(self, now: float) -> float | None:
-        """A control period began.
+        """A control period has begun.
 
-        :return: seconds since the one before; None for the first.
+        :return: seconds since the start of the previous one; None for the first.
         """
         with self._lock:
             elapsed = None if self._last_start is None else now - self._last_start
@@ -57,31 +57,31 @@ class Statistics:
             return elapsed
 
     def paused(self) -> None:
-        """The loop stands still on purpose: the pause is no jitter."""
+        """The loop is stopped on purpose, so the pause does not count as jitter."""
         with self._lock:
             self._last_start = None
 
     def inferred(self, latency_s: float) -> None:
-        """The policy answered."""
+        """The policy has answered, after ``latency_s`` seconds."""
         with self._lock:
             self._latencies.append(latency_s)
 
     def fault(self, kind: str) -> None:
-        """Counts what stopped the robot, or kept it stopped."""
+        """Counts a fault that stopped the robot, or kept it stopped."""
         with self._lock:
             self._faults[kind] += 1
 
     def latency(self) -> Summary:
-        """Of the policy's answers."""
+        """Latency of the policy's answers."""
         with self._lock:
             return summary(self._latencies)
 
     def jitter(self) -> Summary:
-        """Of the control period: how far it was from what was intended."""
+        """Jitter of the control period: how far it was from the intended period."""
         with self._lock:
             return summary(self._jitters)
 
     def faults(self) -> dict[str, int]:
-        """Kind of cause → how often, since configuring."""
+        """Kind of cause → number of times, since configuring."""
         with self._lock:
             return dict(self._faults)

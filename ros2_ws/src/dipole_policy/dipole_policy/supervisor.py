@@ -1,4 +1,4 @@
-"""Whether the robot may drive: a small state machine, fed by the control loop and everything that watches it."""
+"""Decides whether the robot may drive: a small state machine, informed by the control loop and its watchers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dipole_policy.errors import Cause, Kind
 
 
 class State(str, Enum):
-    """Of the drive."""
+    """States of the drive."""
 
     OFF = "off"
     """The node is not active."""
@@ -17,16 +17,16 @@ class State(str, Enum):
     DRIVING = "driving"
     STOPPED = "stopped"
     RECOVERING = "recovering"
-    """The fault is over; the inputs have to stay fresh for a while."""
+    """The fault is over, but the inputs must stay fresh for a while before driving resumes."""
 
 
 class Supervisor:
-    """Stops at once, and lets the robot drive again only after a time without fault.
+    """Stops at once, and lets the robot drive again only after a time without a fault.
 
-    Time is that of a steady clock, in seconds. May be called from any thread.
+    Times are in seconds of a steady clock. Safe to call from any thread.
 
-    :param recover_after_s: how long everything has to be well before driving resumes; at least 0.
-    :param automatic: whether it resumes by itself; otherwise only :meth:`resume` ends a stop.
+    :param recover_after_s: how long everything must be well before driving resumes; at least 0.
+    :param automatic: whether driving resumes by itself; otherwise only :meth:`resume` ends a stop.
     """
 
     def __init__(self, recover_after_s: float, automatic: bool) -> None:
@@ -39,16 +39,16 @@ class Supervisor:
 
     @property
     def state(self) -> State:
-        """Now."""
+        """The current state."""
         return self._state
 
     @property
     def cause(self) -> Cause | None:
-        """Of the stop that is not over yet; None while driving and while off."""
+        """The cause of the current stop; None while driving and while off."""
         return self._cause
 
     def start(self) -> None:
-        """The node became active: the first whole set of inputs starts the drive, which is what activating asks for."""
+        """The node has become active: driving starts with the first complete set of inputs."""
         with self._lock:
             self._state, self._cause, self._well_since = State.WAITING, None, None
 
@@ -58,25 +58,25 @@ class Supervisor:
             self._state, self._cause, self._well_since = State.OFF, None, None
 
     def fault(self, cause: Cause) -> bool:
-        """Stops; every further fault starts the time without fault anew.
+        """Stops; every further fault restarts the time without a fault.
 
-        :return: whether this is news: another state or another kind of cause than before.
+        :return: whether this is new: the state or the kind of cause differs from before.
         """
         with self._lock:
             if self._state is State.OFF:
                 return False
             news = self._cause is None or self._cause.kind is not cause.kind or self._state is State.RECOVERING
             self._cause, self._well_since = cause, None
-            # A topic that has not spoken yet has not failed either.
+            # A topic that has not published yet has not failed.
             if self._state is State.WAITING and cause.kind in (Kind.MISSING, Kind.STALE):
                 return news
             self._state = State.STOPPED
             return news
 
     def well(self, now: float) -> bool:
-        """The inputs were whole and the policy answered in time.
+        """The inputs were complete and the policy answered in time.
 
-        :return: whether this period's action may go out.
+        :return: whether this period's action may be sent.
         """
         with self._lock:
             if self._state is State.OFF:
@@ -93,7 +93,7 @@ class Supervisor:
     def resume(self) -> str | None:
         """Ends a stop by command.
 
-        :return: why not; None when driving goes on.
+        :return: why this is not possible; None if driving resumes.
         """
         with self._lock:
             if self._state is State.OFF:

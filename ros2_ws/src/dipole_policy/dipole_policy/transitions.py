@@ -1,4 +1,4 @@
-"""Requests for transitions of the lifecycle that must not end the process."""
+"""Keeps invalid lifecycle requests from ending the process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dipole_policy.errors import one_line
 
 
 def guard_transitions(service: Any, tell: Callable[[str], object]) -> None:
-    """A request for a transition that the state does not have raises inside rclpy and would end the executor.
+    """Refuses a request for a transition that the current state does not have; rclpy would raise and end the executor.
 
-    :param service: a node's own for changing its state; None: it has none.
-    :param tell: gets what was refused.
+    :param service: the node's own service that changes its state; None: it has none.
+    :param tell: called with what was refused.
     """
     if service is None:
         return

@@ -1,4 +1,4 @@
-"""A thread of its own that looks after the control loop, whatever the executor is busy with."""
+"""Watches the control loop from its own thread, whatever the executor is doing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 class Watchdog:
     """Calls a check at a fixed interval until it is ended.
 
-    :param check: must not block; what it raises goes to ``on_error`` and does not end the watch.
+    :param check: must not block; its exceptions go to ``on_error`` and do not end the watch.
     """
 
     def __init__(self, check: Callable[[], None], interval_s: float, on_error: Callable[[Exception], None]) -> None:
@@ -21,7 +21,7 @@ class Watchdog:
         self._thread.start()
 
     def end(self) -> None:
-        """The check is not called any more once this returns, unless it is called from the check itself."""
+        """After this returns, the check is not called again; except if this is called from the check itself."""
         self._ended.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()

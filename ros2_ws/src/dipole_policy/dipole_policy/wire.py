@@ -1,4 +1,4 @@
-"""The one way to the actuators: nothing passes it after a stop but what was decided after it."""
+"""The only way to the actuators: after a stop, it sends nothing that was decided before the stop."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dipole_policy.action import Command
 
 
 class Wire:
-    """Publishes commands and stops, one at a time. May be used from any thread.
+    """Publishes commands and stops, one at a time. Safe to use from any thread.
 
-    A command carries the ticket that was drawn when its observation was taken. Every stop makes the tickets drawn
-    before it worthless, so that an inference which was under way when the robot was stopped cannot move it afterwards.
+    A command carries a ticket that was drawn when its observation was taken. Every stop invalidates the tickets drawn
+    before it, so an inference that was running when the robot stopped cannot move it afterwards.
 
     :param publish: sends a command; may raise.
     :param on_stop: what a stop sends: ``zero``, ``hold`` (the last command again), ``none``.
-    :param size: elements of a command.
+    :param size: number of elements of a command.
     """
 
     def __init__(self, publish: Callable[[Command], None], on_stop: str, size: int) -> None:
@@ -33,33 +33,33 @@ class Wire:
 
     @property
     def last(self) -> Command | None:
-        """The last command that went out since opening, stops included; before that zeros if they are the stop action,
-        and None otherwise."""
+        """The last command sent since opening, stops included. Before the first: zeros if they are the stop action,
+        else None."""
         return self._last
 
     @property
     def sent(self) -> int:
-        """Commands that went out, stops included."""
+        """Number of commands sent, stops included."""
         return self._sent
 
     def open(self) -> None:
-        """From now on commands pass. Those of an earlier opening are history: the robot may have moved since."""
+        """From now on, commands are sent. Earlier commands are forgotten: the robot may have moved since."""
         with self._lock:
             self._open = True
             self._last = self._zeros if self._on_stop == "zero" else None
 
     def ticket(self) -> int:
-        """To be drawn before the observation is taken; see the class."""
+        """Draws a ticket; call this before the observation is taken. See the class."""
         return self._ticket
 
     def is_valid(self, ticket: int) -> bool:
-        """Whether no stop came since the ticket was drawn."""
+        """Whether there was no stop since the ticket was drawn."""
         return self._open and ticket == self._ticket
 
     def drive(self, command: Command, ticket: int) -> int | None:
         """Sends a command.
 
-        :return: its number, counted from 1 over everything sent; None when a stop came since the ticket was drawn.
+        :return: its number, counted from 1 over everything sent; None if there was a stop since the ticket was drawn.
         """
         with self._lock:
             if not self.is_valid(ticket):
@@ -86,7 +86,7 @@ class Wire:
                 if was_open:
                     self._send_stop()
             finally:
-                # Closed also when the publisher failed: what comes after a failed stop must not be a drive.
+                # Close even if the publisher failed: after a failed stop, no command may be sent.
                 self._open = False
             return was_open
 

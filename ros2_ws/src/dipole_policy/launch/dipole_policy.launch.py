@@ -21,7 +21,7 @@ def generate_launch_description() -> LaunchDescription:
         name="dipole_policy",
         namespace=LaunchConfiguration("namespace"),
         output="screen",
-        # The node needs up to a few seconds between the signal and its end; the stop action goes out at once.
+        # The node may need a few seconds to end after the signal; the stop action is sent at once.
         sigterm_timeout="10",
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         parameters=[

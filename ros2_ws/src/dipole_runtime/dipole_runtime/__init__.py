@@ -1,4 +1,4 @@
-"""Runs a guided policy's bundle with NumPy and ONNX Runtime alone."""
+"""Runs policy bundles; needs only NumPy and ONNX Runtime."""
 
 from dipole_runtime.bundle import Bundle, read_bundle
 from dipole_runtime.errors import GuidedPolicyError

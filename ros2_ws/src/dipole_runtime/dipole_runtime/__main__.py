@@ -24,10 +24,10 @@ _RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when all is well; 1, and one sentence on stderr, when the bundle is not."""
+    """Returns 0 on success; 1, with one sentence on stderr, if the bundle is refused."""
     chosen = _parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Robots' terminals and log files are not all UTF-8.
+        # Not all terminals and log files of robots use UTF-8.
         sys.stdout.reconfigure(errors="replace")
     try:
         bundle = read_bundle(chosen.bundle)
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read the output (head, less) has enough; Python would complain once more when it closes stdout.
+        # The reader (head, less) has closed the pipe; Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -1,7 +1,8 @@
-"""Zip files of known names: written deterministically, read so that no archive takes more memory than is allowed.
+"""Zip files with known names: written deterministically, and read without exceeding the allowed memory.
 
-The standard library's reader believes what an archive says of its directory, and keeps an object for each of millions
-of entries; this one looks at sizes and places first, and accepts only what a writer of a few plain files makes.
+The standard library's reader trusts an archive's own statements about its directory, and keeps an object for each of
+possibly millions of entries. This reader checks sizes and positions first, and accepts only what a writer of a few
+plain files makes.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ class _Member:
 
 
 def archive_bytes(members: Mapping[str, bytes]) -> bytes:
-    """A zip file that depends on nothing but the members' names and contents: sorted, stored, dated 1980-01-01."""
+    """A zip file that depends only on the members' names and contents: sorted, uncompressed, dated 1980-01-01."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(members):
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            # Otherwise the system that writes goes into the file.
+            # Otherwise the file depends on the operating system that writes it.
             entry.create_system = 3
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, members[name])
@@ -49,10 +50,10 @@ def archive_bytes(members: Mapping[str, bytes]) -> bytes:
 
 
 class Archive:
-    """A plain zip file of a few members; its directory is checked here, the members when they are read.
+    """A plain zip file of a few members; the directory is checked at once, a member when it is read.
 
     :param file: seekable; must stay open while members are read.
-    :raises GuidedPolicyError: for anything else, and for a name that is there twice.
+    :raises GuidedPolicyError: any other file, or a name that occurs twice.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -68,7 +69,7 @@ class Archive:
             self._members[member.name] = member
         if place != len(directory):
             raise _damaged("its directory is longer than its entries")
-        # Members that share bytes are how a small archive holds a large one many times.
+        # With members that share bytes, a small archive could contain a large one many times.
         after = 0
         for member in sorted(self._members.values(), key=lambda one: one.start):
             if member.start < after:
@@ -79,7 +80,7 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """Of the members, as they are written in the directory: they may lead anywhere."""
+        """Names of the members, as written in the directory; as paths, they may lead anywhere."""
         return list(self._members)
 
     def _directory(self, end: int) -> tuple[bytes, int]:
@@ -115,9 +116,9 @@ class Archive:
         return member, following
 
     def read(self, name: str, limit: int) -> bytes:
-        """Content of a member.
+        """The content of a member.
 
-        :param limit: bytes; a member that claims or has more is refused without being read further.
+        :param limit: in bytes; a member that claims or has more is refused without reading further.
         """
         member = self._members[name]
         if member.size > limit or member.compressed > limit + (limit >> 3) + 1024:
@@ -142,9 +143,9 @@ class Archive:
 
 
 def require_names(found: Collection[str], expected: Collection[str]) -> None:
-    """Refuses other names than the expected ones, and fewer of them.
+    """Refuses unexpected and missing names.
 
-    :raises GuidedPolicyError: naming the first of them.
+    :raises GuidedPolicyError: naming the first one.
     """
     unknown = sorted(set(found) - set(expected))
     missing = [name for name in expected if name not in found]
@@ -157,7 +158,7 @@ def require_names(found: Collection[str], expected: Collection[str]) -> None:
 def _inflated(name: str, data: bytes, size: int) -> bytes:
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        # One byte more shows that there is more.
+        # Asks for one byte more, to detect content beyond the size.
         content = stream.decompress(data, size + 1)
     except zlib.error as error:
         raise GuidedPolicyError(f"{name} is damaged in the zip file ({error})") from error

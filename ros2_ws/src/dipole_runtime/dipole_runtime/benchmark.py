@@ -1,4 +1,4 @@
-"""How long decisions take on this machine: the whole call, checks included, one after the other."""
+"""Measures how long decisions take on this machine: complete calls with all checks, one after the other."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WARM_UPS = 20
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one setting: W values of ω, N candidates, and the seconds of each run.
+    """Run times for one setting: W values of ω, N candidates, and the seconds of each run.
 
-    A deterministic policy has neither ω nor candidates: both None.
+    For a deterministic policy, both are None: it has neither ω nor candidates.
     """
 
     omegas: int | None
@@ -32,10 +32,10 @@ def measure_latency(
 ) -> Latency:
     """Times ``runs`` decisions.
 
-    :param observations: taken in turn.
-    :param omegas: W ≥ 1; evenly spread over the bundle's range, or its default when there is one. None: the policy has
-        no ω.
-    :param candidates: N ≥ 1; None: the policy has none.
+    :param observations: used in turn.
+    :param omegas: number of ω values W ≥ 1, evenly spread over the bundle's range; 1: the bundle's default. None: the
+        policy has no ω.
+    :param candidates: number of candidates N ≥ 1; None: the policy has none.
     """
     span = policy.manifest.omega
     values = None
@@ -52,7 +52,7 @@ def measure_latency(
 
 
 def table(latencies: Sequence[Latency]) -> Iterator[str]:
-    """Lines of p50, p90, p99 and the largest, in milliseconds."""
+    """The lines of a table with p50, p90, p99 and the largest time, in milliseconds."""
     yield f"{'omegas':>6} {'candidates':>10} {'runs':>6} {'p50 ms':>8} {'p90 ms':>8} {'p99 ms':>8} {'max ms':>8}"
     for latency in latencies:
         numbers = np.percentile(latency.seconds, (50, 90, 99, 100)) * 1e3
@@ -65,9 +65,9 @@ def _count(number: int | None) -> str:
 
 
 def draw_histograms(latencies: Sequence[Latency], path: str | os.PathLike[str]) -> bool:
-    """Writes a PNG of all distributions; False when matplotlib is not installed.
+    """Writes a PNG with all distributions; returns False if matplotlib is not installed.
 
-    :raises GuidedPolicyError: when the file cannot be written.
+    :raises GuidedPolicyError: the file cannot be written.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -80,7 +80,7 @@ def draw_histograms(latencies: Sequence[Latency], path: str | os.PathLike[str]) 
         axes = figure.add_subplot(len(latencies), 1, row + 1)
         p50, p99, largest = np.percentile(latency.seconds, (50, 99, 99.5)) * 1e3
         edges = np.linspace(latency.seconds.min() * 1e3, largest, 100).tolist()
-        # Those beyond the picture count in its last bar.
+        # Times beyond the picture's range are counted in its last bar.
         axes.hist(np.minimum(latency.seconds * 1e3, largest), edges, color="tab:blue")
         axes.axvline(p50, color="black", linewidth=1)
         axes.axvline(p99, color="tab:red", linewidth=1)

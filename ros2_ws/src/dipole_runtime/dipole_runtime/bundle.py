@@ -1,4 +1,4 @@
-"""Reads a bundle, a directory or a .dipole file, into memory and checks it; nothing of it is run here."""
+"""Reads a bundle (a directory or a .dipole file) into memory and checks it, without running any of it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from dipole_runtime.vectors import Vectors, read_vectors
 class Bundle:
     """A checked bundle in memory.
 
-    :param manifest: what it says of itself.
-    :param files: content of the files besides the manifest, by name.
-    :param where: its name for messages.
+    :param manifest: its description.
+    :param files: contents of all files except the manifest, by name.
+    :param where: the bundle's name, for error messages.
     """
 
     manifest: Manifest
@@ -34,9 +34,10 @@ class Bundle:
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], where: str) -> Bundle:
-        """Checks files in memory as :func:`read_bundle` checks those on disk.
+        """Checks files in memory like :func:`read_bundle` checks files on disk.
 
-        :param files: content by name, the manifest included.
+        :param files: contents by name, including the manifest.
+        :param where: the bundle's name, for error messages.
         :raises GuidedPolicyError: if :func:`read_bundle` would refuse them.
         """
         with refusing(where):
@@ -68,10 +69,10 @@ class Bundle:
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Reads and checks a bundle; every file is read once, and no more of it than the manifest says.
+    """Reads and checks a bundle; each file is read once, and only up to the size that the manifest states.
 
-    :param path: a directory, or a .dipole file; symbolic links are followed to it, but not inside it.
-    :raises GuidedPolicyError: for anything but a whole bundle, as its exporter wrote it.
+    :param path: a directory or a .dipole file; it may be a symbolic link, but its files may not.
+    :raises GuidedPolicyError: anything other than a complete bundle as its exporter wrote it.
     """
     where = shown_path(path)
     with refusing(where):
@@ -85,10 +86,10 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 def _read_directory(path: Path, where: str) -> tuple[Manifest, dict[str, bytes]]:
     with _readable("it"), os.scandir(path) as entries:
-        # One name too many is enough to refuse it.
+        # One name too many is enough to refuse the directory.
         names = [entry.name for entry in islice(entries, MOST_MEMBERS + 1)]
     _require_manifest_among(names)
-    # Before the other names: which they have to be, it says, and a newer format has others.
+    # Read first: the manifest defines the other names, and a newer format has other names.
     manifest = Manifest.from_bytes(_content_of_file(path / MANIFEST, MAX_MANIFEST_SIZE), where)
     require_names(names, (MANIFEST, *manifest.data_files))
     return manifest, {name: _content_of_file(path / name, manifest.files[name].size) for name in manifest.data_files}
@@ -121,7 +122,7 @@ def _content_of_file(path: Path, limit: int) -> bytes:
     with _readable(path.name):
         if path.is_symlink():
             raise GuidedPolicyError(f"{path.name} is a symbolic link, expected a regular file")
-        # Between the look and this, the file may have become one.
+        # The file may have become a symbolic link since the check.
         with _regular_file(path, path.name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)) as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
@@ -131,7 +132,7 @@ def _content_of_file(path: Path, limit: int) -> bytes:
 
 @contextmanager
 def _regular_file(path: Path, name: str, flags: int) -> Iterator[BinaryIO]:
-    # Opening a pipe would wait for its other end for ever.
+    # Opening a pipe would wait forever for its other end.
     flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     with open(path, "rb", opener=lambda file, _: os.open(file, flags)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -141,7 +142,7 @@ def _regular_file(path: Path, name: str, flags: int) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Errors of the system as one sentence."""
+    """Turns errors of the operating system into one sentence."""
     try:
         yield
     except GuidedPolicyError:

@@ -1,4 +1,4 @@
-"""What no schema can say of a manifest: fields that do not agree with each other."""
+"""Checks that a schema cannot express: whether a manifest's fields agree with each other."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
 
 MAX_BUNDLE_SIZE = 256 << 20
-"""Bytes, of all files together."""
+"""Largest size of all files together, in bytes."""
 
 
 def contradictions(manifest: Manifest) -> Iterator[str]:
-    """Each in words, the first ones first."""
+    """Descriptions of the contradictions, the most important ones first."""
     observation, action, parity = manifest.observation, manifest.action, manifest.parity
     keys = [part.key for part in observation.parts]
     if (None in keys and len(keys) > 1) or len(set(keys)) != len(keys):

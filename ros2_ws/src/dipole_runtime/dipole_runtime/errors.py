@@ -1,4 +1,4 @@
-"""The one exception that leaves this package, and how foreign text gets into its one sentence."""
+"""The only exception that this package raises, and how foreign text is put into its message."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 
 class GuidedPolicyError(ValueError):
-    """What went wrong, where, what was found and what was expected, in one sentence on one line."""
+    """What went wrong and where, what was found and what was expected, in one sentence on one line."""
 
     def __init__(self, message: str) -> None:
         self.message = message
-        # Names in damaged bundles and messages of other libraries hold line breaks and unprintable characters.
+        # Damaged bundles and other libraries' messages can contain line breaks and unprintable characters.
         printable = "".join(character if character.isprintable() else " " for character in message)
         super().__init__(" ".join(printable.split()))
 
 
 def shown(value: Any, limit: int = 60) -> str:
-    """A foreign value as it goes into a message: its representation, shortened to ``limit`` characters."""
+    """A foreign value for a message: its representation, shortened to ``limit`` characters."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Python refuses to print integers of more than 4,300 digits.
         if isinstance(value, int) and value.bit_length() > 256:
@@ -34,14 +34,14 @@ def shown(value: Any, limit: int = 60) -> str:
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path as it goes into a message; of a very long one, its end."""
+    """A path for a message; if it is very long, only its end."""
     text = os.fspath(path)
     return text if len(text) <= 160 else "…" + text[-159:]
 
 
 @contextmanager
 def refusing(where: str) -> Iterator[None]:
-    """Begins the message of an error inside the block with the bundle's name, once."""
+    """Puts the bundle's name at the beginning of an error raised in the block, once."""
     beginning = f"cannot load {where}: "
     try:
         yield

@@ -1,6 +1,6 @@
-"""Looks into a bundle's ONNX files before ONNX Runtime does: are they what the manifest says, and harmless?
+"""Checks a bundle's ONNX files before ONNX Runtime reads them: do they match the manifest, and are they harmless?
 
-Only the structure is read here, without the onnx package. Numbers of the messages are those of onnx.proto3.
+Only the structure is read, without the onnx package. The messages' field numbers are those of onnx.proto3.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dipole_runtime.protobuf import FIXED32, FIXED64, Budget, Message
 Shape = tuple[int | None, ...]
 """None: any size."""
 
-# "*" marks what may come repeatedly. Left out, so that they are refused: functions, training information, sparse
-# initializers, quantization annotations, and everything about several devices.
+# "*" marks fields that may be repeated. Fields that are not listed are refused: functions, training information, sparse
+# initializers, quantization annotations, and everything about multiple devices.
 _MODEL = {
     1: "ir_version",
     2: "producer_name",
@@ -86,7 +86,7 @@ _DIM = {1: "dim_value", 2: "dim_param", 3: "denotation"}
 _OPSET = {1: "domain", 2: "version"}
 
 _FLOAT = 1
-# ONNX's element types that a policy needs, and the fields that hold their numbers when raw_data does not.
+# The ONNX element types that a policy needs, and the fields that hold their numbers if raw_data does not.
 _ELEMENTS: dict[int, tuple[type[np.generic], str]] = {
     1: (np.float32, "float_data"),
     2: (np.uint8, "int32_data"),
@@ -98,7 +98,7 @@ _ELEMENTS: dict[int, tuple[type[np.generic], str]] = {
     11: (np.float64, "double_data"),
 }
 
-# Run for an unbounded time, or are not functions of their inputs.
+# Operators whose run time is unbounded, or whose outputs do not depend on their inputs alone.
 _REFUSED = {"Loop", "If", "SequenceMap", "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"} | {
     "RandomUniform",
     "RandomUniformLike",
@@ -107,7 +107,7 @@ _MAX_FIELDS = 400_000
 _MAX_NODES = 20_000
 _MAX_DEPTH = 2
 _MAX_STRUCTURE = 2 << 20
-"""Bytes of a file that are not raw numbers: small messages take much more memory once they are parsed."""
+"""Limit for the bytes of a file that are not raw numbers: small messages take much more memory once they are parsed."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Signature:
 
 
 def expected_signatures(manifest: Manifest) -> dict[str, Signature]:
-    """File name → the signature that it must have."""
+    """File name → the signature that its graph must have."""
     observation, action = manifest.observation.size, manifest.action.size
     critic = Signature({"observation": (None, observation), "action": (None, action)}, {"q": (None,)})
     if manifest.policy == "deterministic":
@@ -145,8 +145,10 @@ def require_graph(name: str, data: bytes, manifest: Manifest) -> None:
 
     :param name: one of the manifest's network files.
     :param data: the whole file.
-    :raises GuidedPolicyError: for another signature, opset or IR version; operators that are not standard, loop without
-        bound, or draw numbers; weights outside the file, of another length than they claim, or NaN or infinite.
+    :param manifest: manifest of the bundle.
+    :raises GuidedPolicyError: a different signature, opset or IR version; operators that are not standard, that loop
+        without bound or that draw random numbers; weights outside the file, of another length than stated, NaN or
+        infinite.
     """
     try:
         _require_model(memoryview(data), manifest, expected_signatures(manifest)[name])
@@ -205,7 +207,7 @@ def _standard(domain: str) -> str:
 
 
 class _Contents:
-    """Walks through a graph and its subgraphs; counts nodes and the bytes that are plain numbers."""
+    """Walks through a graph and its subgraphs; counts nodes and the bytes of raw numbers."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -273,7 +275,7 @@ def _typed(tensor: Message, field: str, dtype: type[np.generic]) -> np.ndarray[t
     if field == "double_data":
         return np.frombuffer(tensor.joined(field, FIXED64), np.dtype("<f8"))
     numbers = np.array(tensor.numbers(field), np.int64)
-    # Half precision is kept as the bits of its numbers.
+    # Half-precision numbers are stored as their bits.
     return numbers.astype(np.uint16).view(np.float16) if dtype is np.float16 else numbers
 
 

@@ -1,4 +1,4 @@
-"""A bundle in words: what it observes, what it does, and how it was made."""
+"""Describes a bundle in words: its observations, its actions, and how it was made."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dipole_runtime.bundle import Bundle
 from dipole_runtime.manifest import Manifest, ObservationPart
 
 _ROWS = 64
-"""Of a table; the rest is counted."""
+"""Rows shown of a table; further rows are only counted."""
 
 
 def describe(bundle: Bundle) -> str:
-    """Several lines for people; everything is in the manifest for programs."""
+    """Several lines for people; programs find everything in the manifest."""
     manifest = bundle.manifest
     parity = manifest.parity
     lines = [
@@ -46,7 +46,7 @@ def describe(bundle: Bundle) -> str:
         "provenance",
         *json.dumps(manifest.provenance, indent=2, ensure_ascii=False, sort_keys=True).splitlines(),
     ]
-    # Nothing in a file may steer the terminal.
+    # Text from a file must not contain control characters for the terminal.
     return "\n".join("".join(letter if letter.isprintable() else "�" for letter in line) for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""manifest.json: what a bundle says of itself, parsed strictly and written canonically."""
+"""manifest.json: a bundle's description of itself, parsed strictly and written canonically."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from dipole_runtime.schema import Json, first_problem, manifest_schema
 
 FORMAT = "dipole-bundle"
 PolicyForm = Literal["pair", "deterministic"]
-"""How a bundle's policy acts: N guided candidates and the critics' choice, or one action for an observation."""
+"""How a bundle's policy acts: ``pair`` draws N guided candidates and the critics choose; ``deterministic`` has one
+action for an observation."""
 FORMAT_VERSIONS: Mapping[PolicyForm, int] = {"pair": 1, "deterministic": 2}
-"""The first that holds the form. A pair stays what it was: programs that know version 1 alone still run it."""
+"""First format version with this form. A pair keeps version 1, so programs that know only version 1 can run it."""
 OPSET = 20
 IR_VERSION = 10
 
@@ -34,7 +35,7 @@ NETWORK_FILES: Mapping[PolicyForm, tuple[str, ...]] = {
 }
 
 MAX_MANIFEST_SIZE = 1 << 20
-"""Bytes."""
+"""In bytes."""
 MAX_CANDIDATES = 4096
 
 
@@ -59,11 +60,11 @@ class Normalization:
 class ObservationPart:
     """The observation, or one entry of a Dict observation.
 
-    :param key: the entry's key; None when the observation is not a Dict.
-    :param shape: as the robot's program holds it.
-    :param dtype: as the robot's program holds it; values are cast to float32.
+    :param key: the entry's key; None if the observation is not a Dict.
+    :param shape: shape in the robot's program.
+    :param dtype: type in the robot's program; values are cast to float32.
     :param space: kind of Gymnasium space.
-    :param normalization: None when the graphs take the values as they are.
+    :param normalization: None if the graphs do not normalise the values.
     """
 
     key: str | None
@@ -74,7 +75,7 @@ class ObservationPart:
 
     @property
     def size(self) -> int:
-        """Elements, at least 1."""
+        """Number of elements, at least 1."""
         return math.prod(self.shape)
 
 
@@ -82,7 +83,7 @@ class ObservationPart:
 class ObservationSpec:
     """The flat vector that the graphs take: its parts, flattened and concatenated in this order.
 
-    :param size: elements in all, 1 to 65,536.
+    :param size: number of elements in all, 1 to 65,536.
     :param names: one per element, all different.
     """
 
@@ -98,13 +99,13 @@ class ObservationSpec:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """What leaves the policy, in the robot's units.
+    """The policy's output, in the robot's units.
 
-    :param size: elements, 1 to 4,096.
-    :param shape: of the action that :meth:`GuidedPolicy.act` returns; its elements are ``size``.
+    :param size: number of elements, 1 to 4,096.
+    :param shape: shape of the action that :meth:`GuidedPolicy.act` returns; it has ``size`` elements.
     :param names: one per element of the flattened action, all different.
-    :param low: finite, one per element.
-    :param high: finite, above ``low``.
+    :param low: smallest values, finite, one per element.
+    :param high: largest values, finite, one per element, above ``low``.
     """
 
     size: int
@@ -125,10 +126,10 @@ class OmegaRange:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What a pair takes from noise to its action.
+    """How a pair gets from noise to its action.
 
     :param flow_steps: K, 1 to 1,000.
-    :param num_candidates: N unless another is asked for, 1 to 4,096.
+    :param num_candidates: default number of candidates N, 1 to 4,096.
     """
 
     flow_steps: int
@@ -138,7 +139,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Parity:
-    """Largest differences from the trainer and those that are accepted; see :mod:`dipole_runtime.parity`.
+    """Largest differences from the trainer, and the tolerances for them; see :mod:`dipole_runtime.parity`.
 
     :param action_error: as a share of each action's range.
     :param q_error: as a share of max(1, |q|).
@@ -152,10 +153,10 @@ class Parity:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds and how it is used.
+    """The contents of a bundle and how to use them.
 
-    :param files: those besides the manifest, by name.
-    :param guidance: None: a deterministic policy, which has nothing to turn.
+    :param files: all files except the manifest, by name.
+    :param guidance: None: a deterministic policy, which has no ω and no candidates.
     :param provenance: JSON values: how the policy was made.
     """
 
@@ -176,12 +177,12 @@ class Manifest:
 
     @property
     def omega(self) -> OmegaRange | None:
-        """None: the policy has no greediness."""
+        """The range of ω; None: the policy has no greediness."""
         return None if self.guidance is None else self.guidance.omega
 
     @property
     def format_version(self) -> int:
-        """Of the bundle's format."""
+        """Version of the bundle's format."""
         return FORMAT_VERSIONS[self.policy]
 
     @property
@@ -191,16 +192,16 @@ class Manifest:
 
     @property
     def data_files(self) -> tuple[str, ...]:
-        """Names of all files besides the manifest."""
+        """Names of all files except the manifest."""
         return (*self.network_files, VECTORS)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Manifest:
-        """Parses and checks everything: the schema, the fields against each other, canonical form and checksum.
+        """Parses and checks everything: the schema, the fields against each other, the canonical form and the checksum.
 
         :param data: content of manifest.json, at most 1 MiB.
-        :param where: the bundle's name for messages.
-        :raises GuidedPolicyError: for anything that :meth:`to_bytes` would not have written.
+        :param where: the bundle's name, for error messages.
+        :raises GuidedPolicyError: anything that :meth:`to_bytes` would not have written.
         """
         with refusing(where):
             try:
@@ -229,7 +230,7 @@ class Manifest:
         problem = next(contradictions(manifest), None)
         if problem is not None:
             raise GuidedPolicyError(problem)
-        # Before the checksum, which only the manifest's own values make: an edit that keeps them is refused too.
+        # The checksum covers only the values; the comparison below also refuses an edit that keeps the values.
         if value["checksum"] != manifest.checksum:
             raise GuidedPolicyError(
                 f"at checksum: found {value['checksum'][:12]}…, expected {manifest.checksum[:12]}… for what the file "
@@ -245,9 +246,9 @@ class Manifest:
         return hashlib.sha256(_canonical(self._to_json())).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The canonical file, its checksum included.
+        """The canonical file, including its checksum.
 
-        :raises GuidedPolicyError: for values that JSON does not have.
+        :raises GuidedPolicyError: a value that JSON cannot hold.
         """
         return _canonical({**self._to_json(), "checksum": self.checksum})
 
@@ -282,13 +283,13 @@ def _canonical(value: Json) -> bytes:
 def _json(data: bytes) -> Json:
     try:
         return json.loads(data.decode("utf-8"))
-    # Damaged files also hold numbers of thousands of digits and thousands of brackets.
+    # Damaged files can also contain numbers with thousands of digits, or thousands of brackets.
     except (ValueError, RecursionError) as error:
         raise GuidedPolicyError(f"is not JSON in UTF-8 ({shown(str(error), 80)}): it was edited or damaged") from error
 
 
 def _require_this_format(value: Json) -> None:
-    """Before the schema, which only knows this version."""
+    """Checked before the schema, which only knows this version."""
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else value
         raise GuidedPolicyError(f"at format: found {shown(found)}, expected {FORMAT!r}: this is not a dipole bundle")
@@ -337,7 +338,7 @@ def _action(value: Json) -> ActionSpec:
 
 
 def _guidance(value: Json) -> Guidance | None:
-    """Version 1 knows pairs alone and has no word for them."""
+    """Version 1 has only pairs, and no field for the form."""
     if "policy" in value:
         return None
     omega = OmegaRange(**{name: float(number) for name, number in value["omega"].items()})
@@ -345,7 +346,7 @@ def _guidance(value: Json) -> Guidance | None:
 
 
 def _guidance_to_json(guidance: Guidance | None) -> dict[str, Json]:
-    """What a policy does not have is absent from its manifest."""
+    """Fields that a policy does not have are left out of its manifest."""
     if guidance is None:
         return {"policy": "deterministic"}
     return {**vars(guidance), "omega": dict(vars(guidance.omega))}

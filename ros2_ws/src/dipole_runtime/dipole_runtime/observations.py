@@ -1,4 +1,4 @@
-"""From what a robot's program holds to the flat vector that the graphs take."""
+"""From the robot program's observation to the flat vector that the graphs take."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _FLOAT = np.dtype(np.float32)
 
 
 def all_finite(values: Floats) -> bool:
-    """Whether neither NaN nor infinity is among them; quick, because it is asked three times for every decision."""
-    # One product in C instead of an array of answers; when it overflows without an infinity, the answers decide.
+    """Whether there is neither NaN nor infinity; fast, because every decision calls it three times."""
+    # One product in C instead of an array of booleans; if it overflows without an infinity, the booleans decide.
     return isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
 
 
 class ObservationReader:
     """Checks and flattens observations.
 
-    :param spec: the manifest's.
+    :param spec: the observation of the manifest.
     """
 
     def __init__(self, spec: ObservationSpec) -> None:
@@ -39,7 +39,7 @@ class ObservationReader:
         """
 
     def _read_array(self, observation: Any) -> Floats:
-        # What a control loop hands over every time needs no more looking at.
+        # The usual input of a control loop needs no further checks.
         if type(observation) is np.ndarray and observation.dtype == _FLOAT and observation.shape == self._shape:
             return self._require_finite(observation[None])
         if isinstance(observation, Mapping):
@@ -74,7 +74,7 @@ class ObservationReader:
 
 
 def observation_of(spec: ObservationSpec, flat: Floats) -> Floats | dict[str, Floats]:
-    """The other way round: from the flat vector [size] to what a robot's program holds, float32 all of it."""
+    """The inverse: from the flat vector [size] to the robot program's observation, all float32."""
     parts, start = {}, 0
     for part in spec.parts:
         parts[part.key] = flat[start : start + part.size].reshape(part.shape)
@@ -93,7 +93,7 @@ def _flat(value: Any, part: ObservationPart) -> Floats:
     if array.shape not in (part.shape, (part.size,)):
         raise _unlike(part, f"shape {array.shape}")
     if array.dtype != _FLOAT:
-        # Too large a number becomes infinite, which is refused by name later.
+        # A number that is too large becomes infinite and is refused later, with its name.
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     return array.reshape(-1)

@@ -1,4 +1,4 @@
-"""How far a policy is from the trainer's, measured so that ties between candidates do not count as errors."""
+"""Measures how far a policy is from the trainer's, so that ties between candidates do not count as errors."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ Act = Callable[[Floats], tuple[Floats, Floats]]
 
 
 def compare(run: Run, vectors: TestVectors, manifest: Manifest) -> Parity:
-    """The largest errors of ``run`` over all vectors, beside the manifest's tolerances.
+    """The largest errors of ``run`` over all vectors, together with the manifest's tolerances.
 
-    The action is compared with the trainer's candidate that the run itself values most: where two candidates' returns
-    are as good as equal, rounding decides between them. That it values them as the trainer does, the returns show.
+    The action is compared with the trainer's candidate to which the run itself gives the largest return: if two
+    candidates have nearly equal returns, rounding decides between them. The errors of the returns show whether the run
+    values the candidates as the trainer does.
 
     :return: action_error: |a − a_trainer| as a share of high − low; q_error: |q − q_trainer| / max(1, |q_trainer|);
-        infinite where the run gives NaN.
-    :raises GuidedPolicyError: when the run's results have other shapes.
+        infinite if the run gives NaN.
+    :raises GuidedPolicyError: the run's results have other shapes.
     """
     width = _width(manifest)
     rows = np.arange(len(vectors.omegas))
     action_error = q_error = 0.0
-    # What is infinite on the way is an error of infinity at the end, not a warning.
+    # An infinite intermediate value becomes an infinite error in the result, not a warning.
     with np.errstate(all="ignore"):
         for observation, noise, candidates, trainer_q in zip(
             vectors.observations, vectors.noise, vectors.candidates, vectors.q, strict=True
@@ -53,7 +54,7 @@ def compare_actions(act: Act, vectors: ActionVectors, manifest: Manifest) -> Par
     width = _width(manifest)
     action_error = q_error = 0.0
     with np.errstate(all="ignore"):
-        # One by one, as a robot acts.
+        # One by one, as on a robot.
         for index in range(len(vectors.observations)):
             at = slice(index, index + 1)
             action, q = act(vectors.observations[at])

@@ -1,4 +1,4 @@
-"""The policy that drives: one run of the fused graph per decision, everything checked, nothing learnt."""
+"""The policy that drives: each decision runs the fused graph once, with everything checked; it does not learn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS
 Observation = ArrayLike | Mapping[str, ArrayLike]
 
 LOAD_TIME_LIMIT = 60.0
-"""Seconds for the test vectors; a policy that needs more could not drive anyway."""
+"""Limit in seconds for the test vectors; a policy that needs longer could not drive anyway."""
 _OUTPUTS = ("action", "q")
 _WARM_UPS = 3
 _NOTHING_TO_TURN = "this bundle's policy is deterministic and has nothing to turn"
@@ -31,10 +31,11 @@ _NOTHING_TO_TURN = "this bundle's policy is deterministic and has nothing to tur
 class GuidedAction:
     """One decision.
 
-    :param action: in the robot's units, within [low, high], float32 of the manifest's action shape.
-    :param q: returns of the candidates, float32 of shape [N]; a deterministic policy has one, its action.
-    :param omega: the greediness that it was made with; None: a deterministic policy, which has none.
-    :param latency_s: seconds that the call took; those of a sweep share one.
+    :param action: in the robot's units, within [low, high], float32 with the manifest's action shape.
+    :param q: the candidates' estimated returns, float32 of shape [N]; for a deterministic policy, that of its action,
+        shape [1].
+    :param omega: the greediness of this decision; None for a deterministic policy.
+    :param latency_s: seconds that the call took; the actions of a sweep share one value.
     """
 
     action: Floats
@@ -44,18 +45,18 @@ class GuidedAction:
 
     @property
     def chosen(self) -> int:
-        """Which candidate the action is: the first with the largest return."""
+        """Index of the candidate that became the action: the first one with the largest return."""
         return int(self.q.argmax())
 
 
 class GuidedPolicy:
-    """A loaded bundle, of a guided pair or of a deterministic policy. May be used from several threads at once.
+    """A loaded bundle, of a guided pair or of a deterministic policy. Safe to use from several threads at once.
 
-    A deterministic policy gives one action for an observation. It has no greediness, no noise and no candidates to
-    choose from: where a method is given one of these, or has no meaning without, it raises.
+    A deterministic policy gives one action for an observation. It has no greediness, no noise and no candidates.
+    Methods that need one of these, or are given one, raise GuidedPolicyError.
 
-    :ivar manifest: what the bundle says of itself.
-    :ivar hash: the manifest's checksum, which names the bundle's whole content; 64 hexadecimal digits.
+    :ivar manifest: the bundle's description of itself.
+    :ivar hash: the manifest's checksum, which identifies the bundle's whole content; 64 hexadecimal digits.
     """
 
     def __init__(self, bundle: Bundle, threads: int, providers: Sequence[Provider] | None) -> None:
@@ -71,23 +72,23 @@ class GuidedPolicy:
     def load(
         cls, path: str | os.PathLike[str], threads: int = 1, providers: Sequence[Provider] | None = None
     ) -> GuidedPolicy:
-        """Reads a bundle, checks it, and has it reproduce the trainer's test vectors on this machine.
+        """Reads a bundle, checks it, and verifies that it reproduces the trainer's test vectors on this machine.
 
         :param path: a directory or a .dipole file.
-        :param threads: that one decision may use, at least 1.
-        :param providers: ONNX Runtime's execution providers, the preferred first; None: the CPU.
-        :raises GuidedPolicyError: for anything but a whole bundle that acts here as it did there.
+        :param threads: number of threads for one decision, at least 1.
+        :param providers: ONNX Runtime's execution providers in order of preference; None: the CPU.
+        :raises GuidedPolicyError: the bundle is not complete, or it acts differently than in the trainer.
         """
         return cls.from_bundle(read_bundle(path), threads, providers)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, threads: int = 1, providers: Sequence[Provider] | None = None) -> GuidedPolicy:
-        """As :meth:`load`, of a bundle in memory."""
+        """As :meth:`load`, for a bundle in memory."""
         with refusing(bundle.where), time_limit(LOAD_TIME_LIMIT) as options:
             policy = cls(bundle, threads, providers)
             for path, measured in measure_parity(bundle, policy._network, threads, options):
                 require_parity(path, measured)
-            # The first runs of a size allocate what the later ones find ready.
+            # The first runs with a new size allocate memory that later runs reuse.
             observation = observation_of(policy.manifest.observation, bundle.vectors().observations[0])
             for _ in range(_WARM_UPS):
                 policy.act(observation)
@@ -101,18 +102,19 @@ class GuidedPolicy:
         rng: np.random.Generator | None = None,
         num_candidates: int | None = None,
     ) -> GuidedAction:
-        """The best of N guided candidates, or a deterministic policy's one action.
+        """The best of N guided candidates, or a deterministic policy's only action.
 
-        :param observation: raw, as the robot has it: an array of the observation's shape or already flat, or, for a
-            Dict observation, a mapping with exactly its keys.
-        :param omega: greediness within the manifest's range (−1: negative policy, 0: positive); None: its default.
-            A deterministic policy takes None alone.
-        :param noise: the flow's starting points [N, act], standard normal; None: drawn. A deterministic policy takes
-            None alone.
-        :param rng: draws the noise; None: a generator of the policy's own. A deterministic policy draws nothing.
-        :param num_candidates: N, 1 to 4,096; None: the manifest's, or the rows of ``noise``. A deterministic policy
-            takes None or 1.
-        :raises GuidedPolicyError: for anything else, NaN and infinity included, in or out.
+        :param observation: raw: an array with the observation's shape or already flat; for a Dict observation, a
+            mapping with exactly its keys.
+        :param omega: greediness in the manifest's range (−1: negative policy, 0: positive policy); None: its default.
+            Must be None for a deterministic policy.
+        :param noise: the flow's starting points [N, act], standard normal; None: drawn. Must be None for a
+            deterministic policy.
+        :param rng: draws the noise; None: the policy's own generator. A deterministic policy draws nothing.
+        :param num_candidates: N, 1 to 4,096; None: the manifest's value, or the number of rows of ``noise``. Must be
+            None or 1 for a deterministic policy.
+        :return: the action, with the returns of the candidates.
+        :raises GuidedPolicyError: any other argument, and NaN or infinity in an input or output.
         """
         started = perf_counter()
         guidance = self.manifest.guidance
@@ -131,10 +133,10 @@ class GuidedPolicy:
         rng: np.random.Generator | None = None,
         num_candidates: int | None = None,
     ) -> list[GuidedAction]:
-        """What every ω would do from the same noise, in one run; arguments as in :meth:`act`.
+        """The actions for several ω from the same noise, in one run; arguments as in :meth:`act`.
 
         :param omegas: W ≥ 1 values, W·N at most 65,536.
-        :return: one action for each ω, in its order.
+        :return: one action per ω, in the same order.
         :raises GuidedPolicyError: as :meth:`act`, and for a deterministic policy, which has no ω.
         """
         started = perf_counter()
@@ -154,9 +156,9 @@ class GuidedPolicy:
         ]
 
     def deterministic_noise(self, num_candidates: int | None = None) -> Floats:
-        """The noise of dipole_sb3's ``predict(deterministic=True)``: fixed, the first row zero; shape [N, act].
+        """The noise of dipole_sb3's ``predict(deterministic=True)``: fixed, with a first row of zeros; shape [N, act].
 
-        :raises GuidedPolicyError: for a deterministic policy, which starts from none.
+        :raises GuidedPolicyError: for a deterministic policy, which uses no noise.
         """
         guidance = self.manifest.guidance
         if guidance is None:
@@ -210,7 +212,7 @@ class GuidedPolicy:
             if not isinstance(rng, np.random.Generator):
                 raise GuidedPolicyError(f"rng is {shown(type(rng).__name__)}, expected a numpy.random.Generator")
             return rng.standard_normal(shape, np.float32)
-        # NumPy's generators hold a lock of their own while they draw.
+        # Safe from several threads: NumPy's generators hold their own lock while they draw.
         return self._rng.standard_normal(shape, np.float32)
 
     def _require_noise(self, noise: ArrayLike, num_candidates: int | None, guidance: Guidance) -> Floats:

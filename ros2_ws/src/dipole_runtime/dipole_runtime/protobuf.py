@@ -1,7 +1,7 @@
-"""The wire format of protocol buffers: just enough to look into an ONNX file without the onnx package.
+"""The wire format of protocol buffers: just enough to check an ONNX file without the onnx package.
 
-Parsers of protocol buffers skip fields that they do not know and merge or overwrite fields that come twice, so two of
-them can see two different models in one file. This one refuses both, so that what is checked is what will run.
+Parsers of protocol buffers skip unknown fields, and merge or overwrite fields that occur twice, so two parsers can see
+two different models in the same file. This one refuses both cases, so the model that is checked is the model that runs.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dipole_runtime.errors import GuidedPolicyError
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 Field = tuple[int, int | memoryview]
-"""Wire type, and a varint's value or the bytes of anything else."""
+"""Wire type, with the value of a varint, or the bytes of any other type."""
 
 
 class Budget:
-    """How much may still be parsed: a small file can hold millions of empty fields.
+    """Limits how much is parsed: a small file can contain millions of empty fields.
 
-    :param fields: fields and packed numbers, of all messages together.
+    :param fields: number of fields and packed numbers, in all messages together.
     """
 
     def __init__(self, fields: int) -> None:
         self._limit = self._left = fields
 
     def spend(self, fields: int) -> None:
-        """Counts what is about to be parsed."""
+        """Counts fields before they are parsed."""
         self._left -= fields
         if self._left < 0:
             raise GuidedPolicyError(f"has more than {self._limit} fields")
@@ -36,9 +36,9 @@ class Message:
     """The fields of one message, by name.
 
     :param data: its bytes; not copied.
-    :param kinds: number → name of the fields that it may have; a name that ends with "*" may come repeatedly.
-    :param what: the message's name for errors.
-    :param budget: of the whole file.
+    :param kinds: number → name of the fields that it may have; a name that ends with "*" may be repeated.
+    :param what: the message's name, for errors.
+    :param budget: shared by the whole file.
     """
 
     def __init__(self, data: memoryview, kinds: Mapping[int, str], what: str, budget: Budget) -> None:
@@ -58,15 +58,15 @@ class Message:
         return name in self._fields
 
     def number(self, name: str) -> int:
-        """A varint, 0 when absent; negative numbers as Python has them."""
+        """A varint, 0 if absent; negative numbers are returned as negative integers."""
         return (self.numbers(name) or [0])[0]
 
     def blob(self, name: str) -> memoryview:
-        """Bytes, none when absent."""
+        """Bytes, empty if absent."""
         return (self.all(name) or [memoryview(b"")])[0]
 
     def text(self, name: str) -> str:
-        """A string, empty when absent."""
+        """A string, empty if absent."""
         return (self.texts(name) or [""])[0]
 
     def all(self, name: str) -> list[memoryview]:
@@ -93,7 +93,7 @@ class Message:
         return [value - (1 << 64) if value >> 63 else value for value in result]
 
     def joined(self, name: str, width: int) -> bytes:
-        """Numbers of a fixed width (FIXED32 or FIXED64), packed or not, one after the other."""
+        """Numbers of a fixed width (FIXED32 or FIXED64), packed or not, as concatenated bytes."""
         return b"".join(_expect(field, BYTES, width) for field in self._fields.get(name, []))
 
 
@@ -131,7 +131,7 @@ def _varint(data: memoryview, place: int) -> tuple[int, int]:
 
 
 def _expect(field: Field, *kinds: int) -> memoryview:
-    """The field's bytes; other parsers skip a field of another wire type, as if it were not there."""
+    """The field's bytes; refuses another wire type, where other parsers would skip the field as if it were absent."""
     kind, value = field
     if kind not in kinds or isinstance(value, int):
         raise malformed()
@@ -146,5 +146,5 @@ def _text(value: memoryview) -> str:
 
 
 def malformed() -> GuidedPolicyError:
-    """The error for bytes that are no message at all."""
+    """The error for bytes that are not a valid message."""
     return GuidedPolicyError("it is not an ONNX model, or a damaged one")

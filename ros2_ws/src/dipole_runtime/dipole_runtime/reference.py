@@ -1,4 +1,4 @@
-"""Policies as their equations have them, network by network. Slow, and easy to believe."""
+"""Policies computed network by network, as in their equations; slow, but easy to verify."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dipole_runtime.sessions import Floats, Network
 
 
 class TwoNetworkPolicy:
-    """A pair: two networks in a loop, then the critic. The fused graph must equal it.
+    """A pair: two networks in a loop, then the critic. The fused graph must give the same results.
 
     :param bundle: a checked bundle of a pair.
-    :param threads: of each network, at least 1.
-    :param options: of every run; see :func:`dipole_runtime.sessions.time_limit`.
-    :raises GuidedPolicyError: when ONNX Runtime refuses a network, or there are no two.
+    :param threads: number of threads for each network, at least 1.
+    :param options: for every run; see :func:`dipole_runtime.sessions.time_limit`.
+    :raises GuidedPolicyError: ONNX Runtime refuses a network, or the bundle's policy is not a pair.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 1, options: onnxruntime.RunOptions | None = None) -> None:
@@ -32,7 +32,7 @@ class TwoNetworkPolicy:
             )
 
     def run(self, observation: Floats, noise: Floats, omegas: Floats) -> tuple[Floats, Floats]:
-        """Actions [W, act] and returns [W, N] from one observation [obs], noise [N, act] and ω [W]."""
+        """Actions [W, act] and returns [W, N] for one observation [obs], noise [N, act] and ω [W]."""
         candidates = self.candidates(observation, noise, omegas)
         q = self.q(observation, candidates)
         return candidates[np.arange(len(omegas)), q.argmax(axis=1)], q
@@ -63,7 +63,7 @@ class TwoNetworkPolicy:
         return np.clip(scaled, low, high).reshape(len(omegas), *noise.shape)
 
     def q(self, observation: Floats, candidates: Floats) -> Floats:
-        """Returns of candidates [W, N, act] in the robot's units at one observation [obs]: [W, N]."""
+        """Returns [W, N] of candidates [W, N, act] in the robot's units at one observation [obs]."""
         actions = candidates.reshape(-1, candidates.shape[-1])
         inputs = {"observation": np.tile(observation, (len(actions), 1)), "action": actions}
         (q,) = self._critic.run(["q"], inputs, self._options)
@@ -71,11 +71,11 @@ class TwoNetworkPolicy:
 
 
 class ValuedPolicy:
-    """A deterministic policy, its actions valued by the critic that stands apart: what its graph's own q must equal.
+    """A deterministic policy whose actions are valued by the separate critic; its graph's own q must give the same.
 
-    :param policy: its graph.
-    :param critic: the critic's.
-    :param options: of every run; see :func:`dipole_runtime.sessions.time_limit`.
+    :param policy: the policy's graph.
+    :param critic: the critic's graph.
+    :param options: for every run; see :func:`dipole_runtime.sessions.time_limit`.
     """
 
     def __init__(self, policy: Network, critic: Network, options: onnxruntime.RunOptions | None = None) -> None:
@@ -83,12 +83,12 @@ class ValuedPolicy:
 
     @classmethod
     def of(cls, bundle: Bundle) -> ValuedPolicy:
-        """Of a checked bundle of a deterministic policy."""
+        """From a checked bundle of a deterministic policy."""
         with refusing(bundle.where):
             return cls(*(Network(name, bundle.files[name]) for name in (DETERMINISTIC, CRITIC)))
 
     def act(self, observations: Floats) -> tuple[Floats, Floats]:
-        """Actions [V, act] in the robot's units and returns [V] of raw observations [V, obs]."""
+        """Actions [V, act] in the robot's units and returns [V] for raw observations [V, obs]."""
         (actions,) = self._policy.run(["action"], {"observation": observations}, self._options)
         (q,) = self._critic.run(["q"], {"observation": observations, "action": actions}, self._options)
         return actions, q

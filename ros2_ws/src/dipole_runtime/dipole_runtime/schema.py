@@ -1,4 +1,4 @@
-"""A validator of the part of JSON Schema (draft 2020-12) that the manifest's schema uses."""
+"""A validator for the part of JSON Schema (draft 2020-12) that the manifest's schema uses."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def manifest_schema() -> Schema:
 
 
 def first_problem(value: Json, schema: Schema) -> str | None:
-    """What of ``value`` the schema does not allow, or None.
+    """The first place where ``value`` violates the schema; None if there is none.
 
-    :param value: as ``json.loads`` gives it.
-    :param schema: a schema of the keywords in this module; ``$ref`` to its own ``$defs`` only.
+    :param value: as ``json.loads`` returns it.
+    :param schema: uses only the keywords in this module, and ``$ref`` only to its own ``$defs``.
     :return: "at <place>: found …, expected …".
     """
     return _problem(value, schema, schema, "")
@@ -60,7 +60,7 @@ def _problem_inside(value: Json, keyword: str, schema: Schema, root: Schema, pla
     elif keyword == "properties" and isinstance(value, dict):
         entries = ((_join(place, name), value[name], rule[name]) for name in rule if name in value)
     elif keyword == "additionalProperties" and isinstance(value, dict):
-        # Only "false" is used: nothing in a manifest may go unread.
+        # The schema only uses "false": a manifest may not contain unknown fields.
         unknown = [name for name in value if name not in schema["properties"]]
         return f"at {place or 'the top'}: found the unknown key {shown(unknown[0])}" if unknown else None
     else:

@@ -1,4 +1,4 @@
-"""Runs a bundle's test vectors through both of its paths on this machine."""
+"""Runs a bundle's test vectors on this machine, through the graph that acts and through its single networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dipole_runtime.vectors import TestVectors
 
 
 def acting_network(bundle: Bundle, threads: int = 1, providers: Sequence[Provider] | None = None) -> Network:
-    """The graph that a robot acts by."""
+    """The graph with which a robot acts."""
     name = GUIDED if bundle.manifest.policy == "pair" else DETERMINISTIC
     return Network(name, bundle.files[name], threads, providers)
 
@@ -24,13 +24,13 @@ def acting_network(bundle: Bundle, threads: int = 1, providers: Sequence[Provide
 def measure_parity(
     bundle: Bundle, acting: Network, threads: int, options: onnxruntime.RunOptions
 ) -> Iterator[tuple[str, Parity]]:
-    """Name and errors of each path: the graph that acts, then the networks of which it is made, one by one.
+    """Name and errors of each path: the graph that acts, then the single networks that it combines.
 
     :param bundle: a checked bundle.
     :param acting: see :func:`acting_network`.
-    :param threads: of the networks, at least 1.
-    :param options: of every run.
-    :raises GuidedPolicyError: when ONNX Runtime refuses a network or a run.
+    :param threads: number of threads for the networks, at least 1.
+    :param options: for every run.
+    :raises GuidedPolicyError: ONNX Runtime refuses a network or a run.
     """
     vectors = bundle.vectors()
     if not isinstance(vectors, TestVectors):
@@ -56,14 +56,14 @@ def measure_parity(
 def require_parity(path: str, measured: Parity) -> None:
     """Refuses errors above the tolerances.
 
-    :param path: which way of running was measured, for the message.
-    :raises GuidedPolicyError: naming the error, where, and what is accepted.
+    :param path: name of the measured path, for the message.
+    :raises GuidedPolicyError: with the error, the path and the tolerance.
     """
     for name, error, tolerance in (
         ("action", measured.action_error, measured.action_tolerance),
         ("q", measured.q_error, measured.q_tolerance),
     ):
-        # Not "error > tolerance": a comparison with NaN must not pass.
+        # Not "error > tolerance": that would be false for NaN.
         if not error <= tolerance:
             raise GuidedPolicyError(
                 f"on this machine the test vectors get another {name} from {path} than from the trainer: error "

@@ -1,4 +1,4 @@
-"""Networks in ONNX Runtime: sessions that say nothing, take bounded memory, and fail in one sentence."""
+"""Networks in ONNX Runtime: sessions that print nothing, use bounded memory, and report errors in one sentence."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Provider = str | tuple[str, dict[str, Any]]
 DEFAULT_PROVIDERS: tuple[Provider, ...] = ("CPUExecutionProvider",)
 
 _MEMORY = 512 << 20
-"""Bytes that all sessions of this package may allocate together for weights and values."""
+"""Limit in bytes for the weights and values of all sessions of this package together."""
 _FATAL = 4
-# Up to 1.23 at least, folding computes constants, of any size, outside the memory that is bounded below. Exported
-# graphs are folded already.
+# In versions up to at least 1.23, constant folding computes constants of any size, outside the bounded memory. Exported
+# graphs are already folded.
 _DISABLED_OPTIMIZERS = ["ConstantFolding"]
 
 _allocator_lock = threading.Lock()
@@ -30,13 +30,13 @@ _allocator_registered = False
 
 
 class Network:
-    """One network, ready to run; may be run from several threads at once.
+    """One network, ready to run; safe to run from several threads at once.
 
     :param name: the file's name, for messages.
     :param data: the ONNX file.
-    :param threads: of one run, at least 1.
-    :param providers: ONNX Runtime's execution providers, the preferred first.
-    :raises GuidedPolicyError: for providers that this machine does not have, and whatever ONNX Runtime refuses.
+    :param threads: number of threads for one run, at least 1.
+    :param providers: ONNX Runtime's execution providers in order of preference.
+    :raises GuidedPolicyError: this machine does not have the providers, or ONNX Runtime refuses the network.
     """
 
     def __init__(self, name: str, data: bytes, threads: int = 1, providers: Sequence[Provider] | None = None) -> None:
@@ -52,13 +52,13 @@ class Network:
                 _options(threads),
                 providers=wanted,
                 disabled_optimizers=_DISABLED_OPTIMIZERS,
-                # It would print that it failed, and try once more with other providers.
+                # With fallback, it would print the failure and try again with other providers.
                 enable_fallback=0,
             )
-        # ONNX Runtime's exceptions have no common class, and damaged models find all of them.
+        # ONNX Runtime's exceptions have no common base class, and damaged models can raise any of them.
         except Exception as error:
             raise self._refused("cannot be loaded", error) from error
-        # A provider that is there but cannot start (no GPU, another driver) would silently be left out.
+        # ONNX Runtime silently leaves out a provider that is installed but cannot start (no GPU, wrong driver).
         missing = {_name(provider) for provider in wanted} - set(self._session.get_providers())
         if missing:
             raise GuidedPolicyError(f"the execution provider {sorted(missing)[0]} cannot start on this machine")
@@ -69,7 +69,7 @@ class Network:
         """The named outputs for named inputs.
 
         :param options: see :func:`time_limit`.
-        :raises GuidedPolicyError: when ONNX Runtime fails.
+        :raises GuidedPolicyError: ONNX Runtime fails.
         """
         try:
             result: list[Floats] = self._session.run(outputs, inputs, options)
@@ -79,7 +79,8 @@ class Network:
 
     def _refused(self, what: str, error: Exception) -> GuidedPolicyError:
         reason = str(error).removeprefix("[ONNXRuntimeError] : ").strip()
-        # The kind of failure is at its beginning, the cause at its end, and paths of its source code between them.
+        # The message begins with the kind of failure and ends with its cause; between them are paths of ONNX Runtime's
+        # sources.
         if len(reason) > 200:
             reason = f"{reason[:80]} … {reason[-118:]}"
         return GuidedPolicyError(f"{self._name} {what} in ONNX Runtime {onnxruntime.__version__} ({reason})")
@@ -87,7 +88,7 @@ class Network:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[onnxruntime.RunOptions]:
-    """Options of runs that fail when the block takes longer than this: hostile graphs can compute for days."""
+    """Options for runs that fail when the block takes longer than this: hostile graphs can compute for days."""
     options = onnxruntime.RunOptions()
     options.log_severity_level = _FATAL
 
@@ -126,7 +127,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _register_allocator() -> None:
-    """Bounds what a graph can allocate: one operator can ask for terabytes that no file's size tells of."""
+    """Bounds a graph's memory: a single operator can request terabytes, which no file size reveals."""
     global _allocator_registered
     with _allocator_lock:
         if _allocator_registered:
@@ -135,10 +136,10 @@ def _register_allocator() -> None:
         memory = onnxruntime.OrtMemoryInfo(
             "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
         )
-        # Extended by as much as is asked for: doubling would waste up to half of it.
+        # The arena grows only by the requested size: doubling would waste up to half of it.
         arena = onnxruntime.OrtArenaCfg({"max_mem": _MEMORY, "arena_extend_strategy": 1})
         try:
             onnxruntime.create_and_register_allocator(memory, arena)
         except Exception:
-            # The application has registered its own, with limits of its own: then ours use that.
+            # The application has registered its own allocator, with its own limits; ours then use that one.
             return

@@ -1,4 +1,4 @@
-"""Test vectors: what the trainer's policy did, which every machine must reproduce before it may drive."""
+"""Test vectors: the trainer's results, which every machine must reproduce before it may drive."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dipole_runtime.manifest import VECTORS, Manifest
 Floats = NDArray[np.float32]
 
 MAX_CANDIDATE_ACTIONS = 65536
-"""V·W·N."""
+"""Limit for V·W·N."""
 
-# What NumPy writes for a float32 array in C order, and nothing else: no other type, no pickle, nothing to evaluate.
+# Exactly what NumPy writes for a float32 array in C order: no other type, no pickle, nothing to evaluate.
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)(\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d{1,9}(?:, \d{1,9})*),?\), \} *\n)",
     re.DOTALL,
@@ -34,7 +34,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TestVectors:
-    """Of a pair: V observations, each with its noise, at the same W values of ω; all float32.
+    """For a pair: V observations, each with its noise, at the same W values of ω; all float32.
 
     :param observations: [V, obs], raw.
     :param noise: [V, N, act], the flow's starting points.
@@ -50,11 +50,11 @@ class TestVectors:
     q: Floats
 
     def to_bytes(self) -> bytes:
-        """The npz file; the same arrays give the same bytes, whatever NumPy's version."""
+        """The npz file; the same arrays give the same bytes with every version of NumPy."""
         return _npz(self)
 
     def expected_shapes(self, manifest: Manifest) -> dict[str, Shape]:
-        """By name: those that belong to the sizes of the first arrays and of the manifest."""
+        """The shape of each array, by name, from the sizes of the first arrays and of the manifest."""
         observation, action = manifest.observation.size, manifest.action.size
         vectors = self.observations.shape[0]
         omegas = self.omegas.shape[0]
@@ -68,18 +68,18 @@ class TestVectors:
         }
 
     def count(self) -> tuple[int, str]:
-        """Actions, and how they come about in words."""
+        """Number of actions, and a description of it in words."""
         vectors, omegas, candidates = self.q.shape
         return self.q.size, f"{vectors} observations × {omegas} ω × {candidates} candidates"
 
 
 @dataclass(frozen=True)
 class ActionVectors:
-    """Of a deterministic policy: V observations; all float32.
+    """For a deterministic policy: V observations; all float32.
 
     :param observations: [V, obs], raw.
-    :param actions: [V, act], the trainer's in the robot's units.
-    :param q: [V], the trainer's returns of them.
+    :param actions: [V, act], the trainer's, in the robot's units.
+    :param q: [V], the trainer's returns of these actions.
     """
 
     observations: Floats
@@ -87,11 +87,11 @@ class ActionVectors:
     q: Floats
 
     def to_bytes(self) -> bytes:
-        """The npz file; the same arrays give the same bytes, whatever NumPy's version."""
+        """The npz file; the same arrays give the same bytes with every version of NumPy."""
         return _npz(self)
 
     def expected_shapes(self, manifest: Manifest) -> dict[str, Shape]:
-        """By name: those that belong to the number of observations and to the manifest."""
+        """The shape of each array, by name, from the number of observations and the manifest."""
         vectors = self.observations.shape[0]
         return {
             "observations": (vectors, manifest.observation.size),
@@ -100,7 +100,7 @@ class ActionVectors:
         }
 
     def count(self) -> tuple[int, str]:
-        """Actions, also in words."""
+        """Number of actions, and a description of it in words."""
         return self.q.size, f"{self.q.size} observations"
 
 
@@ -108,16 +108,16 @@ Vectors = TestVectors | ActionVectors
 
 
 def read_vectors(data: bytes, manifest: Manifest) -> Vectors:
-    """Reads test_vectors.npz, those of the manifest's form; shapes are compared before anything is allocated.
+    """Reads test_vectors.npz for the manifest's policy form; shapes are checked before memory is allocated.
 
-    :raises GuidedPolicyError: for other arrays, types or sizes, and for NaN or infinity in them.
+    :raises GuidedPolicyError: other arrays, types or sizes, or NaN or infinity in them.
     """
     kind: type[Vectors] = TestVectors if manifest.policy == "pair" else ActionVectors
     try:
         members = {field.name: f"{field.name}.npy" for field in fields(kind)}
         archive = Archive(io.BytesIO(data))
         require_names(archive.names, list(members.values()))
-        # Stored members are at most as long as the file itself.
+        # A stored member cannot be longer than the file itself.
         arrays = {name: _array(name, archive.read(member, len(data))) for name, member in members.items()}
         vectors = kind(**arrays)
         _require_plain(vectors.expected_shapes(manifest), arrays)
@@ -156,6 +156,6 @@ def _array(name: str, data: bytes) -> Floats:
 
 def _npy(array: Floats) -> bytes:
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {array.shape}, }}"
-    # The format wants the numbers to begin at a multiple of 64 bytes.
+    # The format aligns the numbers to a multiple of 64 bytes.
     header += " " * (-(len(header) + 11) % 64) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + array.astype("<f4").tobytes()
