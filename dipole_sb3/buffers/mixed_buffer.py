@@ -114,6 +114,13 @@ class MixedReplayBuffer(OfflineReplayBuffer):
 
     blocks.__doc__ = OfflineReplayBuffer.blocks.__doc__
 
+    def recordings(self, rows: int | None = None) -> Iterator[Iterator[dict[str, Any]]]:
+        if self.recorded is not None:
+            yield from self.recorded.recordings(rows)
+        yield from super().recordings(rows)
+
+    recordings.__doc__ = OfflineReplayBuffer.recordings.__doc__
+
     # Training's face
 
     @property
