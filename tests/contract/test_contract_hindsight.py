@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from algorithms import parameters_of, same_parameters, small
 from goal_environments import Point
 from recordings import record
@@ -68,13 +69,15 @@ def test_rewards_by_a_function_without_an_environment(algorithm: Any) -> None:
     assert model.num_timesteps == 3
 
 
-def test_a_run_with_hindsight_goes_on_from_its_checkpoint(algorithm: Any, tmp_path: Path) -> None:
-    """Bit-identically: which episodes were over is part of the state."""
+@pytest.mark.parametrize("copy_info_dict", [False, True])
+def test_a_run_with_hindsight_goes_on_from_its_checkpoint(algorithm: Any, tmp_path: Path, copy_info_dict: bool) -> None:
+    """Bit-identically: which episodes were over is part of the state, and so are the infos that rewards need."""
     data = record(Point(), 40)
+    hindsight = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"copy_info_dict": copy_info_dict}}
 
     def begun() -> Any:
         return small(
-            algorithm, "MultiInputPolicy", ReplayableEpisodes(Point()), dataset=data, offline_steps=4, **HINDSIGHT
+            algorithm, "MultiInputPolicy", ReplayableEpisodes(Point()), dataset=data, offline_steps=4, **hindsight
         )
 
     whole = begun().learn(44, callback=ResumableCheckpoint(20, tmp_path))
