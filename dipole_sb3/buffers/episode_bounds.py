@@ -96,7 +96,10 @@ def bounds_between(breaks: np.ndarray) -> EpisodeBounds:
 
 
 def find_bounds(
-    observations: ObservationArrays, next_observations: ObservationArrays, dones: np.ndarray
+    observations: ObservationArrays,
+    next_observations: ObservationArrays,
+    dones: np.ndarray,
+    cuts: np.ndarray | None = None,
 ) -> EpisodeBounds:
     """The episodes of transitions in the order in which they were recorded.
 
@@ -106,9 +109,13 @@ def find_bounds(
     :param observations: [rows, n_envs, *observation], or a dict of those.
     :param next_observations: the same.
     :param dones: [rows, n_envs].
+    :param cuts: rows that end a recording whatever follows; None: none are known.
     """
     states, following = (without_desired_goal(value) for value in (observations, next_observations))
-    return bounds_between(find_breaks(states, following, dones, len(dones) - 1))
+    breaks = find_breaks(states, following, dones, len(dones) - 1)
+    if cuts is not None:
+        breaks[cuts] = True
+    return bounds_between(breaks)
 
 
 def without_desired_goal(observations: ObservationArrays) -> ObservationArrays:

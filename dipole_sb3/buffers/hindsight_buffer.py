@@ -19,6 +19,8 @@ from dipole_sb3.buffers.episode_bounds import EpisodeBounds, RingEpisodes, find_
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.buffers.n_step_windows import differ
 from dipole_sb3.buffers.offline_buffer import Batch, OfflineReplayBuffer
+from dipole_sb3.buffers.stored_buffer import StoredReplayBuffer
+from dipole_sb3.buffers.stored_infos import infos_from_bytes, infos_to_bytes
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.observations import mapped, together
 
@@ -41,6 +43,7 @@ class HindsightReplayBuffer(MixedReplayBuffer):
     :param goal_selection_strategy: which goal of the episode: ``"future"``, one achieved by this transition or later;
         ``"final"``, the last; ``"episode"``, any; or SB3's GoalSelectionStrategy.
     :param copy_info_dict: hand the infos of gathered transitions to ``compute_reward`` (recorded ones have none).
+        Checkpoints keep them where they are numbers, strings, arrays, and lists, tuples or dicts of them.
     :param env: its first environment's ``compute_reward(achieved_goal, desired_goal, info)`` rewards new goals, many at
         a time. The algorithm hands its own.
     :param compute_reward: the same as a function, for data without an environment.
@@ -285,9 +288,8 @@ class HindsightReplayBuffer(MixedReplayBuffer):
 
     def _infos_of(self, indices: Tensor) -> list[dict[str, Any]]:
         places = (indices - self.n_recorded).tolist()
-        nothing: list[dict[str, Any]] = [{}] * self.n_envs
         return [
-            copy.deepcopy(self._infos.get(place // self.n_envs, nothing)[place % self.n_envs]) if place >= 0 else {}
+            copy.deepcopy(self._infos[place // self.n_envs][place % self.n_envs]) if place >= 0 else {}
             for place in places
         ]
 
@@ -319,24 +321,41 @@ class HindsightReplayBuffer(MixedReplayBuffer):
     # Saving
 
     def online_state(self) -> dict[str, np.ndarray]:
-        if self.copy_info_dict:
-            raise ValueError(
-                "copy_info_dict=True: infos may hold anything, and checkpoints hold numbers; expected False, or "
-                "save_replay_buffer, whose files are pickles"
-            )
-        return {**super().online_state(), "running_since": self._episodes.running_since}
+        """As of a MixedReplayBuffer; also ``running_since``, and with ``copy_info_dict`` the ``infos``, uint8 [bytes].
 
-    online_state.__doc__ = MixedReplayBuffer.online_state.__doc__
+        :raises ValueError: an info holds something that checkpoints cannot.
+        """
+        state = {**super().online_state(), "running_since": self._episodes.running_since}
+        if self.copy_info_dict:
+            state["infos"] = infos_to_bytes([self._infos[row] for row in range(self._filled_rows())])
+        return state
 
     def restore_online(self, state: dict[str, np.ndarray]) -> None:
         running = state.get("running_since")
         if running is None or running.shape != self._episodes.running_since.shape:
             raise ValueError("online state: running_since is missing, or of another number of environments")
-        super().restore_online({name: array for name, array in state.items() if name != "running_since"})
+        infos = self._infos_in(state) if self.copy_info_dict else {}
+        own = {"running_since", "infos"} if self.copy_info_dict else {"running_since"}
+        super().restore_online({name: array for name, array in state.items() if name not in own})
+        self._infos = infos
         self._episodes.running_since, self._finished = np.array(running), None
         self._episodes.bounds.lengths[self._filled_rows() :] = 0
 
     restore_online.__doc__ = MixedReplayBuffer.restore_online.__doc__
+
+    def _infos_in(self, state: dict[str, np.ndarray]) -> dict[int, list[dict[str, Any]]]:
+        """By row of the ring."""
+        if "infos" not in state:
+            raise ValueError(
+                "online state: infos are missing, expected those of every transition (copy_info_dict=True)"
+            )
+        infos, rows = infos_from_bytes(state["infos"]), len(state["rewards"])
+        if len(infos) != rows or any(len(of_row) != self.n_envs for of_row in infos):
+            raise ValueError(
+                f"online state: found infos of {len(infos)} rows, expected those of {rows} rows of {self.n_envs} "
+                "environments"
+            )
+        return dict(enumerate(infos))
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {
@@ -356,7 +375,9 @@ class HindsightReplayBuffer(MixedReplayBuffer):
             ):
                 target[:rows] = found
         other._episodes.running_since[:] = other.pos
-        other._infos = {}  # of rows that are elsewhere now
+        if self.copy_info_dict:
+            infos = [self._infos[row][column] for row, column in zip(*self._shares(n_envs), strict=True)]
+            other._infos = {row: infos[row * n_envs : (row + 1) * n_envs] for row in range(rows)}
         return other
 
     with_environments.__doc__ = MixedReplayBuffer.with_environments.__doc__
@@ -402,7 +423,8 @@ def _recorded_bounds(recorded: OfflineReplayBuffer) -> EpisodeBounds:
             "order of time"
         )
     states, following = (_rows_of(value, rows) for value in (recorded.observations, recorded.next_observations))
-    bounds = find_bounds(states, following, recorded.dones[:rows])
+    cuts = recorded.ends_of_recordings() if isinstance(recorded, StoredReplayBuffer) else None
+    bounds = find_bounds(states, following, recorded.dones[:rows], cuts)
     if (bounds.lengths == 1).all() and np.count_nonzero(recorded.dones[:rows] == 0) > recorded.n_envs:
         raise DatasetError(
             f"{recorded.source}: goals achieved later in an episode need transitions in the order in which they were "

@@ -114,6 +114,13 @@ class MixedReplayBuffer(OfflineReplayBuffer):
 
     blocks.__doc__ = OfflineReplayBuffer.blocks.__doc__
 
+    def recordings(self, rows: int | None = None) -> Iterator[Iterator[dict[str, Any]]]:
+        if self.recorded is not None:
+            yield from self.recorded.recordings(rows)
+        yield from super().recordings(rows)
+
+    recordings.__doc__ = OfflineReplayBuffer.recordings.__doc__
+
     # Training's face
 
     @property
@@ -230,18 +237,13 @@ class MixedReplayBuffer(OfflineReplayBuffer):
 
         :param n_envs: environments that will write at a time.
         """
-        count, filled = self.n_online, self._filled_rows()
-        oldest = self.pos if self.full else 0
-        order = (oldest + np.arange(filled)) % self.buffer_size
-        rows = -(-count // n_envs)
+        old_rows, old_columns = self._shares(n_envs)
+        rows = len(old_rows) // n_envs
         capacity = max(self.buffer_size * self.n_envs // n_envs, rows, 1)
 
         def divided(array: np.ndarray) -> np.ndarray:
             new = np.zeros((capacity, n_envs, *array.shape[2:]), array.dtype)
-            if count:
-                line = array[order].swapaxes(0, 1).reshape(count, *array.shape[2:])
-                columns = line[np.arange(rows * n_envs) % count].reshape(n_envs, rows, *array.shape[2:])
-                new[:rows] = columns.swapaxes(0, 1)
+            new[:rows] = array[old_rows, old_columns].reshape(rows, n_envs, *array.shape[2:])
             return new
 
         other = copy.copy(self)
@@ -252,6 +254,18 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         if other._shared is not None:
             other._share_observations(mapped(lambda array: array[:rows], other.next_observations))
         return other
+
+    def _shares(self, n_envs: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the transitions of :meth:`with_environments` are in this ring.
+
+        :return: rows and columns here, int64 [rows · n_envs] each, in the order of flat indices there.
+        """
+        count, filled = self.n_online, self._filled_rows()
+        oldest = self.pos if self.full else 0
+        rows = -(-count // n_envs)
+        # Places in a line of the environments' transitions, one environment after the other.
+        places = np.arange(rows * n_envs).reshape(n_envs, rows).T.flatten() % max(count, 1)
+        return (oldest + places % max(filled, 1)) % self.buffer_size, places // max(filled, 1)
 
     def _with_observation_space(self, space: spaces.Space[Any]) -> OfflineReplayBuffer:
         other = super()._with_observation_space(space)

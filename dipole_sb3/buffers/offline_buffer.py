@@ -324,6 +324,29 @@ class OfflineReplayBuffer(ReplayBuffer):
                 for key in TRANSITION_ARRAYS
             }
 
+    def recordings(self, rows: int | None = None) -> Iterator[Iterator[dict[str, Any]]]:
+        """All transitions in the order of time: those of every environment together, the oldest first.
+
+        Nothing goes on from one recording to the next, whatever its observations are.
+
+        :param rows: transitions of a block; None: blocks of about 32 MiB.
+        :return: for each environment its blocks, as :meth:`blocks` gives them.
+        """
+        oldest = self.pos if self.full else 0
+        rows = image_layout.rows_per_block(self._row_bytes() // self.n_envs) if rows is None else rows
+        order = (oldest + np.arange(self._filled_rows())) % self.buffer_size
+        for column in range(self.n_envs):
+            yield self._blocks_of(order, column, rows)
+
+    def _blocks_of(self, order: np.ndarray, column: int, rows: int) -> Iterator[dict[str, Any]]:
+        """One environment's transitions in the rows of ``order``, so many at a time, as copies."""
+        for start in range(0, len(order), rows):
+            part = order[start : start + rows]
+            yield {
+                key: mapped(lambda array, part=part: array[part, column], getattr(self, key))
+                for key in TRANSITION_ARRAYS
+            }
+
     def _row_bytes(self) -> int:
         """Of the observations in a row, by far the most of it."""
         return sum(array[:1].nbytes for (array,) in together(self.observations))

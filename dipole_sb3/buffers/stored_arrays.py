@@ -2,7 +2,8 @@
 
     dataset.json                     format and version, spaces, counts, shapes and SHA-256 of the arrays, metadata
     observations.npy                 [T + 1, *observation]: s of every transition, and what follows the last
-    breaks.npy                       [K]: transitions whose next observation is not the next one's observation
+    breaks.npy                       [K]: transitions whose next observation is not the next one's observation, and
+                                     those that end a recording (what one environment gathered)
     break_observations.npy           [K, *observation]: the next observations of those
     actions.npy                      [T, action], scaled to [−1, 1] by the bounds of the action space, float32
     rewards.npy, dones.npy, timeouts.npy    [T], float32, as in a replay buffer
@@ -41,6 +42,8 @@ MAPPED_BYTES = 768 * 2**20
 Linux counts every touched page of a map as the process's memory, with up to 2 MiB around it.
 """
 
+_BREAKS_AT_ONCE = 4096
+
 Keyed = dict[str | None, NpyFile]
 
 
@@ -50,7 +53,8 @@ class StoredArrays:
     Observations are stored once: row t of them is s, row t + 1 is s', except in the transitions of ``breaks``.
 
     :param observations: [T + 1, *observation], by key of a Dict observation or under None.
-    :param breaks: int64 [K], in ascending order: transitions whose next observation is not the following row.
+    :param breaks: int64 [K], in ascending order: transitions whose next observation is not the following row, or after
+        which another recording begins.
     :param break_observations: [K, *observation], their next observations; keys as of ``observations``.
     :param columns: actions [T, action], rewards, dones and timeouts [T], float32.
     """
@@ -89,6 +93,17 @@ class StoredArrays:
             "next_observations": unkeyed(following),
             **{key: file.read(start, stop) for key, file in self.columns.items()},
         }
+
+    def ends_of_recordings(self) -> np.ndarray:
+        """Breaks whose next observation is the following row all the same: what was written apart, int64 [K]."""
+        breaks, apart = self.breaks.map, np.zeros(len(self.breaks.map), bool)
+        for key, file in self.observations.items():
+            for start in range(0, len(breaks), _BREAKS_AT_ONCE):
+                part = np.arange(start, min(start + _BREAKS_AT_ONCE, len(breaks)))
+                one, other = file.take(breaks[part] + 1), self.break_observations[key].take(part)
+                # To the bit, as they are written: a −0 before a 0 is noted as a break, and ends nothing.
+                apart[part] |= differ_in_bits(one, other)
+        return breaks[~apart]
 
     def _mend(self, following: dict[str | None, np.ndarray], rows: np.ndarray) -> None:
         """Fills in the true next observations where the next row is another state."""
@@ -272,3 +287,15 @@ def unkeyed(values: dict[str | None, Any]) -> Any:
 def part_of(whole: Any, key: str | None) -> Any:
     """Of a Dict space or observation its part; of any other itself."""
     return whole if key is None else whole[key]
+
+
+def differ_in_bits(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Which rows of two arrays [n, ...] are not the same to the bit (−0 is not 0), bool [n]."""
+    if len(one) == 0:
+        return np.zeros(0, bool)
+    different: np.ndarray = (_bits(one) != _bits(other)).any(axis=1)
+    return different
+
+
+def _bits(rows: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)

@@ -109,14 +109,28 @@ class StoredReplayBuffer(OfflineReplayBuffer):
         return torch.from_numpy(array).to(self.device)
 
     def blocks(self, rows: int | None = None) -> Iterator[dict[str, Any]]:
+        return self._blocks_between(0, self.size(), rows)
+
+    blocks.__doc__ = OfflineReplayBuffer.blocks.__doc__
+
+    def recordings(self, rows: int | None = None) -> Iterator[Iterator[dict[str, Any]]]:
+        ends = [*(self._arrays.ends_of_recordings() + 1).tolist(), self.size()]
+        for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+            yield self._blocks_between(start, stop, rows)
+
+    recordings.__doc__ = OfflineReplayBuffer.recordings.__doc__
+
+    def ends_of_recordings(self) -> np.ndarray:
+        """Rows after which another recording begins although its first observation might follow, int64 [K]."""
+        return self._arrays.ends_of_recordings()
+
+    def _blocks_between(self, first: int, last: int, rows: int | None) -> Iterator[dict[str, Any]]:
         rows = image_layout.rows_per_block(self._row_bytes()) if rows is None else rows
-        for start in range(0, self.size(), rows):
-            block = self._arrays.block(start, min(start + rows, self.size()))
+        for start in range(first, last, rows):
+            block = self._arrays.block(start, min(start + rows, last))
             for key in ("observations", "next_observations"):
                 block[key] = image_layout.transposed(block[key], self.observation_space, 1)
             yield block
-
-    blocks.__doc__ = OfflineReplayBuffer.blocks.__doc__
 
     def add(self, *_: Any, **__: Any) -> None:
         """Refuses: what was recorded stays as it is.
@@ -126,7 +140,10 @@ class StoredReplayBuffer(OfflineReplayBuffer):
         raise ValueError(f"{self.source}: recorded data are not written to; a MixedReplayBuffer gathers beside them")
 
     def in_memory(self) -> OfflineReplayBuffer:
-        """The same transitions as arrays in memory."""
+        """The same transitions as arrays in memory.
+
+        Recordings that were cut in the middle of an episode are told apart by their observations alone there.
+        """
         buffer = OfflineReplayBuffer(1, self.observation_space, self.action_space, self.device)
         buffer.buffer_size, buffer.pos, buffer.full = self.buffer_size, 0, True
         buffer.source, buffer.metadata, buffer.validation = self.source, self.metadata, self.validation

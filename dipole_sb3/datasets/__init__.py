@@ -15,7 +15,7 @@ from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.errors import DatasetError
 
 EXPECTED_NAMES = (
-    "ogbench/<single-task name>, exorl/<domain>/<algorithm>/<task>, minari/<id>, demo/<name>, or the path of an .npz "
+    "ogbench/<name>, exorl/<domain>/<algorithm>/<task>, minari/<id>, demo/<name>, or the path of an .npz "
     "or .hdf5 file or of a stored data set's folder"
 )
 
@@ -28,6 +28,7 @@ def load_dataset(
     """Recorded data, ready to train on.
 
     :param name: ``"ogbench/cube-single-play-singletask-task2-v0"`` (any single-task name of OGBench),
+        ``"ogbench/cube-single-play-v0"`` (the same data with goals),
         ``"exorl/walker/rnd/walk"`` (any of nine tasks on ExORL's recordings),
         ``"minari/mujoco/reacher/medium-v0"`` (any set of Minari's local folder),
         ``"demo/reacher-tqc-10k"`` (ships with the package), the path of an .npz or .hdf5 file
@@ -74,7 +75,7 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
     """The environment a data set belongs to, or one by name.
 
     :param source: a buffer whose metadata has ``env_id`` (and ``env_kwargs``, where it has those); or a name:
-        ``"ogbench/<single-task name>"``, the name of an ExORL data set, else a Gymnasium id.
+        ``"ogbench/<name>"``, the name of an ExORL data set, else a Gymnasium id.
     :param options: handed to ``ogbench.make_env`` or ``gymnasium.make``.
     :raises DatasetError: the data set does not say where it was recorded.
     :raises gymnasium.error.Error: Gymnasium does not know the id.
@@ -118,4 +119,4 @@ def _ogbench_names() -> list[str]:
         return []
     from dipole_sb3.datasets import ogbench
 
-    return [f"ogbench/{name}" for name in ogbench.single_task_names()]
+    return [f"ogbench/{name}" for name in [*ogbench.single_task_names(), *ogbench.goal_set_names()]]

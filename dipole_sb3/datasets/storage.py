@@ -23,6 +23,7 @@ from dipole_sb3.buffers.stored_arrays import (
     FORMAT,
     VERSION,
     described_spaces_of,
+    differ_in_bits,
     file_name,
     layout,
     noted_breaks,
@@ -76,6 +77,7 @@ class DatasetWriter:
         self._digest = TransitionDigest(observation_space)
         self._following: dict[str | None, np.ndarray] = {}
         self._episodes, self._open_episode, self._failed = 0, False, False
+        self._begins_recording = False
 
     def __enter__(self) -> DatasetWriter:
         with ExitStack() as stack:
@@ -118,15 +120,21 @@ class DatasetWriter:
     def append_buffer(self, buffer: OfflineReplayBuffer) -> None:
         """Adds all transitions of a buffer with the writer's spaces, bit for bit.
 
+        Environment after environment in the order of time, so that episodes stay together; see
+        :meth:`OfflineReplayBuffer.recordings`. No episode goes on from one buffer to the next.
+
         :raises DatasetError: it has other spaces.
         """
         with self._failures_named():
             checks.require_same_spaces(
                 buffer.source, buffer.observation_space, buffer.action_space, self.observation_space, self.action_space
             )
-        for block in buffer.blocks():
-            with self._failures_named():
-                self._append_block(block)
+        for recording in buffer.recordings():
+            self._begins_recording = True
+            for block in recording:
+                with self._failures_named():
+                    self._append_block(block)
+        self._begins_recording = True
 
     @contextmanager
     def _failures_named(self, first: int = 0) -> Iterator[None]:
@@ -144,11 +152,15 @@ class DatasetWriter:
     def _append_block(self, block: Mapping[str, Any]) -> None:
         self._digest.update(block)
         states, following = _by_key(block["observations"]), _by_key(block["next_observations"])
-        if self._following and any(_differ(self._following[key], state[:1]).any() for key, state in states.items()):
+        if self._following and (
+            self._begins_recording
+            or any(differ_in_bits(self._following[key], state[:1]).any() for key, state in states.items())
+        ):
             self._append_breaks(np.array([-1]), self._following)
+        self._begins_recording = False
         broken = np.zeros(len(block["rewards"]), bool)
         for key, state in states.items():
-            broken[:-1] |= _differ(following[key][:-1], state[1:])
+            broken[:-1] |= differ_in_bits(following[key][:-1], state[1:])
             self._writers[file_name("observations", key)].append(state)
         rows = np.flatnonzero(broken)
         self._append_breaks(rows, {key: value[rows] for key, value in following.items()})
@@ -207,6 +219,10 @@ def save(
 ) -> None:
     """Writes all transitions of a buffer, bit for bit; memory does not grow with them.
 
+    What several environments gathered is written environment after environment, each in the order of time: episodes
+    stay together, and returns over several steps are the same. Only the order of the transitions is another one, and
+    with it the checksum.
+
     :param buffer: of any kind.
     :param path: of the folder; as for :class:`DatasetWriter`, which says what is raised.
     :param metadata: the buffer's own when None.
@@ -261,18 +277,6 @@ def damages(path: Path) -> list[str]:
 
 def _by_key(value: Any) -> dict[str | None, np.ndarray]:
     return value if isinstance(value, dict) else {None: value}
-
-
-def _differ(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Which rows are not the same to the bit (−0 is not 0)."""
-    if len(one) == 0:
-        return np.zeros(0, bool)
-    different: np.ndarray = (_bits(one) != _bits(other)).any(axis=1)
-    return different
-
-
-def _bits(rows: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
 
 
 def _require_json(path: Path, metadata: Mapping[str, Any]) -> None:

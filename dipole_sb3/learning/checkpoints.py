@@ -22,7 +22,7 @@ from dipole_sb3.common.archived_state import read_state, write_state
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.files import problem_of_model, replaced_when_complete
 from dipole_sb3.common.profiler_sections import section
-from dipole_sb3.common.random_state import global_generators, restore_global_generators
+from dipole_sb3.common.random_state import restore_global_generators
 from dipole_sb3.common.version import VERSION
 from dipole_sb3.learning import replayable_episodes
 from dipole_sb3.learning.callbacks import IterationCallback
@@ -53,6 +53,8 @@ class ResumableModel(Protocol):
     def begin_new_episodes(self) -> None: ...
 
     def when_learning_begins(self, listener: Callable[[], None] | None) -> None: ...
+
+    def generators_of_run(self) -> dict[str, Any]: ...
 
     def run_state(self) -> dict[str, Any]: ...
 
@@ -235,7 +237,7 @@ def _state_of_run(model: ResumableModel) -> dict[str, Any]:
         "version": VERSION,
         **model.run_state(),
         "episodes": None if model.env is None else replayable_episodes.episode_states(model.env),
-        "generators": global_generators(),
+        "generators": model.generators_of_run(),
         "log": _state_of_log(model.logger),
     }
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 from typing import Any, TypeVar
 
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from dipole_sb3.common.random_state import global_generators, restore_global_generators
+from dipole_sb3.common.random_state import global_generators
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.stacked_runs import ManyRuns, updates_of
 from dipole_sb3.networks.network_stack import require_alike
@@ -116,7 +115,7 @@ def _run(models: Sequence[OfflineAlgorithm], learning: Sequence[Generator[int, N
                 wanted[index] = following
                 if group is None:
                     # Online exploration uses the global generators: learning alone, it would find them as they are now.
-                    models[index].when_going_online(partial(restore_global_generators, global_generators()))
+                    models[index].go_online_with(global_generators())
             if not wanted:
                 return
             going = [models[index] for index in wanted]
@@ -131,7 +130,7 @@ def _run(models: Sequence[OfflineAlgorithm], learning: Sequence[Generator[int, N
         if group is not None:
             group.close()
         for model in models:
-            model.when_going_online(None)
+            model.go_online_with(None)
 
 
 def require_stackable(models: Sequence[OfflineAlgorithm]) -> None:

@@ -47,7 +47,12 @@ from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.files import replaced_when_complete, require_model_file
 from dipole_sb3.common.profiler_sections import section
-from dipole_sb3.common.random_state import generator_state, restore_generator
+from dipole_sb3.common.random_state import (
+    generator_state,
+    global_generators,
+    restore_generator,
+    restore_global_generators,
+)
 from dipole_sb3.learning import checkpoints
 from dipole_sb3.learning.advantage_weights import AdvantageWeights
 from dipole_sb3.learning.callbacks import RecordedSpaces, TimestepProgressBar
@@ -224,7 +229,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self._offline_end = 0
         self._iteration_ends: list[Callable[[], bool]] = []
         self._when_learning_begins: Callable[[], None] | None = None
-        self._when_going_online: Callable[[], None] | None = None
+        self._generators_online: dict[str, Any] | None = None
         self._updates: PlainUpdates | CapturedUpdates | None = None
         if _init_setup_model:
             # Not when a model is loaded: one that was trained on a GPU can act on any device.
@@ -528,9 +533,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             offline_end = min(self._offline_end, total_timesteps)
             goes_on = yield from self._learn_offline(offline_end, callback, log_interval)
             if goes_on and self.num_timesteps < total_timesteps:
-                if self._when_going_online is not None:
-                    self._when_going_online()
-                    self._when_going_online = None
+                if self._generators_online is not None:
+                    restore_global_generators(self._generators_online)
+                    self._generators_online = None
                 self._learn_online(total_timesteps, callback, log_interval)
             callback.on_training_end()
 
@@ -538,9 +543,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """Calls ``listener`` once, when ``learn`` has set up everything and before its first timestep."""
         self._when_learning_begins = listener
 
-    def when_going_online(self, listener: Callable[[], None] | None) -> None:
-        """Calls ``listener`` once, before the first environment step of a ``learn`` that goes online."""
-        self._when_going_online = listener
+    def go_online_with(self, generators: dict[str, Any] | None) -> None:
+        """Sets the global generators once, before the first environment step of a ``learn`` that goes online.
+
+        :param generators: of :func:`~dipole_sb3.common.random_state.global_generators`; None: leave them as they are.
+        """
+        self._generators_online = generators
+
+    def generators_of_run(self) -> dict[str, Any]:
+        """The global generators that this run goes on with, which in between may be at the service of others."""
+        return global_generators() if self._generators_online is None else self._generators_online
 
     @property
     def goes_online(self) -> bool:
@@ -739,7 +751,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             "training_generator",
             "_iteration_ends",
             "_when_learning_begins",
-            "_when_going_online",
+            "_generators_online",
             "_monitor",
             "_run",
             "_updates",

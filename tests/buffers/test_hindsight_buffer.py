@@ -261,23 +261,39 @@ def test_recorded_and_gathered_share_the_batch_and_its_new_goals() -> None:
     assert (seen[0] < 28).sum() == 15
 
 
+@pytest.mark.parametrize("copy_info_dict", [False, True])
 @pytest.mark.parametrize("way", ["pickle", "state"])
 @pytest.mark.parametrize("steps", [7, 33])
-def test_a_saved_buffer_goes_on_as_if_it_had_not_been(way: str, steps: int) -> None:
-    ours, _, env = buffers(2, 15)
+def test_a_saved_buffer_goes_on_as_if_it_had_not_been(way: str, steps: int, copy_info_dict: bool) -> None:
+    ours, _, env = buffers(2, 15, copy_info_dict=copy_info_dict)
     last = gather(steps, env, ours)
     if way == "pickle":
         other = pickle.loads(pickle.dumps(ours))
         assert other.env is None
         other.set_env(env)
     else:
-        other, _, _ = buffers(2, 15)
-        gather(20, point_env(2), other)
+        other, _, _ = buffers(2, 15, copy_info_dict=copy_info_dict)
+        gather(20, point_env(2, seed=9), other)
         other.set_env(env)
         other.restore_online(ours.online_state())
     gather(9, env, ours, other, first=last)
     np.testing.assert_array_equal(ours._finished_indices(), other._finished_indices())
     same(drawn(ours, 2), drawn(other, 2))
+
+
+@pytest.mark.parametrize("steps", [9, 40])
+def test_infos_stay_with_their_transitions_with_another_number_of_environments(steps: int) -> None:
+    ours, _, env = buffers(3, 15, copy_info_dict=True)
+    gather(steps, env, ours)
+    other = ours.with_environments(2)
+
+    def winds(buffer: HindsightReplayBuffer) -> set[tuple[float, ...]]:
+        data: Any = buffer.next_observations
+        infos = buffer._infos_of(torch.arange(buffer.n_online))
+        goals = data["achieved_goal"][: buffer.n_online // buffer.n_envs].reshape(-1, 2).tolist()
+        return {(*goal, info["wind"]) for goal, info in zip(goals, infos, strict=True)}
+
+    assert winds(other) == winds(ours)
 
 
 def test_episodes_stay_together_with_another_number_of_environments() -> None:
@@ -368,7 +384,23 @@ class TestRefusals:
         with pytest.raises(DatasetError, match="need transitions in the order in which they were recorded"):
             HindsightReplayBuffer(8, env.observation_space, env.action_space, recorded=shuffled)
 
-    def test_infos_in_a_checkpoint(self) -> None:
-        ours, _, _ = buffers(1, 20, copy_info_dict=True)
-        with pytest.raises(ValueError, match="copy_info_dict=True: infos may hold anything"):
+    def test_infos_that_checkpoints_cannot_hold(self) -> None:
+        ours, _, env = buffers(2, 20, copy_info_dict=True)
+        gather(3, env, ours)
+        ours._infos[1][1]["camera"] = {"lens": [0.5, object()]}
+        words = "the info of row 1, environment 1 holds a object in 'camera', expected numbers, strings, arrays"
+        with pytest.raises(ValueError, match=words):
             ours.online_state()
+
+    def test_a_state_without_infos_or_with_those_of_other_rows(self) -> None:
+        ours, _, env = buffers(2, 20, copy_info_dict=True)
+        gather(3, env, ours)
+        state = ours.online_state()
+        longer, _, env = buffers(2, 20, copy_info_dict=True)
+        gather(4, env, longer)
+        without = {name: array for name, array in state.items() if name != "infos"}
+        with pytest.raises(ValueError, match="infos are missing, expected those of every transition"):
+            ours.restore_online(without)
+        with pytest.raises(ValueError, match="found infos of 4 rows, expected those of 3 rows of 2 environments"):
+            ours.restore_online({**state, "infos": longer.online_state()["infos"]})
+        assert ours._infos_of(torch.arange(6))[5]

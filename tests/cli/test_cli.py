@@ -384,7 +384,7 @@ def test_who_stumbles_over_clearing_up_after_ctrl_c_was_interrupted(
         ),
         (
             ["train", "task=ogbench/scene-play", "task_id=9"],
-            "scene-play-singletask-task9-v0 is no single-task data set",
+            "scene-play-singletask-task9-v0 is no data set of OGBench",
         ),
         (["train", "resume=nowhere"], "nowhere: no config.yaml in it"),
         (["evaluate"], "the option model is missing; give model=VALUE"),

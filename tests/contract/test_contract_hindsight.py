@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from algorithms import parameters_of, same_parameters, small
 from goal_environments import Point
 from recordings import record
 from stable_baselines3 import SAC, HerReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 
-from dipole_sb3 import HindsightReplayBuffer, ReplayableEpisodes, ResumableCheckpoint
+from dipole_sb3 import (
+    HindsightReplayBuffer,
+    OfflineReplayBuffer,
+    ReplayableEpisodes,
+    ResumableCheckpoint,
+    learn_together,
+)
+from dipole_sb3.common.random_state import global_generators, restore_global_generators
 
 HINDSIGHT: dict[str, Any] = {
     "replay_buffer_class": HerReplayBuffer,
@@ -68,13 +79,15 @@ def test_rewards_by_a_function_without_an_environment(algorithm: Any) -> None:
     assert model.num_timesteps == 3
 
 
-def test_a_run_with_hindsight_goes_on_from_its_checkpoint(algorithm: Any, tmp_path: Path) -> None:
-    """Bit-identically: which episodes were over is part of the state."""
+@pytest.mark.parametrize("copy_info_dict", [False, True])
+def test_a_run_with_hindsight_goes_on_from_its_checkpoint(algorithm: Any, tmp_path: Path, copy_info_dict: bool) -> None:
+    """Bit-identically: which episodes were over is part of the state, and so are the infos that rewards need."""
     data = record(Point(), 40)
+    hindsight = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"copy_info_dict": copy_info_dict}}
 
     def begun() -> Any:
         return small(
-            algorithm, "MultiInputPolicy", ReplayableEpisodes(Point()), dataset=data, offline_steps=4, **HINDSIGHT
+            algorithm, "MultiInputPolicy", ReplayableEpisodes(Point()), dataset=data, offline_steps=4, **hindsight
         )
 
     whole = begun().learn(44, callback=ResumableCheckpoint(20, tmp_path))
@@ -95,3 +108,84 @@ def test_observations_stored_once_train_the_same(algorithm: Any) -> None:
     ]  # fmt: skip
     assert models[1].replay_buffer.optimize_memory_usage
     assert same_parameters(*map(parameters_of, models))
+
+
+class Goals(BaseCallback):
+    """Notes the goals of a batch at every timestep, from the random numbers that the run has then reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def _on_step(self) -> bool:
+        generator = torch.Generator().set_state(self.model.training_generator.get_state())
+        self.seen.append(self.model.replay_buffer.draw(16, generator).observations["desired_goal"])
+        return True
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize("data", ["recorded", "of Stable-Baselines3"])
+def test_runs_with_hindsight_that_learn_together_learn_what_each_learns_alone(
+    algorithm: Any, data: str, n_steps: int
+) -> None:
+    """On one data set, with goals chosen in another way by each, and then online, each in its own environment."""
+    dataset: Any = OfflineReplayBuffer.from_arrays(record(Point(), 60), device="cpu")
+    if data == "of Stable-Baselines3":
+        dataset = SAC("MultiInputPolicy", Point(), learning_starts=60, **HINDSIGHT).learn(50).replay_buffer
+
+    def run(index: int) -> Any:
+        options = {"n_sampled_goal": 4 - index, "goal_selection_strategy": ("future", "episode", "final")[index]}
+        model = small(
+            algorithm, "MultiInputPolicy", Point(seed=index), dataset=dataset, seed=index, n_steps=n_steps,
+            offline_steps=6 + index, replay_buffer_class=HerReplayBuffer,
+            replay_buffer_kwargs={**options, "copy_info_dict": index == 1},
+        )  # fmt: skip
+        # As in a process of its own: the global generators explore from where the constructor left them.
+        model.when_learning_begins(partial(restore_global_generators, global_generators()))
+        return model
+
+    callbacks: list[list[Goals]] = [[Goals() for _ in range(3)] for _ in range(2)]
+    alone = [run(index).learn(24, callbacks[0][index]) for index in range(3)]
+    together = learn_together([run(index) for index in range(3)], 24, callbacks[1])
+    for one, other, seen, expected in zip(together, alone, *callbacks[::-1], strict=True):
+        assert isinstance(one.replay_buffer, HindsightReplayBuffer)
+        assert one.replay_buffer.n_online == other.replay_buffer.n_online > 10
+        torch.testing.assert_close(torch.stack(seen.seen), torch.stack(expected.seen), rtol=0, atol=1e-3)
+        assert torch.equal(one.training_generator.get_state(), other.training_generator.get_state())
+        for (name, found), parameter in zip(parameters_of(one).items(), parameters_of(other).values(), strict=True):
+            torch.testing.assert_close(found, parameter, rtol=1e-3, atol=1e-3, msg=f"{name} differs")
+    assert len({seen.seen[0].numpy().tobytes() for seen in callbacks[1]}) == 3
+
+
+@pytest.mark.parametrize("timesteps", [5, 20])
+def test_runs_with_hindsight_that_learned_together_go_on_from_their_checkpoints(
+    algorithm: Any, tmp_path: Path, timesteps: int
+) -> None:
+    """To the bit, on recorded data and online: each has its own random numbers, episodes and infos."""
+    data = record(Point(), 40)
+    hindsight = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"copy_info_dict": True}}
+
+    def begun() -> list[Any]:
+        models = []
+        for seed in range(2):
+            env = ReplayableEpisodes(Point())
+            model = small(
+                algorithm, "MultiInputPolicy", env, dataset=data, seed=seed, offline_steps=8, **hindsight
+            )  # fmt: skip
+            model.when_learning_begins(partial(restore_global_generators, global_generators()))
+            models.append(model)
+        return models
+
+    checkpoints = [ResumableCheckpoint(timesteps, tmp_path / f"{seed}") for seed in range(2)]
+    whole = learn_together(begun(), timesteps + 9, checkpoints)
+    resumed = [
+        algorithm.resume(
+            tmp_path / f"{seed}" / f"model_{timesteps}_steps.zip", ReplayableEpisodes(Point()), dataset=data,
+            device="cpu",
+        )
+        for seed in range(2)
+    ]  # fmt: skip
+    learn_together(resumed, 9, reset_num_timesteps=False)
+    for one, other in zip(resumed, whole, strict=True):
+        np.testing.assert_array_equal(one.replay_buffer.actions, other.replay_buffer.actions)
+        assert same_parameters(parameters_of(one), parameters_of(other))

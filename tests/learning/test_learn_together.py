@@ -357,7 +357,7 @@ class TestGoingOn:
             assert one.replay_buffer.n_online == 4  # type: ignore[union-attr]
             np.testing.assert_allclose(one.replay_buffer.actions[:4], other.replay_buffer.actions[:4], atol=1e-4)  # type: ignore[union-attr]
             assert_same(one, other, 1e-4)
-            assert one._when_going_online is None
+            assert one._generators_online is None
 
 
 class TestDrawing:

@@ -1,4 +1,4 @@
-"""OGBench's single-task data sets and environments."""
+"""OGBench's data sets and environments, of single tasks and of goals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,18 +26,21 @@ from numpy.typing import NDArray
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.datasets.ogbench import archives
+from dipole_sb3.datasets.ogbench.archives import Archive, episode_ends, read_transitions
 from dipole_sb3.datasets.ogbench.generation import make_dataset
+from dipole_sb3.datasets.ogbench.goals import GoalConditioned, GoalRule, goal_rule, goal_space, with_goals
 from dipole_sb3.datasets.ogbench.names import (
-    SingleTask,
+    NamedSet,
     data_directory,
+    goal_set_names,
     parse,
     require_known_behaviour,
     single_task_names,
 )
 
-__all__ = ["load", "make_dataset", "make_env", "single_task_names"]
+__all__ = ["GoalConditioned", "goal_set_names", "load", "make_dataset", "make_env", "single_task_names"]
 
-_ROWS_AT_A_TIME = 65_536
 _DOWNLOAD_TIMEOUT = 60.0
 """Seconds without a byte after which a download counts as failed."""
 
@@ -50,13 +53,18 @@ def load(
     validation: bool = True,
     download: bool = True,
 ) -> OfflineReplayBuffer:
-    """A single-task data set of OGBench, with exactly the arrays that ``ogbench.make_env_and_datasets`` returns.
+    """A data set of OGBench, with exactly the arrays that ``ogbench.make_env_and_datasets`` returns.
 
-    Rewards and masks come from ogbench itself: they look at the state *before* the action, success does not end an
-    episode, and a mask is 0 only on full success. Loading takes at most about 1.3 times the
+    Of a single task, rewards and masks come from ogbench itself: they look at the state *before* the action, success
+    does not end an episode, and a mask is 0 only on full success. Loading takes at most about 1.3 times the
     memory of those arrays.
 
-    :param name: for example ``cube-single-play-singletask-task2-v0``, or ``…-singletask-v0`` for the default task.
+    With goals, observations are those of :class:`GoalConditioned`. OGBench records neither goals nor rewards: the
+    desired goal of every episode is the one it achieved last, rewards are those of ``compute_reward`` for it, and
+    episodes end by time alone. :class:`~dipole_sb3.HindsightReplayBuffer` gives them other goals.
+
+    :param name: for example ``cube-single-play-singletask-task2-v0``, or ``…-singletask-v0`` for the default task; with
+        goals ``cube-single-play-v0``.
     :param dataset_dir: folder of the files; default ``$OGBENCH_DATA_DIR``, else ``~/.ogbench/data``.
     :param device: where batches will be drawn.
     :param validation: also read the ``-val`` file, into ``buffer.validation``.
@@ -70,8 +78,7 @@ def load(
     _provide_files(task, directory, validation, download)
     files = task.files(directory)[: 2 if validation else 1]
     with ExitStack() as stack:
-        archives = [stack.enter_context(_Archive(file)) for file in files]
-        splits = _label(archives, task)
+        splits = _label([stack.enter_context(Archive(file)) for file in files], task)
         # ogbench's scene trees hold tens of megabytes in reference cycles: let them go before the large arrays come.
         gc.collect()
         buffers = [_load_split(split, task, device) for split in splits]
@@ -81,22 +88,32 @@ def load(
 
 
 def make_env(name: str, *, success_timing: str = "post", **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    """The environment of a single-task data set, with float32 observations as in the data (pixels stay uint8).
+    """The environment of a data set, with float32 observations as in the data (pixels stay uint8).
 
-    On success_timing: rewards in the data look at the state before the action, s. Up to ogbench 1.1 the environments
-    looked at the state after it, s'; since 1.2 they look at s by default. Published results on these tasks, and
-    fine-tuning on top of them, were made with s', so ``"post"`` keeps to it under any ogbench. ``"pre"`` gives online
-    transitions the data's own convention; success then counts one step later, and not at all in the very last one.
+    With goals it is a :class:`GoalConditioned`.
+
+    On success_timing: rewards in the data of a single task look at the state before the action, s. Up to ogbench 1.1
+    the environments looked at the state after it, s'; since 1.2 they look at s by default. Published results on these
+    tasks, and fine-tuning on top of them, were made with s', so ``"post"`` keeps to it under any ogbench. ``"pre"``
+    gives online transitions the data's own convention; success then counts one step later, and not at all in the very
+    last one.
 
     :param name: as in :func:`load`.
-    :param success_timing: ``"post"``: reward, termination and ``info["success"]`` look at s'; ``"pre"``: at s.
+    :param success_timing: ``"post"``: reward, termination and ``info["success"]`` look at s'; ``"pre"``: at s; with
+        goals always at s'.
     :param kwargs: passed on to ``gymnasium.make`` (``max_episode_steps``, ``render_mode``, …).
     :raises DatasetError: unknown name.
-    :raises ValueError: another success_timing, or ``"pre"`` where ogbench is older than 1.2.
+    :raises ValueError: another success_timing, ``"pre"`` where ogbench is older than 1.2 or with goals.
     """
     task = parse(name)
     if success_timing not in ("pre", "post"):
         raise ValueError(f"success_timing is {success_timing!r}; expected 'pre' or 'post'")
+    if task.has_goals:
+        if success_timing == "pre":
+            raise ValueError(
+                f"{task.name}: success_timing is 'pre'; expected 'post': goals are judged by what a step achieves"
+            )
+        return GoalConditioned(gymnasium.make(task.env_id, **kwargs))
     if "success_timing" in gymnasium.spec(task.env_id).kwargs:
         kwargs["success_timing"] = success_timing
     elif success_timing == "pre":
@@ -110,7 +127,7 @@ def make_env(name: str, *, success_timing: str = "post", **kwargs: Any) -> gymna
 # Files
 
 
-def _provide_files(task: SingleTask, directory: Path, validation: bool, download: bool) -> None:
+def _provide_files(task: NamedSet, directory: Path, validation: bool, download: bool) -> None:
     """Makes sure that the needed files exist, downloading what is missing."""
     wanted = task.files(directory)[: 2 if validation else 1]
     if all(file.exists() for file in wanted):
@@ -127,7 +144,7 @@ def _provide_files(task: SingleTask, directory: Path, validation: bool, download
         raise DatasetError(_absence(task, directory, wanted, f"the download failed: {error}")) from error
 
 
-def _absence(task: SingleTask, directory: Path, wanted: tuple[Path, ...], reason: str) -> str:
+def _absence(task: NamedSet, directory: Path, wanted: tuple[Path, ...], reason: str) -> str:
     from ogbench.utils import DATASET_URL
 
     missing = " and ".join(file.name for file in wanted if not file.exists())
@@ -179,37 +196,35 @@ class _Split:
     """A file with what is known of it before its large arrays are read.
 
     :param ends: rows that end an episode, and so have no successor [rows], bool.
-    :param terminals: 1 in the last row before those, of all rows that have a successor [T].
-    :param rewards: by ogbench's relabelling [T], as are ``masks``.
+    :param labels: ``rewards`` and ``masks`` [T] by ogbench's relabelling; nothing with goals.
+    :param rule: of goals; None: a single task.
     """
 
-    archive: _Archive
+    archive: Archive
     ends: NDArray[np.bool_]
-    terminals: NDArray[np.float32]
-    rewards: NDArray[np.float32]
-    masks: NDArray[np.float32]
+    labels: dict[str, NDArray[np.float32]]
+    rule: GoalRule | None
     observation_shape: tuple[int | None, ...]
     action_space: spaces.Box
 
 
-def _load_split(split: _Split, task: SingleTask, device: torch.device | str) -> OfflineReplayBuffer:
-    path, arrays = split.archive.path, _read(split)
+def _load_split(split: _Split, task: NamedSet, device: torch.device | str) -> OfflineReplayBuffer:
+    path, action_space = split.archive.path, split.action_space
+    arrays = read_transitions(split.archive, split.ends, split.observation_shape, action_space.shape)
     shape = arrays["observations"].shape[1:]
     pixels = arrays["observations"].dtype == np.uint8
-    observation_space = (
-        spaces.Box(0, 255, shape, np.uint8) if pixels else spaces.Box(-np.inf, np.inf, shape, np.float32)
-    )
+    state_space = spaces.Box(0, 255, shape, np.uint8) if pixels else spaces.Box(-np.inf, np.inf, shape, np.float32)
     return OfflineReplayBuffer.from_arrays(
-        arrays,
-        observation_space=observation_space,
-        action_space=split.action_space,
+        {**arrays, **split.labels} if split.rule is None else with_goals(arrays, split.rule),
+        observation_space=state_space if split.rule is None else goal_space(state_space, split.rule),
+        action_space=action_space,
         device=device,
         source=str(path),
         metadata={
             "env_id": task.env_id,
             "source": f"ogbench/{task.name}",
             "dataset_file": path.name,
-            "episodes": int(split.terminals.sum()),
+            "episodes": int(arrays["terminals"].sum()),
             "ogbench": version("ogbench"),
             **_provenance(path, task.dataset),
         },
@@ -229,96 +244,31 @@ def _provenance(path: Path, dataset: str) -> dict[str, Any]:
     return {"generated": noted} if sizes.get(path.name) == path.stat().st_size else {}
 
 
-class _Archive:
-    """An .npz file whose every failure is one sentence about it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._failures_named():
-            self._file = np.load(path)
-        if not isinstance(self._file, np.lib.npyio.NpzFile):
-            raise DatasetError(f"{path}: found a single array, expected an OGBench .npz archive")
-
-    def __enter__(self) -> _Archive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def require(self, keys: Iterable[str]) -> None:
-        missing = [key for key in keys if key not in self._file]
-        if missing:
-            raise DatasetError(f"{self.path}: lacks {', '.join(missing)}; found {', '.join(self._file.files)}")
-
-    def read(self, key: str, expected: tuple[int | None, ...]) -> NDArray[Any]:
-        """One array of the expected shape; None stands for any size."""
-        with self._failures_named():
-            array: NDArray[Any] = self._file[key]
-        fits = [want in (None, have) for want, have in zip(expected, array.shape, strict=False)]
-        if array.ndim != len(expected) or not all(fits):
-            wanted = ", ".join("any" if size is None else str(size) for size in expected)
-            raise DatasetError(f"{self.path}: {key} has shape {array.shape}, expected ({wanted})")
-        return array
-
-    @contextmanager
-    def _failures_named(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # NumPy raises errors of many kinds for damaged bytes
-            raise DatasetError(
-                f"{self.path}: cannot be read as an .npz archive, it may be truncated ({error}); delete it and fetch "
-                "or make it again"
-            ) from error
-
-
-def _label(archives: list[_Archive], task: SingleTask) -> list[_Split]:
-    """Finds the transitions and their rewards in every file."""
+def _label(opened: list[Archive], task: NamedSet) -> list[_Split]:
+    """Finds the transitions in every file, and their rewards or the rule of goals."""
     # Rewards depend on the state alone: the pixel variants are labelled without a renderer.
     env = gymnasium.make(task.env_id.removeprefix("visual-"))
     try:
         env.reset()
-        return [_label_split(archive, task, env) for archive in archives]
+        return [_label_split(archive, task, env) for archive in opened]
     finally:
         env.close()
 
 
-def _label_split(archive: _Archive, task: SingleTask, env: gymnasium.Env[Any, Any]) -> _Split:
-    label_shapes = _label_shapes(env.unwrapped, task)
+def _label_split(archive: Archive, task: NamedSet, env: gymnasium.Env[Any, Any]) -> _Split:
+    label_shapes = {} if task.has_goals else _label_shapes(env.unwrapped, task)
     archive.require(["observations", "actions", "terminals", *label_shapes])
-    ends = _episode_ends(archive)
-    keep = np.flatnonzero(~ends)
-    terminals = ends[keep + 1].astype(np.float32)
+    ends = episode_ends(archive)
     labels = {key: archive.read(key, (len(ends), *shape)) for key, shape in label_shapes.items()}
-    rewards, masks = _relabelled(archive.path, labels, keep, task, env)
+    relabelled = {} if task.has_goals else _relabelled(archive.path, labels, np.flatnonzero(~ends), task, env)
+    rule = goal_rule(env) if task.has_goals else None
     pixels = task.env_id.startswith("visual-")
     observation_shape = (None, None, None) if pixels else env.observation_space.shape or ()
     assert isinstance(env.action_space, spaces.Box)
-    return _Split(archive, ends, terminals, rewards, masks, observation_shape, env.action_space)
+    return _Split(archive, ends, relabelled, rule, observation_shape, env.action_space)
 
 
-def _read(split: _Split) -> dict[str, NDArray[Any]]:
-    """The arrays as ogbench's load_dataset and relabel_dataset make them.
-
-    Files hold each episode's states s0 … sT in consecutive rows. The last row of an episode has no successor: it is
-    dropped, and the row before it becomes the terminal one.
-    """
-    rows, keep = len(split.ends), np.flatnonzero(~split.ends)
-    observations = split.archive.read("observations", (rows, *split.observation_shape))
-    pixels = len(split.observation_shape) == 3
-    observations = observations.astype(np.uint8 if pixels else np.float32, copy=False)
-    next_observations = _successors(observations, keep)
-    actions = split.archive.read("actions", (rows, *split.action_space.shape))
-    return {
-        "observations": _compacted(observations, keep),
-        "actions": _compacted(actions.astype(np.float32, copy=False), keep),
-        "rewards": split.rewards,
-        "next_observations": next_observations,
-        "terminals": split.terminals,
-        "masks": split.masks,
-    }
-
-
-def _label_shapes(world: Any, task: SingleTask) -> dict[str, tuple[int, ...]]:
+def _label_shapes(world: Any, task: NamedSet) -> dict[str, tuple[int, ...]]:
     """Keys, and their widths, from which ogbench computes rewards."""
     family = task.env_id.removeprefix("visual-").partition("-")[0]
     shapes: dict[str, tuple[int, ...]] = {}
@@ -329,34 +279,19 @@ def _label_shapes(world: Any, task: SingleTask) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _episode_ends(archive: _Archive) -> NDArray[np.bool_]:
-    """Rows that end an episode; the data must hold transitions and must not break off within an episode."""
-    terminals = archive.read("terminals", (None,))
-    if not np.isin(terminals, (0, 1)).all():
-        raise DatasetError(f"{archive.path}: terminals holds values other than 0 and 1")
-    ends = terminals.astype(bool)
-    if len(ends) == 0 or not ends[-1]:
-        raise DatasetError(f"{archive.path}: the last of {len(ends)} rows does not end an episode; the data is cut off")
-    if ends.all():
-        raise DatasetError(
-            f"{archive.path}: each of {len(ends)} rows ends an episode; expected at least one transition"
-        )
-    return ends
-
-
 def _relabelled(
     path: Path,
     labels: dict[str, NDArray[Any]],
     keep: NDArray[np.intp],
-    task: SingleTask,
+    task: NamedSet,
     env: gymnasium.Env[Any, Any],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Rewards and masks by ogbench's own relabelling, in parts because it holds several float64 copies."""
+) -> dict[str, NDArray[np.float32]]:
+    """``rewards`` and ``masks`` by ogbench's own relabelling, in parts because it holds several float64 copies."""
     from ogbench.relabel_utils import relabel_dataset
 
     rewards, masks = np.empty(len(keep), np.float32), np.empty(len(keep), np.float32)
-    for start in range(0, len(keep), _ROWS_AT_A_TIME):
-        rows = keep[start : start + _ROWS_AT_A_TIME]
+    for start in range(0, len(keep), archives.ROWS_AT_A_TIME):
+        rows = keep[start : start + archives.ROWS_AT_A_TIME]
         part = {key: values[rows] for key, values in labels.items()}
         for key, values in part.items():
             if not np.isfinite(values).all():
@@ -364,21 +299,4 @@ def _relabelled(
         relabel_dataset(task.env_id, env, part)
         rewards[start : start + len(rows)] = part["rewards"]
         masks[start : start + len(rows)] = part["masks"]
-    return rewards, masks
-
-
-def _successors(array: NDArray[Any], keep: NDArray[np.intp]) -> NDArray[Any]:
-    following = np.empty((len(keep), *array.shape[1:]), array.dtype)
-    for start in range(0, len(keep), _ROWS_AT_A_TIME):
-        stop = start + _ROWS_AT_A_TIME
-        following[start:stop] = array[keep[start:stop] + 1]
-    return following
-
-
-def _compacted(array: NDArray[Any], keep: NDArray[np.intp]) -> NDArray[Any]:
-    """The kept rows, moved together within the same memory; keep[i] ≥ i, so nothing is overwritten unread."""
-    for start in range(0, len(keep), _ROWS_AT_A_TIME):
-        stop = start + _ROWS_AT_A_TIME
-        rows = array[keep[start:stop]]
-        array[start : start + len(rows)] = rows
-    return array[: len(keep)]
+    return {"rewards": rewards, "masks": masks}

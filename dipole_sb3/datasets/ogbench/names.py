@@ -27,21 +27,27 @@ _BEHAVIOURS = {
     "scene": ("play", "noisy"),
     "puzzle": ("play", "noisy"),
 }
+_GOALS = re.compile(r"(?P<scene>.+)-(?P<behaviour>[^-]+)-(?P<version>v\d+)")
 _SINGLE_TASK = re.compile(r"(?P<scene>.+)-(?P<behaviour>[^-]+)-singletask(?P<task>-task\d+)?-(?P<version>v\d+)")
 
 
 @dataclass(frozen=True)
-class SingleTask:
-    """One rewarded task on one OGBench data set.
+class NamedSet:
+    """One OGBench data set, with the rewards of one task or with goals.
 
-    :param name: full name, for example ``cube-single-play-singletask-task2-v0``.
-    :param env_id: gymnasium id of its environment, ``cube-single-singletask-task2-v0``.
+    :param name: full name, for example ``cube-single-play-singletask-task2-v0``, or ``cube-single-play-v0`` with goals.
+    :param env_id: gymnasium id of its environment, ``cube-single-singletask-task2-v0`` or ``cube-single-v0``.
     :param dataset: data set with version, ``cube-single-play-v0``: the stem of its files.
     """
 
     name: str
     env_id: str
     dataset: str
+
+    @property
+    def has_goals(self) -> bool:
+        """Whether goals are part of the observations, instead of one rewarded task."""
+        return self.name == self.dataset
 
     @property
     def recipe(self) -> str | None:
@@ -95,6 +101,17 @@ def single_task_names() -> list[str]:
     return sorted(names)
 
 
+def goal_set_names() -> list[str]:
+    """Every data set of the installed ogbench with goals that are no pictures, sorted."""
+    require_ogbench()
+    names = []
+    for env_id in gymnasium.registry:
+        scene, _, version = env_id.rpartition("-")
+        if "singletask" not in env_id and not scene.startswith("visual-"):
+            names += [f"{scene}-{behaviour}-{version}" for behaviour in _behaviours(scene)]
+    return sorted(names)
+
+
 def _behaviours(scene: str) -> tuple[str, ...]:
     return _BEHAVIOURS.get(scene.removeprefix("visual-").partition("-")[0], ())
 
@@ -105,42 +122,52 @@ def near_matches(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
-def parse(name: str) -> SingleTask:
-    """The task that a name means.
+def parse(name: str) -> NamedSet:
+    """The data set that a name means.
 
-    :param name: ``{scene}-{behaviour}-singletask[-task{1..5}]-v0``, optionally with the prefix ``ogbench/``.
-    :raises DatasetError: unknown name (the nearest ones are offered), or one of a set without a task.
+    :param name: ``{scene}-{behaviour}-singletask[-task{1..5}]-v0``, or with goals ``{scene}-{behaviour}-v0``;
+        optionally with the prefix ``ogbench/``.
+    :raises DatasetError: unknown name (the nearest ones are offered), or goals that are pictures.
     """
     require_ogbench()
     name = name.removeprefix("ogbench/")
-    found = _SINGLE_TASK.fullmatch(name)
-    if found is None:
+    single = _SINGLE_TASK.fullmatch(name)
+    if single is not None:
+        env_id = f"{single['scene']}-singletask{single['task'] or ''}-{single['version']}"
+        dataset = f"{single['scene']}-{single['behaviour']}-{single['version']}"
+        return NamedSet(name, env_id, dataset) if env_id in gymnasium.registry else _refuse(name)
+    goals = _GOALS.fullmatch(name)
+    if goals is None or f"{goals['scene']}-{goals['version']}" not in gymnasium.registry:
         return _refuse(name)
-    env_id = f"{found['scene']}-singletask{found['task'] or ''}-{found['version']}"
-    if env_id not in gymnasium.registry:
-        return _refuse(name)
-    return SingleTask(name, env_id, f"{found['scene']}-{found['behaviour']}-{found['version']}")
+    if not goals["scene"].startswith("visual-") and _behaviours(goals["scene"]):
+        return NamedSet(name, f"{goals['scene']}-{goals['version']}", name)
+    return _refuse(name)
 
 
-def _refuse(name: str) -> SingleTask:
-    names = single_task_names()
+def _refuse(name: str) -> NamedSet:
+    single_tasks, goal_sets = single_task_names(), goal_set_names()
     stem = re.sub(r"-v\d+$", "", name)
-    if "singletask" not in name and f"{stem}-singletask-v0" in names:
+    task = f"{stem}-singletask-v0"
+    if name.startswith("visual-") and task in single_tasks:
         raise DatasetError(
-            f"{name} is a data set without rewards; expected one of its tasks: {stem}-singletask-v0 (the default task) "
-            f"or {stem}-singletask-task1-v0 to -task5-v0"
+            f"{name}: its goals are pictures, and no rule tells success from two pictures; expected one of its tasks: "
+            f"{task} (the default task) or {stem}-singletask-task1-v0 to -task5-v0"
         )
-    raise DatasetError(f"{name} is no single-task data set of OGBench{near_matches(name, names)}")
+    if task in single_tasks:
+        raise DatasetError(
+            f"{name} has no version; expected {stem}-v0 (with goals) or one of its tasks: {task} (the default task) or "
+            f"{stem}-singletask-task1-v0 to -task5-v0"
+        )
+    raise DatasetError(f"{name} is no data set of OGBench{near_matches(name, [*single_tasks, *goal_sets])}")
 
 
-def require_known_behaviour(task: SingleTask) -> None:
-    """Refuses a task whose data set OGBench does not have (``cube-single-paly``).
+def require_known_behaviour(task: NamedSet) -> None:
+    """Refuses a name whose data set OGBench does not have (``cube-single-paly``).
 
     :raises DatasetError: with the nearest names.
     """
-    names = single_task_names()
+    names = goal_set_names() if task.has_goals else single_task_names()
     if task.name not in names:
         raise DatasetError(
-            f"{task.name} is no single-task data set of OGBench, and no file of that name was found"
-            f"{near_matches(task.name, names)}"
+            f"{task.name} is no data set of OGBench, and no file of that name was found{near_matches(task.name, names)}"
         )

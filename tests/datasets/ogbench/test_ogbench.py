@@ -22,7 +22,7 @@ from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.buffers.recorded_arrays import ACTION_MARGIN
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import ogbench
-from dipole_sb3.datasets.ogbench import loading as ogbench_loading
+from dipole_sb3.datasets.ogbench import archives
 from dipole_sb3.datasets.ogbench import names as ogbench_names
 
 POINT_TASK = "pointmaze-medium-navigate-singletask-task2-v0"
@@ -112,7 +112,7 @@ def test_any_episode_lengths_and_positions(
 ) -> None:
     maze_files(tmp_path, lengths, qpos)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ogbench_loading, "_ROWS_AT_A_TIME", rows_at_a_time)
+        patch.setattr(archives, "ROWS_AT_A_TIME", rows_at_a_time)
         buffer = ogbench.load(POINT_TASK, dataset_dir=tmp_path)
     _, train, _ = reference.make_env_and_datasets(POINT_TASK, dataset_dir=str(tmp_path))
     assert_same(buffer, train)
@@ -199,11 +199,13 @@ def test_memory_stays_within_what_ogbench_returns(tmp_path: Path) -> None:
     [
         ("cube-singel-play-singletask-v0", "did you mean cube-single-play-singletask-v0"),
         ("cube-single-play-singletask-task7-v0", "did you mean cube-single-play-singletask-task"),
-        ("cube-single-play-v0", "without rewards; expected one of its tasks: cube-single-play-singletask-v0"),
-        ("cube-single-play", "without rewards"),
-        ("cube-single-singletask-v0", "is no single-task data set"),
-        ("powderworld-easy-play-singletask-v0", "is no single-task data set"),
-        ("", "is no single-task data set"),
+        ("cube-single-play", r"has no version; expected cube-single-play-v0 \(with goals\) or one of its tasks"),
+        ("cube-singel-play-v0", "did you mean cube-single-play-v0"),
+        ("visual-cube-single-play-v0", "its goals are pictures.* visual-cube-single-play-singletask-v0"),
+        ("cube-single-singletask-v0", "is no data set of OGBench"),
+        ("powderworld-easy-play-singletask-v0", "is no data set of OGBench"),
+        ("powderworld-easy-play-v0", "is no data set of OGBench"),
+        ("", "is no data set of OGBench"),
     ],
 )
 def test_unknown_names(name: str, message: str, tmp_path: Path) -> None:
@@ -214,15 +216,18 @@ def test_unknown_names(name: str, message: str, tmp_path: Path) -> None:
 
 
 def test_unknown_behaviour_is_no_reason_to_go_online(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="did you mean cube-single-play-singletask-v0"):
-        ogbench.load("cube-single-paly-singletask-v0", dataset_dir=tmp_path)
+    for rest in ("singletask-v0", "v0"):
+        with pytest.raises(DatasetError, match=f"did you mean cube-single-play-{rest}"):
+            ogbench.load(f"cube-single-paly-{rest}", dataset_dir=tmp_path)
 
 
 def test_every_listed_name_is_understood() -> None:
     names = ogbench.single_task_names()
     assert len(names) > 400
     assert {"cube-single-play-singletask-task2-v0", "antsoccer-arena-navigate-singletask-v0"} <= set(names)
-    for name in names:
+    with_goals = ogbench.goal_set_names()
+    assert {"pointmaze-medium-navigate-v0", "antmaze-medium-navigate-v0", "cube-single-play-v0"} <= set(with_goals)
+    for name in [*names, *with_goals]:
         assert ogbench_names.parse(name).env_id in gymnasium.registry
 
 
