@@ -16,7 +16,7 @@ from dipole_sb3.networks.network_stack import require_alike
 
 Model = TypeVar("Model", bound=OfflineAlgorithm)
 
-_COMMON = ("batch_size", "n_steps", "acceleration")
+_COMMON = ("batch_size", "n_steps", "acceleration", "precision")
 """Arguments that an update depends on, besides those of the objective."""
 
 
@@ -33,7 +33,10 @@ class Together:
         require_stackable(models)
         self.models = list(models)
         self._runs = ManyRuns(models)
-        self._updates = updates_of(self._runs, models[0].acceleration)
+        products = models[0].product_type(models[0].batch_size)
+        for model in models:
+            model.product_type_found = models[0].product_type_found
+        self._updates = updates_of(self._runs, models[0].acceleration, products)
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """``model.train(gradient_steps, batch_size)`` of all models at once.
