@@ -15,7 +15,7 @@ def counted_operations(update: Callable[[], object]) -> int:
     """Floating-point operations (two per multiply-add) of the matrix products in one eager update."""
     with FlopCounterMode(display=False) as counter:
         update()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def launches(update: Callable[[], object], device: torch.device) -> int:
