@@ -69,12 +69,13 @@ def measured_gain(perceptrons: Sequence[StackedMLP], batch_size: int, device: to
     Draws no random numbers and leaves no gradients.
     """
     inputs = [torch.ones(batch_size, next(mlp.parameters()).shape[1], device=device) for mlp in perceptrons]
-    parameters = [parameter for mlp in perceptrons for parameter in mlp.parameters()]
+    # Targets have parameters without gradients: they are only read.
+    learning = [each for mlp in perceptrons for each in mlp.parameters() if each.requires_grad]
 
     def passes(products: ProductType) -> tuple[Tensor, ...]:
         with products_in(products, device):
             outputs = [mlp(x) for mlp, x in zip(perceptrons, inputs, strict=True)]
-        return torch.autograd.grad([output.sum() for output in outputs], parameters)
+        return torch.autograd.grad([output.sum() for output in outputs if output.requires_grad], learning)
 
     ways = {products: _ready(partial(passes, products), device) for products in get_args(ProductType)}
     pairs = [{products: _seconds(way, device) for products, way in ways.items()} for _ in range(_TURNS)]
