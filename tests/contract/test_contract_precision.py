@@ -134,7 +134,8 @@ def test_small_differences_of_large_observations_are_seen(make: Callable[..., An
     """A maze's positions: 36.0 and 36.1 are one number in bfloat16."""
     assert torch.tensor(36.0).bfloat16() == torch.tensor(36.1).bfloat16()
     critic = make().policy.critic
-    observations = torch.tensor([[36.0], [36.1]]).expand(2, OBSERVATION)
+    observations = torch.full((2, OBSERVATION), 20.0)
+    observations[:, 0] = torch.tensor([36.0, 36.1])
     with torch.no_grad(), products_in("bf16", CPU):
         there, beside = critic.head(observations, torch.zeros(2, ACTION)).unbind(-1)
     assert (there != beside).all()
