@@ -10,12 +10,13 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from dipole_sb3.common.random_state import global_generators
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.precision import ProductType
 from dipole_sb3.learning.stacked_runs import ManyRuns, updates_of
 from dipole_sb3.networks.network_stack import require_alike
 
 Model = TypeVar("Model", bound=OfflineAlgorithm)
 
-_COMMON = ("batch_size", "n_steps", "acceleration")
+_COMMON = ("batch_size", "n_steps", "acceleration", "precision")
 """Arguments that an update depends on, besides those of the objective."""
 
 
@@ -32,7 +33,7 @@ class Together:
         require_stackable(models)
         self.models = list(models)
         self._runs = ManyRuns(models)
-        self._updates = updates_of(self._runs, models[0].acceleration)
+        self._updates = updates_of(self._runs, models[0].acceleration, _common_product_type(models))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """``model.train(gradient_steps, batch_size)`` of all models at once.
@@ -49,6 +50,14 @@ class Together:
     def close(self) -> None:
         """Gives every model's networks their own memory again."""
         self._runs.release()
+
+
+def _common_product_type(models: Sequence[OfflineAlgorithm]) -> ProductType:
+    """What the first model's ``precision`` comes to; the others keep it as their own answer."""
+    products = models[0].product_type(models[0].batch_size)
+    for model in models:
+        model.product_type_found = models[0].product_type_found
+    return products
 
 
 def learn_together(
@@ -76,6 +85,7 @@ def learn_together(
     :raises ValueError: the models cannot be trained together, or there is another number of callbacks or of totals.
     """
     require_stackable(models)
+    _common_product_type(models)
     each: list[MaybeCallback] = [None] * len(models) if callbacks is None else list(callbacks)
     totals = [total_timesteps] * len(models) if isinstance(total_timesteps, int) else list(total_timesteps)
     for name, found in (("callbacks", each), ("total_timesteps", totals)):

@@ -69,6 +69,7 @@ from dipole_sb3.learning.model_files import (
 )
 from dipole_sb3.learning.offline_policy import OfflinePolicy
 from dipole_sb3.learning.phases import end_of_offline_phase, require_data, require_environment
+from dipole_sb3.learning.precision import Precision, ProductType, faster_type, has_fast_bfloat16, require_precision
 from dipole_sb3.learning.stacked_runs import OneRun, updates_of, without_vec_normalize
 from dipole_sb3.learning.training_data import (
     DatasetLike,
@@ -88,6 +89,7 @@ from dipole_sb3.learning.update_execution import (
     without_device,
 )
 from dipole_sb3.learning.update_rule import Objective, UpdateRule
+from dipole_sb3.networks.stacked_mlp import StackedMLP
 
 Self = TypeVar("Self", bound="OfflineAlgorithm")
 
@@ -128,6 +130,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param acceleration: how updates run: ``"eager"``: as plain PyTorch; ``"compiled"``: with torch.compile (takes half
         a minute at the start, then about a fifth faster on a CPU); ``"captured"``: compiled, and ten at a time as one
         CUDA graph; ``"auto"``: captured on CUDA, else eager.
+    :param precision: of the products in updates: ``"fp32"``; ``"bf16"``: those between hidden layers in bfloat16, with
+        weights, sums and all else in single precision; ``"auto"``: ``"bf16"`` where the device has instructions for it
+        and the networks run more than 1.2 times as fast.
     :param policy_kwargs: arguments of the policy.
     :param seed: seed of all random generators.
     :param device: torch device, or ``"auto"``.
@@ -145,6 +150,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     _generator_state: tuple[str, bytes] | None = None
     _origin: Mapping[str, str] | None = None
+    product_type_found: ProductType | None = None
+    """What ``precision="auto"`` came to."""
     _spaces_from_data: bool = False
     """Whether the spaces were inferred from recorded data, which do not tell an environment's bounds and dtype."""
     learned_normalized_observations: bool = False
@@ -182,6 +189,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         offline_steps: int | None = None,
         offline_ratio: float | Schedule | None = None,
         acceleration: Acceleration = "auto",
+        precision: Precision = "fp32",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -226,6 +234,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.offline_steps = offline_steps
         self.offline_ratio = offline_ratio
         self.acceleration = acceleration
+        self.precision = precision
         self._offline_end = 0
         self._iteration_ends: list[Callable[[], bool]] = []
         self._when_learning_begins: Callable[[], None] | None = None
@@ -234,6 +243,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if _init_setup_model:
             # Not when a model is loaded: one that was trained on a GPU can act on any device.
             chosen(acceleration, self.device)
+            require_precision(precision, self.device)
             self._setup_model()
 
     # Setting up
@@ -630,7 +640,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         while self.num_timesteps < end:
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             # Stops at multiples of per_replay, so that a callback due there finds exactly that many updates done.
-            at_once = self._running_updates().per_replay
+            at_once = self._running_updates(self.batch_size).per_replay
             updates = min(at_once - self.num_timesteps % at_once, end - self.num_timesteps)
             yield updates
             for _ in range(updates):
@@ -699,7 +709,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param batch_size: transitions per update.
         """
         self.begin_training()
-        self._running_updates().run(gradient_steps, batch_size)
+        self._running_updates(batch_size).run(gradient_steps, batch_size)
         self.count_updates(gradient_steps)
 
     def count_updates(self, gradient_steps: int) -> None:
@@ -711,11 +721,31 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
 
-    def _running_updates(self) -> PlainUpdates | CapturedUpdates:
-        """The object that makes this model's updates, as ``acceleration`` says."""
+    def _running_updates(self, batch_size: int) -> PlainUpdates | CapturedUpdates:
+        """What makes this model's updates, in the way that ``acceleration`` and ``precision`` say."""
         if self._updates is None:
-            self._updates = updates_of(self._run, self.acceleration)
+            self._updates = updates_of(self._run, self.acceleration, self.product_type(batch_size))
         return self._updates
+
+    def product_type(self, batch_size: int) -> ProductType:
+        """The type in which updates multiply: what ``precision`` says.
+
+        ``"auto"`` measures once; the answer stays with the model, in its file too, so that a resumed run continues as
+        it began.
+
+        :param batch_size: transitions per update.
+        """
+        if self.precision != "auto":
+            return self.precision
+        found = self.product_type_found
+        if found is None or (found == "bf16" and not has_fast_bfloat16(self.device)):
+            heads = [network.head for network in self.policy.networks().values()]
+            perceptrons = [part for head in heads for part in head.modules() if isinstance(part, StackedMLP)]
+            self.product_type_found, reason = faster_type(perceptrons, batch_size, self.device)
+            if self.verbose >= 1:
+                print(f"Products of updates in {self.product_type_found}: {reason}")
+        assert self.product_type_found is not None
+        return self.product_type_found
 
     def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
         """As in SB3, but a learning rate that is a tensor stays one: a CUDA graph reads it."""

@@ -19,6 +19,7 @@ from dipole_sb3.buffers.offline_buffer import Batch, OfflineReplayBuffer
 from dipole_sb3.common.observations import merged
 from dipole_sb3.common.profiler_sections import section
 from dipole_sb3.learning.offline_policy import OfflinePolicy
+from dipole_sb3.learning.precision import ProductType, with_products_in
 from dipole_sb3.learning.training_data import offline_ratio_at
 from dipole_sb3.learning.training_monitor import TrainingMonitor
 from dipole_sb3.learning.update_execution import (
@@ -63,7 +64,7 @@ class Trainable(Protocol):
     def objective(self) -> Objective: ...
 
 
-def updates_of(learner: Learner, acceleration: Acceleration) -> PlainUpdates | CapturedUpdates:
+def updates_of(learner: Learner, acceleration: Acceleration, products: ProductType) -> PlainUpdates | CapturedUpdates:
     """The object that runs a learner's updates.
 
     :raises ValueError: see :func:`~dipole_sb3.learning.update_execution.chosen`; or ``"captured"`` with an optimiser
@@ -78,10 +79,12 @@ def updates_of(learner: Learner, acceleration: Acceleration) -> PlainUpdates | C
             )
         how = "eager"
     losses = learner.update_rule.losses
+    if how == "compiled" or (how == "captured" and _can_compile()):
+        losses = compiled(losses)
+    losses = with_products_in(products, learner.device, losses)
     if how == "captured":
-        record = functools.partial(cuda_graph, learner.device)
-        return CapturedUpdates(learner, compiled(losses) if _can_compile() else losses, record)
-    return PlainUpdates(learner, compiled(losses) if how == "compiled" else losses)
+        return CapturedUpdates(learner, losses, functools.partial(cuda_graph, learner.device))
+    return PlainUpdates(learner, losses)
 
 
 def _can_compile() -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.observations import mapped, merged
 from dipole_sb3.common.profiler_sections import section
 from dipole_sb3.learning.update_rule import LossFunction, Outcome, UpdateRule
+
+Result = TypeVar("Result")
 
 Acceleration = Literal["auto", "eager", "compiled", "captured"]
 
@@ -199,7 +201,7 @@ class _Recording:
         return outcome
 
 
-def cuda_graph(device: torch.device, function: Callable[[], Outcome]) -> Callable[[], Outcome]:
+def cuda_graph(device: torch.device, function: Callable[[], Result]) -> Callable[[], Result]:
     """A function's kernels as a CUDA graph: calling the result launches them and returns the same tensors each time."""
     graph = torch.cuda.CUDAGraph()
     # Torch's default stream for captures belongs to the first device that captured.
@@ -207,7 +209,7 @@ def cuda_graph(device: torch.device, function: Callable[[], Outcome]) -> Callabl
     with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
         outcome = function()
 
-    def replay() -> Outcome:
+    def replay() -> Result:
         graph.replay()
         return outcome
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import cast
 
@@ -99,6 +100,10 @@ class StackedLayerNorm(nn.Module):
 class StackedMLP(nn.Module):
     """Several independent perceptrons: (linear → activation → optional layer norm) per hidden layer, then linear.
 
+    Inside ``torch.autocast`` the products between hidden layers are made in its type, from weights that are cast once a
+    call (once for all steps of a sampler). All else stays as it is: the first layer, since positions in metres do not
+    fit into eight bits of mantissa, the last, since returns do not, biases, activations and layer norms.
+
     :param members: number of perceptrons.
     :param in_features: width of the input.
     :param out_features: width of the output, not squashed.
@@ -126,8 +131,11 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., batch, in] → [..., members, batch, out]."""
-        (weight, bias), *following = _select([*self.hidden, self.output])
-        outputs = self._after_first(_product(bias, x, weight), following, _select(self.norms or []))
+        (weight, bias), *following = self._layers()
+        with _no_autocast(x.device):
+            outputs = self._after_first(
+                _product(bias, x.to(weight.dtype), weight), following, _select(self.norms or [])
+            )
         return outputs.reshape(*x.shape[:-2], self.members, *outputs.shape[1:])
 
     def with_fixed(self, fixed: Tensor, member: int | None = None) -> Callable[[Tensor], Tensor]:
@@ -143,15 +151,17 @@ class StackedMLP(nn.Module):
             [..., batch, out] of the one member.
         """
         members = None if member is None else slice(member, None, self.members)
-        (weight, bias), *following = _select([*self.hidden, self.output], members)
+        (weight, bias), *following = self._layers(members)
         norms = _select(self.norms or [], members)
         columns = fixed.shape[-1]
-        share = _product(bias, fixed, weight[:, :columns])
+        with _no_autocast(fixed.device):
+            share = _product(bias, fixed.to(weight.dtype), weight[:, :columns])
         remaining = weight[:, columns:]
         leading = (*fixed.shape[:-2], *([self.members] if member is None else []))
 
         def perceptrons(rest: Tensor) -> Tensor:
-            outputs = self._after_first(_product(share, rest, remaining), following, norms)
+            with _no_autocast(rest.device):
+                outputs = self._after_first(_product(share, rest, remaining), following, norms)
             return outputs.reshape(*leading, *outputs.shape[1:])
 
         return perceptrons
@@ -164,8 +174,26 @@ class StackedMLP(nn.Module):
             if norms:
                 scale, offset = norms[depth]
                 x = torch.addcmul(offset, functional.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
-            x = torch.baddbmm(bias, x, weight)
+            if weight.dtype == x.dtype:
+                x = torch.baddbmm(bias, x, weight)
+            else:
+                x = bias + torch.bmm(x.to(weight.dtype), weight)
         return x
+
+    def _layers(self, members: slice | None = None) -> list[tuple[Tensor, Tensor]]:
+        """(weight, bias) of every layer, with the weights between hidden layers in autocast's type where it is on."""
+        first, *between, last = _select([*self.hidden, self.output], members)
+        device = first[0].device.type
+        if torch.is_autocast_enabled(device):
+            narrow = torch.get_autocast_dtype(device)
+            between = [(weight.to(narrow), bias) for weight, bias in between]
+        return [first, *between, last]
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager[None]:
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _select(layers: Iterable[nn.Module], members: slice | None = None) -> list[tuple[Tensor, Tensor]]:
