@@ -11,7 +11,8 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from dipole_sb3.common.random_state import global_generators
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.precision import ProductType
-from dipole_sb3.learning.stacked_runs import ManyRuns, updates_of
+from dipole_sb3.learning.stacked_runs import ManyRuns
+from dipole_sb3.learning.update_execution import updates_of
 from dipole_sb3.networks.network_stack import require_alike
 
 Model = TypeVar("Model", bound=OfflineAlgorithm)

@@ -70,7 +70,7 @@ from dipole_sb3.learning.model_files import (
 from dipole_sb3.learning.offline_policy import OfflinePolicy
 from dipole_sb3.learning.phases import end_of_offline_phase, require_data, require_environment
 from dipole_sb3.learning.precision import Precision, ProductType, faster_type, has_fast_bfloat16, require_precision
-from dipole_sb3.learning.stacked_runs import OneRun, updates_of, without_vec_normalize
+from dipole_sb3.learning.stacked_runs import OneRun, without_vec_normalize
 from dipole_sb3.learning.training_data import (
     DatasetLike,
     adopted,
@@ -86,6 +86,7 @@ from dipole_sb3.learning.update_execution import (
     PlainUpdates,
     chosen,
     set_learning_rate,
+    updates_of,
     without_device,
 )
 from dipole_sb3.learning.update_rule import Objective, UpdateRule

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dipole_sb3.buffers.offline_buffer import Batch
-from dipole_sb3.learning.update_execution import beside, cuda_graph
+from dipole_sb3.learning.cuda_graphs import beside, cuda_graph
 from dipole_sb3.learning.update_rule import LossFunction, Outcome
 from dipole_sb3.networks.stacked_mlp import StackedMLP
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, ClassVar, Protocol
@@ -19,21 +18,9 @@ from dipole_sb3.buffers.offline_buffer import Batch, OfflineReplayBuffer
 from dipole_sb3.common.observations import merged
 from dipole_sb3.common.profiler_sections import section
 from dipole_sb3.learning.offline_policy import OfflinePolicy
-from dipole_sb3.learning.precision import ProductType, with_products_in
 from dipole_sb3.learning.training_data import offline_ratio_at
 from dipole_sb3.learning.training_monitor import TrainingMonitor
-from dipole_sb3.learning.update_execution import (
-    Acceleration,
-    CapturedUpdates,
-    Inputs,
-    Learner,
-    PlainUpdates,
-    addresses,
-    can_be_captured,
-    chosen,
-    compiled,
-    cuda_graph,
-)
+from dipole_sb3.learning.update_execution import Inputs, addresses
 from dipole_sb3.learning.update_rule import LossFunction, Objective, Outcome, UpdateRule, apply_update, step
 from dipole_sb3.networks.network_stack import PolicyStack
 
@@ -62,36 +49,6 @@ class Trainable(Protocol):
     def get_vec_normalize_env(self) -> VecNormalize | None: ...
 
     def objective(self) -> Objective: ...
-
-
-def updates_of(learner: Learner, acceleration: Acceleration, products: ProductType) -> PlainUpdates | CapturedUpdates:
-    """The object that runs a learner's updates.
-
-    :raises ValueError: see :func:`~dipole_sb3.learning.update_execution.chosen`; or ``"captured"`` with an optimiser
-        that a CUDA graph cannot contain.
-    """
-    how = chosen(acceleration, learner.device)
-    if how == "captured" and not all(map(can_be_captured, learner.optimizers())):
-        if acceleration != "auto":
-            raise ValueError(
-                "acceleration is 'captured' with an optimiser whose step waits for the device, expected one with the "
-                "argument fused or capturable, such as torch.optim.Adam: use 'compiled'"
-            )
-        how = "eager"
-    losses = learner.update_rule.losses
-    if how == "compiled" or (how == "captured" and _can_compile()):
-        losses = compiled(losses)
-    losses = with_products_in(products, learner.device, losses)
-    if how == "captured":
-        return CapturedUpdates(learner, losses, functools.partial(cuda_graph, learner.device))
-    return PlainUpdates(learner, losses)
-
-
-def _can_compile() -> bool:
-    """Compilation for a GPU needs Triton, which is not on every platform; a graph of eager kernels needs nothing."""
-    from torch.utils._triton import has_triton
-
-    return bool(has_triton())
 
 
 class OneRun:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -19,9 +18,9 @@ from torch import Tensor
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.observations import mapped, merged
 from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.learning.cuda_graphs import beside, can_be_captured, cuda_graph, keep_on_device
+from dipole_sb3.learning.precision import ProductType, with_products_in
 from dipole_sb3.learning.update_rule import LossFunction, Outcome, UpdateRule
-
-Result = TypeVar("Result")
 
 Acceleration = Literal["auto", "eager", "compiled", "captured"]
 
@@ -201,50 +200,34 @@ class _Recording:
         return outcome
 
 
-def cuda_graph(device: torch.device, function: Callable[[], Result]) -> Callable[[], Result]:
-    """A function's kernels as a CUDA graph: calling the result launches them and returns the same tensors each time."""
-    graph = torch.cuda.CUDAGraph()
-    # Torch's default stream for captures belongs to the first device that captured.
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
-        outcome = function()
+def updates_of(learner: Learner, acceleration: Acceleration, products: ProductType) -> PlainUpdates | CapturedUpdates:
+    """The object that runs a learner's updates.
 
-    def replay() -> Result:
-        graph.replay()
-        return outcome
-
-    return replay
-
-
-@contextmanager
-def beside(device: torch.device) -> Iterator[None]:
-    """On CUDA, uses a separate stream, as torch requires for warm-up before a capture; elsewhere does nothing."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    current = torch.cuda.current_stream(device)
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        yield
-    current.wait_stream(stream)
+    :raises ValueError: see :func:`~dipole_sb3.learning.update_execution.chosen`; or ``"captured"`` with an optimiser
+        that a CUDA graph cannot contain.
+    """
+    how = chosen(acceleration, learner.device)
+    if how == "captured" and not all(map(can_be_captured, learner.optimizers())):
+        if acceleration != "auto":
+            raise ValueError(
+                "acceleration is 'captured' with an optimiser whose step waits for the device, expected one with the "
+                "argument fused or capturable, such as torch.optim.Adam: use 'compiled'"
+            )
+        how = "eager"
+    losses = learner.update_rule.losses
+    if how == "compiled" or (how == "captured" and _can_compile()):
+        losses = compiled(losses)
+    losses = with_products_in(products, learner.device, losses)
+    if how == "captured":
+        return CapturedUpdates(learner, losses, functools.partial(cuda_graph, learner.device))
+    return PlainUpdates(learner, losses)
 
 
-def keep_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Lets a CUDA graph read the optimiser's learning rate and step count from the device."""
-    for group in optimizer.param_groups:
-        if not isinstance(group["lr"], Tensor):
-            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
-        if "capturable" in group:
-            group["capturable"] = True
-    for state in optimizer.state.values():
-        if isinstance(state.get("step"), Tensor):
-            state["step"] = state["step"].to(device)
+def _can_compile() -> bool:
+    """Compilation for a GPU needs Triton, which is not on every platform; a graph of eager kernels needs nothing."""
+    from torch.utils._triton import has_triton
 
-
-def can_be_captured(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimiser's step works without copying its learning rate or step count to the host."""
-    return all(group.get("fused") or "capturable" in group for group in optimizer.param_groups)
+    return bool(has_triton())
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
