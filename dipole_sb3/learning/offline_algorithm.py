@@ -366,11 +366,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param dataset: as in the constructor; must have the model's spaces.
         :raises DatasetError: the data are malformed or have other spaces; the model then keeps the old data.
         """
-        previous, self.dataset = self.dataset, dataset
+        changed = ("dataset", "replay_buffer", "replay_buffer_class", "replay_buffer_kwargs")
+        previous = {name: getattr(self, name) for name in changed}
+        self.dataset = dataset
         try:
             self._adopt_dataset()
         except BaseException:
-            self.dataset = previous
+            vars(self).update(previous)
             raise
 
     def _new_buffer(self, recorded: OfflineReplayBuffer | None) -> MixedReplayBuffer:

@@ -16,6 +16,7 @@ from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from dipole_sb3 import (
+    DatasetError,
     HindsightReplayBuffer,
     OfflineReplayBuffer,
     ReplayableEpisodes,
@@ -69,6 +70,20 @@ def test_what_stable_baselines3_gathered_with_hindsight_trains_as_it_did_there(a
         assert isinstance(model.replay_buffer, HindsightReplayBuffer)
         assert model.replay_buffer.n_recorded == 50
         model.learn(3)
+
+
+def test_data_that_are_refused_change_nothing(algorithm: Any) -> None:
+    """Goals of another size: found only after the model was told that there are goals."""
+    agent = SAC("MultiInputPolicy", Point(), learning_starts=60, **HINDSIGHT).learn(20)
+    data = record(Point(), 60)
+    data["observations"] = {key: value[:, :1] for key, value in data["observations"].items()}
+    data["next_observations"] = {key: value[:, :1] for key, value in data["next_observations"].items()}
+    model = small(algorithm, "MultiInputPolicy", dataset=data)
+    before = (model.dataset, model.replay_buffer, model.replay_buffer_class, model.replay_buffer_kwargs)
+    with pytest.raises(DatasetError):
+        model.set_dataset(agent.replay_buffer)
+    assert (model.dataset, model.replay_buffer, model.replay_buffer_class, model.replay_buffer_kwargs) == before
+    model.learn(2)
 
 
 def test_rewards_by_a_function_without_an_environment(algorithm: Any) -> None:
