@@ -182,12 +182,12 @@ class StackedMLP(nn.Module):
 
     def _layers(self, members: slice | None = None) -> list[tuple[Tensor, Tensor]]:
         """(weight, bias) of every layer, with the weights between hidden layers in autocast's type where it is on."""
-        first, *between, last = _select([*self.hidden, self.output], members)
-        device = first[0].device.type
+        layers = _select([*self.hidden, self.output], members)
+        device = self.output.weight.device.type
         if torch.is_autocast_enabled(device):
             narrow = torch.get_autocast_dtype(device)
-            between = [(weight.to(narrow), bias) for weight, bias in between]
-        return [first, *between, last]
+            layers[1:-1] = [(weight.to(narrow), bias) for weight, bias in layers[1:-1]]
+        return layers
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[None]:
