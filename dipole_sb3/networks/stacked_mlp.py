@@ -132,10 +132,9 @@ class StackedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., batch, in] → [..., members, batch, out]."""
         (weight, bias), *following = self._layers()
+        x = _widened(x, weight)
         with _no_autocast(x.device):
-            outputs = self._after_first(
-                _product(bias, x.to(weight.dtype), weight), following, _select(self.norms or [])
-            )
+            outputs = self._after_first(_product(bias, x, weight), following, _select(self.norms or []))
         return outputs.reshape(*x.shape[:-2], self.members, *outputs.shape[1:])
 
     def with_fixed(self, fixed: Tensor, member: int | None = None) -> Callable[[Tensor], Tensor]:
@@ -152,10 +151,11 @@ class StackedMLP(nn.Module):
         """
         members = None if member is None else slice(member, None, self.members)
         (weight, bias), *following = self._layers(members)
+        fixed = _widened(fixed, weight)
         norms = _select(self.norms or [], members)
         columns = fixed.shape[-1]
         with _no_autocast(fixed.device):
-            share = _product(bias, fixed.to(weight.dtype), weight[:, :columns])
+            share = _product(bias, fixed, weight[:, :columns])
         remaining = weight[:, columns:]
         leading = (*fixed.shape[:-2], *([self.members] if member is None else []))
 
@@ -194,6 +194,11 @@ def _no_autocast(device: torch.device) -> AbstractContextManager[None]:
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def _widened(x: Tensor, weight: Tensor) -> Tensor:
+    """Inside autocast, features of an extractor come in its type; elsewhere another type is an error."""
+    return x.to(weight.dtype) if torch.is_autocast_enabled(x.device.type) else x
 
 
 def _select(layers: Iterable[nn.Module], members: slice | None = None) -> list[tuple[Tensor, Tensor]]:

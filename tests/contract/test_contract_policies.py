@@ -94,6 +94,11 @@ class TestImages:
         ).learn(5)
         assert isinstance(model.policy.actor.features_extractor, NatureCNN)
 
+    def test_products_in_bfloat16(self, algorithm: Any, image_data: Arrays) -> None:
+        """Also those of the features extractor, whose features the heads then read."""
+        model = small(algorithm, "CnnPolicy", dataset=image_data, policy_kwargs=SMALL_IMAGES, precision="bf16").learn(2)
+        assert all(value.dtype == torch.float32 and value.isfinite().all() for value in model.policy.parameters())
+
     @pytest.mark.parametrize("with_environment", [False, True], ids=["alone", "beside_an_environment"])
     @pytest.mark.parametrize("as_buffer", [False, True], ids=["arrays", "buffer"])
     def test_recorded_channels_last(
