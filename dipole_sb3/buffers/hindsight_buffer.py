@@ -19,7 +19,6 @@ from dipole_sb3.buffers.episode_bounds import EpisodeBounds, RingEpisodes, find_
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.buffers.n_step_windows import differ
 from dipole_sb3.buffers.offline_buffer import Batch, OfflineReplayBuffer
-from dipole_sb3.buffers.stored_buffer import StoredReplayBuffer
 from dipole_sb3.buffers.stored_infos import infos_from_bytes, infos_to_bytes
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.observations import mapped, together
@@ -423,8 +422,7 @@ def _recorded_bounds(recorded: OfflineReplayBuffer) -> EpisodeBounds:
             "order of time"
         )
     states, following = (_rows_of(value, rows) for value in (recorded.observations, recorded.next_observations))
-    cuts = recorded.ends_of_recordings() if isinstance(recorded, StoredReplayBuffer) else None
-    bounds = find_bounds(states, following, recorded.dones[:rows], cuts)
+    bounds = find_bounds(states, following, recorded.dones[:rows], recorded.ends_of_recordings())
     if (bounds.lengths == 1).all() and np.count_nonzero(recorded.dones[:rows] == 0) > recorded.n_envs:
         raise DatasetError(
             f"{recorded.source}: goals achieved later in an episode need transitions in the order in which they were "

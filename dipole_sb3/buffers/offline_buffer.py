@@ -338,6 +338,10 @@ class OfflineReplayBuffer(ReplayBuffer):
         for column in range(self.n_envs):
             yield self._blocks_of(order, column, rows)
 
+    def ends_of_recordings(self) -> np.ndarray:
+        """Rows after which another recording begins although its first observation might follow, int64 [K]."""
+        return np.zeros(0, np.int64)
+
     def _blocks_of(self, order: np.ndarray, column: int, rows: int) -> Iterator[dict[str, Any]]:
         """One environment's transitions in the rows of ``order``, so many at a time, as copies."""
         for start in range(0, len(order), rows):

@@ -114,15 +114,16 @@ class StoredReplayBuffer(OfflineReplayBuffer):
     blocks.__doc__ = OfflineReplayBuffer.blocks.__doc__
 
     def recordings(self, rows: int | None = None) -> Iterator[Iterator[dict[str, Any]]]:
-        ends = [*(self._arrays.ends_of_recordings() + 1).tolist(), self.size()]
+        ends = [*(self.ends_of_recordings() + 1).tolist(), self.size()]
         for start, stop in zip([0, *ends[:-1]], ends, strict=True):
             yield self._blocks_between(start, stop, rows)
 
     recordings.__doc__ = OfflineReplayBuffer.recordings.__doc__
 
     def ends_of_recordings(self) -> np.ndarray:
-        """Rows after which another recording begins although its first observation might follow, int64 [K]."""
         return self._arrays.ends_of_recordings()
+
+    ends_of_recordings.__doc__ = OfflineReplayBuffer.ends_of_recordings.__doc__
 
     def _blocks_between(self, first: int, last: int, rows: int | None) -> Iterator[dict[str, Any]]:
         rows = image_layout.rows_per_block(self._row_bytes()) if rows is None else rows

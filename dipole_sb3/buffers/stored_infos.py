@@ -1,4 +1,8 @@
-"""Infos of environments as bytes, for checkpoints: JSON, in which arrays are base64; no pickle."""
+"""Infos of environments as bytes, for checkpoints: JSON, in which arrays are base64; no pickle.
+
+Not :mod:`dipole_sb3.common.archived_state`: that makes a file of every array, of which infos have one or more in every
+step, and a list of every tuple, which ``compute_reward`` may tell apart.
+"""
 
 from __future__ import annotations
 
