@@ -10,7 +10,6 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from dipole_sb3.common.random_state import global_generators
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
-from dipole_sb3.learning.precision import ProductType
 from dipole_sb3.learning.stacked_runs import ManyRuns
 from dipole_sb3.learning.update_execution import updates_of
 from dipole_sb3.networks.network_stack import require_alike
@@ -34,7 +33,7 @@ class Together:
         require_stackable(models)
         self.models = list(models)
         self._runs = ManyRuns(models)
-        self._updates = updates_of(self._runs, models[0].acceleration, _common_product_type(models))
+        self._updates = updates_of(self._runs, models[0].acceleration, models[0].product_type(models[0].batch_size))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """``model.train(gradient_steps, batch_size)`` of all models at once.
@@ -51,14 +50,6 @@ class Together:
     def close(self) -> None:
         """Gives every model's networks their own memory again."""
         self._runs.release()
-
-
-def _common_product_type(models: Sequence[OfflineAlgorithm]) -> ProductType:
-    """What the first model's ``precision`` comes to; the others keep it as their own answer."""
-    products = models[0].product_type(models[0].batch_size)
-    for model in models:
-        model.product_type_found = models[0].product_type_found
-    return products
 
 
 def learn_together(
@@ -86,7 +77,10 @@ def learn_together(
     :raises ValueError: the models cannot be trained together, or there is another number of callbacks or of totals.
     """
     require_stackable(models)
-    _common_product_type(models)
+    models[0].product_type(models[0].batch_size)
+    for model in models:
+        # So that none measures for itself, and each file holds the answer that the run learned with.
+        model.product_type_found = models[0].product_type_found
     each: list[MaybeCallback] = [None] * len(models) if callbacks is None else list(callbacks)
     totals = [total_timesteps] * len(models) if isinstance(total_timesteps, int) else list(total_timesteps)
     for name, found in (("callbacks", each), ("total_timesteps", totals)):

@@ -90,7 +90,6 @@ from dipole_sb3.learning.update_execution import (
     without_device,
 )
 from dipole_sb3.learning.update_rule import Objective, UpdateRule
-from dipole_sb3.networks.stacked_mlp import StackedMLP
 
 Self = TypeVar("Self", bound="OfflineAlgorithm")
 
@@ -742,9 +741,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             return self.precision
         found = self.product_type_found
         if found is None or (found == "bf16" and not has_fast_bfloat16(self.device)):
-            heads = [network.head for network in self.policy.networks().values()]
-            perceptrons = [part for head in heads for part in head.modules() if isinstance(part, StackedMLP)]
-            self.product_type_found, reason = faster_type(perceptrons, batch_size, self.device)
+            self.product_type_found, reason = faster_type(self.policy, batch_size, self.device)
             if self.verbose >= 1:
                 print(f"Products of updates in {self.product_type_found}: {reason}")
         assert self.product_type_found is not None

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.learning.cuda_graphs import beside, cuda_graph
@@ -55,10 +55,11 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def faster_type(perceptrons: Sequence[StackedMLP], batch_size: int, device: torch.device) -> tuple[ProductType, str]:
-    """What ``"auto"`` comes to for these networks, and why, for the log."""
+def faster_type(policy: nn.Module, batch_size: int, device: torch.device) -> tuple[ProductType, str]:
+    """What ``"auto"`` comes to for a policy's networks, and why, for the log."""
     if not has_fast_bfloat16(device):
         return "fp32", f"{device} has no instructions for bfloat16"
+    perceptrons = [part for part in policy.modules() if isinstance(part, StackedMLP)]
     gain = measured_gain(perceptrons, batch_size, device)
     return "bf16" if gain > WORTHWHILE else "fp32", f"bfloat16 makes these networks {gain:.2f} times as fast"
 
