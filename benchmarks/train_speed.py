@@ -171,7 +171,7 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
             row.memory_mebibytes = setup.memory(way, row.runs)
             contenders.append(contender(row, setup.trainer(way, row.runs), setup))
         contenders += peers
-        started = {setup.algorithm: _launches(setup) for setup in setups}
+        started = {setup.algorithm: launches(setup.eager_update, setup.device) for setup in setups}
         product_seconds, launch_seconds = _in_turns(contenders, first, options)
     rate = 2 * first.batch * first.width**2 / product_seconds
     alone = {row.algorithm: row.updates_per_second for row in rows if row.name == AT_ONCE and row.runs == 1}
@@ -199,11 +199,6 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
         },
         "rows": [asdict(row) for row in rows],
     }
-
-
-def _launches(setup: Setup) -> int:
-    eager = setup.trainer("eager", 1)
-    return launches(lambda: eager(1, setup.batch), setup.device)
 
 
 def contender(row: Row, train: Train, setup: Setup) -> Contender:

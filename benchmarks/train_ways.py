@@ -83,8 +83,13 @@ class Setup:
     @cached_property
     def operations(self) -> int:
         """Floating-point operations of one update's matrix products."""
+        return counted_operations(self.eager_update)
+
+    @cached_property
+    def eager_update(self) -> Callable[[], None]:
+        """One update of one run, on which its work is counted."""
         train = self.trainer("eager", 1)
-        return counted_operations(lambda: train(1, self.batch))
+        return lambda: train(1, self.batch)
 
     @cached_property
     def data(self) -> OfflineReplayBuffer:

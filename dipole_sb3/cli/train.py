@@ -321,13 +321,15 @@ def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
     config.merge_with_dotlist(overrides)
     check_options(config, TrainOptions)
     total = config.offline_steps + config.online_steps
-    # The checkpoint can be large, so it is read only if the new length may be too small.
-    if total < length and total < (done := _timesteps(folder)):
+    phases_moved = bool(config.offline_steps != before and config.online_steps)
+    # The checkpoint can be large, so it is read only if one of the two may be wrong.
+    done = _timesteps(folder) if total < length or phases_moved else 0
+    if total < done:
         raise ValueError(
             f"offline_steps + online_steps is {total}, but the run in {folder} has {done} timesteps already; "
             "expected at least as many"
         )
-    if config.offline_steps != before and config.online_steps and _timesteps(folder) > before:
+    if phases_moved and done > before:
         raise ValueError(
             f"offline_steps is {config.offline_steps}, but the run has gone on online after {before}; expected only "
             "online_steps to change now"
