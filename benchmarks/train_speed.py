@@ -6,7 +6,7 @@ Two tasks, with the hyperparameters in configs/: ogbench (28 observations, 5 act
 critics' target) and exorl (78, 12, batch 512, critics bootstrap from V), at the same widths for every algorithm.
 Measured in turns, of which the median counts, so that other load on the machine falls on all of them:
 
-  ways       one run of each algorithm, eager, compiled, and captured in CUDA graphs
+  ways       one run of each algorithm, eager, compiled, and captured in CUDA graphs; in each precision asked for
   runs       R of them trained at once; the cost of each is compared with a run alone
   peers      Stable-Baselines3's SAC, and SBX's (JAX; --peer-python: an interpreter with the package sbx-rl), at the
              widths, batch and data of ogbench, two critics, each in a process of its own that waits for its turn
@@ -14,7 +14,8 @@ Measured in turns, of which the median counts, so that other load on the machine
 An update of one algorithm is other work than that of another; what compares are operations per second, of the products
 that each update really makes. The bounds beside them:
 
-  products   the rate of the widest product of the networks, [batch, width] × [width, width], through torch.addmm
+  products   the rate of the widest product of the networks, [batch, width] × [width, width], through torch.addmm, in
+             single precision (so bfloat16 may exceed it)
   launches   the number of operators (on CUDA: kernels) that an eager update starts one by one, times the time that one
              of them takes on a single element
 
@@ -40,8 +41,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_ways import ALGORITHMS, TASKS, Setup, Train
-from update_work import launches, smallest_launch
+from train_ways import ALGORITHMS, PRECISIONS, TASKS, Setup, Train
+from update_work import launches, smallest_launch, timed
 
 WAYS = ("eager", "compiled", "captured")
 AT_ONCE = "runs at once"
@@ -58,6 +59,7 @@ class Row:
 
     name: str
     algorithm: str | None = None
+    precision: str = "fp32"
     runs: int = 1
     operations: int = 0
     updates_per_second: float | None = None
@@ -132,25 +134,19 @@ class Peer:
         self.process.wait(60)
 
 
-def timed(call: Callable[[], object], calls: int, device: torch.device) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / calls
-
-
 def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, Any]:
     """One table: the algorithms of a task at one width."""
     first = setups[0]
     ways = [
-        (setup, Row(way, setup.algorithm, operations=setup.operations), way) for setup in setups for way in options.ways
+        (setup, Row(way, setup.algorithm, precision, operations=setup.operations), way)
+        for setup in setups
+        for way in options.ways
+        for precision in options.precisions
     ]
     ways += [
-        (setup, Row(AT_ONCE, setup.algorithm, runs, setup.operations), "auto")
+        (setup, Row(AT_ONCE, setup.algorithm, precision, runs, setup.operations), "auto")
         for setup in setups
+        for precision in options.precisions
         for runs in options.runs
     ]
     rows, contenders, peers = [row for _, row, _ in ways], [], []
@@ -165,22 +161,24 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
                 rows.append(peer.row)
                 peers.append(Contender(peer.row, peer.run))
         for setup, row, way in ways:
-            if way == "captured" and setup.device.type != "cuda":
+            if setup.device.type != "cuda" and (way == "captured" or row.precision == "tf32"):
                 row.note = "no CUDA"
                 continue
-            row.memory_mebibytes = setup.memory(way, row.runs)
-            contenders.append(contender(row, setup.trainer(way, row.runs), setup))
+            row.memory_mebibytes = setup.memory(way, row.runs, row.precision)
+            contenders.append(contender(row, setup.trainer(way, row.runs, row.precision), setup))
         contenders += peers
         started = {setup.algorithm: launches(setup.eager_update, setup.device) for setup in setups}
         product_seconds, launch_seconds = _in_turns(contenders, first, options)
     rate = 2 * first.batch * first.width**2 / product_seconds
-    alone = {row.algorithm: row.updates_per_second for row in rows if row.name == AT_ONCE and row.runs == 1}
+    alone = {
+        (row.algorithm, row.precision): row.updates_per_second for row in rows if row.name == AT_ONCE and row.runs == 1
+    }
     for row in rows:
         if row.updates_per_second is not None:
             row.of_product_rate = row.updates_per_second * row.operations / rate
             if row.algorithm is not None:
                 row.of_launch_rate = row.updates_per_second * started[row.algorithm] * launch_seconds
-            single = alone.get(row.algorithm)
+            single = alone.get((row.algorithm, row.precision))
             row.cost_per_run = single / row.updates_per_second if single and row.name == AT_ONCE else None
     return {
         "task": first.task,
@@ -260,13 +258,13 @@ def table(result: dict[str, Any]) -> str:
             f"{update['launches']} launches, bound {update['launch_bound_per_second']:.1f}/s"
         )
     lines.append(
-        f"{'':>26} {'updates/s':>10} {'of launches':>11} {'GFLOP/s':>8} {'of products':>11} {'per run':>8} {'MiB':>7}"
+        f"{'':>28} {'updates/s':>10} {'of launches':>11} {'GFLOP/s':>8} {'of products':>11} {'per run':>8} {'MiB':>7}"
     )
     notes = []
     for row in result["rows"]:
         name, speed = row_name(row), row["updates_per_second"]
         if speed is None:
-            lines.append(f"{name:>26} {row['note']}")
+            lines.append(f"{name:>28} {row['note']}")
             continue
         cells = [
             (speed, "10.1f"),
@@ -277,7 +275,7 @@ def table(result: dict[str, Any]) -> str:
             (row["memory_mebibytes"], "7.0f"),
         ]
         blank = [f"{'':>{form.split('.')[0]}}" if value is None else f"{value:>{form}}" for value, form in cells]
-        lines.append(f"{name:>26} {' '.join(blank)}".rstrip())
+        lines.append(f"{name:>28} {' '.join(blank)}".rstrip())
         if row["algorithm"] is None:
             notes.append(f"{name}: {row['operations'] / 1e9:.2f} GFLOP an update, {row['note']}")
     return "\n".join([*lines, *notes])
@@ -287,9 +285,10 @@ def row_name(row: dict[str, Any]) -> str:
     """Of a line of the table."""
     if row["algorithm"] is None:
         return str(row["name"])
-    if row["name"] == AT_ONCE:
-        return f"{row['algorithm']} " + ("1 run alone" if row["runs"] == 1 else f"{row['runs']} runs at once")
-    return f"{row['algorithm']} {row['name']}"
+    name = row["name"]
+    if name == AT_ONCE:
+        name = "1 run alone" if row["runs"] == 1 else f"{row['runs']} runs at once"
+    return f"{row['algorithm']} {name}" + ("" if row["precision"] == "fp32" else f" {row['precision']}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -298,7 +297,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--algos", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS), help="(all)")
     parser.add_argument("--widths", type=int, nargs="+", default=[512], help="hidden widths, of three layers (512)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of one run (all)")
-    parser.add_argument("--runs", type=int, nargs="+", default=[1, 4, 8, 16], metavar="R", help="at once (1 4 8 16)")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], help="of each row (fp32)")
+    parser.add_argument("--runs", type=int, nargs="*", default=[1, 4, 8, 16], metavar="R", help="at once (1 4 8 16)")
     parser.add_argument("--peer-python", default=None, metavar="PATH", help="an interpreter that has sbx-rl")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="CUDA where there is")
     parser.add_argument("--threads", type=int, default=None, help="torch threads, the peers' too (torch's default)")

@@ -23,6 +23,9 @@ from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 Train = Callable[[int, int], None]
 """``train(gradient_steps, batch_size)``."""
 
+PRECISIONS = ("fp32", "tf32", "bf16")
+"""Of products; ``"tf32"`` is single precision with PyTorch's ``set_float32_matmul_precision("high")``, CUDA only."""
+
 DEPTH = 3
 _TRANSITIONS = 10_000
 _UPDATES_FOR_MEMORY = 13
@@ -42,6 +45,12 @@ TASKS = {
     "ogbench": Task(28, 5, ("task=ogbench/cube-single-play", "task_id=1")),
     "exorl": Task(78, 12, ("task=exorl/quadruped-walk",)),
 }
+
+
+def composed(options: list[str]) -> Any:
+    """The configuration of ``dipole train`` with these options."""
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return hydra.compose("train", overrides=options)
 
 
 ALGORITHMS = tuple(sorted(file.stem for file in (config_folder() / "algo").glob("*.yaml")))
@@ -66,8 +75,7 @@ class Setup:
     @cached_property
     def config(self) -> Any:
         """What ``dipole train`` would read."""
-        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return hydra.compose("train", overrides=[*TASKS[self.task].options, f"algo={self.algorithm}"])
+        return composed([*TASKS[self.task].options, f"algo={self.algorithm}"])
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
@@ -104,27 +112,36 @@ class Setup:
         }
         return OfflineReplayBuffer.from_arrays(arrays, device=self.device)
 
-    def trainer(self, way: str, runs: int) -> Train:
+    def trainer(self, way: str, runs: int, precision: str = "fp32") -> Train:
         """How so many runs are trained, each with a seed of its own.
 
         :param way: ``"auto"``, ``"eager"``, ``"compiled"`` or ``"captured"``.
+        :param precision: one of :data:`PRECISIONS`.
         """
-        models = [self.model(way, seed) for seed in range(runs)]
-        return models[0].train if runs == 1 else Together(models).train
+        models = [self.model(way, seed, precision) for seed in range(runs)]
+        train = models[0].train if runs == 1 else Together(models).train
 
-    def model(self, way: str, seed: int) -> OfflineAlgorithm:
+        def train_so(gradient_steps: int, batch_size: int) -> None:
+            # PyTorch's switch is one for the process, and what it says when a product starts is what counts.
+            torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+            train(gradient_steps, batch_size)
+
+        return train_so
+
+    def model(self, way: str, seed: int, precision: str = "fp32") -> OfflineAlgorithm:
         """A model that trains in this way."""
-        return algorithm_of(self.config)(**{**self.arguments, "acceleration": way}, dataset=self.data, seed=seed)
+        how = {"acceleration": way, "precision": "bf16" if precision == "bf16" else "fp32"}
+        return algorithm_of(self.config)(**{**self.arguments, **how}, dataset=self.data, seed=seed)
 
-    def memory(self, way: str, runs: int) -> float | None:
+    def memory(self, way: str, runs: int, precision: str) -> float | None:
         """MiB that :meth:`trainer` and its first updates take at most, in a process of its own, beyond the data."""
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            return process.submit(_memory, replace(self), way, runs).result()
+            return process.submit(_memory, replace(self), way, runs, precision).result()
 
 
-def _memory(setup: Setup, way: str, runs: int) -> float | None:
+def _memory(setup: Setup, way: str, runs: int, precision: str) -> float | None:
     _ = setup.data
     with PeakMemory(setup.device) as memory:
-        train = setup.trainer(way, runs)
+        train = setup.trainer(way, runs, precision)
         train(_UPDATES_FOR_MEMORY, setup.batch)
     return memory.added

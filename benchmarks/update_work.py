@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,28 @@ def counted_operations(update: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         update()
     return int(counter.get_total_flops())
+
+
+def kernels(update: Callable[[], object], device: torch.device) -> tuple[int, float]:
+    """How many kernels and copies a call runs on a CUDA device, and the seconds that they take; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0, 0.0
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profiler:
+        update()
+        torch.cuda.synchronize(device)
+    events: Any = profiler.events()
+    found = [event for event in events if event.device_type.name != "CPU" and not event.is_user_annotation]
+    return len(found), sum(event.time_range.elapsed_us() for event in found) / 1e6
+
+
+def timed(call: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / calls
 
 
 def launches(update: Callable[[], object], device: torch.device) -> int:

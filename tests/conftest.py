@@ -28,6 +28,15 @@ with suppress(ImportError):
     absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``cuda`` are skipped where there is no such device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda") is not None:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
 @pytest.fixture
 def dipole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs the command in an empty working directory; gives exit status, stdout and stderr."""

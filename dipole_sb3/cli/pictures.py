@@ -17,6 +17,7 @@ from dipole_sb3.datasets import make_env
 if TYPE_CHECKING:
     from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
     from dipole_sb3.evaluation.sweep import SweepResult
+    from dipole_sb3.learning.knobs import Knob
     from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 CURVES = "curves.png"
@@ -75,13 +76,25 @@ def draw_acting(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, config: D
     """
     from dipole_sb3 import plots
 
-    first, *others = model.policy.knobs
-    rest = {knob.name: knob.checked(knob.least) for knob in others}
+    first, rest = _first_knob(model)
     make = functools.partial(make_env, config.task.env)
     values = grid_of(model, config)[first.name]
     plots.plot_paths(model, make, folder / PATHS, [{first.name: value, **rest} for value in values])
+    return [folder / PATHS, *draw_actions(model, dataset, folder)]
+
+
+def draw_actions(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) -> list[Path]:
+    """Draws the actions at one recorded state for three values of the first knob."""
+    from dipole_sb3 import plots
+
+    first, rest = _first_knob(model)
     named = [value for value, _ in first.names]
     worse, better, shown = ({first.name: value, **rest} for value in (named[0], named[-1], _SHOWN))
     observation = plots.choose_observation(model, dataset, worse=worse, better=better)
     plots.plot_actions(model, observation, folder / ACTIONS, [worse, better, shown])
-    return [folder / PATHS, folder / ACTIONS]
+    return [folder / ACTIONS]
+
+
+def _first_knob(model: OfflineAlgorithm) -> tuple[Knob, dict[str, float]]:
+    first, *others = model.policy.knobs
+    return first, {knob.name: knob.checked(knob.least) for knob in others}

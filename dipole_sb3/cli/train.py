@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra.utils
+import torch
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
-from dipole_sb3.cli import hydra_command, pictures, run_folder, summary, sweep
+from dipole_sb3.cli import hydra_command, pictures, run_folder, shared_machine, summary, sweep
 from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.environments import training_env
 from dipole_sb3.cli.interrupt import StopOnSignal
@@ -88,6 +89,9 @@ def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
     """
     runs = distinguished(runs)
     require_startable(runs, resume)
+    slower = shared_machine.hint() if runs[0].config.algo.device in ("auto", "cpu") else None
+    if slower is not None and not torch.cuda.is_available():
+        print(slower)
     groups, order = stackable_groups(runs), {each.folder: index for index, each in enumerate(runs)}
     finished: list[summary.Finished] = []
     for number, group in enumerate(groups, start=1):

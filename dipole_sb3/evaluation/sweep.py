@@ -243,7 +243,7 @@ class _Sweep:
         self._returns.append(played.returns)
         self._successes.append(played.successes)
         _require_consistent(self._successes)
-        self._rows.append(_summary(setting, played.returns, played.successes))
+        self._rows.append(summary_row(setting, played.returns, played.successes))
 
     def result(self) -> SweepResult:
         has_success = self._rows[0].success_mean is not None
@@ -258,7 +258,7 @@ def _require_axis(knob: Knob, values: Sequence[float]) -> list[float]:
     return checked
 
 
-def _summary(setting: Mapping[str, float], returns: np.ndarray, successes: list[bool | None]) -> SweepRow:
+def summary_row(setting: Mapping[str, float], returns: np.ndarray, successes: list[bool | None]) -> SweepRow:
     row = SweepRow(dict(setting), len(returns), *mean_interval(returns.tolist()))
     if successes[0] is None:
         return row

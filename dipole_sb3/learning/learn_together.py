@@ -33,7 +33,7 @@ class Together:
         require_stackable(models)
         self.models = list(models)
         self._runs = ManyRuns(models)
-        self._updates = updates_of(self._runs, models[0].acceleration, models[0].product_type(models[0].batch_size))
+        self._updates = updates_of(self._runs, models[0].way_of_updates, models[0].product_type(models[0].batch_size))
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """``model.train(gradient_steps, batch_size)`` of all models at once.
@@ -77,15 +77,18 @@ def learn_together(
     :raises ValueError: the models cannot be trained together, or there is another number of callbacks or of totals.
     """
     require_stackable(models)
-    models[0].product_type(models[0].batch_size)
-    for model in models:
-        # So that none measures for itself, and each file holds the answer that the run learned with.
-        model.product_type_found = models[0].product_type_found
     each: list[MaybeCallback] = [None] * len(models) if callbacks is None else list(callbacks)
     totals = [total_timesteps] * len(models) if isinstance(total_timesteps, int) else list(total_timesteps)
     for name, found in (("callbacks", each), ("total_timesteps", totals)):
         if len(found) != len(models):
             raise ValueError(f"{name}: found {len(found)}, expected one for each of {len(models)} models")
+    ahead = [model.updates_ahead(total, reset_num_timesteps) for model, total in zip(models, totals, strict=True)]
+    models[0].choose_way(max(ahead), reset_num_timesteps)
+    models[0].product_type(models[0].batch_size)
+    for model in models:
+        # So that none decides for itself, and each file holds what the run learned with.
+        model.adopt_way(models[0].way_on_cpu_found)
+        model.product_type_found = models[0].product_type_found
     with ExitStack() as opened:
         learning = [
             opened.enter_context(

@@ -56,6 +56,7 @@ from dipole_sb3.common.random_state import (
 from dipole_sb3.learning import checkpoints
 from dipole_sb3.learning.advantage_weights import AdvantageWeights
 from dipole_sb3.learning.callbacks import RecordedSpaces, TimestepProgressBar
+from dipole_sb3.learning.compilation import OnCPU, way_on_cpu
 from dipole_sb3.learning.knobs import Knob
 from dipole_sb3.learning.model_files import (
     File,
@@ -68,7 +69,7 @@ from dipole_sb3.learning.model_files import (
     with_ending,
 )
 from dipole_sb3.learning.offline_policy import OfflinePolicy
-from dipole_sb3.learning.phases import end_of_offline_phase, require_data, require_environment
+from dipole_sb3.learning.phases import end_of_offline_phase, planned_updates, require_data, require_environment
 from dipole_sb3.learning.precision import Precision, ProductType, faster_type, has_fast_bfloat16, require_precision
 from dipole_sb3.learning.stacked_runs import OneRun, without_vec_normalize
 from dipole_sb3.learning.training_data import (
@@ -129,7 +130,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         progress (1 → 0) of ``learn()``; None: uniform over all transitions.
     :param acceleration: how updates run: ``"eager"``: as plain PyTorch; ``"compiled"``: with torch.compile (takes half
         a minute at the start, then about a fifth faster on a CPU); ``"captured"``: compiled, and ten at a time as one
-        CUDA graph; ``"auto"``: captured on CUDA, else eager.
+        CUDA graph; ``"auto"``: captured on CUDA; on a CPU compiled for a ``learn`` of 20,000 updates or more where
+        torch.compile works, else eager.
     :param precision: of the products in updates: ``"fp32"``; ``"bf16"``: those between hidden layers in bfloat16, with
         weights, sums and all else in single precision; ``"auto"``: ``"bf16"`` where the device has instructions for it
         and the networks run more than 1.2 times as fast.
@@ -152,6 +154,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     _origin: Mapping[str, str] | None = None
     product_type_found: ProductType | None = None
     """What ``precision="auto"`` came to."""
+    way_on_cpu_found: OnCPU | None = None
+    """What ``acceleration="auto"`` came to on a CPU."""
     _spaces_from_data: bool = False
     """Whether the spaces were inferred from recorded data, which do not tell an environment's bounds and dtype."""
     learned_normalized_observations: bool = False
@@ -506,6 +510,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :return: the model.
         :raises ValueError: there are no data to learn from, or there are online timesteps but no environment.
         """
+        self.choose_way(self.updates_ahead(total_timesteps, reset_num_timesteps), reset_num_timesteps)
         learning = self.learning(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
@@ -589,6 +594,43 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if start + total_timesteps > self._offline_end:
             assert isinstance(self.train_freq, TrainFreq)
             require_environment(self._offline_end, self.env is not None, self.train_freq, self.n_envs)
+
+    def updates_ahead(self, total_timesteps: int, reset_num_timesteps: bool) -> int:
+        """How many updates a ``learn`` of these arguments would make; raises what it would raise."""
+        self._plan_phases(total_timesteps, reset_num_timesteps)
+        start = 0 if reset_num_timesteps else self.num_timesteps
+        assert isinstance(self.train_freq, TrainFreq)
+        return planned_updates(
+            self._offline_end, start, start + total_timesteps, self.train_freq, self.gradient_steps, self.n_envs
+        )
+
+    def choose_way(self, updates: int, begins: bool) -> None:
+        """Decides whether a ``learn`` compiles its updates, where ``acceleration`` leaves that open.
+
+        The answer stays with the model, in its file too, so that a resumed run continues as it began.
+
+        :param updates: that it will make.
+        :param begins: False: it continues an earlier one.
+        """
+        if self.acceleration == "auto" and self.device.type == "cpu":
+            way, message = way_on_cpu(updates, None if begins else self.way_on_cpu_found)
+            self.adopt_way(way)
+            if self.verbose >= 1 and message:
+                print(message)
+
+    def adopt_way(self, way: OnCPU | None) -> None:
+        """Runs updates on a CPU in this way where ``acceleration`` leaves it open."""
+        before = self.way_of_updates
+        self.way_on_cpu_found = way
+        if self.way_of_updates != before:
+            self._updates = None
+
+    @property
+    def way_of_updates(self) -> Acceleration:
+        """How updates run: what ``acceleration`` says, and for ``"auto"`` on a CPU what the running ``learn`` chose."""
+        if self.acceleration == "auto" and self.device.type == "cpu":
+            return self.way_on_cpu_found or "eager"
+        return self.acceleration
 
     @contextmanager
     def _environment_for_callbacks(self) -> Iterator[None]:
@@ -726,7 +768,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def _running_updates(self, batch_size: int) -> PlainUpdates | CapturedUpdates:
         """What makes this model's updates, in the way that ``acceleration`` and ``precision`` say."""
         if self._updates is None:
-            self._updates = updates_of(self._run, self.acceleration, self.product_type(batch_size))
+            self._updates = updates_of(self._run, self.way_of_updates, self.product_type(batch_size))
         return self._updates
 
     def product_type(self, batch_size: int) -> ProductType:

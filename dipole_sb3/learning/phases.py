@@ -26,6 +26,23 @@ def end_of_offline_phase(
     return earlier_end if has_env else max(earlier_end, start + total_timesteps)
 
 
+def planned_updates(
+    offline_end: int, start: int, end: int, train_freq: TrainFreq, gradient_steps: int, n_envs: int
+) -> int:
+    """How many updates a ``learn()`` will make; what is trained once per episode counts nothing, for nobody knows.
+
+    :param start: timestep at which it begins.
+    :param end: timestep at which it ends.
+    """
+    offline = max(0, min(offline_end, end) - start)
+    online = max(0, end - max(offline_end, start))
+    if gradient_steps < 0:
+        return offline + online
+    if train_freq.unit == TrainFrequencyUnit.EPISODE:
+        return offline
+    return offline + gradient_steps * (online // (train_freq.frequency * n_envs))
+
+
 def require_data(offline_end: int, start: int, has_recorded_data: bool, offline_ratio: object) -> None:
     """Refuses an offline phase, or a share of recorded data, without recorded data.
 

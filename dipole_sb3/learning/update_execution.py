@@ -18,6 +18,7 @@ from torch import Tensor
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.observations import mapped, merged
 from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.learning.compilation import compiled, why_not
 from dipole_sb3.learning.cuda_graphs import beside, can_be_captured, cuda_graph, keep_on_device
 from dipole_sb3.learning.precision import ProductType, with_products_in
 from dipole_sb3.learning.update_rule import LossFunction, Outcome, UpdateRule
@@ -78,6 +79,9 @@ class Learner(Protocol):
 def chosen(acceleration: Acceleration, device: torch.device) -> Acceleration:
     """Resolves ``"auto"`` for a device, and checks the other names.
 
+    On a CPU ``"auto"`` is eager here; whether a run compiles depends on its length
+    (:func:`~dipole_sb3.learning.compilation.way_on_cpu`).
+
     :raises ValueError: the name is unknown, or ``"captured"`` without CUDA.
     """
     if acceleration not in get_args(Acceleration):
@@ -87,12 +91,6 @@ def chosen(acceleration: Acceleration, device: torch.device) -> Acceleration:
     if acceleration == "auto":
         return "captured" if device.type == "cuda" else "eager"
     return acceleration
-
-
-@functools.cache
-def compiled(losses: LossFunction) -> LossFunction:
-    """A loss function compiled with its backward pass, once for all learners of the process."""
-    return torch.compile(losses, dynamic=False)
 
 
 class PlainUpdates:
@@ -215,19 +213,12 @@ def updates_of(learner: Learner, acceleration: Acceleration, products: ProductTy
             )
         how = "eager"
     losses = learner.update_rule.losses
-    if how == "compiled" or (how == "captured" and _can_compile()):
+    if how == "compiled" or (how == "captured" and why_not("cuda") is None):
         losses = compiled(losses)
     losses = with_products_in(products, learner.device, losses)
     if how == "captured":
         return CapturedUpdates(learner, losses, functools.partial(cuda_graph, learner.device))
     return PlainUpdates(learner, losses)
-
-
-def _can_compile() -> bool:
-    """Compilation for a GPU needs Triton, which is not on every platform; a graph of eager kernels needs nothing."""
-    from torch.utils._triton import has_triton
-
-    return bool(has_triton())
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -2,14 +2,17 @@
 
 from dipole_sb3.plots.acting import choose_observation, plot_actions, plot_paths
 from dipole_sb3.plots.curves import plot_curves
+from dipole_sb3.plots.film import plot_film_strip, write_animation
 from dipole_sb3.plots.results import plot_sweep, plot_weights, recorded_advantages
 
 __all__ = [
     "choose_observation",
     "plot_actions",
     "plot_curves",
+    "plot_film_strip",
     "plot_paths",
     "plot_sweep",
     "plot_weights",
     "recorded_advantages",
+    "write_animation",
 ]

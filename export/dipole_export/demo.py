@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 from dipole_export.command import error_phrase, flat_rows, provenance_of_run
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, train
 from dipole_sb3.cli.dispatch import HydraCommand
 from dipole_sb3.cli.options import TrainOptions, check_options
 from dipole_sb3.cli.runs import Run
-from dipole_sb3.common.intervals import mean_interval
+from dipole_sb3.datasets import make_env
+from dipole_sb3.datasets.environments import environment_facts
 from dipole_sb3.evaluation.sweep import (
     SweepResult,
-    SweepRow,
     aligned_table,
     format_sweep_table,
     return_cell,
+    success_cell,
+    summary_row,
     write_sweep_csv,
 )
 
@@ -38,10 +41,14 @@ if TYPE_CHECKING:
 BUNDLES: dict[Precision, str] = {"fp32": "bundle", "int8": "bundle-int8"}
 """Precision → folder of the bundle, in the run's folder."""
 
+RENDERERS = ("egl", "osmesa")
+"""MuJoCo's, off screen, in the order in which they are tried: with a GPU's driver or Mesa's, and on the processor."""
+
 _DESCRIPTION = """\
 The main job on a CPU: trains on 10,000 transitions of an agent that was learning MuJoCo's Reacher,
 evaluates ω = −1 … 4, exports the policy, drives the arm from the exported bundle where torch cannot be
-imported, and leaves model, bundles, figures and pictures in runs/demo/. Needs the extra `demo`."""
+imported, and leaves model, bundles, figures and pictures in runs/demo/. Needs the extra `demo`. With
+another task it does the same there, with the sizes in configs/demo/ where that has them."""
 
 
 def _examples() -> str:
@@ -50,6 +57,7 @@ It takes the options of `dipole train`.
 
 examples:
   dipole demo
+  dipole demo task=ogbench/cube-single-play        a robot that places a cube: data made, 25 minutes on two cores
   dipole demo seed=1 run_dir=runs/demo-seed1
   dipole demo algo.beta=4 offline_steps=20000"""
 
@@ -62,11 +70,20 @@ def run(arguments: list[str]) -> int:
 COMMAND = HydraCommand(run, texts.CommandText("the main job in minutes, with pictures", _DESCRIPTION, _examples))
 
 
+@dataclass
+class DemoOptions(TrainOptions):
+    """Options of demo.yaml."""
+
+    made_episodes: int = MISSING
+    driven_episodes: int | None = MISSING
+    film: list[float] | None = MISSING
+
+
 @dataclass(frozen=True)
 class Driven:
     """Results of a bundle in the environment.
 
-    :param result: returns over ω and N, on the same episodes as the model's own evaluation.
+    :param result: returns and successes over ω and N, on the first episodes of the model's own evaluation.
     :param latencies: N → the latency of every action, in seconds.
     """
 
@@ -80,11 +97,13 @@ def demo(config: DictConfig, folder: Path) -> None:
     :param config: as composed from demo.yaml.
     :param folder: folder of the run.
     """
-    check_options(config, TrainOptions)
+    check_options(config, DemoOptions)
     if config.runs != 1:
         raise ValueError(f"runs is {config.runs}, expected 1: the demo trains one; dipole train takes several")
     runs = [Run(config, folder)]
     train.require_startable(runs)
+    if config.made_episodes:
+        make_data(config)
     (trained,) = train.train(runs)
     model: Any = trained.model
     dataset = trained.dataset
@@ -93,7 +112,8 @@ def demo(config: DictConfig, folder: Path) -> None:
         (result,) = sweep.run([model], config.task.env, config, [folder], dataset.metadata)
     drawn = [folder / f"{sweep.stem(result.knobs)}.png"] if config.pictures and result is not None else []
     if config.pictures:
-        drawn += pictures.draw_acting(model, dataset, config, folder)
+        acting = pictures.draw_acting(model, dataset, config, folder) if config.film is None else []
+        drawn += acting or pictures.draw_actions(model, dataset, folder)
         drawn += pictures.draw_training(model, dataset, folder, config.offline_steps)
     manifests = export(model, dataset, folder)
     if result is not None:
@@ -103,12 +123,27 @@ def demo(config: DictConfig, folder: Path) -> None:
         for precision, name in BUNDLES.items():
             write_sweep_csv(driven[precision].result, folder / f"{name}.csv")
         print(f"\n{format_bundle_table(result, driven)}")
+    if config.pictures and config.film is not None:
+        drawn += film(folder, config)
     print()
     for manifest in manifests.values():
         print(error_phrase(manifest))
     print(f"\nThis run is in {folder}/, its bundles in {' and '.join(BUNDLES.values())}")
     if drawn:
         print(f"Its pictures: {', '.join(path.name for path in drawn)}")
+
+
+def make_data(config: DictConfig) -> None:
+    """Makes the task's data set, if it is not there."""
+    from dipole_sb3.datasets.ogbench.generation import make_dataset
+
+    make_dataset(
+        config.task.dataset,
+        episodes=config.made_episodes,
+        processes=config.processes,
+        dataset_dir=config.task.dataset_dir,
+        progress=sys.stderr.isatty() if config.progress_bar is None else config.progress_bar,
+    )
 
 
 def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) -> dict[Precision, Manifest]:
@@ -131,42 +166,111 @@ def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) 
 
 
 def drive(bundle: Path, config: DictConfig, model: SweepResult) -> Driven:
-    """The bundle's returns on the episodes of the model's own evaluation, in a process without torch.
+    """What the bundle reaches on the first episodes of the model's own evaluation, in a process without torch.
+
+    :raises ValueError: the process failed; the message contains its last line of output.
+    """
+    omegas, counts = model.values("omega"), model.values("num_candidates")
+    episodes = min(config.driven_episodes or config.episodes, config.episodes)
+    told = _robot(bundle, config, omegas, counts, episodes, {})
+    returns, successes = (np.asarray(told[name]).reshape(len(model.rows), -1) for name in ("returns", "successes"))
+    has_success = model.successes is not None
+    rows = tuple(
+        summary_row(row.setting, of_cell, ended.tolist())
+        for row, of_cell, ended in zip(model.rows, returns, successes, strict=True)
+    )
+    latencies = {count: np.concatenate(row) for count, row in zip(counts, told["latencies_s"], strict=True)}
+    ended = successes.astype(bool) if has_success else None
+    return Driven(SweepResult(model.knobs, rows, returns, ended, config.eval_seed), latencies)
+
+
+def film(folder: Path, config: DictConfig) -> list[Path]:
+    """Films the bundle at several ω from the same start; says in one sentence where nothing can be drawn.
+
+    :return: the strip and the animation.
+    """
+    frames_file = folder / "film.npz"
+    options = {"--film": str(frames_file)}
+    tried: list[str] = []
+    for renderer in RENDERERS if os.environ.get("MUJOCO_GL", "disable") == "disable" else (os.environ["MUJOCO_GL"],):
+        try:
+            told = _robot(folder / BUNDLES["fp32"], config, config.film, [1], config.episodes or 1, options, renderer)
+            break
+        except ValueError as error:
+            tried.append(f"{renderer}: {error}")
+    else:
+        print(f"\nNo film: MuJoCo cannot draw here ({'; '.join(tried)}); on Debian, apt install libosmesa6")
+        return []
+    with np.load(frames_file) as archive:
+        frames = archive["frames"]
+    frames_file.unlink()
+    ended = [
+        f"ω = {omega:g}".replace("-", "−") + {True: ": done", False: ": not done", None: ""}[end["success"]]
+        for omega, end in zip(config.film, told["ends"], strict=True)
+    ]
+    # The simulator's own clock.
+    seconds = told["every"] * told["ends"][0]["seconds"] / told["ends"][0]["steps"]
+    strip, animation = folder / "film.png", folder / "film.gif"
+    from dipole_sb3 import plots
+
+    plots.plot_film_strip(frames, ended, seconds * np.arange(frames.shape[1]), strip)
+    plots.write_animation(frames, ended, seconds, animation)
+    print(f"\nFilmed: the start of episode {told['episode'] + 1} of {config.episodes}, N = 1, {', '.join(ended)}")
+    return [strip, animation]
+
+
+def _robot(
+    bundle: Path,
+    config: DictConfig,
+    omegas: Sequence[float],
+    counts: Sequence[float],
+    episodes: int,
+    options: Mapping[str, str],
+    renderer: str = "disable",
+) -> dict[str, Any]:
+    """The answer of robot/drive.py.
 
     :raises ValueError: the process failed; the message contains its last line of output.
     """
     program = Path(__file__).parent / "robot" / "drive.py"
-    omegas, counts = model.values("omega"), model.values("num_candidates")
+    env = make_env(config.task.env)
+    facts = environment_facts(env.spec)
+    env.close()
+    module = "ogbench:" if config.task.env.startswith("ogbench/") else ""
     numbers = {"--omegas": omegas, "--candidates": counts}
-    command = [sys.executable, str(program), str(bundle), "--env", config.task.env]
+    command = [sys.executable, str(program), str(bundle), "--env", f"{module}{facts['env_id']}"]
+    command += ["--env-kwargs", json.dumps(facts.get("env_kwargs", {}))]
     command += [part for name, values in numbers.items() for part in (name, *map(str, values))]
-    command += ["--episodes", str(config.episodes), "--seed", str(config.eval_seed)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--episodes", str(episodes), "--seed", str(config.eval_seed)]
+    command += [part for item in options.items() for part in item]
+    environment = {**os.environ, "MUJOCO_GL": renderer}
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if finished.returncode:
         last = (finished.stderr.strip() or "it said nothing").splitlines()[-1]
         raise ValueError(f"{program.name} failed on {bundle}: {last}")
-    told = json.loads(finished.stdout)
-    returns = np.asarray(told["returns"])
-    flat = returns.reshape(len(model.rows), -1)
-    rows = tuple(
-        SweepRow(row.setting, len(episodes), *mean_interval(episodes.tolist()))
-        for row, episodes in zip(model.rows, flat, strict=True)
-    )
-    latencies = {count: np.concatenate(row) for count, row in zip(counts, told["latencies_s"], strict=True)}
-    return Driven(SweepResult(model.knobs, rows, flat, None, config.eval_seed), latencies)
+    # Environments may print, too.
+    told: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return told
 
 
 def format_bundle_table(model: SweepResult, driven: Mapping[Precision, Driven]) -> str:
-    """A table of the returns of the model in PyTorch and of its bundles in ONNX Runtime, and the bundles' latency."""
+    """A table of what the model reaches in PyTorch and its bundles in ONNX Runtime, and the bundles' latency.
+
+    Success rates where the task has them, else returns; all on the episodes that the bundles played.
+    """
     counts = model.values("num_candidates")
+    some = next(iter(driven.values())).result
+    episodes = some.returns.shape[1]
+    in_torch = first_episodes(model, episodes)
+    what, cell = ("Return", return_cell) if model.successes is None else ("Success", success_cell)
     header = ["ω", *(f"{name} N={count}" for count in counts for name in ("PyTorch", *driven))]
     lines = [
         [
             f"{omega:g}",
             *(
-                return_cell(result.row(omega=omega, num_candidates=count))
+                cell(result.row(omega=omega, num_candidates=count))
                 for count in counts
-                for result in (model, *(one.result for one in driven.values()))
+                for result in (in_torch, *(one.result for one in driven.values()))
             ),
         ]
         for omega in model.values("omega")
@@ -178,8 +282,20 @@ def format_bundle_table(model: SweepResult, driven: Mapping[Precision, Driven]) 
             for text in ("", *(f"{_milliseconds(one, count, share):.2f} ms" for one in driven.values()))
         ]
         lines.append([name, *latencies])
-    title = "Return from the model in PyTorch and from its bundles without it; latency of an action from a bundle"
+    of = "" if episodes == model.returns.shape[1] else f" (the first {episodes} of {model.returns.shape[1]} episodes)"
+    title = f"{what} from the model in PyTorch and from its bundles without it{of}; latency of an action from a bundle"
     return f"{title}\n{aligned_table(header, lines)}"
+
+
+def first_episodes(result: SweepResult, episodes: int) -> SweepResult:
+    """The same table over its first episodes alone."""
+    returns = result.returns[:, :episodes]
+    successes = None if result.successes is None else result.successes[:, :episodes]
+    rows = tuple(
+        summary_row(row.setting, returns[index], [None] * episodes if successes is None else successes[index].tolist())
+        for index, row in enumerate(result.rows)
+    )
+    return replace(result, rows=rows, returns=returns, successes=successes)
 
 
 def _milliseconds(driven: Driven, count: float, share: float) -> float:

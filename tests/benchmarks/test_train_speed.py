@@ -26,6 +26,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, A
     """What a small run prints, and what it writes."""
     file = tmp_path_factory.mktemp("speed") / "speed.json"
     arguments = ["--tasks", "ogbench", "--widths", "16", "--ways", "eager", "captured", "--runs", "1", "2"]
+    arguments += ["--precisions", "fp32", "bf16"]
     arguments += ["--seconds", "0.2", "--turns", "2", "--threads", "1", "--device", "cpu", "--json", str(file)]
     command = [sys.executable, str(BENCHMARKS / "train_speed.py"), *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -100,10 +101,15 @@ def test_prints_what_it_writes(measured: tuple[str, dict[str, Any]]) -> None:
     printed, written = measured
     (table,) = written["tables"]
     lines = printed.splitlines()
-    beginnings = [f"{name} {way}" for name in ALGORITHMS for way in ("eager", "captured")]
-    beginnings += [f"{name} {way}" for name in ALGORITHMS for way in ("1 run alone", "2 runs at once")]
+    precisions = ("", " bf16")
+    beginnings = [f"{name} {way}{how}" for name in ALGORITHMS for way in ("eager", "captured") for how in precisions]
+    beginnings += [
+        f"{name} {runs}{how}" for name in ALGORITHMS for how in precisions for runs in ("1 run alone", "2 runs at once")
+    ]
+    assert {row["precision"] for row in table["rows"]} == {"fp32", "bf16"}
     for row, beginning in zip(table["rows"], beginnings, strict=False):
-        (line,) = [line.strip() for line in lines if line.strip().startswith(beginning)]
+        found = [line.strip() for line in lines if line.strip().startswith(beginning)]
+        (line,) = [line for line in found if ("bf16" in line) == ("bf16" in beginning)]
         if row["updates_per_second"] is None:
             assert line == f"{beginning} {row['note']}"
             continue
@@ -122,10 +128,14 @@ def test_prints_what_it_writes(measured: tuple[str, dict[str, Any]]) -> None:
 def test_rows_agree_with_each_other(measured: tuple[str, dict[str, Any]]) -> None:
     (table,) = measured[1]["tables"]
     for algorithm, update in table["updates"].items():
-        eager, captured, alone, _ = (row for row in table["rows"] if row["algorithm"] == algorithm)
-        assert (captured["note"], captured["updates_per_second"]) == ("no CUDA", None)
-        assert alone["cost_per_run"] == 1
-        for row in (eager, alone):
+        rows = [row for row in table["rows"] if row["algorithm"] == algorithm]
+        eager, captured, alone, more = (rows[start : start + 2] for start in (0, 2, 4, 6))
+        for row in captured:
+            assert (row["note"], row["updates_per_second"]) == ("no CUDA", None)
+        for row, two in (alone, more):
+            assert row["cost_per_run"] == 1
+            assert two["cost_per_run"] == pytest.approx(row["updates_per_second"] / two["updates_per_second"])
+        for row in (*eager, alone[0], more[0]):
             share = row["updates_per_second"] / update["product_bound_per_second"]
             assert row["of_product_rate"] == pytest.approx(share)
         assert 100 < update["launches"] < 1000

@@ -18,8 +18,6 @@ from stable_baselines3.common.monitor import Monitor
 
 from dipole_sb3 import OfflineReplayBuffer
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-
 
 @pytest.fixture
 def trained(algorithm: Any, reacher_data: Arrays) -> Any:
@@ -116,7 +114,7 @@ def test_works_on_a_device_by_any_of_its_names(
     assert loaded.num_timesteps == 4
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_moves_between_cpu_and_cuda(algorithm: Any, trained: Any, tmp_path: Path, reacher_data: Arrays) -> None:
     trained.save(tmp_path / "model")
     moved = algorithm.load(tmp_path / "model", device="cuda", dataset=reacher_data)

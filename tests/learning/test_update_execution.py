@@ -27,8 +27,6 @@ from dipole_sb3.learning.stacked_runs import ManyRuns, OneRun
 from dipole_sb3.learning.update_execution import CapturedUpdates
 from dipole_sb3.learning.update_rule import Outcome
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-
 COMPILED_TOLERANCE = 1e-4
 """Of parameters after a few updates: compiled kernels add in another order, and write GELU with an exponential."""
 
@@ -64,6 +62,11 @@ def captured(model: DIPOLE) -> tuple[CapturedUpdates, Recorder]:
     updates = CapturedUpdates(OneRun(model), compute_losses, recorder)
     model._updates = updates
     return updates, recorder
+
+
+def parameters(model: DIPOLE) -> torch.Tensor:
+    """All of them, as one vector."""
+    return torch.cat([parameter.detach().flatten().clone() for parameter in model.policy.parameters()])
 
 
 class TestCompiled:
@@ -326,7 +329,7 @@ class TestChoice:
         assert update_execution.chosen("auto", torch.device("cuda")) == "captured"
 
 
-@cuda
+@pytest.mark.cuda
 class TestCuda:
     def models(self, **arguments: Any) -> list[DIPOLE]:
         return [
@@ -341,6 +344,12 @@ class TestCuda:
         eager, compiled, graphs = (model.learn(40) for model in self.models(**arguments))
         assert_same(compiled, eager, CUDA_TOLERANCE)
         assert_same(graphs, eager, CUDA_TOLERANCE)
+
+    def test_bfloat16_moves_the_networks_as_single_precision_does(self) -> None:
+        start = parameters(make_model(recorded().to("cuda"), seed=3, device="cuda"))
+        for single, half in zip(self.models(), self.models(precision="bf16"), strict=True):
+            one, other = (parameters(model.learn(40)) - start for model in (single, half))
+            assert torch.cosine_similarity(one, other, 0) > 0.99
 
     def test_recaptured_after_load_and_set_parameters(self, tmp_path: Any) -> None:
         ends = []

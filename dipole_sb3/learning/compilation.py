@@ -1,0 +1,68 @@
+"""Whether updates are compiled with torch.compile: where a compiler works and a run is long enough to pay for it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import torch
+
+from dipole_sb3.learning.update_rule import LossFunction
+
+PAYS_FROM = 20_000
+"""Updates from which compilation pays on a CPU. It takes 30 to 60 seconds and then saves 2 ms (width 64) to 12 ms
+(width 512) of each update, so it pays from 3,000 to 20,000 updates on (``benchmarks/train_speed.py``). A number and no
+measurement: two runs of the same seed must not differ because one of them began while the machine was busy."""
+
+OnCPU = Literal["eager", "compiled"]
+
+
+_VARIANTS = 256
+"""Of one loss function that a process may compile: sizes, hyperparameters, precisions. Beyond torch's own limit, 8, a
+sweep would go on eagerly, with a warning that nobody understands."""
+
+
+@functools.cache
+def compiled(losses: LossFunction) -> LossFunction:
+    """A loss function compiled with its backward pass, once for all learners of the process."""
+    from torch._dynamo import config
+
+    fast = torch.compile(losses, dynamic=False)
+
+    def run(*arguments: Any) -> Any:
+        with config.patch(recompile_limit=_VARIANTS):
+            return fast(*arguments)
+
+    return run
+
+
+@functools.cache
+def why_not(device_type: str) -> str | None:
+    """Why torch.compile does not work for a device in this process, in a few words; None: it works.
+
+    On a CPU it needs a C++ compiler and Python's headers, which only a try finds out (some seconds, once).
+    """
+    if device_type == "cuda":
+        # Not on every platform; a CUDA graph of eager kernels needs nothing.
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "Triton is not installed"
+    try:
+        torch.compile(lambda x: x.sin() + x)(torch.zeros(16, device=device_type))
+    except Exception as error:  # what the compilers raise has no common class
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None
+
+
+def way_on_cpu(updates: int, earlier: OnCPU | None) -> tuple[OnCPU, str]:
+    """What ``acceleration="auto"`` comes to on a CPU, and what there is to say about it.
+
+    :param updates: that are still to be made.
+    :param earlier: what it came to when this run began; None: it begins now.
+    """
+    if earlier != "compiled" and updates < PAYS_FROM:
+        return "eager", ""
+    reason = why_not("cpu")
+    if reason is not None:
+        return "eager", f"Updates run eager, though {updates:,} would pay for torch.compile, which fails here: {reason}"
+    return "compiled", f"Updates run compiled: {updates:,} pay for it, and the first takes about half a minute"
