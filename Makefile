@@ -1,6 +1,7 @@
 # Everything here needs Python (3.10 or newer), pip and make, and puts what it installs into $(VENV).
 #
 #   make demo      train on recorded data, turn omega, leave pictures in runs/demo
+#   make cube-demo a robot learns to place a cube (OGBench): data, training, film, bundle; 25 minutes, runs/cube-demo
 #   make ros-demo  what that trained drives a simulated arm over ROS 2, no ROS install needed; runs/ros-demo
 #   make test      the test suite
 #   make lint      ruff and strict mypy
@@ -15,10 +16,13 @@ RUN := $(VENV)/bin/python
 # The tests run side by side, one thread each; nothing is rendered.
 TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 
-.PHONY: demo ros-demo test lint format clean
+.PHONY: demo cube-demo ros-demo test lint format clean
 
 demo: $(VENV)/.demo
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo $(ARGS)
+
+cube-demo: $(VENV)/.cube
+	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo task=ogbench/cube-single-play $(ARGS)
 
 ros-demo: $(VENV)/.ros runs/demo/bundle/manifest.json
 	MUJOCO_GL=disable $(RUN) -m dipole_policy.demo --bundle runs/demo/bundle --out runs/ros-demo $(ARGS)
@@ -50,6 +54,10 @@ $(VENV)/.torch: Makefile | $(VENV)/bin/python
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	$(RUN) -m pip install --quiet --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.cube: pyproject.toml $(VENV)/.torch
+	$(RUN) -m pip install --quiet --editable ".[demo,ogbench]"
 	@touch $@
 
 $(VENV)/.ros: pyproject.toml $(VENV)/.torch

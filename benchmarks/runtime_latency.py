@@ -2,19 +2,21 @@
 
     python benchmarks/runtime_latency.py [--candidates 1 4 32] [--seconds 60] [--json FILE]
 
-Everything runs on one core of its own, at the paper's sizes (observation 28, action 5, three layers of 512, 10 flow
-steps) with random parameters, critic included: N candidates at ω = 1, of which the critic picks one. The contenders
-take turns, a few calls each, so that other load on the machine falls on all of them; there is no garbage collection.
+Everything runs on one core of its own, or on as many as --threads says, at the paper's sizes (observation 28, action 5,
+three layers of 512, 10 flow steps) with random parameters, critic included: N candidates at ω = 1, of which the critic
+picks one. The contenders take turns, a few calls each, so that other load on the machine falls on all of them; there is
+no garbage collection.
 
   eager, compiled  ``model.predict``, as it is and with torch.compile around its networks
   decomposed       what one writes by hand around ONNX: two sessions and the critic's, the flow's loop in NumPy,
                    exported at opset 17, where the exporter spells GELU out in elementary operators
   two sessions     the same at the bundle's opset 20, which has a Gelu operator: the bundle's own reference
+  jax              the same action compiled as a whole by XLA, where JAX is installed
   fused, int8      ``GuidedPolicy.act`` of an fp32 and of an int8 bundle
 
 The bound of single precision is the larger of two times: streaming, every weight of both velocity fields read once per
-flow step and the critics' once, by matrix-vector products; and the products' operations at the rate of a large product,
-both by torch on one thread (NumPy's BLAS would use the other cores).
+flow step and the critics' once, as fast as torch sums them up; and the products' operations at the rate of a large
+product, both by torch on as many threads (NumPy's BLAS would use the other cores).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +95,8 @@ def make_model(observation: int, action: int, width: int, flow_steps: int) -> DI
 class Decomposed(TwoNetworkPolicy):
     """The two-session loop over graphs that spell GELU out, as PyTorch's exporter writes them below opset 20."""
 
-    def __init__(self, model: DIPOLE, bundle: Path, flow_steps: int) -> None:
-        super().__init__(read_bundle(bundle))
+    def __init__(self, model: DIPOLE, bundle: Path, threads: int) -> None:
+        super().__init__(read_bundle(bundle), threads)
         exported = exported_form(model)
         assert isinstance(exported, ExportedPair)
         source = exported.source
@@ -112,20 +115,22 @@ class Decomposed(TwoNetworkPolicy):
             )
             assert program is not None
             options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
+            options.intra_op_num_threads = threads
             setattr(self, name, onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options))
 
 
-def contenders(model: DIPOLE, bundles: dict[str, Path], candidates: int) -> dict[str, Callable[[], object]]:
+def contenders(
+    model: DIPOLE, bundles: dict[str, Path], candidates: int, threads: int
+) -> dict[str, Callable[[], object]]:
     """By name, a call that makes one action."""
     assert isinstance(model.observation_space, spaces.Box)
     observation = np.random.default_rng(1).standard_normal(model.observation_space.shape, np.float32)
     omegas, random = np.array([OMEGA], np.float32), np.random.default_rng(2)
     size = model.policy.action_dim
     compiled = torch.compile(model.policy._predict)
-    reference = TwoNetworkPolicy(read_bundle(bundles["fp32"]))
-    decomposed = Decomposed(model, bundles["fp32"], model.policy.flow_steps)
-    fused, short = GuidedPolicy.load(bundles["fp32"]), GuidedPolicy.load(bundles["int8"])
+    reference = TwoNetworkPolicy(read_bundle(bundles["fp32"]), threads)
+    decomposed = Decomposed(model, bundles["fp32"], threads)
+    fused, short = (GuidedPolicy.load(bundles[precision], threads) for precision in ("fp32", "int8"))
 
     def draw() -> Any:
         return random.standard_normal((candidates, size), np.float32)
@@ -134,11 +139,18 @@ def contenders(model: DIPOLE, bundles: dict[str, Path], candidates: int) -> dict
         with torch.no_grad():
             return compiled(torch.as_tensor(observation[None]), omega=OMEGA, num_candidates=candidates).numpy()
 
+    others: dict[str, Callable[[], object]] = {}
+    if find_spec("jax") is not None:
+        from latency_jax import guided_action
+
+        in_jax = guided_action(model, candidates, OMEGA, seed=2)
+        others["jax"] = lambda: in_jax(observation)
     return {
         "eager": lambda: model.predict(observation, omega=OMEGA, num_candidates=candidates),
         "compiled": run_compiled,
         "decomposed": lambda: decomposed.run(observation, draw(), omegas),
         "two sessions": lambda: reference.run(observation, draw(), omegas),
+        **others,
         "fused": lambda: fused.act(observation, omega=OMEGA, rng=random, num_candidates=candidates),
         "int8": lambda: short.act(observation, omega=OMEGA, rng=random, num_candidates=candidates),
         STREAMING: streaming(model),
@@ -166,11 +178,11 @@ def streaming(model: DIPOLE) -> Callable[[], object]:
     pair = [layer for member in range(2) for layer in _matrices(model.policy.actor.head.mlp, member)]
     critics = [layer for member in range(2) for layer in _matrices(model.policy.critic.head.mlp, member)]
     order = [*pair * model.policy.flow_steps, *critics]
-    vectors = {weight.shape[1]: torch.ones(weight.shape[1]) for weight in order}
 
     def read() -> None:
+        # Not by matrix-vector products: torch's take twice as long as XLA's whole action.
         for weight in order:
-            torch.mv(weight, vectors[weight.shape[1]])
+            weight.sum()
 
     return read
 
@@ -239,6 +251,7 @@ def loaded(bundle: Path) -> tuple[float, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, nargs="+", default=[1, 4, 32])
+    parser.add_argument("--threads", type=int, default=1, help="of everything, each on a core of its own (1)")
     parser.add_argument("--width", type=int, default=512, help="of three hidden layers")
     parser.add_argument("--flow-steps", type=int, default=10)
     parser.add_argument("--observation", type=int, default=28)
@@ -247,8 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, default=None, help="write the same figures to this file")
     options = parser.parse_args(arguments)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
+    torch.set_num_threads(options.threads)
     machine = {**describe_machine(), "onnxruntime": onnxruntime.__version__}
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     model = make_model(options.observation, options.action, options.width, options.flow_steps)
@@ -265,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             result["loaded"].append({"precision": precision, "seconds": seconds, "mebibytes": mebibytes})
         for candidates in options.candidates:
-            times = measure(contenders(model, bundles, candidates), options.seconds)
+            times = measure(contenders(model, bundles, candidates, options.threads), options.seconds)
             bound = bound_seconds(times, operations(model, candidates))
             noise = float(np.percentile(times[STREAMING], 99) / np.median(times[STREAMING]))
             rows = summary(times, bound)
@@ -275,17 +288,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"ms, whose own p99/p50 is {noise:.2f})\n{_table(rows)}",
                 flush=True,
             )
-        rows = _sweep(bundles, options.seconds / 2)
+        rows = _sweep(bundles, options.seconds / 2, options.threads)
         result["sweep"] = rows
         print(f"\nFive ω in one sweep at N = 1, as a multiple of one ω: {', '.join(_sweep_text(row) for row in rows)}")
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _sweep(bundles: dict[str, Path], seconds: float) -> list[dict[str, Any]]:
+def _sweep(bundles: dict[str, Path], seconds: float, threads: int) -> list[dict[str, Any]]:
     rows = []
     for precision, path in bundles.items():
-        policy = GuidedPolicy.load(path)
+        policy = GuidedPolicy.load(path, threads)
         observation = np.random.default_rng(1).standard_normal(policy.manifest.observation.size, np.float32)
         noise = policy.deterministic_noise(1)
 

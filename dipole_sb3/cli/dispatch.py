@@ -60,8 +60,7 @@ def main(
     known, extra = parser.parse_known_args(arguments)
     if extra and known.command not in hydra_commands:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
-    # OGBench's spaces and a missing display cause these at every start; neither matters for training.
-    warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
+    # A missing display causes this at every start; it does not matter for training.
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing.*")
     try:
         if known.command in hydra_commands:

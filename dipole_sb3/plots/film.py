@@ -19,7 +19,7 @@ _TITLE = 26
 """Height of the line above a panel, in pixels."""
 
 _GAP = 6
-_COLOURS = 128
+_COLOURS = 256
 
 
 def plot_film_strip(frames: np.ndarray, titles: Sequence[str], times: np.ndarray, path: str | Path) -> None:
@@ -62,15 +62,18 @@ def write_animation(frames: np.ndarray, titles: Sequence[str], seconds_per_frame
     for index, title in enumerate(titles):
         left = index * (width + _GAP)
         pen.text((left + width / 2, _TITLE / 2), title, fill="black", font=font, anchor="mm")
-    pictures: list[Image.Image] = []
-    palette: Image.Image | None = None
-    for time in range(length):
+
+    def page(time: int) -> Image.Image:
         for index in range(panels):
             canvas.paste(Image.fromarray(frames[index, time]), (index * (width + _GAP), _TITLE))
-        if palette is None:
-            # One palette for all: pixels that do not change stay the same, and cost nothing.
-            palette = canvas.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT)
-        pictures.append(canvas.quantize(palette=palette, dither=Image.Dither.NONE))
+        return canvas
+
+    # One palette for all, so that pixels that do not change cost nothing; small things of a strong colour keep it.
+    several = Image.new("RGB", (canvas.width, 4 * canvas.height))
+    for index, time in enumerate(np.linspace(0, length - 1, 4).round().astype(int)):
+        several.paste(page(time), (0, index * canvas.height))
+    palette = several.quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE)
+    pictures = [page(time).quantize(palette=palette, dither=Image.Dither.NONE) for time in range(length)]
     written, duration = io.BytesIO(), round(1000 * seconds_per_frame)
     pictures[0].save(written, format="GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
     with replaced_when_complete(Path(path)) as file:

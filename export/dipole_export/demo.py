@@ -197,17 +197,14 @@ def film(folder: Path, config: DictConfig) -> list[Path]:
             told = _robot(folder / BUNDLES["fp32"], config, config.film, [1], config.episodes or 1, options, renderer)
             break
         except ValueError as error:
-            tried.append(f"{renderer}: {error}")
+            tried.append(f"{renderer}: {str(error).rpartition(': ')[2]}")
     else:
         print(f"\nNo film: MuJoCo cannot draw here ({'; '.join(tried)}); on Debian, apt install libosmesa6")
         return []
     with np.load(frames_file) as archive:
         frames = archive["frames"]
     frames_file.unlink()
-    ended = [
-        f"ω = {omega:g}".replace("-", "−") + {True: ": done", False: ": not done", None: ""}[end["success"]]
-        for omega, end in zip(config.film, told["ends"], strict=True)
-    ]
+    ended = [f"{_number('ω', omega)}{_ending(end)}" for omega, end in zip(config.film, told["ends"], strict=True)]
     # The simulator's own clock.
     seconds = told["every"] * told["ends"][0]["seconds"] / told["ends"][0]["steps"]
     strip, animation = folder / "film.png", folder / "film.gif"
@@ -217,6 +214,17 @@ def film(folder: Path, config: DictConfig) -> list[Path]:
     plots.write_animation(frames, ended, seconds, animation)
     print(f"\nFilmed: the start of episode {told['episode'] + 1} of {config.episodes}, N = 1, {', '.join(ended)}")
     return [strip, animation]
+
+
+def _number(symbol: str, value: float) -> str:
+    return f"{symbol} = {value:g}".replace("-", "−")
+
+
+def _ending(end: Mapping[str, Any]) -> str:
+    """How an episode ended, as the end of a title."""
+    if end["success"] is None:
+        return ""
+    return f": done in {end['seconds']:.1f} s" if end["success"] else ": not done"
 
 
 def _robot(

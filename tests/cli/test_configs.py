@@ -176,6 +176,18 @@ def test_reacher_and_demo() -> None:
     assert demo.run_dir == "runs/demo"
 
 
+def test_the_cubes_demo_has_sizes_of_its_own_and_the_tasks_hyperparameters() -> None:
+    demo = compose("demo", ["task=ogbench/cube-single-play"])
+    assert (demo.task_id, demo.run_dir, demo.made_episodes, demo.offline_steps) == (2, "runs/cube-demo", 200, 50_000)
+    assert demo.task.dataset == "ogbench/cube-single-play-singletask-task2-v0"
+    assert hyperparameters(demo.algo, "beta", "shift", "num_candidates", "q_agg") == (0.5, 1.0, 2, "mean")
+    assert list(demo.algo.policy_kwargs.net_arch) == [256, 256, 256]
+    # What a user says counts more.
+    assert compose("demo", ["task=ogbench/cube-single-play", "offline_steps=7"]).offline_steps == 7
+    # A task without a file has the sizes of training.
+    assert compose("demo", ["task=ogbench/scene-play", "task_id=1"]).offline_steps == 1_000_000
+
+
 def test_evaluate_takes_a_task() -> None:
     config = compose("evaluate", ["model=a.zip", "task=ogbench/cube-single-play", "task_id=3"])
     assert config.task.env == "ogbench/cube-single-play-singletask-task3-v0"

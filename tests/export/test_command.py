@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,33 @@ def test_the_demo_ends_with_bundles_that_drive_without_torch(demo_run: tuple[Pat
     assert "p99" in printed
 
 
+def test_the_demo_of_a_task_with_success_makes_its_data_and_tells_success(tmp_path: Path) -> None:
+    """The whole of it on OGBench's cube, tiny; where MuJoCo cannot draw, one sentence says so."""
+    options = ["made_episodes=1", "offline_steps=10", "episodes=2", "driven_episodes=1", "omegas=[0,1]"]
+    options += ["candidates=[1]", "film=[0,1]", "algo.policy_kwargs.net_arch=[72,72]", "algo.flow_steps=2"]
+    finished = dipole("demo", "task=ogbench/cube-single-play", *options, folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "runs" / "cube-demo-data" / "cube-single-play-v0.npz").exists()
+    folder = tmp_path / "runs" / "cube-demo"
+    with open(folder / "bundle.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(float(row["omega"]), float(row["success_mean"]), int(row["episodes"])) for row in rows] == [
+        (0, 0, 1),
+        (1, 0, 1),
+    ]
+    title = "Success from the model in PyTorch and from its bundles without it (the first 1 of 2 episodes)"
+    assert title in finished.stdout
+    filmed = [(folder / name).exists() for name in ("film.png", "film.gif")]
+    sentence = "Filmed: the start of episode 1 of 2, N = 1, ω = 0: not done, ω = 1: not done"
+    cannot = "No film: MuJoCo cannot draw here (egl: "
+    assert (filmed, sentence in finished.stdout, cannot in finished.stdout) in (
+        ([True, True], True, False),
+        ([False, False], False, True),
+    )
+    assert (folder / "omega_sweep.png").exists()
+    assert not (folder / "paths.png").exists()
+
+
 def test_the_driving_process_cannot_import_torch(demo_run: tuple[Path, str]) -> None:
     program = f"import runpy; runpy.run_path({str(DRIVE)!r})['forbid']('torch'); import torch"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -70,6 +98,25 @@ def test_the_driving_process_cannot_import_torch(demo_run: tuple[Path, str]) -> 
     again = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
     returns = [finished.stdout.partition('"latencies_s"')[0] for finished in again]
     assert returns[0] == returns[1], "the same seed gives the same episode"
+
+
+@pytest.mark.parametrize("renderer", demo.RENDERERS)
+def test_films_a_start_at_several_values(demo_run: tuple[Path, str], tmp_path: Path, renderer: str) -> None:
+    options = ["--env", "Reacher-v5", "--omegas", "-1", "2", "--candidates", "1", "--episodes", "2", "--size", "64"]
+    options += ["--every", "20", "--film", str(tmp_path / "film.npz")]
+    command = [sys.executable, str(DRIVE), str(demo_run[0] / "bundle"), *options]
+    environment = {**os.environ, "MUJOCO_GL": renderer}
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if finished.returncode:
+        pytest.skip(f"{renderer} cannot draw here: {finished.stderr.splitlines()[-1]}")
+    told = json.loads(finished.stdout.splitlines()[-1])
+    # Nothing tells success: the first start, for 50 steps of 0.02 s.
+    assert (told["episode"], told["every"]) == (0, 20)
+    assert [(end["success"], end["steps"], round(end["seconds"], 6)) for end in told["ends"]] == [(None, 50, 1.0)] * 2
+    frames = np.load(tmp_path / "film.npz")["frames"]
+    assert (frames.shape, frames.dtype) == ((2, 2, 64, 64, 3), np.uint8)
+    assert frames.std() > 5
+    assert (frames[0, -1] != frames[1, -1]).any(), "ω is turned"
 
 
 def test_a_run_is_exported_with_what_is_known_of_it(demo_run: tuple[Path, str], tmp_path: Path) -> None:

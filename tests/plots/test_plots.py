@@ -15,6 +15,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from PIL import Image
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -25,6 +26,7 @@ from dipole_sb3.evaluation.sweep import SweepResult, SweepRow
 from dipole_sb3.plots import acting as plots_acting
 from dipole_sb3.plots import curves as plots_learning
 from dipole_sb3.plots import drawing
+from dipole_sb3.plots import film as plots_film
 from dipole_sb3.plots import results as plots_results
 from dipole_sb3.plots.curves import average
 
@@ -64,6 +66,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     monkeypatch.setattr(plots_results, "drawing", kept)
     monkeypatch.setattr(plots_acting, "drawing", kept)
     monkeypatch.setattr(plots_learning, "drawing", kept)
+    monkeypatch.setattr(plots_film, "drawing", kept)
     return drawn
 
 
@@ -325,3 +328,36 @@ def test_a_failed_drawing_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(KeyError), drawing.drawing(tmp_path / "a.png", 2, 2):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+class TestFilm:
+    FRAMES = np.stack([np.full((8, 32, 32, 3), shade, np.uint8) for shade in (60, 200)])
+
+    def test_animation_shows_panels_side_by_side_for_as_long_as_the_frames_last(self, tmp_path: Path) -> None:
+        frames = self.FRAMES.copy()
+        frames[1, 5:, :16] = 120
+        frames[0, :, 20:22, 20:22] = (180, 30, 30)  # a small thing of a strong colour, which must keep it
+        plots.write_animation(frames, ["ω = −1", "ω = 1: done"], 0.1, tmp_path / "film.gif")
+        with Image.open(tmp_path / "film.gif") as film:
+            assert (film.width, film.info["loop"]) == (2 * 32 + 6, 0)
+            total, last = 0.0, None
+            for index in range(film.n_frames):  # type: ignore[attr-defined]
+                film.seek(index)
+                total, last = total + film.info["duration"], np.asarray(film.convert("RGB"))
+        assert total == pytest.approx(800)
+        assert last is not None
+        top = film.height - 32
+        assert abs(int(last[top + 4, 10, 0]) - 60) < 12
+        assert abs(int(last[top + 4, 50, 0]) - 120) < 12
+        assert abs(int(last[top + 28, 50, 0]) - 200) < 12
+        assert np.abs(last[top + 20, 20].astype(int) - (180, 30, 30)).max() < 12
+
+    def test_strip_has_a_row_for_each_setting_and_the_first_and_last_frame(
+        self, tmp_path: Path, figures: list[Figure]
+    ) -> None:
+        plots.plot_film_strip(self.FRAMES, ["ω = −1", "ω = 1"], 0.1 * np.arange(8), tmp_path / "film.png")
+        (figure,) = figures
+        titles = [axes.get_title() for axes in figure.axes[:6]]
+        assert (titles[0], titles[-1]) == ("0.0 s", "0.7 s")
+        assert [axes.get_ylabel() for axes in figure.axes[::6]] == ["ω = −1", "ω = 1"]
+        assert imread(tmp_path / "film.png").shape[1] > 1000

@@ -38,6 +38,7 @@ from dipole_sb3.datasets.ogbench.names import (
     require_known_behaviour,
     single_task_names,
 )
+from dipole_sb3.datasets.ogbench.oracles import made
 
 __all__ = ["GoalConditioned", "goal_set_names", "load", "make_dataset", "make_env", "single_task_names"]
 
@@ -113,12 +114,12 @@ def make_env(name: str, *, success_timing: str = "post", **kwargs: Any) -> gymna
             raise ValueError(
                 f"{task.name}: success_timing is 'pre'; expected 'post': goals are judged by what a step achieves"
             )
-        return GoalConditioned(gymnasium.make(task.env_id, **kwargs))
+        return GoalConditioned(made(task.env_id, **kwargs))
     if "success_timing" in gymnasium.spec(task.env_id).kwargs:
         kwargs["success_timing"] = success_timing
     elif success_timing == "pre":
         raise ValueError(f"success_timing='pre' needs ogbench >= 1.2; found {version('ogbench')}")
-    env: gymnasium.Env[Any, Any] = gymnasium.make(task.env_id, **kwargs)
+    env = made(task.env_id, **kwargs)
     if env.observation_space.dtype == np.float64:
         env = DtypeObservation(env, np.float32)
     return env
@@ -247,7 +248,7 @@ def _provenance(path: Path, dataset: str) -> dict[str, Any]:
 def _label(opened: list[Archive], task: NamedSet) -> list[_Split]:
     """Finds the transitions in every file, and their rewards or the rule of goals."""
     # Rewards depend on the state alone: the pixel variants are labelled without a renderer.
-    env = gymnasium.make(task.env_id.removeprefix("visual-"))
+    env = made(task.env_id.removeprefix("visual-"))
     try:
         env.reset()
         return [_label_split(archive, task, env) for archive in opened]

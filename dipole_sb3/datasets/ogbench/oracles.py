@@ -6,6 +6,7 @@ repository (``data_gen_scripts/generate_manipspace.py``, ``generate_locomaze.py`
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,13 @@ _MARKOV_MIN_NORM = 0.4
 _SCENE_CUBE_MAX_STEP = 100
 _POINT_NOISE = 0.5
 _STITCH_DISTANCE = 4
+
+
+def made(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """``gymnasium.make``, without the warning that OGBench's spaces cause in every process that asks for them."""
+    warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
+    env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **kwargs)
+    return env
 
 
 @dataclass(frozen=True)
@@ -98,9 +106,7 @@ class Collector:
 
         self.recipe = recipe
         options: dict[str, Any] = {} if recipe.family == "pointmaze" else {"mode": "data_collection"}
-        self.env = gymnasium.make(
-            recipe.env_id, terminate_at_goal=False, max_episode_steps=max_episode_steps, **options
-        )
+        self.env = made(recipe.env_id, terminate_at_goal=False, max_episode_steps=max_episode_steps, **options)
         self._world: Any = self.env.unwrapped
         # Kept: the manipulation environments make a new space, seeded by the system, every time they are asked for it.
         self._action_space = self.env.action_space
