@@ -65,6 +65,8 @@ _AT_LEAST = {
     "eval_episodes": 1,
     "episodes": 0,
     "processes": 1,
+    "made_episodes": 0,
+    "driven_episodes": 1,
 }
 
 

@@ -127,7 +127,7 @@ def _filmed(policy: Any, options: argparse.Namespace) -> dict[str, Any]:
                 frames.append(env.render())
         return {"success": _success(last), "steps": steps, "seconds": float(env.unwrapped.data.time)}
 
-    first, *_, best = options.omegas
+    first, best = options.omegas[0], options.omegas[-1]
     size = {"width": options.size, "height": options.size}
     with _made(options, render_mode="rgb_array", **size) as env:
         # Before anything is played: a machine that cannot draw says so at once.
