@@ -60,9 +60,11 @@ def way_on_cpu(updates: int, earlier: OnCPU | None) -> tuple[OnCPU, str]:
     :param updates: that are still to be made.
     :param earlier: what it came to when this run began; None: it begins now.
     """
-    if earlier != "compiled" and updates < PAYS_FROM:
+    if earlier == "eager" or (earlier is None and updates < PAYS_FROM):
         return "eager", ""
     reason = why_not("cpu")
     if reason is not None:
         return "eager", f"Updates run eager, though {updates:,} would pay for torch.compile, which fails here: {reason}"
+    if earlier == "compiled":
+        return "compiled", ""
     return "compiled", f"Updates run compiled: {updates:,} pay for it, and the first takes about half a minute"
