@@ -57,9 +57,8 @@ _GRACE = 5.0
 class Part:
     """A part in a process of its own, so that one that breaks or hangs costs nothing but itself."""
 
-    def __init__(self, name: str, command: list[str], clock: Clock, folder: Path) -> None:
-        self.name, self.file, self._clock = name, folder / f"{name}.json", clock
-        self._log = folder / f"{name}.log"
+    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+        self._file, self._log = folder / f"{name}.json", folder / f"{name}.log"
         paths = [str(ROOT), str(ROOT / "export"), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         with self._log.open("w") as log:
@@ -72,12 +71,6 @@ class Part:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
-    def end(self) -> None:
-        """Waits until the part's time is over, and ends what is left of it."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, self._clock.left(self.name)) + _GRACE)
-        self.stop()
-
     def stop(self) -> None:
         """Ends the part and its children now."""
         with suppress(ProcessLookupError):
@@ -86,7 +79,7 @@ class Part:
 
     def found(self) -> dict[str, Any]:
         """What it has written so far, and how it ended."""
-        found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        found: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
         status = self._process.poll()
         if status == -signal.SIGKILL:
             found.setdefault("ended", "out of time")
@@ -150,14 +143,14 @@ def main() -> int:
     def begin(part: str, command: list[str] | None = None) -> None:
         script = [sys.executable, str(Path(__file__).with_name("accelerator_parts.py")), part, str(folder)]
         script += [options.device, json.dumps(asdict(clock)), "small" if options.small else "full"]
-        running[part] = Part(part, script if command is None else command, clock, folder)
+        running[part] = Part(part, script if command is None else command, folder)
 
     def follow(*parts: str) -> None:
         while any(running[part].is_running and clock.left(part) > -_GRACE for part in parts):
             time.sleep(0.5)
             save()
         for part in parts:
-            running[part].end()
+            running[part].stop()
             save()
             print(f"{time.time() - start:5.0f} s  {part}: {running[part].found().get('ended', 'done')}", flush=True)
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError  # not the builtin one before Python 3.11
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +21,7 @@ import hydra
 import torch
 from omegaconf import OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
-from train_ways import ALGORITHMS, Setup, composed
+from train_ways import ALGORITHMS, UPDATES_TO_WARM_UP, Setup, composed
 from update_work import PeakMemory, kernels, smallest_launch, timed
 
 from dipole_sb3 import learn_together, load_dataset
@@ -35,9 +36,6 @@ from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 OMEGAS = (1.0, 0.5, 0.0, 2.0, -1.0, 4.0)
 """The most telling first, for the time may not be enough for all."""
-
-_UPDATES_TO_COMPILE = 13
-"""Three before a CUDA graph is captured, and the ten that it holds."""
 
 _SECONDS_OF_A_TURN = 0.5
 _MOST_EPISODES = 1000
@@ -166,7 +164,7 @@ def measure_speed(job: Job) -> None:
         for cell, done in zip(todo, ready, strict=True):
             try:
                 seconds = done.result(max(0.0, job.seconds_left()))
-            except TimeoutError:
+            except FutureTimeoutError:
                 write(job.file, found | {"ended": f"out of time after {len(rows)} of {len(todo)} rows"})
                 # Its processes compile what nobody will measure.
                 os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -180,7 +178,7 @@ def compile_cell(setup: Setup, cell: Cell) -> float | None:
     if cell.way == "eager":
         return None
     start = time.time()
-    setup.trainer(cell.way, cell.runs, cell.precision)(_UPDATES_TO_COMPILE, setup.batch)
+    setup.trainer(cell.way, cell.runs, cell.precision)(UPDATES_TO_WARM_UP, setup.batch)
     return time.time() - start
 
 
@@ -188,7 +186,7 @@ def measured(setup: Setup, cell: Cell, job: Job) -> dict[str, Any]:
     """One row: updates per second of all runs together, what an update's kernels take alone, memory."""
     with PeakMemory(job.device) as memory:
         train = setup.trainer(cell.way, cell.runs, cell.precision)
-        train(_UPDATES_TO_COMPILE, setup.batch)
+        train(UPDATES_TO_WARM_UP, setup.batch)
     ten = functools.partial(train, 10, setup.batch)
     count = 1 if job.small else max(1, round(_SECONDS_OF_A_TURN / timed(ten, 1, job.device)))
     seconds = statistics.median(timed(ten, count, job.device) for _ in range(3)) / 10

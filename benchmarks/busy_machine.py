@@ -27,7 +27,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-CORES = len(os.sched_getaffinity(0))
+from waiting_process import WaitingProcess
+
+from dipole_sb3.common.child_processes import available_cores
+
+CORES = available_cores()
 SETTINGS: dict[str, dict[str, str]] = {
     "as it is": {"GOMP_SPINCOUNT": "300000"},
     "short spinning": {"GOMP_SPINCOUNT": "1000"},
@@ -56,29 +60,11 @@ def serve(way: str, width: int) -> None:
         print(updates / (time.perf_counter() - start), flush=True)
 
 
-@contextmanager
-def trainer(setting: dict[str, str], way: str, width: int) -> Iterator[subprocess.Popen[str]]:
+def trainer(setting: dict[str, str], way: str, width: int) -> WaitingProcess:
     """A process that serves under these environment variables."""
     clean = {key: value for key, value in os.environ.items() if key not in _OPENMP}
     command = [sys.executable, __file__, "--serve", "--way", way, "--width", str(width)]
-    with subprocess.Popen(
-        command, env={**clean, **setting}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        yield process
-        process.stdin.close()
-
-
-def asked(process: subprocess.Popen[str], seconds: float | None = None) -> float:
-    """The process's next answer."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    if seconds is not None:
-        print(seconds, file=process.stdin, flush=True)
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit("busy_machine: a process ended without an answer, the messages above say why")
-    return float(line)
+    return WaitingProcess(command, Path(__file__), {**clean, **setting})
 
 
 @contextmanager
@@ -96,13 +82,13 @@ def measure(way: str, width: int, seconds: float, turns: int) -> dict[str, dict[
     found: dict[str, dict[str, list[float]]] = {name: {"idle": [], "busy": []} for name in SETTINGS}
     with ExitStack() as opened:
         processes = {name: opened.enter_context(trainer(each, way, width)) for name, each in SETTINGS.items()}
-        threads = {name: asked(process) for name, process in processes.items()}
+        threads = {name: process.ready for name, process in processes.items()}
         for _ in range(turns):
             for name, process in processes.items():
-                found[name]["idle"].append(asked(process, seconds))
+                found[name]["idle"].append(process.asked(seconds))
             with one_core_busy():
                 for name, process in processes.items():
-                    found[name]["busy"].append(asked(process, seconds))
+                    found[name]["busy"].append(process.asked(seconds))
     return {
         name: {"threads": threads[name], **{state: statistics.median(rates) for state, rates in each.items()}}
         for name, each in found.items()

@@ -31,7 +31,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +42,7 @@ from typing import Any
 import torch
 from train_ways import ALGORITHMS, PRECISIONS, TASKS, Setup, Train
 from update_work import launches, smallest_launch, timed
+from waiting_process import WaitingProcess
 
 WAYS = ("eager", "compiled", "captured")
 AT_ONCE = "runs at once"
@@ -94,44 +94,25 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-class Peer:
-    """Another algorithm's process, which measures when it is asked to."""
+def peer(python: str, algorithm: str, setup: Setup, threads: int | None) -> tuple[WaitingProcess, Row]:
+    """Another algorithm's process, and its row."""
+    program, task = Path(__file__).with_name("train_peers.py"), TASKS[setup.task]
+    sizes = (task.observation, task.action, setup.width, setup.batch)
+    command = [python, str(program), algorithm, *map(str, sizes), setup.device.type]
+    process = WaitingProcess([*command, *([] if threads is None else [str(threads)])], Path(__file__))
+    facts = process.ready
+    versions = [f"{package} {version}" for package, version in facts["versions"].items()]
+    return process, Row(facts["name"], operations=facts["operations"], note=", ".join([*versions, facts["device"]]))
 
-    def __init__(self, python: str, algorithm: str, setup: Setup, threads: int | None):
-        program, task = Path(__file__).with_name("train_peers.py"), TASKS[setup.task]
-        sizes = (task.observation, task.action, setup.width, setup.batch)
-        command = [python, str(program), algorithm, *map(str, sizes), setup.device.type]
-        command += [] if threads is None else [str(threads)]
-        self._command = command
-        try:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        except OSError as error:
-            raise SystemExit(f"train_speed: {python} cannot be started ({error.strerror}), expected Python") from error
-        facts = self._answer()
-        versions = [f"{package} {version}" for package, version in facts["versions"].items()]
-        self.row = Row(facts["name"], operations=facts["operations"], note=", ".join([*versions, facts["device"]]))
 
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"train_speed: {' '.join(self._command)} gave no answer, the messages above say why")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+def peers_run(process: WaitingProcess) -> Callable[[int], tuple[int, float]]:
+    """What times a peer."""
 
-    def run(self, updates: int) -> tuple[int, float]:
-        assert self.process.stdin is not None
-        print(updates, file=self.process.stdin, flush=True)
-        answer = self._answer()
+    def run(updates: int) -> tuple[int, float]:
+        answer = process.asked(updates)
         return answer["updates"], answer["seconds"]
 
-    def __enter__(self) -> Peer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
+    return run
 
 
 def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, Any]:
@@ -157,9 +138,10 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
                 if python is None:
                     rows.append(Row("SAC of SBX", note="not measured: --peer-python is not given"))
                     continue
-                peer = opened.enter_context(Peer(python, algorithm, first, options.threads))
-                rows.append(peer.row)
-                peers.append(Contender(peer.row, peer.run))
+                process, row = peer(python, algorithm, first, options.threads)
+                opened.enter_context(process)
+                rows.append(row)
+                peers.append(Contender(row, peers_run(process)))
         for setup, row, way in ways:
             if setup.device.type != "cuda" and (way == "captured" or row.precision == "tf32"):
                 row.note = "no CUDA"

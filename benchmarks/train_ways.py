@@ -28,7 +28,7 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 DEPTH = 3
 _TRANSITIONS = 10_000
-_UPDATES_FOR_MEMORY = 13
+UPDATES_TO_WARM_UP = 13
 """Three before a CUDA graph is captured, and the ten that it holds."""
 
 
@@ -143,5 +143,5 @@ def _memory(setup: Setup, way: str, runs: int, precision: str) -> float | None:
     _ = setup.data
     with PeakMemory(setup.device) as memory:
         train = setup.trainer(way, runs, precision)
-        train(_UPDATES_FOR_MEMORY, setup.batch)
+        train(UPDATES_TO_WARM_UP, setup.batch)
     return memory.added

@@ -69,8 +69,8 @@ def draw_training(
     return [folder / CURVES, folder / WEIGHTS]
 
 
-def draw_acting(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, config: DictConfig, folder: Path) -> list[Path]:
-    """Draws how the first knob changes paths and the actions at one state; other knobs have their smallest value.
+def draw_paths(model: OfflineAlgorithm, config: DictConfig, folder: Path) -> list[Path]:
+    """Draws how the first knob changes the paths of Reacher's arm; other knobs have their smallest value.
 
     :param config: contains the options of evaluation/sweep.yaml.
     """
@@ -80,11 +80,11 @@ def draw_acting(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, config: D
     make = functools.partial(make_env, config.task.env)
     values = grid_of(model, config)[first.name]
     plots.plot_paths(model, make, folder / PATHS, [{first.name: value, **rest} for value in values])
-    return [folder / PATHS, *draw_actions(model, dataset, folder)]
+    return [folder / PATHS]
 
 
 def draw_actions(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) -> list[Path]:
-    """Draws the actions at one recorded state for three values of the first knob."""
+    """Draws the actions at one recorded state for three values of the first knob; the others as for the paths."""
     from dipole_sb3 import plots
 
     first, rest = _first_knob(model)

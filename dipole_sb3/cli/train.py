@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra.utils
-import torch
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import get_device
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import hydra_command, pictures, run_folder, shared_machine, summary, sweep
@@ -89,9 +89,8 @@ def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
     """
     runs = distinguished(runs)
     require_startable(runs, resume)
-    slower = shared_machine.hint() if runs[0].config.algo.device in ("auto", "cpu") else None
-    if slower is not None and not torch.cuda.is_available():
-        print(slower)
+    if get_device(runs[0].config.algo.device).type == "cpu" and (hint := shared_machine.hint()):
+        print(hint)
     groups, order = stackable_groups(runs), {each.folder: index for index, each in enumerate(runs)}
     finished: list[summary.Finished] = []
     for number, group in enumerate(groups, start=1):

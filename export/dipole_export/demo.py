@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 from omegaconf import MISSING, DictConfig
 
 from dipole_export.command import error_phrase, flat_rows, provenance_of_run
+from dipole_export.robot.drive import CANNOT_DRAW, CannotDrawError
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, train
 from dipole_sb3.cli.dispatch import HydraCommand
 from dipole_sb3.cli.options import TrainOptions, check_options
@@ -47,8 +49,8 @@ RENDERERS = ("egl", "osmesa")
 _DESCRIPTION = """\
 The main job on a CPU: trains on 10,000 transitions of an agent that was learning MuJoCo's Reacher,
 evaluates ω = −1 … 4, exports the policy, drives the arm from the exported bundle where torch cannot be
-imported, and leaves model, bundles, figures and pictures in runs/demo/. Needs the extra `demo`. With
-another task it does the same there, with the sizes in configs/demo/ where that has them."""
+imported, and leaves model, bundles, figures and pictures in runs/demo/. Needs the extra `demo`. With a
+task of configs/demo/ it does the same there, at the sizes of that file."""
 
 
 def _examples() -> str:
@@ -112,8 +114,9 @@ def demo(config: DictConfig, folder: Path) -> None:
         (result,) = sweep.run([model], config.task.env, config, [folder], dataset.metadata)
     drawn = [folder / f"{sweep.stem(result.knobs)}.png"] if config.pictures and result is not None else []
     if config.pictures:
-        acting = pictures.draw_acting(model, dataset, config, folder) if config.film is None else []
-        drawn += acting or pictures.draw_actions(model, dataset, folder)
+        if config.film is None:
+            drawn += pictures.draw_paths(model, config, folder)
+        drawn += pictures.draw_actions(model, dataset, folder)
         drawn += pictures.draw_training(model, dataset, folder, config.offline_steps)
     manifests = export(model, dataset, folder)
     if result is not None:
@@ -174,14 +177,9 @@ def drive(bundle: Path, config: DictConfig, model: SweepResult) -> Driven:
     episodes = min(config.driven_episodes or config.episodes, config.episodes)
     told = _robot(bundle, config, omegas, counts, episodes, {})
     returns, successes = (np.asarray(told[name]).reshape(len(model.rows), -1) for name in ("returns", "successes"))
-    has_success = model.successes is not None
-    rows = tuple(
-        summary_row(row.setting, of_cell, ended.tolist())
-        for row, of_cell, ended in zip(model.rows, returns, successes, strict=True)
-    )
     latencies = {count: np.concatenate(row) for count, row in zip(counts, told["latencies_s"], strict=True)}
-    ended = successes.astype(bool) if has_success else None
-    return Driven(SweepResult(model.knobs, rows, returns, ended, config.eval_seed), latencies)
+    ended = None if model.successes is None else successes.astype(bool)
+    return Driven(_like(model, returns, ended), latencies)
 
 
 def film(folder: Path, config: DictConfig) -> list[Path]:
@@ -196,15 +194,17 @@ def film(folder: Path, config: DictConfig) -> list[Path]:
         try:
             told = _robot(folder / BUNDLES["fp32"], config, config.film, [1], config.episodes or 1, options, renderer)
             break
-        except ValueError as error:
-            tried.append(f"{renderer}: {str(error).rpartition(': ')[2]}")
+        except CannotDrawError as error:
+            tried.append(f"{renderer}: {error}")
     else:
         print(f"\nNo film: MuJoCo cannot draw here ({'; '.join(tried)}); on Debian, apt install libosmesa6")
         return []
     with np.load(frames_file) as archive:
         frames = archive["frames"]
     frames_file.unlink()
-    ended = [f"{_number('ω', omega)}{_ending(end)}" for omega, end in zip(config.film, told["ends"], strict=True)]
+    ended = [
+        f"ω = {omega:g}{_ending(end)}".replace("-", "−") for omega, end in zip(config.film, told["ends"], strict=True)
+    ]
     # The simulator's own clock.
     seconds = told["every"] * told["ends"][0]["seconds"] / told["ends"][0]["steps"]
     strip, animation = folder / "film.png", folder / "film.gif"
@@ -216,15 +216,21 @@ def film(folder: Path, config: DictConfig) -> list[Path]:
     return [strip, animation]
 
 
-def _number(symbol: str, value: float) -> str:
-    return f"{symbol} = {value:g}".replace("-", "−")
-
-
 def _ending(end: Mapping[str, Any]) -> str:
     """How an episode ended, as the end of a title."""
     if end["success"] is None:
         return ""
     return f": done in {end['seconds']:.1f} s" if end["success"] else ": not done"
+
+
+@functools.cache
+def _environment_options(name: str) -> tuple[str, ...]:
+    """How robot/drive.py, which cannot import this package, makes the same environment."""
+    env = make_env(name)
+    facts = environment_facts(env.spec)
+    env.close()
+    module = "ogbench:" if name.startswith("ogbench/") else ""
+    return "--env", f"{module}{facts['env_id']}", "--env-kwargs", json.dumps(facts.get("env_kwargs", {}))
 
 
 def _robot(
@@ -238,23 +244,21 @@ def _robot(
 ) -> dict[str, Any]:
     """The answer of robot/drive.py.
 
+    :raises CannotDrawError: there is no such renderer here; the message is its last line of output.
     :raises ValueError: the process failed; the message contains its last line of output.
     """
     program = Path(__file__).parent / "robot" / "drive.py"
-    env = make_env(config.task.env)
-    facts = environment_facts(env.spec)
-    env.close()
-    module = "ogbench:" if config.task.env.startswith("ogbench/") else ""
     numbers = {"--omegas": omegas, "--candidates": counts}
-    command = [sys.executable, str(program), str(bundle), "--env", f"{module}{facts['env_id']}"]
-    command += ["--env-kwargs", json.dumps(facts.get("env_kwargs", {}))]
+    command = [sys.executable, str(program), str(bundle), *_environment_options(config.task.env)]
     command += [part for name, values in numbers.items() for part in (name, *map(str, values))]
     command += ["--episodes", str(episodes), "--seed", str(config.eval_seed)]
     command += [part for item in options.items() for part in item]
     environment = {**os.environ, "MUJOCO_GL": renderer}
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    last = (finished.stderr.strip() or "it said nothing").splitlines()[-1]
+    if finished.returncode == CANNOT_DRAW:
+        raise CannotDrawError(last)
     if finished.returncode:
-        last = (finished.stderr.strip() or "it said nothing").splitlines()[-1]
         raise ValueError(f"{program.name} failed on {bundle}: {last}")
     # Environments may print, too.
     told: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
@@ -297,13 +301,15 @@ def format_bundle_table(model: SweepResult, driven: Mapping[Precision, Driven]) 
 
 def first_episodes(result: SweepResult, episodes: int) -> SweepResult:
     """The same table over its first episodes alone."""
-    returns = result.returns[:, :episodes]
     successes = None if result.successes is None else result.successes[:, :episodes]
-    rows = tuple(
-        summary_row(row.setting, returns[index], [None] * episodes if successes is None else successes[index].tolist())
-        for index, row in enumerate(result.rows)
-    )
-    return replace(result, rows=rows, returns=returns, successes=successes)
+    return _like(result, result.returns[:, :episodes], successes)
+
+
+def _like(table: SweepResult, returns: np.ndarray, successes: np.ndarray | None) -> SweepResult:
+    """A table of the same cells with other results, both of shape [rows, episodes]."""
+    ended = [[None] * returns.shape[1]] * len(returns) if successes is None else successes.tolist()
+    rows = tuple(summary_row(row.setting, *cell) for row, *cell in zip(table.rows, returns, ended, strict=True))
+    return replace(table, rows=rows, returns=returns, successes=successes)
 
 
 def _milliseconds(driven: Driven, count: float, share: float) -> float:

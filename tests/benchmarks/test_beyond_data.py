@@ -1,4 +1,4 @@
-"""beyond_data.py: its distances by hand, and a whole run of it on a tiny cube."""
+"""beyond_data.py: its distances, by hand."""
 
 from __future__ import annotations
 

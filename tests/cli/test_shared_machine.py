@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -14,8 +13,9 @@ import pytest
 import torch
 
 from dipole_sb3.cli import shared_machine
+from dipole_sb3.common.child_processes import available_cores
 
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cores()
 needs_proc = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell its load")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dipole_export import demo
+from dipole_export.robot.drive import CANNOT_DRAW
 from dipole_runtime import GuidedPolicy
 
 from dipole_sb3 import DIPOLE
@@ -107,8 +108,9 @@ def test_films_a_start_at_several_values(demo_run: tuple[Path, str], tmp_path: P
     command = [sys.executable, str(DRIVE), str(demo_run[0] / "bundle"), *options]
     environment = {**os.environ, "MUJOCO_GL": renderer}
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if finished.returncode:
+    if finished.returncode == CANNOT_DRAW:
         pytest.skip(f"{renderer} cannot draw here: {finished.stderr.splitlines()[-1]}")
+    assert finished.returncode == 0, finished.stderr
     told = json.loads(finished.stdout.splitlines()[-1])
     # Nothing tells success: the first start, for 50 steps of 0.02 s.
     assert (told["episode"], told["every"]) == (0, 20)
@@ -117,6 +119,11 @@ def test_films_a_start_at_several_values(demo_run: tuple[Path, str], tmp_path: P
     assert (frames.shape, frames.dtype) == ((2, 2, 64, 64, 3), np.uint8)
     assert frames.std() > 5
     assert (frames[0, -1] != frames[1, -1]).any(), "ω is turned"
+    # What fails for another reason says that reason.
+    command[command.index("2")] = "99"
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert failed.returncode == 1
+    assert "omega" in failed.stderr.splitlines()[-1]
 
 
 def test_a_run_is_exported_with_what_is_known_of_it(demo_run: tuple[Path, str], tmp_path: Path) -> None:

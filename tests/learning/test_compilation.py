@@ -61,7 +61,7 @@ def test_more_variants_than_torch_compiles_by_itself() -> None:
         seen.append(torch.compiler.is_compiling())
         return (x * x).sum()
 
-    run: Any = compilation.compiled(loss)  # type: ignore[arg-type]
+    run: Any = compilation.compiled(loss)
     sizes = range(2, 14)
     assert len(sizes) > torch._dynamo.config.recompile_limit
     for size in sizes:

@@ -341,7 +341,7 @@ class TestFilm:
         with Image.open(tmp_path / "film.gif") as film:
             assert (film.width, film.info["loop"]) == (2 * 32 + 6, 0)
             total, last = 0.0, None
-            for index in range(film.n_frames):  # type: ignore[attr-defined]
+            for index in range(film.n_frames):
                 film.seek(index)
                 total, last = total + film.info["duration"], np.asarray(film.convert("RGB"))
         assert total == pytest.approx(800)

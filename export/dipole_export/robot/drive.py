@@ -1,6 +1,6 @@
 """Runs a Gymnasium environment from a bundle alone, as a robot's program would: torch cannot be imported here.
 
-A program to run, not a module to import: ``python drive.py BUNDLE --env Reacher-v5 --omegas 0 2 --candidates 1 4``.
+A program to run: ``python drive.py BUNDLE --env Reacher-v5 --omegas 0 2 --candidates 1 4``.
 Prints one JSON object: returns and successes of every episode, [N][ω][episodes], and every action's latency in seconds.
 Without ω or N the bundle uses its defaults; the bundle of a deterministic policy accepts neither.
 """
@@ -10,11 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+CANNOT_DRAW = 3
+"""Exit status where a film is asked for and MuJoCo has no such renderer here."""
+
 FORBIDDEN = ("torch", "stable_baselines3", "dipole_sb3", "dipole_export", "onnx", "onnxscript")
+
+
+class CannotDrawError(Exception):
+    """MuJoCo has no renderer here of the name that MUJOCO_GL has."""
 
 
 def forbid(*packages: str) -> None:
@@ -45,6 +53,9 @@ def main() -> int:
     except GuidedPolicyError as error:
         print(f"drive.py: {error}", file=sys.stderr)
         return 1
+    except CannotDrawError as error:
+        print(error, file=sys.stderr)
+        return CANNOT_DRAW
     print(json.dumps(told))
     return 0
 
@@ -70,6 +81,27 @@ def _made(options: argparse.Namespace, **more: Any) -> Iterator[Any]:
         yield env
     finally:
         env.close()
+
+
+@contextmanager
+def _drawn(options: argparse.Namespace) -> Iterator[Any]:
+    """An environment that renders.
+
+    :raises CannotDrawError: before anything is played.
+    """
+    from gymnasium.error import Error
+
+    with ExitStack() as opened:
+        try:
+            made = _made(options, render_mode="rgb_array", width=options.size, height=options.size)
+            env = opened.enter_context(made)
+            env.reset(seed=options.seed)
+            env.render()
+        except Error:  # no environment of that name, not a matter of drawing
+            raise
+        except Exception as error:  # each renderer fails in its own way, some with errors that have no text
+            raise CannotDrawError(traceback.format_exception_only(error)[-1].strip()) from error
+        yield env
 
 
 def _play(
@@ -128,11 +160,7 @@ def _filmed(policy: Any, options: argparse.Namespace) -> dict[str, Any]:
         return {"success": _success(last), "steps": steps, "seconds": float(env.unwrapped.data.time)}
 
     first, best = options.omegas[0], options.omegas[-1]
-    size = {"width": options.size, "height": options.size}
-    with _made(options, render_mode="rgb_array", **size) as env:
-        # Before anything is played: a machine that cannot draw says so at once.
-        env.reset(seed=options.seed)
-        env.render()
+    with _drawn(options) as env:
         chosen = 0
         for episode in range(options.episodes):
             if not played(env, episode, first)["success"] and played(env, episode, best)["success"]:
