@@ -30,7 +30,7 @@ import guidance_toy as toy
 import torch
 from torch import Tensor
 
-from dipole_sb3.networks.heads import VelocityPair
+from dipole_sb3.networks.velocities import VelocityPair
 
 COUNT = 4000
 FLOW_STEPS, FINE_STEPS = 10, 128

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dipole_sb3.algorithms.dipole.dichotomy import dichotomous_weights, weighted_flow_loss
+from dipole_sb3.algorithms.dipole.dichotomy import dichotomous_weights
 from dipole_sb3.networks import flow
-from dipole_sb3.networks.heads import VelocityPair
+from dipole_sb3.networks.velocities import VelocityPair
 
 BETA = 2.0
 MEANS, STDS, SHARES = (-0.4, 0.3), (0.12, 0.15), (0.6, 0.4)
@@ -148,9 +148,7 @@ def train_pair(seed: int, updates: int = 3000, batch: int = 512, learning_rate: 
         x, velocity = flow.interpolate(normals[1], actions, draws[2])
         positive, negative = pair(observations, x, draws[2])
         positive_weight, negative_weight = dichotomous_weights(advantage.squeeze(1), BETA)
-        loss = weighted_flow_loss(positive, velocity, positive_weight) + weighted_flow_loss(
-            negative, velocity, negative_weight
-        )
+        loss = flow.flow_loss(positive, velocity, positive_weight) + flow.flow_loss(negative, velocity, negative_weight)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

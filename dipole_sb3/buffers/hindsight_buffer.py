@@ -147,18 +147,20 @@ class HindsightReplayBuffer(MixedReplayBuffer):
     def resident(self) -> bool:
         return False
 
-    def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1) -> Batch:
+    def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1, next_actions: bool = False) -> Batch:
         """A batch with replacement from whole episodes, part of it with new goals.
 
         :param batch_size: transitions to draw, ≥ 1.
         :param generator: on the buffer's device; the only source of randomness.
         :param n_steps: as in :meth:`take`.
+        :param next_actions: as in :meth:`take`.
         :raises DatasetError: no episode is over yet.
         """
         indices = self.draw_indices(batch_size, generator)
         relabelled = torch.from_numpy(self._relabelled_places(batch_size)).to(self.device)
         sources = self._draw_goals(indices[relabelled], generator)
-        return self._with_goals(self.take(indices, n_steps), relabelled, indices[relabelled], sources, n_steps)
+        batch = self.take(indices, n_steps, next_actions)
+        return self._with_goals(batch, relabelled, indices[relabelled], sources, n_steps)
 
     def draw_indices(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """The flat indices of a batch of transitions from whole episodes, as recorded, for :meth:`take`.

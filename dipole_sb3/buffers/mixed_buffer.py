@@ -127,7 +127,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
     def resident(self) -> bool:
         return self.recorded is not None and self.recorded.resident and self.n_online == 0
 
-    def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1) -> Batch:
+    def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1, next_actions: bool = False) -> Batch:
         """A batch with replacement: uniform over all transitions, or with ``offline_ratio`` recorded ones.
 
         With a ratio, the recorded transitions come first. Where ratio · batch_size is no whole number, what is rounded
@@ -137,14 +137,15 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         :param batch_size: transitions to draw, ≥ 1.
         :param generator: on the buffer's device; the only source of randomness.
         :param n_steps: as in :meth:`take`.
+        :param next_actions: as in :meth:`take`.
         :raises DatasetError: when both parts are empty.
         """
         if self.recorded is None or self.offline_ratio is None or not self.n_recorded or not self.n_online:
-            return super().draw(batch_size, generator, n_steps)
+            return super().draw(batch_size, generator, n_steps, next_actions)
         share = self._next_share(batch_size)
         indices = torch.randint(self.n_online, (batch_size - share,), generator=generator, device=self.device)
-        online = super().take(indices, n_steps)
-        return _joined(self.recorded.draw(share, generator, n_steps), online)
+        online = super().take(indices, n_steps, next_actions)
+        return _joined(self.recorded.draw(share, generator, n_steps, next_actions), online)
 
     def _next_share(self, batch_size: int) -> int:
         assert self.offline_ratio is not None
@@ -154,23 +155,23 @@ class MixedReplayBuffer(OfflineReplayBuffer):
         self._owed -= share
         return share
 
-    def take(self, indices: Tensor, n_steps: int = 1) -> Batch:
+    def take(self, indices: Tensor, n_steps: int = 1, next_actions: bool = False) -> Batch:
         """The transitions at flat indices: recorded ones first, then row · n_envs + environment of the ring."""
         recorded = self.n_recorded
         if self.recorded is None or recorded == 0:
-            return super().take(indices, n_steps)
+            return super().take(indices, n_steps, next_actions)
         if self.n_online == 0:
-            return self.recorded.take(indices, n_steps)
+            return self.recorded.take(indices, n_steps, next_actions)
         # Both parts are read at every place, and a fixed row where the other part is wanted: only the device knows
         # which is which, and asking it would make the host wait.
-        old = self.recorded.take(indices.clamp(max=recorded - 1), n_steps)
-        new = super().take((indices - recorded).clamp(min=0), n_steps)
+        old = self.recorded.take(indices.clamp(max=recorded - 1), n_steps, next_actions)
+        new = super().take((indices - recorded).clamp(min=0), n_steps, next_actions)
         return _chosen(indices < recorded, old, new)
 
-    def tensors_to_take(self, n_steps: int = 1) -> list[Tensor]:
+    def tensors_to_take(self, n_steps: int = 1, next_actions: bool = False) -> list[Tensor]:
         if self.recorded is not None and self.n_online == 0:
-            return self.recorded.tensors_to_take(n_steps)
-        return super().tensors_to_take(n_steps)
+            return self.recorded.tensors_to_take(n_steps, next_actions)
+        return super().tensors_to_take(n_steps, next_actions)
 
     tensors_to_take.__doc__ = OfflineReplayBuffer.tensors_to_take.__doc__
 

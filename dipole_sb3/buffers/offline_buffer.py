@@ -43,6 +43,8 @@ class Batch(NamedTuple):
     next_observations  as observations
     masks              [batch], 0 where bootstrapping must stop
     steps              None
+    next_actions       None, or [batch, action], what was done in next_observations, scaled to [−1, 1]
+    continues          None, or [batch], 1 where next_actions are of the same episode, else 0: they mean nothing there
     =================  ==========================================
 
     For n-step returns: ``rewards`` [batch, n] are those of up to n transitions, 0 after the last; ``steps`` [batch],
@@ -55,6 +57,8 @@ class Batch(NamedTuple):
     next_observations: ObservationTensors
     masks: Tensor
     steps: Tensor | None = None
+    next_actions: Tensor | None = None
+    continues: Tensor | None = None
 
 
 class OfflineReplayBuffer(ReplayBuffer):
@@ -371,15 +375,16 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     # Training's face
 
-    def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1) -> Batch:
+    def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1, next_actions: bool = False) -> Batch:
         """A uniform batch with replacement; indices and rows are drawn on the device, without a copy from the host.
 
         :param batch_size: transitions to draw, ≥ 1.
         :param generator: on the buffer's device; the only source of randomness.
         :param n_steps: as in :meth:`take`.
+        :param next_actions: as in :meth:`take`.
         :raises DatasetError: when the buffer is empty.
         """
-        return self.take(self.draw_indices(batch_size, generator), n_steps)
+        return self.take(self.draw_indices(batch_size, generator), n_steps, next_actions)
 
     def draw_indices(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """The flat indices of a uniform batch for :meth:`take`: what :meth:`draw` draws.
@@ -396,11 +401,12 @@ class OfflineReplayBuffer(ReplayBuffer):
         """Whether all transitions are on the device and stay as they are: :meth:`take` then needs the host no more."""
         return self.full and self._shared is None
 
-    def take(self, indices: Tensor, n_steps: int = 1) -> Batch:
+    def take(self, indices: Tensor, n_steps: int = 1, next_actions: bool = False) -> Batch:
         """The transitions at flat indices (row · n_envs + environment), shape [batch], on the buffer's device.
 
         :param n_steps: n ≥ 1. Above 1 each comes with the rewards of the up to n − 1 transitions that follow it in its
             episode, and with the last one's next observation and mask (see :class:`Batch`).
+        :param next_actions: whether to add the action that followed, and where there is one.
         """
         mirror = self._current_mirror()
 
@@ -418,14 +424,19 @@ class OfflineReplayBuffer(ReplayBuffer):
             following = mapped(lambda tensor: tensor[last], tensor_of("next_observations"))
         else:
             following = self._shared.take(last, tensor_of("_slots"), observations)
-        return Batch(
+        actions = tensor_of("actions")
+        batch = Batch(
             mapped(lambda tensor: tensor[indices], observations),
-            tensor_of("actions")[indices],
+            actions[indices],
             rewards,
             following,
             1.0 - tensor_of("dones")[last] * (1.0 - tensor_of("timeouts")[last]),
             steps,
         )
+        if not next_actions:
+            return batch
+        continues = (~mirror.of("_breaks", self.breaks())[last]).to(torch.float32)
+        return batch._replace(next_actions=actions[(last + self.n_envs) % len(actions)], continues=continues)
 
     @property
     def _slots(self) -> np.ndarray:
@@ -455,12 +466,12 @@ class OfflineReplayBuffer(ReplayBuffer):
             for name in TRANSITION_ARRAYS
         }
 
-    def tensors_to_take(self, n_steps: int = 1) -> list[Tensor]:
+    def tensors_to_take(self, n_steps: int = 1, next_actions: bool = False) -> list[Tensor]:
         """All that :meth:`take` reads: always the same tensors, until the buffer changes or has another device."""
         read: list[Tensor] = []
         for part in self.tensors().values():
             mapped(read.append, part)
-        if n_steps > 1:
+        if n_steps > 1 or next_actions:
             read.append(self._current_mirror().of("_breaks", self.breaks()))
         return read
 

@@ -61,24 +61,29 @@ class StoredReplayBuffer(OfflineReplayBuffer):
     def resident(self) -> bool:
         return False
 
-    def take(self, indices: Tensor, n_steps: int = 1) -> Batch:
-        rows = indices.cpu().numpy()
+    def take(self, indices: Tensor, n_steps: int = 1, next_actions: bool = False) -> Batch:
+        last = rows = indices.cpu().numpy()
         if n_steps == 1:
             columns = {key: self._column(key, rows) for key in self._arrays.columns}
             observations, following = (self._tensors_of(value) for value in self._observation_pairs(rows, rows))
             masks = 1.0 - columns["dones"] * (1.0 - columns["timeouts"])
-            return Batch(observations, columns["actions"], columns["rewards"], following, masks)
-        window = windows(indices.cpu(), torch.from_numpy(self.breaks()[:, 0]), n_steps, 1)
-        last = window.last.numpy()
-        rewards = self._column("rewards", window.rows.numpy().reshape(-1)).reshape(-1, n_steps)
-        return Batch(
-            self._tensors_of(self._observation_pairs(rows, rows)[0]),
-            self._column("actions", rows),
-            rewards * window.counts.to(self.device),
-            self._tensors_of(self._observation_pairs(last, last)[1]),
-            1.0 - self._column("dones", last) * (1.0 - self._column("timeouts", last)),
-            window.steps.to(self.device),
-        )
+            batch = Batch(observations, columns["actions"], columns["rewards"], following, masks)
+        else:
+            window = windows(indices.cpu(), torch.from_numpy(self.breaks()[:, 0]), n_steps, 1)
+            last = window.last.numpy()
+            rewards = self._column("rewards", window.rows.numpy().reshape(-1)).reshape(-1, n_steps)
+            batch = Batch(
+                self._tensors_of(self._observation_pairs(rows, rows)[0]),
+                self._column("actions", rows),
+                rewards * window.counts.to(self.device),
+                self._tensors_of(self._observation_pairs(last, last)[1]),
+                1.0 - self._column("dones", last) * (1.0 - self._column("timeouts", last)),
+                window.steps.to(self.device),
+            )
+        if not next_actions:
+            return batch
+        continues = self._to_device((~self.breaks()[last, 0]).astype(np.float32))
+        return batch._replace(next_actions=self._column("actions", (last + 1) % self.size()), continues=continues)
 
     take.__doc__ = OfflineReplayBuffer.take.__doc__
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Knob:
@@ -62,6 +64,20 @@ NUM_CANDIDATES = Knob(
     "num_candidates", "N", "candidates N", least=1, option="candidates", swept=(1,), swept_with_own=True, whole=True
 )
 """Number of actions drawn, of which the critics choose the best."""
+
+
+def one_per_row(name: str, values: Tensor, features: Tensor) -> Tensor:
+    """Values of a knob for every observation as a column.
+
+    :param values: shape [batch].
+    :param features: of the observations, shape [..., batch, features].
+    :return: shape [batch, 1].
+    :raises ValueError: another number of values than of observations.
+    """
+    rows = features.shape[-2]
+    if values.shape != (rows,):
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, expected one value for each of {rows} observations")
+    return values.reshape(-1, 1)
 
 
 def knob_property(knob: Knob, meaning: str) -> Any:

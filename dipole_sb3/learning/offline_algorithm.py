@@ -160,6 +160,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     """Whether the spaces were inferred from recorded data, which do not tell an environment's bounds and dtype."""
     learned_normalized_observations: bool = False
     """Whether an update has used observations that VecNormalize normalised."""
+    _updates_prepared: int = 0
     _saved_statistics: dict[str | None, ObservationStatistics] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -760,10 +761,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """Counts updates that were made by this model or by a stack of several models."""
         self._n_updates += gradient_steps
 
+    def next_update(self) -> int:
+        """The number, from 1, of the update whose batch and noise are drawn next; each call counts one."""
+        self._updates_prepared += 1
+        return self._updates_prepared
+
     def begin_training(self) -> None:
         """Sets training mode and learning rate, before updates of this model or of a stack of several models."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        self._updates_prepared = self._n_updates
 
     def _running_updates(self, batch_size: int) -> PlainUpdates | CapturedUpdates:
         """What makes this model's updates, in the way that ``acceleration`` and ``precision`` say."""
@@ -793,8 +800,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """As in SB3, but a learning rate that is a tensor stays one: a CUDA graph reads it."""
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         self.logger.record("train/learning_rate", learning_rate)
+        factors = self.policy.learning_rate_factors(self._current_progress_remaining)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            set_learning_rate(optimizer, learning_rate)
+            set_learning_rate(optimizer, [learning_rate * factor for factor in factors])
 
     # The log
 
@@ -827,6 +835,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             "_monitor",
             "_run",
             "_updates",
+            "_updates_prepared",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +21,7 @@ from dipole_sb3.learning.knobs import Knob
 from dipole_sb3.networks.acting_forms import ActingForm
 from dipole_sb3.networks.feature_network import Actor, FeatureNetwork
 from dipole_sb3.networks.heads import QEnsemble, StateValue
+from dipole_sb3.networks.stacked_mlp import NormOrder
 
 Head = TypeVar("Head", bound=nn.Module)
 Features = Callable[[str], Tensor]
@@ -36,6 +38,7 @@ class OfflinePolicy(BasePolicy):
     :param lr_schedule: learning rate as a function of the remaining progress (1 → 0).
     :param net_arch: hidden widths of every network, or ``dict(pi=[...], qf=[...])``; default [512, 512, 512].
     :param activation_fn: a name, see :func:`~dipole_sb3.networks.stacked_mlp.make_activation`, or a torch module class.
+    :param norm_order: layer normalisation ``"after"`` or ``"before"`` the activation, in all networks.
     :param n_critics: number of critics, at least 1; as in SB3.
     :param share_features_extractor: one features extractor for all trained networks instead of one for each; targets
         have their own.
@@ -62,6 +65,7 @@ class OfflinePolicy(BasePolicy):
         lr_schedule: Schedule,
         net_arch: Sequence[int] | dict[str, list[int]] | None = None,
         activation_fn: str | type[nn.Module] = "gelu-tanh",
+        norm_order: NormOrder = "after",
         n_critics: int = 2,
         share_features_extractor: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -84,6 +88,7 @@ class OfflinePolicy(BasePolicy):
             raise ValueError(f"n_critics is {n_critics}, expected at least 1")
         self.net_arch = [512, 512, 512] if net_arch is None else net_arch
         self.activation_fn = activation_fn
+        self.norm_order: NormOrder = norm_order
         self.n_critics = n_critics
         self.share_features_extractor = share_features_extractor
         self.action_dim = get_action_dim(action_space)
@@ -96,6 +101,7 @@ class OfflinePolicy(BasePolicy):
         data.update(
             net_arch=self.net_arch,
             activation_fn=self.activation_fn,
+            norm_order=self.norm_order,
             n_critics=self.n_critics,
             share_features_extractor=self.share_features_extractor,
             features_extractor_class=self.features_extractor_class,
@@ -119,13 +125,15 @@ class OfflinePolicy(BasePolicy):
         self.actor.predict = self._predict_by_actor
 
         def critics(width: int) -> QEnsemble:
-            return QEnsemble(width, self.action_dim, self.critic_arch, self.activation_fn, self.n_critics)
+            return QEnsemble(
+                width, self.action_dim, self.critic_arch, self.activation_fn, self.n_critics, self.norm_order
+            )
 
         self.critic = self._network(critics)
         self.critic_target = self._target_of(self.critic, critics)
 
     def _state_value(self) -> FeatureNetwork[StateValue]:
-        return self._network(lambda width: StateValue(width, self.critic_arch, self.activation_fn))
+        return self._network(lambda width: StateValue(width, self.critic_arch, self.activation_fn, self.norm_order))
 
     def _network(self, make_head: Callable[[int], Head]) -> FeatureNetwork[Head]:
         shared = self.actor.features_extractor if self.share_features_extractor else None
@@ -149,7 +157,7 @@ class OfflinePolicy(BasePolicy):
         chosen = {"fused", "foreach", "differentiable"} & self.optimizer_kwargs.keys()
         fused = {"fused": True} if has_fused and not chosen else {}
         self.optimizer = self.optimizer_class(
-            self.trained_parameters(),
+            self.parameter_groups(),
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **{**fused, **self.optimizer_kwargs},
         )
@@ -168,9 +176,20 @@ class OfflinePolicy(BasePolicy):
         trained = [network for network in self.networks().values() if network not in targets]
         return list(dict.fromkeys(chain.from_iterable(network.parameters() for network in trained)))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimiser's groups of parameters, with what differs between them; by default one of all."""
+        return [{"params": self.trained_parameters()}]
+
+    def learning_rate_factors(self, progress_remaining: float) -> list[float]:
+        """For each of the :meth:`parameter_groups`, the factor on the learning rate; by default 1.
+
+        :param progress_remaining: 1 at the beginning of ``learn()``, 0 at its end.
+        """
+        return [1.0] * len(self.optimizer.param_groups)
+
     def architecture(self) -> Mapping[str, Any]:
         """What must be equal, besides the shapes of the networks, for several policies to run as one."""
-        return {"activation_fn": self.activation_fn, "device": str(self.device)}
+        return {"activation_fn": self.activation_fn, "norm_order": self.norm_order, "device": str(self.device)}
 
     def set_training_mode(self, mode: bool) -> None:
         """As in SB3, but targets always stay in evaluation mode: no dropout, fixed batch statistics."""
@@ -218,6 +237,18 @@ class OfflinePolicy(BasePolicy):
             names = ", ".join(knob.name for knob in self.knobs) or "none"
             raise TypeError(f"{type(self).__name__} has no {sorted(unknown)[0]} to turn, expected one of: {names}")
         return {knob.name: self._value_of(knob, given.get(knob.name)) for knob in self.knobs}
+
+    @contextmanager
+    def turned(self, **setting: Any) -> Iterator[None]:
+        """With other defaults of knobs until the end of the block."""
+        before = {name: getattr(self, name) for name in setting}
+        try:
+            for name, value in setting.items():
+                setattr(self, name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
 
     def _value_of(self, knob: Knob, value: Any) -> Any:
         if value is None:

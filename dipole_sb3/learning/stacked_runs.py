@@ -50,6 +50,8 @@ class Trainable(Protocol):
 
     def objective(self) -> Objective: ...
 
+    def next_update(self) -> int: ...
+
 
 class OneRun:
     """The updates of one model.
@@ -74,13 +76,19 @@ class OneRun:
         buffer = self._resident_buffer()
         indices = None if buffer is None else buffer.draw_indices(batch_size, generator)
         batch = self._draw_batch(batch_size) if buffer is None else None
-        return Inputs(indices, batch, model.update_rule.draw_noise(batch_size, model.policy.action_dim, generator))
+        noise = model.update_rule.draw_noise(model.policy, batch_size, generator, model.next_update())
+        return Inputs(indices, batch, noise)
 
     def _draw_batch(self, batch_size: int) -> Batch:
         model, buffer = self._model, self._model.filled_buffer()
         if isinstance(buffer, MixedReplayBuffer):
             buffer.offline_ratio = offline_ratio_at(model.offline_ratio, model._current_progress_remaining)
-        return self.normalized(buffer.draw(batch_size, model.training_generator, model.n_steps))
+        return self.normalized(buffer.draw(batch_size, model.training_generator, *self._what_to_take()))
+
+    def _what_to_take(self) -> tuple[Any, ...]:
+        """The buffer's arguments after the batch; a user's sub-class may know no others than before."""
+        model = self._model
+        return (model.n_steps, True) if model.update_rule.needs_next_actions else (model.n_steps,)
 
     def _resident_buffer(self) -> OfflineReplayBuffer | None:
         """The buffer, if the device can gather batches from it; None if the host has to."""
@@ -113,7 +121,7 @@ class OneRun:
         indices = inputs.indices
         assert indices is not None
         with section("batch"):
-            batch = self._model.filled_buffer().take(indices.flatten(), self._model.n_steps)
+            batch = self._model.filled_buffer().take(indices.flatten(), *self._what_to_take())
             if indices.dim() == 1:
                 return batch
             return merged(lambda tensor: tensor.reshape(*indices.shape, *tensor.shape[1:]), batch)
@@ -131,7 +139,7 @@ class OneRun:
         rates = (group["lr"] for group in optimizer.param_groups if isinstance(group["lr"], Tensor))
         tensors: Iterator[Tensor] = chain(model.policy.parameters(), states, rates)
         buffer = self._resident_buffer()
-        data = [] if buffer is None else [_Same(tensor) for tensor in buffer.tensors_to_take(model.n_steps)]
+        data = [] if buffer is None else [_Same(tensor) for tensor in buffer.tensors_to_take(*self._what_to_take())]
         precision = torch.get_float32_matmul_precision()
         return (model.objective(), model.n_steps, precision, len(data), *data, *addresses(tensors))
 
@@ -148,8 +156,8 @@ class OneRun:
         if validation is None:
             return
         generator = torch.Generator(model.device).manual_seed(_VALIDATION_SEED)
-        batch = self.normalized(validation.draw(_VALIDATION_TRANSITIONS, generator, model.n_steps))
-        noise = rule.draw_noise(_VALIDATION_TRANSITIONS, model.policy.action_dim, generator)
+        batch = self.normalized(validation.draw(_VALIDATION_TRANSITIONS, generator, *self._what_to_take()))
+        noise = rule.draw_noise(model.policy, _VALIDATION_TRANSITIONS, generator, 1)
         model.policy.set_training_mode(False)
         with torch.no_grad():
             outcome = rule.losses(model.policy, batch, noise, model.objective())
@@ -197,8 +205,9 @@ class ManyRuns:
                 model.policy.optimizer.zero_grad(set_to_none=True)
             outcome.total.backward()  # type: ignore[no-untyped-call]
             self._stack.hand_out_gradients()
-        for model, objective in zip(self._models, self._objectives, strict=True):
-            step(model.update_rule, model.policy, objective)
+        for index, (model, objective) in enumerate(zip(self._models, self._objectives, strict=True)):
+            noise = merged(lambda tensor, index=index: tensor[index], inputs.noise)
+            step(model.update_rule, model.policy, objective, noise)
         return outcome._replace(total=outcome.total.detach())
 
     def _objective(self) -> Objective:

@@ -9,7 +9,7 @@ Random numbers are drawn outside the graph, in the same order as without it, so 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -221,9 +221,9 @@ def updates_of(learner: Learner, acceleration: Acceleration, products: ProductTy
     return PlainUpdates(learner, losses)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Sets the learning rate; if it is a tensor, in place, so that a recording sees the change."""
-    for group in optimizer.param_groups:
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rates: Sequence[float]) -> None:
+    """Sets the learning rate of each group of parameters; a tensor in place, so that a recording sees the change."""
+    for group, learning_rate in zip(optimizer.param_groups, learning_rates, strict=True):
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(learning_rate)
         else:

@@ -81,14 +81,24 @@ class Outcome(NamedTuple):
     details: dict[str, Tensor]
 
     @classmethod
-    def of(cls, losses: Sequence[Tensor], **details: Tensor) -> Outcome:
-        """From losses of shape [...], which are added up; only their sum keeps its gradient."""
-        stacked = torch.stack(list(losses), dim=-1)
-        return cls(stacked.sum(), stacked.detach(), {name: value.detach() for name, value in details.items()})
+    def of(cls, losses: Sequence[Tensor], gates: Sequence[Tensor | float] | None = None, **details: Tensor) -> Outcome:
+        """From losses of shape [...], which are added up; only their sum keeps its gradient.
+
+        :param gates: for each loss 1, or 0 where it does not count in this update; the log shows it all the same.
+        """
+        counted = losses if gates is None else [gate * loss for gate, loss in zip(gates, losses, strict=True)]
+        total = torch.stack(list(counted), dim=-1).sum()
+        shown = torch.stack(list(losses), dim=-1).detach()
+        return cls(total, shown, {name: value.detach() for name, value in details.items()})
 
     def of_run(self, run: int) -> Outcome:
         """One run's part of several runs' outcome; ``total`` stays that of all."""
         return Outcome(self.total, self.losses[run], {name: value[run] for name, value in self.details.items()})
+
+
+def of_losses(number: float | Tensor) -> float | Tensor:
+    """A field of an objective as a factor of losses of shape [...]: per run, [runs, 1] → [runs]."""
+    return number.squeeze(-1) if isinstance(number, Tensor) else number
 
 
 LossFunction = Callable[[Any, Batch, Any, Any], Outcome]
@@ -101,20 +111,23 @@ class UpdateRule:
 
     :param objective: the class of the numbers that the losses depend on.
     :param loss_names: names of the losses in the log.
-    :param draw_noise: (batch size, action dimensions, generator) → a named tuple of tensors [batch, …] on the
-        generator's device: all randomness of an update.
+    :param draw_noise: (policy, batch size, generator, number of the update from 1) → a named tuple of tensors on the
+        generator's device: all that differs between two updates besides the batch: randomness [batch, …], and 0/1
+        gates [] of what happens in some updates only.
     :param losses: (networks, batch, noise, objective) → outcome; ``networks`` are a policy's, or a stack of several
         policies': each has ``features(observations)`` and ``head``.
-    :param after_step: (policy, objective): what follows the optimiser's step: Polyak steps of targets.
+    :param after_step: (policy, objective, noise): what follows the optimiser's step: Polyak steps of targets.
     :param statistics: (means of the losses by name, details of the last update) → further numbers for the log.
+    :param needs_next_actions: whether batches have ``next_actions`` and ``continues``.
     """
 
     objective: type[Objective]
     loss_names: tuple[str, ...]
-    draw_noise: Callable[[int, int, torch.Generator], Any]
+    draw_noise: Callable[[Any, int, torch.Generator, int], Any]
     losses: LossFunction
-    after_step: Callable[[Any, Any], None]
+    after_step: Callable[[Any, Any, Any], None]
     statistics: Callable[[Mapping[str, float], Mapping[str, Tensor]], dict[str, float]]
+    needs_next_actions: bool = False
 
 
 def apply_update(
@@ -135,13 +148,13 @@ def apply_update(
     with section("backward"):
         policy.optimizer.zero_grad(set_to_none=True)
         outcome.total.backward()  # type: ignore[no-untyped-call]
-    step(rule, policy, objective)
+    step(rule, policy, objective, noise)
     return outcome._replace(total=outcome.total.detach())
 
 
-def step(rule: UpdateRule, policy: Any, objective: Objective) -> None:
+def step(rule: UpdateRule, policy: Any, objective: Objective, noise: Any) -> None:
     """The optimiser's step with the current gradients, and what follows it."""
     with section("optimiser"):
         policy.optimizer.step()
     with section("target step"), torch.no_grad():
-        rule.after_step(policy, objective)
+        rule.after_step(policy, objective, noise)

@@ -30,6 +30,18 @@ def interpolate(noise: Tensor, action: Tensor, time: Tensor) -> tuple[Tensor, Te
     return torch.addcmul(noise, time, velocity), velocity
 
 
+def flow_loss(velocity: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Flow-matching loss E[w · mean over dimensions of (v − u)²] (paper, eq. 9); unweighted: conditional flow matching.
+
+    :param velocity: predicted velocity, shape [..., batch, action].
+    :param target: u = action − noise, shape [..., batch, action] or broadcastable to it.
+    :param weight: w ≥ 0, shape [..., batch]; None: 1.
+    :return: mean over the batch, shape [...] (a scalar for two-dimensional input).
+    """
+    errors = (velocity - target).square().mean(dim=-1)
+    return (errors if weight is None else weight * errors).mean(dim=-1)
+
+
 def guide(positive: Tensor, negative: Tensor, omega: float | Tensor) -> Tensor:
     """Guided velocity (1 + ω)·v⁺ − ω·v⁻ (paper, eq. 10).
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dipole_sb3.buffers.device_mirror import ObservationTensors
 from dipole_sb3.common.observations import mapped
 from dipole_sb3.networks.feature_network import FeatureNetwork
-from dipole_sb3.networks.stacked_mlp import StackedLayerNorm, StackedLinear
+from dipole_sb3.networks.stacked_mlp import StackedLayer
 
 Head = TypeVar("Head", bound=nn.Module)
 
@@ -137,7 +137,7 @@ def _unlike(run: int, what: str, found: str, expected: str) -> ValueError:
 
 def is_stackable(head: nn.Module) -> bool:
     """Whether all parameters of a head have members along their first axis, and it has no buffers."""
-    layers = [m for m in head.modules() if isinstance(m, StackedLinear | StackedLayerNorm)]
+    layers = [m for m in head.modules() if isinstance(m, StackedLayer)]
     known = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
     return {id(parameter) for parameter in head.parameters()} == known and not list(head.buffers())
 

@@ -14,13 +14,17 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 Activation = Callable[[Tensor], Tensor]
+NormOrder = Literal["after", "before"]
+"""Whether layer normalisation comes after or before the activation."""
+OutputInit = Literal["xavier", "lecun"]
+"""How the last layer begins: Xavier-uniform, or normal with variance 1/in, cut off at two standard deviations."""
 
 
 _TWICE_GELU = 2.0 * math.sqrt(2.0 / math.pi)
@@ -66,7 +70,11 @@ def make_activation(activation: str | type[nn.Module]) -> Activation:
     return ACTIVATIONS[activation]
 
 
-class StackedLinear(nn.Module):
+class StackedLayer(nn.Module):
+    """A layer whose parameters all have members along their first axis, and which has no buffers."""
+
+
+class StackedLinear(StackedLayer):
     """Parameters of several independent linear layers.
 
     ======  =================================
@@ -82,7 +90,14 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, 1, out_features))
 
 
-class StackedLayerNorm(nn.Module):
+def lecun_normal_(layer: StackedLinear) -> None:
+    """Draws a layer's weights anew: normal with variance 1/in, cut off at two standard deviations."""
+    # Of a normal distribution cut off at two, 0.8796 is the standard deviation.
+    deviation = 1.0 / math.sqrt(layer.weight.shape[1]) / 0.87962566103423978
+    nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+
+
+class StackedLayerNorm(StackedLayer):
     """Parameters of several independent layer normalisations; ε = 1e-6 as in the authors' code base.
 
     ======  ========================
@@ -97,8 +112,30 @@ class StackedLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, 1, features))
 
 
+class StackedEmbedding(StackedLayer):
+    """Parameters of several independent tables of classes.
+
+    ======  ===================================================================
+    weight  [members, classes, features], normal with variance 1/features
+    ======  ===================================================================
+    """
+
+    def __init__(self, members: int, classes: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(members, classes, features) / math.sqrt(features))
+
+    def of(self, index: int, like: Tensor) -> Tensor:
+        """The features of one class for every row of ``like`` [..., batch, …]: [..., batch, features].
+
+        Of one member: its leading axis is that of several runs.
+        """
+        row = self.weight[:, index].unsqueeze(-2)
+        row = row if like.dim() == 3 else row.squeeze(0)
+        return row.expand(*like.shape[:-1], -1)
+
+
 class StackedMLP(nn.Module):
-    """Several independent perceptrons: (linear → activation → optional layer norm) per hidden layer, then linear.
+    """Several independent perceptrons: (linear → activation → layer norm, where there is one) per hidden layer, linear.
 
     Inside ``torch.autocast`` the products between hidden layers are made in its type, from weights that are cast once a
     call (once for all steps of a sampler). All else stays as it is: the first layer, since positions in metres do not
@@ -109,7 +146,10 @@ class StackedMLP(nn.Module):
     :param out_features: width of the output, not squashed.
     :param net_arch: hidden widths.
     :param activation_fn: name or module class, see :func:`make_activation`.
-    :param layer_norm: normalise after each hidden activation.
+    :param layer_norm: normalise every hidden layer, or the first so many.
+    :param norm_order: normalise ``"after"`` the activation or ``"before"`` it.
+    :param output_init: how the last layer begins.
+    :raises ValueError: an unknown order or initialisation, or more normalised layers than there are.
     """
 
     def __init__(
@@ -119,22 +159,38 @@ class StackedMLP(nn.Module):
         out_features: int,
         net_arch: Sequence[int],
         activation_fn: str | type[nn.Module],
-        layer_norm: bool,
+        layer_norm: bool | int,
+        norm_order: NormOrder = "after",
+        output_init: OutputInit = "xavier",
     ) -> None:
         super().__init__()
+        for name, value, known in (("norm_order", norm_order, NormOrder), ("output_init", output_init, OutputInit)):
+            if value not in get_args(known):
+                raise ValueError(f"{name} is {value!r}, expected one of {get_args(known)}")
+        normalised = len(net_arch) if layer_norm is True else int(layer_norm)
+        if not 0 <= normalised <= len(net_arch):
+            raise ValueError(f"layer_norm is {layer_norm}, expected True, False or at most {len(net_arch)} layers")
         self.members = members
+        self.norm_order = norm_order
         widths = [in_features, *net_arch]
         self.hidden = nn.ModuleList(StackedLinear(members, a, b) for a, b in pairwise(widths))
-        self.norms = nn.ModuleList(StackedLayerNorm(members, width) for width in net_arch) if layer_norm else None
+        norms = (StackedLayerNorm(members, width) for width in net_arch[:normalised])
+        self.norms = nn.ModuleList(norms) if normalised else None
         self.output = StackedLinear(members, widths[-1], out_features)
+        if output_init == "lecun":
+            lecun_normal_(self.output)
         self.activation = make_activation(activation_fn)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., batch, in] → [..., members, batch, out]."""
-        (weight, bias), *following = self._layers()
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """[..., batch, in] → [..., members, batch, out].
+
+        :param frozen: gradients reach the input alone, not the parameters.
+        """
+        (weight, bias), *following = self._layers(frozen=frozen)
         x = _widened(x, weight)
-        with _no_autocast(x.device):
-            outputs = self._after_first(_product(bias, x, weight), following, _select(self.norms or []))
+        norms = _select(self.norms or [], frozen=frozen)
+        with no_autocast(x.device):
+            outputs = self._after_first(_product(bias, x, weight), following, norms)
         return outputs.reshape(*x.shape[:-2], self.members, *outputs.shape[1:])
 
     def with_fixed(self, fixed: Tensor, member: int | None = None) -> Callable[[Tensor], Tensor]:
@@ -154,13 +210,13 @@ class StackedMLP(nn.Module):
         fixed = _widened(fixed, weight)
         norms = _select(self.norms or [], members)
         columns = fixed.shape[-1]
-        with _no_autocast(fixed.device):
+        with no_autocast(fixed.device):
             share = _product(bias, fixed, weight[:, :columns])
         remaining = weight[:, columns:]
         leading = (*fixed.shape[:-2], *([self.members] if member is None else []))
 
         def perceptrons(rest: Tensor) -> Tensor:
-            with _no_autocast(rest.device):
+            with no_autocast(rest.device):
                 outputs = self._after_first(_product(share, rest, remaining), following, norms)
             return outputs.reshape(*leading, *outputs.shape[1:])
 
@@ -170,19 +226,22 @@ class StackedMLP(nn.Module):
         self, x: Tensor, following: list[tuple[Tensor, Tensor]], norms: list[tuple[Tensor, Tensor]]
     ) -> Tensor:
         for depth, (weight, bias) in enumerate(following):
-            x = self.activation(x)
-            if norms:
+            if self.norm_order == "after":
+                x = self.activation(x)
+            if depth < len(norms):
                 scale, offset = norms[depth]
                 x = torch.addcmul(offset, functional.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
+            if self.norm_order == "before":
+                x = self.activation(x)
             if weight.dtype == x.dtype:
                 x = torch.baddbmm(bias, x, weight)
             else:
                 x = bias + torch.bmm(x.to(weight.dtype), weight)
         return x
 
-    def _layers(self, members: slice | None = None) -> list[tuple[Tensor, Tensor]]:
+    def _layers(self, members: slice | None = None, frozen: bool = False) -> list[tuple[Tensor, Tensor]]:
         """(weight, bias) of every layer, with the weights between hidden layers in autocast's type where it is on."""
-        layers = _select([*self.hidden, self.output], members)
+        layers = _select([*self.hidden, self.output], members, frozen)
         device = self.output.weight.device.type
         if torch.is_autocast_enabled(device):
             narrow = torch.get_autocast_dtype(device)
@@ -190,7 +249,8 @@ class StackedMLP(nn.Module):
         return layers
 
 
-def _no_autocast(device: torch.device) -> AbstractContextManager[None]:
+def no_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Operations keep the types of their tensors."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -201,9 +261,13 @@ def _widened(x: Tensor, weight: Tensor) -> Tensor:
     return x.to(weight.dtype) if torch.is_autocast_enabled(x.device.type) else x
 
 
-def _select(layers: Iterable[nn.Module], members: slice | None = None) -> list[tuple[Tensor, Tensor]]:
-    """(weight, bias) of every layer: the parameters themselves, or views of some members."""
+def _select(
+    layers: Iterable[nn.Module], members: slice | None = None, frozen: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) of every layer: the parameters themselves, or views of some members, or without gradients."""
     parameters = cast("Iterable[StackedLinear | StackedLayerNorm]", layers)
+    if frozen:
+        return [(weight.detach(), bias.detach()) for weight, bias in _select(layers, members)]
     if members is None:
         return [(layer.weight, layer.bias) for layer in parameters]
     return [(layer.weight[members], layer.bias[members]) for layer in parameters]

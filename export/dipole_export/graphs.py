@@ -24,7 +24,6 @@ from dipole_sb3.buffers.normalization import ObservationStatistics
 from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, GuidedPair
 from dipole_sb3.networks.feature_network import FeatureNetwork
 from dipole_sb3.networks.flow import uniform_schedule
-from dipole_sb3.networks.heads import time_embedding
 from dipole_sb3.networks.stacked_mlp import StackedLayerNorm, StackedLinear, StackedMLP
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -70,7 +69,7 @@ class Perceptron(nn.Module):
         self.scales, self.offsets = (
             _frozen(getattr(norm, name)[member, 0] for norm in norms) for name in ("weight", "bias")
         )
-        self.activation = stack.activation
+        self.activation, self.norm_first = stack.activation, stack.norm_order == "before"
 
     def first(self, part: int, x: Tensor, share: Tensor | None = None) -> Tensor:
         """Adds one part of the input to the sum of the first layer.
@@ -90,9 +89,12 @@ class Perceptron(nn.Module):
         """The inputs of every layer after the first, each [batch, in of the layer], and the output."""
         inputs = []
         for depth, weight in enumerate(self.weights):
-            x = self.activation(x)
-            if len(self.scales):
+            if not self.norm_first:
+                x = self.activation(x)
+            if depth < len(self.scales):
                 x = functional.layer_norm(x, x.shape[-1:], self.scales[depth], self.offsets[depth], eps=1e-6)
+            if self.norm_first:
+                x = self.activation(x)
             inputs.append(x)
             x = torch.addmm(self.biases[depth + 1], x, weight)
         return inputs, x
@@ -178,11 +180,11 @@ class Field(nn.Module):
         pair = source.form.actor.head
         columns = (source.form.actor.features_extractor.features_dim, len(source.low), pair.time_features)
         self.perceptron = Perceptron(pair.mlp, member, columns)
-        self.time_features = pair.time_features
+        self.embedded = pair.embedded
 
     def share(self, features: Tensor, time: Tensor) -> Tensor:
         """The first layer's sum without x_t: features [1 or batch, features], t [batch, 1] → [batch, width]."""
-        return self.perceptron.first(2, time_embedding(time, self.time_features), self.perceptron.first(0, features))
+        return self.perceptron.first(2, self.embedded(time), self.perceptron.first(0, features))
 
     def forward(self, share: Tensor, x: Tensor) -> Tensor:
         """Output of :meth:`share` [1 or batch, width], x_t [batch, action] → velocities [batch, action]."""
@@ -278,11 +280,13 @@ class DeterministicPolicy(nn.Module):
         actor = source.form.actor
         self.observation = Observation(actor, source.statistics)
         self.actor = Perceptron(actor.head.mlp, 0, (actor.features_extractor.features_dim,))
+        self.squashed = actor.head.squashed
         self.critic = Critic(source)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Observations [batch, observation] → actions [batch, action], min(Q₁, Q₂) [batch]."""
-        scaled = self.actor(self.first(observation)).clamp(-1.0, 1.0)
+        scaled = self.actor(self.first(observation))
+        scaled = torch.tanh(scaled) if self.squashed else scaled.clamp(-1.0, 1.0)
         return self.critic.scale.unscale(scaled), self.critic.minimum(observation, scaled).squeeze(-1)
 
     def first(self, observation: Tensor) -> Tensor:

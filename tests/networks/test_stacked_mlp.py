@@ -1,6 +1,7 @@
 """The stacked perceptrons against layer-by-layer arithmetic and against separate ``nn.Linear`` networks."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from closed_forms import as_numpy, gelu_tanh, perceptron, randomize
 from torch import Tensor, nn
 
-from dipole_sb3.networks.heads import QEnsemble, StateValue, VelocityPair, time_embedding
+from dipole_sb3.networks.heads import QEnsemble, StateValue
 from dipole_sb3.networks.stacked_mlp import ACTIVATIONS, StackedLinear, StackedMLP, make_activation
+from dipole_sb3.networks.velocities import VelocityPair, time_embedding
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -174,6 +176,59 @@ class TestLayerNorm:
             stack.output.weight.fill_(1.0)
         torch.testing.assert_close(stack(torch.randn(5, 3)), torch.zeros(1, 5, 1), rtol=0, atol=1e-4)
 
+    def test_before_the_activation(self) -> None:
+        # Hidden units {0, 2e-3} become ±1/√2, then the negative one is cut off.
+        stack = StackedMLP(1, 2, 2, [2], "relu", layer_norm=True, norm_order="before")
+        with torch.no_grad():
+            for layer in (stack.hidden[0], stack.output):
+                layer.weight.copy_(torch.eye(2))
+        expected = torch.tensor([[[0.0, math.sqrt(0.5)]]])
+        torch.testing.assert_close(stack(torch.tensor([[0.0, 2e-3]])), expected, rtol=1e-4, atol=0)
+
+    def test_of_the_first_layers_alone(self) -> None:
+        stack = StackedMLP(2, 3, 1, [6, 5, 4], "mish", layer_norm=2)
+        assert [norm.weight.shape[-1] for norm in stack.norms] == [6, 5]
+        randomize(stack, generator())
+        x = torch.randn(7, 3)
+        for member, found in enumerate(stack(x)):
+            expected = perceptron(as_numpy(stack), x.double().numpy(), member, mish)
+            np.testing.assert_allclose(found.detach(), expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"layer_norm": 3}, "layer_norm is 3, expected True, False or at most 2 layers"),
+            ({"layer_norm": True, "norm_order": "first"}, "norm_order is 'first', expected one of"),
+            ({"layer_norm": False, "output_init": "zero"}, "output_init is 'zero', expected one of"),
+        ],
+    )
+    def test_what_is_unknown_is_refused(self, arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            StackedMLP(1, 3, 1, [4, 4], "relu", **arguments)
+
+
+def mish(x: np.ndarray) -> np.ndarray:
+    return x * np.tanh(np.logaddexp(0, x))
+
+
+def test_a_normal_last_layer_has_variance_one_over_its_inputs_and_is_cut_off_at_two_deviations() -> None:
+    torch.manual_seed(0)
+    weight = StackedMLP(3, 4, 100, [400], "relu", layer_norm=False, output_init="lecun").output.weight.detach()
+    assert weight.std().item() == pytest.approx(1 / math.sqrt(400), rel=0.02)
+    assert weight.abs().max().item() <= 2 / math.sqrt(400) / 0.8796 + 1e-6
+
+
+def test_frozen_parameters_get_no_gradient_and_inputs_do() -> None:
+    critics = QEnsemble(3, 2, [8, 6], "gelu-tanh")
+    features, actions = torch.randn(5, 3, requires_grad=True), torch.randn(5, 2, requires_grad=True)
+    torch.testing.assert_close(critics(features, actions, frozen=True), critics(features, actions))
+    critics(features, actions, frozen=True).sum().backward()
+    assert all(parameter.grad is None for parameter in critics.parameters())
+    frozen = actions.grad.clone()
+    actions.grad = None
+    critics(features, actions).sum().backward()
+    torch.testing.assert_close(actions.grad, frozen)
+
 
 class TestTimeEmbedding:
     def test_raw(self) -> None:
@@ -185,6 +240,13 @@ class TestTimeEmbedding:
         angles = time.numpy() * np.array([1.0, 10.0, 100.0, 1000.0])
         expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
         np.testing.assert_allclose(time_embedding(time, 8), expected, atol=1e-9)
+
+    def test_frequencies_of_the_published_networks(self) -> None:
+        # 10000·10000^(−i/8), i = 0 … 7: what configs/tuned/exorl_networks.yaml asks for, from the lowest.
+        time = torch.tensor([[0.3], [1.0]], dtype=torch.float64)
+        angles = time.numpy() * 10_000.0 * 10_000.0 ** (-np.arange(8)[::-1] / 8)
+        expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        np.testing.assert_allclose(time_embedding(time, 16, 3.1622776601683795, 10_000.0), expected, atol=1e-9)
 
 
 class TestVelocityPair:

@@ -9,17 +9,15 @@ import numpy as np
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
-from torch import Tensor
 
 from dipole_sb3.algorithms.dipole.dichotomy import dichotomous_weights
 from dipole_sb3.algorithms.dipole.losses import SATURATION, UPDATE, CriticTarget
 from dipole_sb3.algorithms.dipole.policies import OMEGA, CnnPolicy, DIPOLEPolicy, MlpPolicy, MultiInputPolicy
-from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.learning.advantage_weights import AdvantageWeights
 from dipole_sb3.learning.knobs import NUM_CANDIDATES, knob_property
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.update_rule import UpdateRule
-from dipole_sb3.learning.value_losses import Aggregation, aggregate
+from dipole_sb3.learning.value_losses import Aggregation, target_advantages
 
 
 class DIPOLE(OfflineAlgorithm):
@@ -100,12 +98,6 @@ class DIPOLE(OfflineAlgorithm):
 
     def advantage_weights(self) -> AdvantageWeights:
         edge = math.log(1 / SATURATION - 1)
-        policy = self.policy
-
-        def advantage(batch: Batch) -> Tensor:
-            target_q = policy.critic_target.head(policy.critic_target.features(batch.observations), batch.actions)
-            value: Tensor = policy.value.head(policy.value.features(batch.observations))
-            return aggregate(target_q, "min") - value
 
         def note(below: float, above: float) -> str:
             return (
@@ -114,7 +106,7 @@ class DIPOLE(OfflineAlgorithm):
             )
 
         return AdvantageWeights(
-            advantage,
+            lambda batch: target_advantages(self.policy, batch),
             "G = min(Q₁, Q₂) − V",
             {
                 "weight of π⁺: σ(βG + k)": lambda g: dichotomous_weights(g, self.beta, self.shift)[0],
@@ -151,9 +143,5 @@ class DIPOLE(OfflineAlgorithm):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """SB3's exploration, with ``explore_omega`` instead of the model's ``omega``."""
-        acting_omega = self.policy.omega
-        self.policy.omega = self.explore_omega
-        try:
+        with self.policy.turned(omega=self.explore_omega):
             return super()._sample_action(learning_starts, action_noise, n_envs)
-        finally:
-            self.policy.omega = acting_omega

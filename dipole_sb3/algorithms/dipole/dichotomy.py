@@ -28,17 +28,6 @@ def dichotomous_weights(advantage: Tensor, beta: float | Tensor, shift: float | 
     return torch.sigmoid(logit), torch.sigmoid(-logit)
 
 
-def weighted_flow_loss(velocity: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted flow-matching loss E[w · mean over dimensions of (v − u)²] (paper, eq. 9).
-
-    :param velocity: predicted velocity, shape [..., batch, action].
-    :param target: u = action − noise, shape [..., batch, action] or broadcastable to it.
-    :param weight: w in [0, 1], shape [..., batch].
-    :return: mean over the batch, shape [...] (a scalar for two-dimensional input).
-    """
-    return (weight * (velocity - target).square().mean(dim=-1)).mean(dim=-1)
-
-
 def group_advantage(rewards: Tensor, epsilon: float = 1e-6) -> Tensor:
     """Group-normalised reward (r − mean) / std within each group of rollouts (paper, eq. 17).
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dipole_sb3.algorithms.dipole.dichotomy import dichotomous_weights, weighted_flow_loss
-from dipole_sb3.algorithms.dipole.policies import sample_guided
+from dipole_sb3.algorithms.dipole.dichotomy import dichotomous_weights
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.profiler_sections import section
-from dipole_sb3.learning.update_rule import PER_RUN, Objective, Outcome, UpdateRule
+from dipole_sb3.learning.flow_noise import SampledFlowNoise, draw_sampled_flow_noise
+from dipole_sb3.learning.update_rule import PER_RUN, Outcome, UpdateRule
 from dipole_sb3.learning.value_losses import (
     Aggregation,
+    ExpectileObjective,
     Networks,
     aggregate,
     bootstrapped_returns,
@@ -27,6 +28,7 @@ from dipole_sb3.learning.value_losses import (
     target_critics_follow,
 )
 from dipole_sb3.networks import flow
+from dipole_sb3.networks.velocities import sample_guided
 
 CriticTarget = Literal["policy", "value"]
 
@@ -39,73 +41,37 @@ _ADVANTAGE_QUANTILES = (0.1, 0.5, 0.9)
 
 
 @dataclass(frozen=True)
-class DichotomousObjective(Objective):
+class DichotomousObjective(ExpectileObjective):
     """What an update of DIPOLE optimises.
 
     :param beta: β > 0, inverse temperature of the weights σ(βG + k).
     :param shift: k, shifts the weights.
-    :param gamma: discount factor γ in [0, 1].
-    :param tau: Polyak rate of the target critics in (0, 1].
-    :param expectile: τ in (0, 1) of the value's expectile regression.
     :param critic_target: where the critics bootstrap: ``"policy"``: one action of the positive policy at s'
         (the paper's OGBench runs), ``"value"``: V(s') (its ExORL runs).
     :param q_agg: how the target critics are combined for V: ``"min"`` or ``"mean"``.
     :param flow_steps: K ≥ 1, Euler steps from noise to that action.
-    :raises ValueError: a value is outside these ranges.
     """
 
     beta: float | Tensor = field(default=1.0, metadata=PER_RUN)
     shift: float | Tensor = field(default=0.0, metadata=PER_RUN)
-    gamma: float | Tensor = field(default=0.99, metadata=PER_RUN)
-    tau: float = field(default=0.005, metadata=PER_RUN)
-    expectile: float | Tensor = field(default=0.9, metadata=PER_RUN)
     critic_target: CriticTarget = "policy"
     q_agg: Aggregation = "min"
     flow_steps: int = 10
 
-    def __post_init__(self) -> None:
+    def ranges(self) -> dict[str, tuple[Any, str]]:
         shift: Any = self.shift
-        self.require(
-            {
-                "beta": (self.beta > 0, "a number above 0"),
-                "shift": (abs(shift) < torch.inf, "a finite number"),
-                "gamma": ((self.gamma >= 0) & (self.gamma <= 1), "a number in [0, 1]"),
-                "tau": ((self.tau > 0) & (self.tau <= 1), "a number in (0, 1]"),
-                "expectile": ((self.expectile > 0) & (self.expectile < 1), "a number in (0, 1)"),
-                "critic_target": (self.critic_target in get_args(CriticTarget), "'policy' or 'value'"),
-                "q_agg": (self.q_agg in get_args(Aggregation), "'min' or 'mean'"),
-                "flow_steps": (self.flow_steps >= 1, "at least 1"),
-            }
-        )
-
-
-class Noise(NamedTuple):
-    """The randomness of one update.
-
-    ============  ========================================================================
-    start         x₀ ~ N(0, I) of the training path, [..., batch, action]; shared by the pair
-    time          t ~ U[0, 1], [..., batch, 1]; shared by the pair
-    target_start  x₀ ~ N(0, I) of the action at s' that the critics bootstrap from, [..., batch, action]
-    ============  ========================================================================
-    """
-
-    start: Tensor
-    time: Tensor
-    target_start: Tensor
-
-
-def draw_noise(batch_size: int, action_dim: int, generator: torch.Generator) -> Noise:
-    """Fresh randomness for one update, drawn on the generator's device."""
-    device = generator.device
-    return Noise(
-        torch.randn(batch_size, action_dim, generator=generator, device=device),
-        torch.rand(batch_size, 1, generator=generator, device=device),
-        torch.randn(batch_size, action_dim, generator=generator, device=device),
-    )
+        return {
+            **super().ranges(),
+            "beta": (self.beta > 0, "a number above 0"),
+            "shift": (abs(shift) < torch.inf, "a finite number"),
+            "critic_target": (self.critic_target in get_args(CriticTarget), "'policy' or 'value'"),
+            "q_agg": (self.q_agg in get_args(Aggregation), "'min' or 'mean'"),
+            "flow_steps": (self.flow_steps >= 1, "at least 1"),
+        }
 
 
 def target_critics(
-    networks: Networks, batch: Batch, noise: Noise, objective: DichotomousObjective
+    networks: Networks, batch: Batch, noise: SampledFlowNoise, objective: DichotomousObjective
 ) -> tuple[Tensor, Tensor]:
     """The target critics' values of the data, and the regression target y of the critics; both without gradient.
 
@@ -144,11 +110,13 @@ def target_critics(
         return target_q, bootstrapped_returns(batch, objective.gamma, next_value)
 
 
-def compute_losses(networks: Networks, batch: Batch, noise: Noise, objective: DichotomousObjective) -> Outcome:
+def compute_losses(
+    networks: Networks, batch: Batch, noise: SampledFlowNoise, objective: DichotomousObjective
+) -> Outcome:
     """All losses on one batch (paper, eq. 9 and appendix D.2).
 
     Value:    expectile regression of V on agg(Q̄₁, Q̄₂)(s, a).
-    Critics:  squared error to the return y of :func:`target_critics`.
+    Critics:  Σᵢ (Qᵢ − y)² with the return y of :func:`target_critics`.
     Pair:     σ(βG + k)·‖v⁺ − u‖² and (1 − σ(βG + k))·‖v⁻ − u‖² with G = min(Q̄₁, Q̄₂)(s, a) − V(s), on the same
               noise and time.
     """
@@ -160,14 +128,14 @@ def compute_losses(networks: Networks, batch: Batch, noise: Noise, objective: Di
         value_loss = expectile_loss(aggregate(target_q, objective.q_agg) - value, objective.expectile)
 
         q = networks.critic.head(networks.critic.features(observations), actions)
-        critic_loss = (q - returns.unsqueeze(-2)).square().mean((-2, -1))
+        critic_loss = (q - returns.unsqueeze(-2)).square().sum(-2).mean(-1)
 
         advantage = aggregate(target_q, "min") - value.detach()
         positive_weight, negative_weight = dichotomous_weights(advantage, objective.beta, objective.shift)
         x, velocity = flow.interpolate(noise.start, actions, noise.time)
         positive, negative = networks.actor.head(networks.actor.features(observations), x, noise.time)
-        positive_loss = weighted_flow_loss(positive, velocity, positive_weight)
-        negative_loss = weighted_flow_loss(negative, velocity, negative_weight)
+        positive_loss = flow.flow_loss(positive, velocity, positive_weight)
+        negative_loss = flow.flow_loss(negative, velocity, negative_weight)
 
         return Outcome.of(
             [positive_loss, negative_loss, critic_loss, value_loss],
@@ -196,5 +164,7 @@ def statistics(losses: Mapping[str, float], details: Mapping[str, Tensor]) -> di
     return {"actor_loss": actor_loss, **{name: float(value) for name, value in found.items()}}
 
 
-UPDATE = UpdateRule(DichotomousObjective, LOSS_NAMES, draw_noise, compute_losses, target_critics_follow, statistics)
+UPDATE = UpdateRule(
+    DichotomousObjective, LOSS_NAMES, draw_sampled_flow_noise, compute_losses, target_critics_follow, statistics
+)
 """The update of DIPOLE."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,11 +9,13 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from dipole_sb3.algorithms.iql.losses import LARGEST_WEIGHT, UPDATE, advantage_weights, advantages
+from dipole_sb3.algorithms.iql.losses import UPDATE
 from dipole_sb3.algorithms.iql.policies import CnnPolicy, IQLPolicy, MlpPolicy, MultiInputPolicy
-from dipole_sb3.learning.advantage_weights import AdvantageWeights
+from dipole_sb3.learning.advantage_weights import AdvantageWeights, exponential
+from dipole_sb3.learning.exploration import require_exploration, with_normal_noise
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.update_rule import UpdateRule
+from dipole_sb3.learning.value_losses import online_advantages
 
 
 class IQL(OfflineAlgorithm):
@@ -59,31 +60,18 @@ class IQL(OfflineAlgorithm):
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_policy(self) -> None:
-        if not (math.isfinite(self.explore_std) and self.explore_std >= 0):
-            raise ValueError(f"explore_std is {self.explore_std}, expected a finite number of at least 0")
+        require_exploration(self.explore_std)
         super()._setup_policy()
 
     def advantage_weights(self) -> AdvantageWeights:
-        # Below the first end, a transition's weight is under 0.01; above the second, the weight is cut off.
-        ends = (math.log(x) / self.alpha if self.alpha > 0 else math.copysign(math.inf, x - 1) for x in (0.01, 100.0))
-        return AdvantageWeights(
-            lambda batch: advantages(self.policy, batch),
-            "A = min(Q₁, Q₂) − V",
-            {"weight: min(exp(αA), 100)": lambda advantage: advantage_weights(advantage, self.alpha)},
-            largest=LARGEST_WEIGHT,
-            saturation=(next(ends), next(ends)),
-            note=lambda below, above: (
-                f"{100 * below:.1f} % of the data weigh less than 0.01, {100 * above:.1f} % are cut off at 100"
-            ),
-            title=f"How the advantage weights the data (α = {self.alpha:g})",
-        )
+        return exponential(lambda batch: online_advantages(self.policy, batch), "A = min(Q₁, Q₂) − V", self.alpha)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """SB3's exploration, with normal noise of ``explore_std`` if no other noise is given."""
-        _, scaled = super()._sample_action(learning_starts, action_noise, n_envs)
-        if action_noise is None and self.num_timesteps >= learning_starts:
-            scaled = np.clip(scaled + self.explore_std * np.random.normal(size=scaled.shape), -1.0, 1.0)
-            scaled = scaled.astype(np.float32)
+        buffered, scaled = super()._sample_action(learning_starts, action_noise, n_envs)
+        if action_noise is not None or self.num_timesteps < learning_starts:
+            return buffered, scaled
+        scaled = with_normal_noise(scaled, self.explore_std)
         return self.policy.in_units(scaled), scaled

@@ -24,7 +24,8 @@ class IQLPolicy(OfflinePolicy):
 
     Arguments that are not listed here are those of :class:`~dipole_sb3.learning.offline_policy.OfflinePolicy`.
 
-    :param actor_layer_norm: layer normalisation in the actor too (value networks always have it).
+    :param actor_layer_norm: layer normalisation in the actor too, or in the first so many of its hidden layers (value
+        networks always have it).
     """
 
     value: FeatureNetwork[StateValue]
@@ -36,7 +37,7 @@ class IQLPolicy(OfflinePolicy):
         lr_schedule: Schedule,
         net_arch: Sequence[int] | dict[str, list[int]] | None = None,
         activation_fn: str | type[nn.Module] = "gelu-tanh",
-        actor_layer_norm: bool = False,
+        actor_layer_norm: bool | int = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -45,7 +46,13 @@ class IQLPolicy(OfflinePolicy):
         self.actor_layer_norm = actor_layer_norm
         self._build_actor_and_critics(
             lambda width: DeterministicActor(
-                width, self.action_dim, self.actor_arch, activation_fn, actor_layer_norm, OUTPUT_SCALE
+                width,
+                self.action_dim,
+                self.actor_arch,
+                activation_fn,
+                actor_layer_norm,
+                OUTPUT_SCALE,
+                norm_order=self.norm_order,
             )
         )
         self.value = self._state_value()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dipole_sb3.algorithms.dipole.dichotomy import (
     dichotomous_weights,
     group_advantage,
-    weighted_flow_loss,
 )
+from dipole_sb3.networks.flow import flow_loss
 
 examples = settings(max_examples=100, deadline=None)
 advantages = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20).map(torch.tensor)
@@ -78,28 +78,26 @@ class TestWeightedFlowLoss:
 
     def test_by_hand(self) -> None:
         # Rows: (1² + 2²)/2 = 2.5 and (3² + 0²)/2 = 4.5; weighted 0.2·2.5 + 0.8·4.5 = 4.1; batch mean 2.05.
-        loss = weighted_flow_loss(self.velocity, self.target, torch.tensor([0.2, 0.8]))
+        loss = flow_loss(self.velocity, self.target, torch.tensor([0.2, 0.8]))
         assert loss.shape == ()
         assert loss.item() == pytest.approx(2.05)
 
     def test_gradient_by_hand(self) -> None:
         # ∂/∂v = w · 2(v − u) / (dimensions · batch).
         velocity = self.velocity.clone().requires_grad_()
-        weighted_flow_loss(velocity, self.target, torch.tensor([0.2, 0.8])).backward()
+        flow_loss(velocity, self.target, torch.tensor([0.2, 0.8])).backward()
         expected = torch.tensor([[0.2 * 1.0, 0.2 * -2.0], [0.8 * -3.0, 0.0]]) * 2 / 4
         torch.testing.assert_close(velocity.grad, expected)
 
     def test_leading_dimensions_are_kept(self) -> None:
-        loss = weighted_flow_loss(
-            torch.stack([self.velocity, self.target]), self.target, torch.tensor([[0.2, 0.8], [1.0, 1.0]])
-        )
+        loss = flow_loss(torch.stack([self.velocity, self.target]), self.target, torch.tensor([[0.2, 0.8], [1.0, 1.0]]))
         torch.testing.assert_close(loss, torch.tensor([2.05, 0.0]))
 
     def test_pair_shares_the_unweighted_loss(self) -> None:
         # With v⁺ = v⁻ the two losses add up to plain flow matching, whatever the advantage.
         velocity, target = torch.randn(7, 3), torch.randn(7, 3)
         weights = dichotomous_weights(torch.randn(7) * 10, beta=2.0, shift=-1.0)
-        total = sum(weighted_flow_loss(velocity, target, weight).item() for weight in weights)
+        total = sum(flow_loss(velocity, target, weight).item() for weight in weights)
         assert total == pytest.approx(np.square(velocity.numpy() - target.numpy()).mean(), rel=1e-5)
 
 

@@ -18,19 +18,18 @@ from dipole_sb3.algorithms.dipole.losses import (
     LOSS_NAMES,
     UPDATE,
     DichotomousObjective,
-    Noise,
     compute_losses,
-    draw_noise,
     target_critics,
 )
 from dipole_sb3.algorithms.dipole.policies import DIPOLEPolicy
 from dipole_sb3.buffers.offline_buffer import Batch
+from dipole_sb3.learning.flow_noise import SampledFlowNoise, draw_sampled_flow_noise
 from dipole_sb3.learning.update_rule import apply_update
 
 OBSERVATION, ACTION, BATCH, FLOW_STEPS, LEARNING_RATE = 3, 2, 8, 3, 1e-2
 TARGETS, AGGREGATIONS = ("policy", "value"), ("min", "mean")
 EVERY_OBJECTIVE = [
-    DichotomousObjective(2.0, -0.5, 0.9, 0.1, 0.8, target, how, FLOW_STEPS)  # type: ignore[arg-type]
+    DichotomousObjective(0.9, 0.1, 0.8, 2.0, -0.5, target, how, FLOW_STEPS)  # type: ignore[arg-type]
     for target in TARGETS
     for how in AGGREGATIONS
 ]
@@ -73,14 +72,29 @@ def with_steps(batch: Batch) -> Batch:
     return batch._replace(rewards=rewards, steps=steps)
 
 
-def make_noise(seed: int = 2) -> Noise:
-    return draw_noise(BATCH, ACTION, torch.Generator().manual_seed(seed))
+class Sizes:
+    """What drawing noise asks of a policy."""
+
+    time_grid = None
+
+    def __init__(self, action_dim: int) -> None:
+        self.action_dim = action_dim
+
+
+def draw_noise(batch: int, action_dim: int, seed: int) -> SampledFlowNoise:
+    return draw_sampled_flow_noise(Sizes(action_dim), batch, torch.Generator().manual_seed(seed), 1)
+
+
+def make_noise(seed: int = 2) -> SampledFlowNoise:
+    return draw_noise(BATCH, ACTION, seed)
 
 
 class Arithmetic:
     """Every quantity of an update from the raw parameters, in NumPy and double precision."""
 
-    def __init__(self, policy: DIPOLEPolicy, batch: Batch, noise: Noise, objective: DichotomousObjective) -> None:
+    def __init__(
+        self, policy: DIPOLEPolicy, batch: Batch, noise: SampledFlowNoise, objective: DichotomousObjective
+    ) -> None:
         self.actor, self.critic, self.critic_target, self.value = (
             as_numpy(network.head.mlp) for network in (policy.actor, policy.critic, policy.critic_target, policy.value)
         )
@@ -128,7 +142,9 @@ class Arithmetic:
         return float((weight * error**2).mean())
 
     def critic_loss(self) -> float:
-        return float(((self.critics(self.critic, self.observations, self.actions) - self.returns()) ** 2).mean())
+        return float(
+            ((self.critics(self.critic, self.observations, self.actions) - self.returns()) ** 2).sum(axis=0).mean()
+        )
 
     def advantage(self) -> np.ndarray:
         # The minimum, also where V regresses on the mean.
@@ -291,7 +307,7 @@ class Textbook:
         output.bias.data = arrays["output.bias"][member, 0].clone()
         return nn.Sequential(*layers, output)
 
-    def update(self, batch: Batch, noise: Noise, objective: DichotomousObjective) -> None:
+    def update(self, batch: Batch, noise: SampledFlowNoise, objective: DichotomousObjective) -> None:
         s, a, r, following, mask = (array.double() for array in batch[:5])
         start, time, target_start = (array.double() for array in noise)
         with torch.no_grad():
@@ -394,7 +410,7 @@ class TestUpdate:
 
 class TestNoise:
     def test_shapes_and_laws(self) -> None:
-        noise = draw_noise(20_000, 2, torch.Generator().manual_seed(0))
+        noise = draw_noise(20_000, 2, 0)
         for normal in (noise.start, noise.target_start):
             assert normal.shape == (20_000, 2)
             assert normal.mean().item() == pytest.approx(0.0, abs=0.02)
@@ -406,11 +422,11 @@ class TestNoise:
         assert noise.time.var().item() == pytest.approx(1 / 12, abs=0.002)
 
     def test_training_and_bootstrap_noise_are_independent(self) -> None:
-        noise = draw_noise(20_000, 1, torch.Generator().manual_seed(0))
+        noise = draw_noise(20_000, 1, 0)
         assert abs(np.corrcoef(noise.start[:, 0], noise.target_start[:, 0])[0, 1]) < 0.03
 
     def test_follows_the_generator(self) -> None:
-        one, other, different = (draw_noise(4, 2, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+        one, other, different = (draw_noise(4, 2, seed) for seed in (0, 0, 1))
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
         assert not any(torch.equal(a, b) for a, b in zip(one, different, strict=True))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dipole_sb3.algorithms.dipole.policies import DIPOLEPolicy
 from dipole_sb3.networks.flow import guided, integrate_euler, sample_actions, uniform_schedule
-from dipole_sb3.networks.heads import VelocityPair
+from dipole_sb3.networks.velocities import VelocityPair
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 

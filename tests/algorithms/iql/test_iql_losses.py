@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from dipole_sb3 import IQL
-from dipole_sb3.algorithms.iql.losses import IQLObjective, NoNoise, advantage_weights, compute_losses
+from dipole_sb3.algorithms.iql.losses import IQLObjective, compute_losses
 from dipole_sb3.buffers.offline_buffer import Batch
+from dipole_sb3.learning.value_losses import NoNoise, exponential_weights
 
 
 class Fixed:
@@ -55,14 +56,14 @@ def test_by_hand() -> None:
 
 def test_weights_are_cut_off_and_have_no_gradient() -> None:
     advantage = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
-    weights = advantage_weights(advantage, 10.0)
+    weights = exponential_weights(advantage, 10.0)
     assert weights.tolist() == pytest.approx([math.exp(-10), 1.0, 100.0])
     assert not weights.requires_grad
 
 
 def test_the_policy_is_the_weighted_mean_of_the_actions() -> None:
     # Σ w·a / Σ w with a = −0.5, 0.1, 0.8, A = −1, 0, 1 and α = 3.
-    actions, weights = torch.tensor([-0.5, 0.1, 0.8]), advantage_weights(torch.tensor([-1.0, 0.0, 1.0]), 3.0)
+    actions, weights = torch.tensor([-0.5, 0.1, 0.8]), exponential_weights(torch.tensor([-1.0, 0.0, 1.0]), 3.0)
     assert float((weights * actions).sum() / weights.sum()) == pytest.approx(0.76382, abs=1e-5)
 
 
