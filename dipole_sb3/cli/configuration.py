@@ -79,16 +79,27 @@ def paper_target(algorithm: str, task: Mapping[str, Any], task_id: int | None, o
     targets = of_algorithms.get(algorithm.lower())
     if targets is None:
         return None
-    dataset = str(task["dataset"])
+    dataset, domain = str(task["dataset"]), task.get("domain")
+    knob = "ω" if algorithm == "DIPOLE" else None
     if online:
-        row = targets["ogbench_online"].get(task.get("domain"))
+        row = targets.get("ogbench_online", {}).get(domain)
         if row is None or not dataset.startswith("ogbench/") or task_id != row["task_id"]:
             return None
-        before, after = (f"{row[phase]['mean']} ± {row[phase]['std']} %" for phase in ("offline", "online"))
-        return f"success {before} after 1M offline steps, {after} after 1M more online (8 seeds, ω not published)"
-    if dataset.startswith("ogbench/") and task_id is not None and task.get("domain") in targets["ogbench"]:
-        row = targets["ogbench"][task["domain"]]
-        return f"success {row['mean'][task_id - 1]} ± {row['std'][task_id - 1]} % (8 seeds, ω not published)"
-    if dataset.startswith("exorl/") and task.get("algorithm") == "rnd" and task["name"] in targets["exorl"]:
-        return f"return {targets['exorl'][task['name']]['mean']} (8 seeds, ω not published)"
+        before, after = (_with_deviation(row[phase]) for phase in ("offline", "online"))
+        return f"success {before} % after 1M offline steps, {after} % after 1M more online ({_terms(algorithm, knob)})"
+    if dataset.startswith("ogbench/") and task_id is not None and domain in targets.get("ogbench", {}):
+        row = {key: values[task_id - 1] for key, values in targets["ogbench"][domain].items()}
+        return f"success {_with_deviation(row)} % ({_terms(algorithm, knob)})"
+    if dataset.startswith("exorl/") and task.get("algorithm") == "rnd" and task["name"] in targets.get("exorl", {}):
+        return f"return {_with_deviation(targets['exorl'][task['name']])} ({_terms(algorithm, knob, exorl=True)})"
     return None
+
+
+def _with_deviation(row: Mapping[str, Any]) -> str:
+    return f"{row['mean']} ± {row['std']}" if "std" in row else str(row["mean"])
+
+
+def _terms(algorithm: str, knob: str | None, exorl: bool = False) -> str:
+    if exorl and algorithm in ("IQL", "CFGRL"):
+        return "4 seeds, best of a sweep"
+    return f"8 seeds, {knob} not published" if knob else "8 seeds"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dipole_sb3 import DIPOLE, IQL
+from dipole_sb3 import CFGRL, DIPOLE, FAWAC, FQL, IDQL, IFQL, IQL, ReBRAC
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
-ALGORITHMS: list[type[OfflineAlgorithm]] = [DIPOLE, IQL]
+ALGORITHMS: list[type[OfflineAlgorithm]] = [DIPOLE, IQL, ReBRAC, IDQL, IFQL, FAWAC, FQL, CFGRL]
 
 # What makes a model small and its runs repeatable; an algorithm gets the arguments that its constructor knows.
 SMALL: dict[str, Any] = {

@@ -286,8 +286,8 @@ class Noting(MixedReplayBuffer):
 
     shares: list[int]
 
-    def draw(self, batch_size: int, generator: torch.Generator, n_steps: int = 1) -> Batch:
-        batch = super().draw(batch_size, generator, n_steps)
+    def draw(self, batch_size: int, generator: torch.Generator, *more: Any, **named: Any) -> Batch:
+        batch = super().draw(batch_size, generator, *more, **named)
         recorded = set(self.recorded.rewards[:, 0].tolist()) if self.recorded is not None else set()
         self.__dict__.setdefault("shares", []).append(sum(reward in recorded for reward in batch.rewards.tolist()))
         return batch

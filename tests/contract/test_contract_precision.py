@@ -95,10 +95,13 @@ def test_products_between_hidden_layers_and_no_others(make: Callable[..., Any]) 
 
 def test_weights_are_cast_once_and_not_per_flow_step(make: Callable[..., Any]) -> None:
     few = products_of(make(precision="bf16"))
-    assert 0 < few.cast_weights <= 2 * 5  # two hidden layers each of at most five networks
+    # A pass through each of at most five networks, or a second one; two layers, or four in residual blocks.
+    assert 0 < few.cast_weights <= 2 * 8
     if hasattr(make(), "flow_steps"):
         many = products_of(make(precision="bf16", flow_steps=9))
-        assert len(many.seen) > len(few.seen)
+        # More products where updates sample actions, and no more casts.
+        samples = len(many.seen) > len(few.seen)
+        assert samples == (type(make()).__name__ in ("DIPOLE", "FAWAC", "FQL"))
         assert many.cast_weights == few.cast_weights
 
 

@@ -1,0 +1,1 @@
+"""Flow advantage-weighted actor-critic: a flow cloned with exponential weights."""

@@ -1,0 +1,85 @@
+"""ReBRAC as a Stable-Baselines3 algorithm."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+
+from dipole_sb3.algorithms.rebrac.losses import UPDATE
+from dipole_sb3.algorithms.rebrac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ReBRACPolicy
+from dipole_sb3.learning.exploration import require_exploration, with_normal_noise
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.update_rule import UpdateRule
+
+
+class ReBRAC(OfflineAlgorithm):
+    """ReBRAC (arXiv 2305.09836) on recorded data, with SB3's API.
+
+    TD3 with two penalties: the actor is held to the recorded action, and the critics' target is lowered where the
+    action that it bootstraps from is not the one that was recorded next.
+
+    Arguments that are not listed here are those of
+    :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`, in SAC's order.
+
+    :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, ``"CnnPolicy"`` or a sub-class of ReBRACPolicy.
+    :param actor_bc_coef: α₁ ≥ 0, the actor's penalty on ‖π(s) − a‖².
+    :param critic_bc_coef: α₂ ≥ 0, the critics' penalty on ‖ã − a'‖².
+    :param policy_delay: ≥ 1, updates of the critics for one of the actor and the targets, as in TD3.
+    :param target_policy_noise: standard deviation ≥ 0 of the noise on the target policy's actions, as in TD3.
+    :param target_noise_clip: largest absolute value of that noise, ≥ 0, as in TD3.
+    :param explore_std: online: standard deviation ≥ 0 of the normal noise that is added to actions in [−1, 1]; it is
+        clipped like the targets' noise.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    update_rule: ClassVar[UpdateRule] = UPDATE
+    own_stackable: ClassVar[tuple[str, ...]] = ("explore_std",)
+    policy: ReBRACPolicy
+
+    def __init__(
+        self,
+        policy: str | type[ReBRACPolicy],
+        env: GymEnv | str | None = None,
+        *args: Any,
+        actor_bc_coef: float = 0.1,
+        critic_bc_coef: float = 0.01,
+        policy_delay: int = 2,
+        target_policy_noise: float = 0.2,
+        target_noise_clip: float = 0.5,
+        explore_std: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        self.actor_bc_coef = actor_bc_coef
+        self.critic_bc_coef = critic_bc_coef
+        self.policy_delay = policy_delay
+        self.target_policy_noise = target_policy_noise
+        self.target_noise_clip = target_noise_clip
+        self.explore_std = explore_std
+        super().__init__(policy, env, *args, **kwargs)
+
+    def _setup_policy(self) -> None:
+        require_exploration(self.explore_std)
+        super()._setup_policy()
+        # policy_kwargs may override the argument.
+        self.policy_delay = self.policy.policy_delay
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        return {"policy_delay": self.policy_delay}
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """SB3's exploration, with clipped normal noise of ``explore_std`` if no other noise is given."""
+        buffered, scaled = super()._sample_action(learning_starts, action_noise, n_envs)
+        if action_noise is not None or self.num_timesteps < learning_starts:
+            return buffered, scaled
+        scaled = with_normal_noise(scaled, self.explore_std, self.target_noise_clip)
+        return self.policy.in_units(scaled), scaled
