@@ -800,7 +800,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """As in SB3, but a learning rate that is a tensor stays one: a CUDA graph reads it."""
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         self.logger.record("train/learning_rate", learning_rate)
-        factors = self.policy.learning_rate_factors(self._current_progress_remaining)
+        factors = self.policy.learning_rate_factors(self._n_updates)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             set_learning_rate(optimizer, [learning_rate * factor for factor in factors])
 

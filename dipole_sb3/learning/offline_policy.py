@@ -180,10 +180,10 @@ class OfflinePolicy(BasePolicy):
         """The optimiser's groups of parameters, with what differs between them; by default one of all."""
         return [{"params": self.trained_parameters()}]
 
-    def learning_rate_factors(self, progress_remaining: float) -> list[float]:
+    def learning_rate_factors(self, updates: int) -> list[float]:
         """For each of the :meth:`parameter_groups`, the factor on the learning rate; by default 1.
 
-        :param progress_remaining: 1 at the beginning of ``learn()``, 0 at its end.
+        :param updates: how many the model has made.
         """
         return [1.0] * len(self.optimizer.param_groups)
 

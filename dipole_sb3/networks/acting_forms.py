@@ -6,6 +6,7 @@ A form does not depend on the algorithm: several algorithms may share one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dipole_sb3.networks.feature_network import FeatureNetwork
 from dipole_sb3.networks.heads import DeterministicActor, OneStepActor, QEnsemble
@@ -25,6 +26,8 @@ class GuidedPair:
     actor: FeatureNetwork[VelocityPair]
     critic: FeatureNetwork[QEnsemble]
     flow_steps: int
+    more_than_omega: ClassVar[float] = 0.0
+    """What the policy's knob is more than ω."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class GuidedConditional:
     actor: FeatureNetwork[ConditionalVelocity]
     critic: FeatureNetwork[QEnsemble]
     flow_steps: int
+    more_than_omega: ClassVar[float] = 1.0
+    """w = ω + 1, since v₀ + w·(v₁ − v₀) = (1 + ω)·v₁ − ω·v₀ then."""
 
 
 @dataclass(frozen=True)

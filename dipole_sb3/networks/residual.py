@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -81,9 +82,9 @@ class NoisePredictor(nn.Module):
         """
         alone = x.dim() == 2
         parts = [part.unsqueeze(0) if alone else part for part in (features, x, step)]
-        factors = (
-            [None] * self.blocks if masks is None else (masks.unsqueeze(0) if alone else masks).chunk(self.blocks, -1)
-        )
+        factors: Sequence[Tensor | None] = [None] * self.blocks
+        if masks is not None and self.blocks:
+            factors = (masks.unsqueeze(0) if alone else masks).chunk(self.blocks, dim=-1)
         features, x, step = (part.to(self.input.weight.dtype) for part in parts)
         with no_autocast(x.device):
             angles = 2.0 * math.pi * torch.bmm(step, self.frequencies.weight.expand(len(step), -1, -1))

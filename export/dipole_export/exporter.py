@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from dipole_runtime import GuidedPolicy
@@ -35,7 +35,7 @@ from dipole_export.trainer import drawn_observations, random_observations
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3.buffers.normalization import ObservationStatistics
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
-from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, GuidedPair
+from dipole_sb3.networks.acting_forms import ActingForm, Deterministic
 
 Precision = Literal["fp32", "int8"]
 
@@ -166,14 +166,14 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
     policy: Any = model.policy
     form = copy.deepcopy(policy.acting_form())
     algorithm = type(model).__name__
-    if not isinstance(form, GuidedPair | Deterministic):
+    if not isinstance(form, graphs.SampledForm | Deterministic):
+        held = ", ".join(kind.__name__ for kind in (*get_args(graphs.SampledForm), Deterministic))
         raise ValueError(
-            f"{algorithm} acts as a {type(form).__name__}, expected one of the forms that bundles hold: GuidedPair, "
-            "Deterministic"
+            f"{algorithm} acts as a {type(form).__name__}, expected one of the forms that bundles hold: {held}"
         )
     for network in (form.actor, form.critic):
         network.cpu().eval()
-    if isinstance(form, GuidedPair):
+    if not isinstance(form, Deterministic):
         return ExportedPair(model, graphs.Source(form, statistics, *bounds), omega_range)
     if omega_range is not None:
         raise ValueError(f"omega_range is {omega_range}, expected none: {algorithm} acts without greediness")

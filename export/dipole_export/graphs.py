@@ -8,7 +8,7 @@ computed once per action. The flow steps are one Scan, so the packed matrices of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Generic, TypeVar, cast
@@ -21,15 +21,34 @@ from torch._higher_order_ops.scan import scan
 from torch.nn import functional
 
 from dipole_sb3.buffers.normalization import ObservationStatistics
-from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, GuidedPair
+from dipole_sb3.networks.acting_forms import (
+    ActingForm,
+    Deterministic,
+    Flow,
+    GuidedConditional,
+    GuidedPair,
+    OneStep,
+)
 from dipole_sb3.networks.feature_network import FeatureNetwork
 from dipole_sb3.networks.flow import uniform_schedule
 from dipole_sb3.networks.stacked_mlp import StackedLayerNorm, StackedLinear, StackedMLP
+from dipole_sb3.networks.velocities import ConditionalVelocity
 
 LARGEST = float(np.finfo(np.float32).max)
 """Largest finite number in single precision."""
 
 Statistics = Mapping[str | None, ObservationStatistics]
+
+
+GuidedForm = GuidedPair | GuidedConditional
+"""Two fields, of which one is followed and the other fled."""
+SampledForm = GuidedPair | GuidedConditional | Flow | OneStep
+"""From noise to an action by Euler steps."""
+
+
+def flow_steps(form: SampledForm) -> int:
+    """Euler steps from noise to the action."""
+    return 1 if isinstance(form, OneStep) else form.flow_steps
 
 
 Form = TypeVar("Form", bound=ActingForm, covariant=True)
@@ -80,6 +99,17 @@ class Perceptron(nn.Module):
         :return: shape [batch, width]; after all parts, the input of :meth:`forward`.
         """
         return torch.addmm(self.biases[0] if share is None else share, x, self.inputs[part])
+
+    def with_fixed(self, part: int, value: Tensor) -> Perceptron:
+        """Itself, with the last part of its input fixed at a value: that becomes a part of the first bias.
+
+        :param value: shape [columns of the part].
+        """
+        parts = list(self.inputs)
+        assert part == len(parts) - 1
+        self.biases[0] = _frozen([self.biases[0] + value.detach() @ parts.pop()])[0]
+        self.inputs = _frozen(parts)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes the output from the first layer's sum: [batch, width] → [batch, out]."""
@@ -172,24 +202,50 @@ class ActionScale(nn.Module):
 class Field(nn.Module):
     """v⁺ or v⁻ as a function of features, x_t and t.
 
-    :param member: 0 for the positive network, 1 for the negative one.
+    ===================  =======================================================================
+    form                 fields
+    ===================  =======================================================================
+    GuidedPair           the two networks
+    GuidedConditional    the network with c = 1 and with c = 0, which become parts of its bias
+    Flow                 the one network, twice
+    OneStep              μ(features, x₀) − x₀, twice: one step from x₀ leads to μ
+    ===================  =======================================================================
+
+    :param member: 0 for the positive field, 1 for the negative one.
     """
 
-    def __init__(self, source: Source[GuidedPair], member: int) -> None:
+    def __init__(self, source: Source[SampledForm], member: int) -> None:
         super().__init__()
-        pair = source.form.actor.head
-        columns = (source.form.actor.features_extractor.features_dim, len(source.low), pair.time_features)
-        self.perceptron = Perceptron(pair.mlp, member, columns)
-        self.embedded = pair.embedded
+        form, action = source.form, len(source.low)
+        width = form.actor.features_extractor.features_dim
+        self.embedded: Callable[[Tensor], Tensor] | None = None
+        self.is_one_step = isinstance(form, OneStep)
+        if isinstance(form, OneStep):
+            self.perceptron = Perceptron(form.actor.head.mlp, 0, (width, action))
+            return
+        head = form.actor.head
+        self.embedded = head.embedded
+        columns = (width, action, head.time_features)
+        if isinstance(head, ConditionalVelocity):
+            whole = Perceptron(head.mlp, 0, (*columns, head.more_inputs))
+            self.perceptron = whole.with_fixed(3, head.classes.weight[0, 1 - member])
+        else:
+            self.perceptron = Perceptron(head.mlp, member % head.members, columns)
 
     def share(self, features: Tensor, time: Tensor) -> Tensor:
         """The first layer's sum without x_t: features [1 or batch, features], t [batch, 1] → [batch, width]."""
-        return self.perceptron.first(2, self.embedded(time), self.perceptron.first(0, features))
+        of_features = self.perceptron.first(0, features)
+        if self.embedded is None:
+            return of_features + torch.zeros_like(time)  # a row for each time, without fixing the number of either
+        return self.perceptron.first(2, self.embedded(time), of_features)
 
     def forward(self, share: Tensor, x: Tensor) -> Tensor:
         """Output of :meth:`share` [1 or batch, width], x_t [batch, action] → velocities [batch, action]."""
-        velocity: Tensor = self.perceptron(self.first(share, x))
-        return velocity
+        return self.velocity(self.perceptron(self.first(share, x)), x)
+
+    def velocity(self, output: Tensor, x: Tensor) -> Tensor:
+        """From the perceptron's output, [batch, action]."""
+        return output - x if self.is_one_step else output
 
     def first(self, share: Tensor, x: Tensor) -> Tensor:
         """The complete sum of the first layer: [batch, width]."""
@@ -199,7 +255,7 @@ class Field(nn.Module):
 class VelocityField(nn.Module):
     """v⁺ (member 0) or v⁻ (member 1) as a function of a raw observation, x_t and t."""
 
-    def __init__(self, source: Source[GuidedPair], member: int) -> None:
+    def __init__(self, source: Source[SampledForm], member: int) -> None:
         super().__init__()
         self.observation = Observation(source.form.actor, source.statistics)
         self.field = Field(source, member)
@@ -238,14 +294,19 @@ class Critic(nn.Module):
 
 
 class GuidedPolicy(nn.Module):
-    """The complete policy for one observation and several ω: N guided candidates for each, and the critic's choice."""
+    """The complete policy for one observation and several ω: N guided candidates for each, and the critic's choice.
 
-    def __init__(self, source: Source[GuidedPair]) -> None:
+    A policy of one field has no ω: its graph has the input, and does not read it.
+    """
+
+    def __init__(self, source: Source[SampledForm]) -> None:
         super().__init__()
         self.observation = Observation(source.form.actor, source.statistics)
-        self.positive, self.negative = Field(source, 0), Field(source, 1)
+        self.fields = ["positive", "negative"] if isinstance(source.form, GuidedForm) else ["positive"]
+        for member, name in enumerate(self.fields):
+            self.add_module(name, Field(source, member))
         self.critic = Critic(source)
-        self.times = nn.Buffer(torch.tensor(uniform_schedule(source.form.flow_steps)[:-1]).reshape(-1, 1))
+        self.times = nn.Buffer(torch.tensor(uniform_schedule(flow_steps(source.form))[:-1]).reshape(-1, 1))
 
     def forward(self, observation: Tensor, noise: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
         """Observation [1, observation], x₀ [N, action], ω [W] → actions [W, action], min(Q₁, Q₂) [W, N]."""
@@ -262,14 +323,23 @@ class GuidedPolicy(nn.Module):
         """Euler's method on (1 + ω)·v⁺ − ω·v⁻: features [1, features], x₀ [rows, action], ω [rows, 1] → x₁."""
         steps = len(self.times)
         towards, away = (1.0 + omega) / steps, omega / steps
+        fields = self.each_field()
 
-        def step(x: Tensor, shares: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            change = towards * self.positive(shares[0], x) - away * self.negative(shares[1], x)
+        def guided(x: Tensor, shares: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            change = towards * fields[0](shares[0], x) - away * fields[1](shares[1], x)
             return x + change, change  # Scan requires an output at every step; this one is not used
 
-        shares = tuple(field.share(features, self.times) for field in (self.positive, self.negative))
-        end, _ = scan(step, x, shares)
+        def alone(x: Tensor, shares: tuple[Tensor]) -> tuple[Tensor, Tensor]:
+            change = fields[0](shares[0], x) / steps
+            return x + change, change
+
+        shares = tuple(field.share(features, self.times) for field in fields)
+        end, _ = scan(guided if len(fields) > 1 else alone, x, shares)
         return end  # type: ignore[no-any-return]
+
+    def each_field(self) -> list[Field]:
+        """v⁺ and v⁻, or the one field."""
+        return [cast("Field", self.get_submodule(name)) for name in self.fields]
 
 
 class DeterministicPolicy(nn.Module):

@@ -1,4 +1,8 @@
-"""A guided pair as a bundle: two velocity fields, the critic, and the complete policy as one graph with input ω."""
+"""A policy that samples its actions, as a bundle: two fields, the critic, and the whole policy as one graph with ω.
+
+A policy of one field has two equal ones in its bundle, and ω is 0. Where the policy's own knob is another number for
+the same guidance, its form says how much more than ω it is.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,8 @@ from dipole_runtime.vectors import TestVectors
 from dipole_export import graphs
 from dipole_export.exported_form import BATCH, SEED, ExportedForm, critic_graph, named_weights, prefixed, worst
 from dipole_export.onnx_files import quantized, to_onnx
-from dipole_export.rounding import rounded_fields
+from dipole_export.rounding import Rounded, rounded_fields
 from dipole_export.trainer import trainer_candidates
-from dipole_sb3.networks.acting_forms import GuidedPair
 
 OMEGA_RANGE = (-1.0, 4.0)
 """Default range of ω."""
@@ -32,21 +35,21 @@ _VECTOR_CANDIDATES = 32
 class ExportedPair(ExportedForm):
     """A policy with N candidates from v⁺ and v⁻ at ω, of which the critics choose one.
 
-    :param model: its ``omega`` and ``num_candidates`` become the defaults of the bundle.
-    :param omega_range: smallest and largest ω that the runtime accepts; None: −1 … 4.
-    :raises ValueError: the range does not contain the model's ω, or it goes below −1.
+    :param model: its ω and ``num_candidates`` become the defaults of the bundle.
+    :param omega_range: smallest and largest ω that the runtime accepts; None: −1 … 4. A policy of one field has none.
+    :raises ValueError: the range does not contain the model's ω, or it goes below −1, or the policy has no ω.
     """
 
     advice = "export with precision='fp32', a smaller omega_range, or accept more with max_int8_error"
-    source: graphs.Source[GuidedPair]
+    source: graphs.Source[graphs.SampledForm]
     guidance: Guidance
 
     def __init__(
-        self, model: Any, source: graphs.Source[GuidedPair], omega_range: tuple[float, float] | None = None
+        self, model: Any, source: graphs.Source[graphs.SampledForm], omega_range: tuple[float, float] | None = None
     ) -> None:
         self._model, self.source = model, source
-        omega = _omega(model, OMEGA_RANGE if omega_range is None else omega_range)
-        self.guidance = Guidance(source.form.flow_steps, model.num_candidates, omega)
+        omega = _omega(model, source.form, omega_range)
+        self.guidance = Guidance(graphs.flow_steps(source.form), getattr(model, "num_candidates", 1), omega)
         measured = (one for one in PARITY_OMEGAS if omega.low <= one <= omega.high)
         self.omegas = sorted({*measured, *vars(omega).values()})
 
@@ -72,11 +75,14 @@ class ExportedPair(ExportedForm):
         noise = np.random.default_rng(SEED).standard_normal((len(observations), len(self.source.low)))
         policy = graphs.GuidedPolicy(self.source).eval()
         inputs = (observations, noise.astype(np.float32), np.asarray(self.omegas, np.float32))
-        positive, negative = map(named_weights, rounded_fields(policy, *map(torch.as_tensor, inputs)))
+        layers = list(map(named_weights, rounded_fields(policy, *map(torch.as_tensor, inputs))))
+        guided: dict[str, Rounded] = {}
+        for name, of_field in zip(policy.fields, layers, strict=True):
+            guided |= prefixed(f"{name}.perceptron", of_field)
         named = {
-            GUIDED: prefixed("positive.perceptron", positive) | prefixed("negative.perceptron", negative),
-            POSITIVE: prefixed("field.perceptron", positive),
-            NEGATIVE: prefixed("field.perceptron", negative),
+            GUIDED: guided,
+            POSITIVE: prefixed("field.perceptron", layers[0]),
+            NEGATIVE: prefixed("field.perceptron", layers[-1]),
         }
         return {name: quantized(graph, named[name]) if name in named else graph for name, graph in networks.items()}
 
@@ -110,12 +116,20 @@ def _at_omega(vectors: TestVectors, index: int) -> TestVectors:
     return replace(vectors, omegas=vectors.omegas[at], candidates=vectors.candidates[:, at], q=vectors.q[:, at])
 
 
-def _omega(model: Any, bounds: tuple[float, float]) -> OmegaRange:
-    (knob,) = (knob for knob in model.policy.knobs if knob.name == "omega")
-    low, high = (knob.checked(bound, "omega_range") for bound in bounds)
-    if not low <= model.omega <= high:
+def _omega(model: Any, form: graphs.SampledForm, bounds: tuple[float, float] | None) -> OmegaRange:
+    if not isinstance(form, graphs.GuidedForm):
+        if bounds is not None:
+            raise ValueError(f"omega_range is {bounds}, expected none: {type(model).__name__} acts without greediness")
+        return OmegaRange(0.0, 0.0, 0.0)
+    (knob,) = (knob for knob in model.policy.knobs if not knob.whole)
+    own = getattr(model, knob.name) - form.more_than_omega
+    bounds = OMEGA_RANGE if bounds is None else bounds
+    low, high = (knob.checked(bound + form.more_than_omega, "omega_range") - form.more_than_omega for bound in bounds)
+    if not low <= own <= high:
+        value = f"{knob.name} {getattr(model, knob.name):g}"
+        value += f", an omega of {own:g}," if form.more_than_omega else ""
         raise ValueError(
-            f"the model's omega {model.omega:g} is not in omega_range {low:g} … {high:g}: set model.omega, or give a "
-            "range that holds it"
+            f"the model's {value} is not in omega_range {low:g} … {high:g}: set model.{knob.name}, or give a range "
+            "that holds it"
         )
-    return OmegaRange(float(model.omega), low, high)
+    return OmegaRange(own, low, high)

@@ -49,10 +49,10 @@ def rounded_fields(policy: GuidedPolicy, observations: Tensor, noise: Tensor, om
     :param observations: raw and flat, shape [vectors, observation].
     :param noise: x₀, shape [vectors, action].
     :param omegas: shape [W]; every observation is used at each ω.
-    :return: for the positive field, then the negative one: one entry per layer after the first; entries for small
-        matrices are :data:`NOT_ROUNDED`.
+    :return: for the positive field, then the negative one if the policy has two: one entry per layer after the first;
+        entries for small matrices are :data:`NOT_ROUNDED`.
     """
-    fields = (policy.positive, policy.negative)
+    fields = policy.each_field()
     products = _input_products(policy, fields, observations, noise, omegas)
     return [_rounded_layers(field.perceptron, layers) for field, layers in zip(fields, products, strict=True)]
 
@@ -102,7 +102,7 @@ def rounded(weight: np.ndarray, product: np.ndarray) -> Rounded:
 
 
 def _input_products(
-    policy: GuidedPolicy, fields: tuple[Field, ...], observations: Tensor, noise: Tensor, omegas: Tensor
+    policy: GuidedPolicy, fields: Sequence[Field], observations: Tensor, noise: Tensor, omegas: Tensor
 ) -> list[list[np.ndarray]]:
     """XᵀX of every later layer's inputs, by field and layer, over all observations, ω and flow steps."""
     totals = [
@@ -115,11 +115,11 @@ def _input_products(
         for time in policy.times:
             velocities = []
             for field, sums in zip(fields, totals, strict=True):
-                inputs, velocity = field.perceptron.traced(
-                    field.first(field.share(features, time.expand(len(x), 1)), x)
-                )
+                share = field.share(features, time.expand(len(x), 1))
+                inputs, output = field.perceptron.traced(field.first(share, x))
                 for total, values in zip(sums, inputs, strict=True):
                     total += (values.T @ values).double()
-                velocities.append(velocity)
-            x = x + ((1.0 + omega) * velocities[0] - omega * velocities[1]) / len(policy.times)
+                velocities.append(field.velocity(output, x))
+            guided = velocities[0] if len(fields) == 1 else (1.0 + omega) * velocities[0] - omega * velocities[1]
+            x = x + guided / len(policy.times)
     return [[total.numpy() for total in sums] for sums in totals]

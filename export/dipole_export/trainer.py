@@ -14,18 +14,18 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
-from dipole_export.graphs import Statistics, flat_order, flat_size
+from dipole_export.graphs import GuidedForm, SampledForm, Statistics, flat_order, flat_size
 from dipole_sb3.buffers.normalization import normalized
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.networks import flow
-from dipole_sb3.networks.acting_forms import Deterministic, GuidedPair
+from dipole_sb3.networks.acting_forms import Deterministic, Flow, OneStep
 
 _ROWS_AT_ONCE = 16_384
 
 
 def trainer_candidates(
     model: OfflineAlgorithm,
-    form: GuidedPair,
+    form: SampledForm,
     observations: np.ndarray,
     num_candidates: int,
     omegas: Sequence[float],
@@ -53,7 +53,7 @@ def trainer_candidates(
 
 
 def _candidates(
-    model: OfflineAlgorithm, form: GuidedPair, observations: np.ndarray, noise: np.ndarray, omega: float
+    model: OfflineAlgorithm, form: SampledForm, observations: np.ndarray, noise: np.ndarray, omega: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Actions in the actuators' units, shape [vectors, N, action], and their Q-values, [vectors, N], at one ω."""
     policy = model.policy
@@ -63,7 +63,10 @@ def _candidates(
     with torch.no_grad():
         rows = torch.as_tensor(noise.reshape(-1, size), device=policy.device)
         features = form.actor.features(tensors).repeat_interleave(count, dim=0)
-        scaled = flow.sample_actions(_velocity(form, features, omega), rows, form.flow_steps)
+        if isinstance(form, OneStep):
+            scaled = form.actor.head(features, rows).clamp(-1.0, 1.0)
+        else:
+            scaled = flow.sample_actions(_velocity(form, features, omega), rows, form.flow_steps)
         values = form.critic.head(form.critic.features(_repeated(tensors, count)), scaled).amin(dim=0)
     space = model.action_space
     assert isinstance(space, spaces.Box)
@@ -72,7 +75,9 @@ def _candidates(
     return actions.reshape(vectors, count, size), values.cpu().numpy().reshape(vectors, count)
 
 
-def _velocity(form: GuidedPair, features: Tensor, omega: float) -> flow.Velocity:
+def _velocity(form: GuidedForm | Flow, features: Tensor, omega: float) -> flow.Velocity:
+    if isinstance(form, Flow):
+        return form.actor.head.field(features)
     head = form.actor.head
     # As in training: if only one network has an effect, the other is not evaluated.
     if omega == 0:

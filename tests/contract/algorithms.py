@@ -20,6 +20,7 @@ SMALL: dict[str, Any] = {
     "buffer_size": 1_000,
     "batch_size": 32,
     "flow_steps": 2,
+    "actor_tau": 0.05,
     "num_candidates": 2,
     "policy_kwargs": {"net_arch": [16, 16]},
     "device": "cpu",

@@ -17,7 +17,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.vec_env import VecFrameStack
 from torch import nn
 
-from dipole_sb3 import OfflineReplayBuffer
+from dipole_sb3 import IDQL, OfflineReplayBuffer
 
 SMALL_IMAGES = {"net_arch": [16], "features_extractor_kwargs": {"features_dim": 8}}
 SMALL_DICTS = {"net_arch": [16], "features_extractor_kwargs": {"cnn_output_dim": 8}}
@@ -134,7 +134,8 @@ class TestImages:
         for normalize_images in (True, False):
             kwargs = {**SMALL_IMAGES, "normalize_images": normalize_images}
             model = small(algorithm, "CnnPolicy", dataset=image_data, policy_kwargs=kwargs)
-            model.policy.actor.features_extractor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+            acting = model.policy.acting_form().actor
+            acting.features_extractor.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
             model.predict(image_data["observations"][:1])
         image = image_data["observations"][0].transpose(2, 0, 1)
         np.testing.assert_allclose(seen[0].numpy()[0], image / 255.0, rtol=1e-5)
@@ -184,7 +185,9 @@ def test_policy_kwargs(algorithm: Any, reacher_data: Arrays, kwargs: dict[str, A
     model = small(algorithm, dataset=reacher_data, policy_kwargs={"net_arch": [8], **kwargs}).learn(2)
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", dataset=reacher_data).learn(1)
-    assert type(loaded.policy.optimizer) is kwargs.get("optimizer_class", torch.optim.Adam)
+    assert type(loaded.policy.optimizer) is kwargs.get(
+        "optimizer_class", torch.optim.AdamW if algorithm is IDQL else torch.optim.Adam
+    )
     loaded.policy.save(tmp_path / "policy.pt")
     type(loaded.policy).load(tmp_path / "policy.pt").predict(reacher_data["observations"][0])
 

@@ -86,7 +86,8 @@ def test_products_between_hidden_layers_and_no_others(make: Callable[..., Any]) 
     between = {torch.bfloat16: 0, torch.float32: 0}
     for dtype, left, right in products.seen:
         # In all passes, forward and backward, the two widths of a layer are among the sizes; a batch has 32 rows.
-        narrow = all(size in (WIDTH, 32, 64) for size in (*left[1:], *right[1:]))
+        # Residual blocks are four times as wide inside.
+        narrow = all(size in (WIDTH, 4 * WIDTH, 32, 64) for size in (*left[1:], *right[1:]))
         assert dtype == (torch.bfloat16 if narrow else torch.float32), (left, right)
         between[dtype] += 1
     assert min(between.values()) > 5

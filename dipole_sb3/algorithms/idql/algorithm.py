@@ -19,14 +19,15 @@ class IDQL(OfflineAlgorithm):
     """Implicit diffusion Q-learning (arXiv 2304.10573) on recorded data, with SB3's API.
 
     The values are IQL's. The policy is a diffusion model that clones all recorded actions alike; the target critics
-    choose the best of N samples of its moving average. The actor's learning rate falls to 0 over ``learn()``, and the
-    values learn for the first half of it only, as in the published runs.
+    choose the best of N samples of its moving average. In the published runs the actor's learning rate falls to 0 over
+    three million updates, and the values learn in half of them: ``policy_kwargs=dict(actor_decay_steps=3_000_000,
+    value_steps=1_500_000)``.
 
     Arguments that are not listed here are those of
     :class:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm`, in SAC's order.
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, ``"CnnPolicy"`` or a sub-class of IDQLPolicy, whose
-        ``policy_kwargs`` set dropout, weight decay and the values' share of learning.
+        ``policy_kwargs`` set dropout, weight decay and how long each part learns.
     :param expectile: τ in (0, 1) of the value's regression.
     :param actor_tau: in (0, 1], rate of the actor's moving average.
     :param diffusion_steps: T ≥ 1, denoising steps.

@@ -33,7 +33,8 @@ class IDQLPolicy(OfflinePolicy):
     :param diffusion_steps: T ≥ 1, denoising steps.
     :param dropout: in [0, 1), probability of dropout in the actor's blocks during training.
     :param actor_weight_decay: ≥ 0, of the actor, by AdamW.
-    :param value_share: in (0, 1], share of ``learn()`` after which critics and value no longer learn.
+    :param actor_decay_steps: updates in which the actor's learning rate falls to 0 as half a cosine; None: it stays.
+    :param value_steps: updates after which critics and value no longer learn; None: they always do.
     :param num_candidates: default number of candidates, N ≥ 1.
     """
 
@@ -50,7 +51,8 @@ class IDQLPolicy(OfflinePolicy):
         diffusion_steps: int = 5,
         dropout: float = 0.1,
         actor_weight_decay: float = 1e-4,
-        value_share: float = 0.5,
+        actor_decay_steps: int | None = None,
+        value_steps: int | None = None,
         num_candidates: int = 32,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         **kwargs: Any,
@@ -63,8 +65,9 @@ class IDQLPolicy(OfflinePolicy):
             "diffusion_steps": (diffusion_steps, diffusion_steps >= 1, "at least 1"),
             "dropout": (dropout, 0 <= dropout < 1, "a number in [0, 1)"),
             "actor_weight_decay": (actor_weight_decay, 0 <= actor_weight_decay < math.inf, "a number of at least 0"),
-            "value_share": (value_share, 0 < value_share <= 1, "a number in (0, 1]"),
-            "net_arch": (self.actor_arch, len(set(self.actor_arch)) == 1, "blocks of one width in 'pi'"),
+            "actor_decay_steps": (actor_decay_steps, actor_decay_steps is None or actor_decay_steps >= 1, "at least 1"),
+            "value_steps": (value_steps, value_steps is None or value_steps >= 0, "at least 0"),
+            "net_arch": (self.actor_arch, len(set(self.actor_arch)) <= 1, "residual blocks of one width in 'pi'"),
         }
         for name, (value, holds, expected) in conditions.items():
             if not holds:
@@ -72,11 +75,12 @@ class IDQLPolicy(OfflinePolicy):
         self.diffusion_steps = diffusion_steps
         self.dropout = dropout
         self.actor_weight_decay = actor_weight_decay
-        self.value_share = value_share
+        self.actor_decay_steps = actor_decay_steps
+        self.value_steps = value_steps
         self.num_candidates = NUM_CANDIDATES.checked(num_candidates)
 
         def make_actor(width: int) -> NoisePredictor:
-            return NoisePredictor(width, self.action_dim, self.actor_arch[0], len(self.actor_arch))
+            return NoisePredictor(width, self.action_dim, (self.actor_arch or [256])[0], len(self.actor_arch))
 
         self._build_actor_and_critics(make_actor)
         self.actor_target = self._target_of(self.actor, make_actor)
@@ -84,14 +88,14 @@ class IDQLPolicy(OfflinePolicy):
         self._make_optimizer(lr_schedule)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = ("diffusion_steps", "dropout", "actor_weight_decay", "value_share")
+        names = ("diffusion_steps", "dropout", "actor_weight_decay", "actor_decay_steps", "value_steps")
         return {**super()._get_constructor_parameters(), **{name: getattr(self, name) for name in names}}
 
     def targets(self) -> Iterable[FeatureNetwork[Any]]:
         return [self.critic_target, self.actor_target]
 
     def architecture(self) -> Mapping[str, Any]:
-        names = ("diffusion_steps", "dropout", "actor_weight_decay", "value_share")
+        names = ("diffusion_steps", "dropout", "actor_weight_decay", "actor_decay_steps", "value_steps")
         return {**{name: getattr(self, name) for name in names}, **super().architecture()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -103,10 +107,11 @@ class IDQLPolicy(OfflinePolicy):
             {"params": [each for each in trained if each not in of_actor], "weight_decay": 0.0},
         ]
 
-    def learning_rate_factors(self, progress_remaining: float) -> list[float]:
-        """The actor's rate falls to 0 as half a cosine; the values' is 0 after their share of ``learn()``."""
-        done = 1.0 - progress_remaining
-        return [0.5 * (1.0 + math.cos(math.pi * done)), float(done < self.value_share)]
+    def learning_rate_factors(self, updates: int) -> list[float]:
+        """Of the actor: half a cosine; of the values: 1, then 0."""
+        ends, stops = self.actor_decay_steps, self.value_steps
+        actor = 1.0 if ends is None else 0.5 * (1.0 + math.cos(math.pi * min(updates / ends, 1.0)))
+        return [actor, float(stops is None or updates < stops)]
 
     def acting_form(self) -> Diffusion:
         return Diffusion(self.actor_target, self.critic_target, self.diffusion_steps)

@@ -69,7 +69,7 @@ def test_the_critics_choose_among_the_clones_samples() -> None:
 
 
 def test_values_of_a_chain() -> None:
-    model = small_model(chain(), gamma=0.5, policy_kwargs={"value_share": 1.0}).learn(600)
+    model = small_model(chain(), gamma=0.5).learn(600)
     assert values_of_chain(model) == pytest.approx((0.5, 1.0), abs=0.05)
 
 
@@ -85,8 +85,8 @@ def test_the_average_follows_the_actor() -> None:
     torch.testing.assert_close(parameters(model.policy.actor_target), expected)
 
 
-def test_the_values_learn_for_their_share_and_the_actors_rate_falls_as_half_a_cosine() -> None:
-    model = small_model(two_modes(), policy_kwargs={"value_share": 0.5})
+def test_the_values_learn_for_a_while_and_the_actors_rate_falls_as_half_a_cosine() -> None:
+    model = small_model(two_modes(), policy_kwargs={"value_steps": 4, "actor_decay_steps": 6})
     critics, actors, rates = [], [], []
 
     def note(*_: Any) -> bool:
@@ -99,8 +99,8 @@ def test_the_values_learn_for_their_share_and_the_actors_rate_falls_as_half_a_co
     moved = [not torch.equal(one, other) for one, other in pairwise(critics)]
     # Updates 2 to 4 move the critics, 5 to 8 do not.
     assert moved == [True] * 3 + [False] * 4
-    assert all(not torch.equal(one, other) for one, other in pairwise(actors))
-    expected = [3e-3 * 0.5 * (1 + math.cos(math.pi * done / 8)) for done in range(8)]
+    assert [not torch.equal(one, other) for one, other in pairwise(actors)] == [True] * 5 + [False] * 2
+    expected = [3e-3 * 0.5 * (1 + math.cos(math.pi * min(done / 6, 1))) for done in range(8)]
     assert [rate[0] for rate in rates] == pytest.approx(expected)
 
 
@@ -116,8 +116,9 @@ def test_the_actor_alone_decays() -> None:
     ("arguments", "message"),
     [
         ({"dropout": 1.0}, r"dropout is 1.0, expected a number in \[0, 1\)"),
-        ({"value_share": 0.0}, r"value_share is 0.0, expected a number in \(0, 1\]"),
-        ({"net_arch": {"pi": [8, 16], "qf": [8]}}, "expected blocks of one width"),
+        ({"value_steps": -1}, "value_steps is -1, expected at least 0"),
+        ({"actor_decay_steps": 0}, "actor_decay_steps is 0, expected at least 1"),
+        ({"net_arch": {"pi": [8, 16], "qf": [8]}}, "expected residual blocks of one width"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:
