@@ -1,5 +1,7 @@
 """The configuration tree against the paper's tables, written down here a second time on purpose."""
 
+import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,8 +9,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import dipole_sb3
 from dipole_sb3.algorithms.dipole.policies import OMEGA
-from dipole_sb3.cli.configuration import config_folder, option_names, paper_target, task_names
+from dipole_sb3.cli.configuration import algorithm_names, config_folder, option_names, paper_target, task_names
 
 OGBENCH = """
 humanoidmaze-medium-navigate  1    0    0.99   0.9  4  min   1
@@ -32,6 +35,21 @@ cheetah-run           4    -1  0.9   274
 cheetah-run-backward  4    -1  0.9   350
 """
 """Table 6: β, k, expectile; Table 1: the return."""
+
+
+EXORL_NETWORK = {"activation_fn": "mish", "norm_order": "before", "actor_layer_norm": 2, "actor_output_init": "lecun"}
+EXORL_NETWORK |= {"time_features": 16, "time_frequencies": [math.sqrt(10), 10_000], "time_grid": 32}
+"""CFGRL's published code, on which the paper's ExORL runs are built."""
+
+FQL_PAPER = """
+humanoidmaze-medium-navigate  0.995  10   512  0.01  0.01  0.7  512  32  30
+humanoidmaze-large-navigate   0.995  10   512  0.01  0.01  0.7  512  32  30
+antsoccer-arena-navigate      0.995  1    512  0.01  0.01  0.7  512  64  10
+cube-single-play              0.99   1    256  1     0     0.9  256  32  300
+cube-double-play              0.99   0.3  256  0.1   0     0.9  256  32  300
+scene-play                    0.99   10   256  0.1   0.01  0.9  256  32  300
+"""
+"""arXiv 2502.02538, tables 6 and 7: γ; IQL's α, width; ReBRAC's α₁, α₂; IDQL's τ, width of values; IFQL's N; FQL's α."""
 
 
 def rows(table: str) -> list[list[str]]:
@@ -89,8 +107,7 @@ def test_exorl_rows(row: list[str]) -> None:
     assert hyperparameters(algo, "beta", "shift", "expectile") == (float(beta), float(shift), float(expectile))
     assert hyperparameters(algo, "gamma", "num_candidates", "q_agg", "omega") == (0.99, 32, "min", 4.0)
     assert hyperparameters(algo, "batch_size", "flow_steps", "critic_target") == (512, 32, "value")
-    network = {"activation_fn": "mish", "actor_layer_norm": True, "time_features": 16}
-    assert {key: algo["policy_kwargs"][key] for key in network} == network
+    assert {key: algo["policy_kwargs"][key] for key in EXORL_NETWORK} == EXORL_NETWORK
     resolved = OmegaConf.create(config)
     domain, _, behaviour = task.partition("-")
     assert resolved.task.dataset == resolved.task.env == f"exorl/{domain}/rnd/{behaviour}"
@@ -101,6 +118,84 @@ def test_exorl_rows(row: list[str]) -> None:
     other = OmegaConf.create(train_config(f"task=exorl/{task}", "task.algorithm=proto"))
     assert other.task.dataset == f"exorl/{domain}/proto/{behaviour}"
     assert paper_target("DIPOLE", other.task, None) is None
+
+
+@pytest.mark.parametrize("row", rows(FQL_PAPER), ids=lambda row: row[0])
+def test_rows_of_the_other_algorithms(row: list[str]) -> None:
+    domain, *numbers = row
+    gamma, alpha, width, actor_bc, critic_bc, expectile, of_values, candidates, fql = map(float, numbers)
+
+    def algo(name: str) -> Any:
+        config = train_config(f"task=ogbench/{domain}", f"algo={name}")
+        assert hyperparameters(config["algo"], "gamma", "learning_rate", "tau") == (gamma, 3e-4, 0.005)
+        assert config["offline_steps"] == (3_000_000 if name == "idql" else 1_000_000)
+        return config["algo"]
+
+    iql = algo("iql")
+    assert (iql["alpha"], iql["policy_kwargs"]["net_arch"], iql["expectile"]) == (alpha, [int(width)] * 4, 0.9)
+    rebrac = algo("rebrac")
+    assert hyperparameters(rebrac, "actor_bc_coef", "critic_bc_coef", "policy_delay") == (actor_bc, critic_bc, 2)
+    assert hyperparameters(rebrac, "target_policy_noise", "target_noise_clip", "batch_size") == (0.2, 0.5, 256)
+    idql = algo("idql")
+    assert hyperparameters(idql, "expectile", "num_candidates", "batch_size") == (expectile, 32, 512)
+    arch = idql["policy_kwargs"]["net_arch"] or {"pi": [256] * 3, "qf": [256] * 2}
+    assert arch == {"pi": [256] * 3, "qf": [int(of_values)] * 2}
+    assert idql["policy_kwargs"]["value_steps"] == 1_500_000
+    ifql = algo("ifql")
+    assert (ifql["num_candidates"], ifql["policy_kwargs"]["net_arch"]) == (int(candidates), [512] * 4)
+    of_fql = algo("fql")
+    assert hyperparameters(of_fql, "alpha", "q_agg", "flow_steps", "normalize_q_loss") == (fql, "mean", 10, False)
+
+
+@pytest.mark.parametrize("row", rows(EXORL), ids=lambda row: row[0])
+def test_exorl_rows_of_cfgrl_and_iql(row: list[str]) -> None:
+    cfgrl = train_config(f"task=exorl/{row[0]}", "algo=cfgrl")["algo"]
+    assert hyperparameters(cfgrl, "batch_size", "flow_steps", "expectile", "gamma") == (1024, 32, 0.9, 0.99)
+    assert {key: cfgrl["policy_kwargs"][key] for key in EXORL_NETWORK} == EXORL_NETWORK
+    iql = train_config(f"task=exorl/{row[0]}", "algo=iql")["algo"]
+    assert (iql["batch_size"], iql["policy_kwargs"]["norm_order"]) == (1024, "before")
+
+
+@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("name", algorithm_names())
+def test_every_algorithm_takes_what_its_configuration_for_every_task_says(name: str, task: str) -> None:
+    options = ["task.dataset=x", "task.env=y"] if task == "custom" else []
+    config = compose("train", [f"algo={name}", f"task={task}", *options])
+    arguments: Any = OmegaConf.to_container(config.algo, resolve=True)
+    kind = getattr(dipole_sb3, arguments.pop("_target_").rpartition(".")[2])
+    of_policy = arguments.pop("policy_kwargs")
+    assert arguments.keys() <= inspect.signature(kind).parameters.keys()
+    known: set[str] = set()
+    for part in kind.policy_aliases["MlpPolicy"].__mro__:
+        known |= inspect.signature(part.__init__).parameters.keys()
+    assert of_policy.keys() <= known
+    assert kind.__name__.lower() == name
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "task", "task_id", "expected"),
+    [
+        ("FQL", "ogbench/cube-double-play", 2, "success 36 % (8 seeds)"),
+        ("IDQL", "ogbench/scene-play", 3, "success 94 % (8 seeds)"),
+        ("CFGRL", "exorl/walker-run", None, "return 282 ± 6 (4 seeds, best of a sweep)"),
+        ("FQL", "exorl/walker-run", None, "return 294 ± 11 (8 seeds)"),
+        ("CFGRL", "ogbench/scene-play", 2, None),
+        ("FAWAC", "ogbench/scene-play", 2, None),
+    ],
+)
+def test_targets_of_the_other_algorithms(algorithm: str, task: str, task_id: int | None, expected: str | None) -> None:
+    options = [] if task_id is None else [f"task_id={task_id}"]
+    assert paper_target(algorithm, compose("train", [f"task={task}", *options]).task, task_id) == expected
+
+
+def test_averages_of_the_other_algorithms() -> None:
+    """The means of the rows are those of the paper's Table 2 (in which ReBRAC's 22 is printed as 2)."""
+    averages = {"iql": (33, 2, 8, 83, 7, 28), "rebrac": (22, 2, 0, 91, 12, 41), "idql": (1, 1, 12, 95, 15, 46)}
+    averages |= {"ifql": (60, 11, 33, 79, 14, 30), "fql": (58, 4, 60, 96, 29, 56)}
+    targets = OmegaConf.load(config_folder() / "targets.yaml")
+    for name, of_domains in averages.items():
+        for row, average in zip(rows(OGBENCH), of_domains, strict=True):
+            assert sum(targets[name].ogbench[row[0]].mean) / 5 == pytest.approx(average, abs=0.8)
 
 
 def test_every_task_is_in_a_table() -> None:

@@ -13,7 +13,7 @@ from algorithms import parameters_of, same_parameters, small
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dipole_sb3 import OfflineReplayBuffer, learn_together
+from dipole_sb3 import DIPOLE, IDQL, OfflineReplayBuffer, learn_together
 from dipole_sb3.learning import precision
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.precision import products_in
@@ -152,8 +152,10 @@ def test_acting_stays_in_single_precision(make: Callable[..., Any]) -> None:
     assert {dtype for dtype, _, _ in products.seen} == {torch.float32}
 
 
-def test_compiled_losses_are_the_eager_ones(make: Callable[..., Any]) -> None:
-    model = make()
+@pytest.mark.parametrize("kind", [DIPOLE, IDQL])
+def test_compiled_losses_are_the_eager_ones(dataset: OfflineReplayBuffer, kind: Algorithm) -> None:
+    """Of the two kinds of networks; in single precision, every algorithm's compiled updates are tested."""
+    model = small(kind, dataset=dataset, policy_kwargs={"net_arch": [WIDTH] * 3})
     arguments = drawn(model)
     with products_in("bf16", CPU):
         eager = model.update_rule.losses(*arguments)
