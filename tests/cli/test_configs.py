@@ -49,7 +49,7 @@ cube-single-play              0.99   1    256  1     0     0.9  256  32  300
 cube-double-play              0.99   0.3  256  0.1   0     0.9  256  32  300
 scene-play                    0.99   10   256  0.1   0.01  0.9  256  32  300
 """
-"""arXiv 2502.02538, tables 6 and 7: γ; IQL's α, width; ReBRAC's α₁, α₂; IDQL's τ, width of values; IFQL's N; FQL's α."""
+"""arXiv 2502.02538, tables 6, 7: γ; IQL's α, width; ReBRAC's α₁, α₂; IDQL's τ, width of values; IFQL's N; FQL's α."""
 
 
 def rows(table: str) -> list[list[str]]:

@@ -1,0 +1,136 @@
+"""Bundles of policies that sample in another form than DIPOLE's pair: one flow, one step, a flow with a condition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dipole_export import export_bundle
+from dipole_runtime import GuidedPolicy, GuidedPolicyError
+from dipole_runtime.bundle import read_bundle
+from dipole_runtime.manifest import NEGATIVE, POSITIVE, OmegaRange
+from gymnasium import spaces
+
+from dipole_sb3 import CFGRL, DIPOLE, FAWAC, FQL, IDQL, IFQL, OfflineReplayBuffer, ReBRAC
+
+OBSERVATION, ACTION = 5, spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 3.0]), dtype=np.float32)
+SAMPLED = (IFQL, FAWAC, FQL, CFGRL)
+EXORL = {"norm_order": "before", "actor_layer_norm": 1, "actor_output_init": "lecun", "time_features": 16}
+EXORL |= {"time_frequencies": (3.0, 10_000.0), "activation_fn": "mish"}
+
+
+def make(algorithm: type[Any], width: int = 16, updates: int = 20, **arguments: Any) -> Any:
+    random = np.random.default_rng(0)
+    data = {
+        "observations": random.normal(size=(200, OBSERVATION)).astype(np.float32),
+        "actions": random.uniform(ACTION.low, ACTION.high, (200, 2)).astype(np.float32),
+        "rewards": random.normal(size=200).astype(np.float32),
+        "next_observations": random.normal(size=(200, OBSERVATION)).astype(np.float32),
+        "terminals": np.zeros(200, np.float32),
+    }
+    of_policy = {"net_arch": [width, width], **arguments.pop("policy_kwargs", {})}
+    dataset = OfflineReplayBuffer.from_arrays(data, action_space=ACTION, device="cpu")
+    model = algorithm("MlpPolicy", dataset=dataset, policy_kwargs=of_policy, seed=0, device="cpu", learning_rate=1e-2,
+                      **arguments)  # fmt: skip
+    return model.learn(updates)
+
+
+def acted(model: Any, observation: np.ndarray, noise: np.ndarray, **setting: Any) -> np.ndarray:
+    """What the model's policy does with this noise, in the robot's units."""
+    policy = model.policy
+    policy.set_training_mode(False)
+    seen = torch.as_tensor(observation)[None]
+    with torch.no_grad():
+        scaled = policy.act(
+            policy,
+            lambda name: getattr(policy, name).features(seen),
+            torch.as_tensor(noise),
+            **policy.setting(**setting),
+        )
+    return policy.in_units(scaled.numpy())[0]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("algorithm", SAMPLED)
+def test_a_bundle_acts_as_the_model_does_with_the_same_noise(algorithm: type[Any], tmp_path: Path) -> None:
+    model = make(algorithm, flow_steps=4)
+    export_bundle(model, tmp_path / "bundle")
+    policy, random = GuidedPolicy.load(tmp_path / "bundle"), np.random.default_rng(1)
+    settings: list[tuple[dict[str, Any], dict[str, Any], int]] = [({}, {}, 1)]
+    if algorithm is CFGRL:
+        settings = [({"guidance": w}, {"omega": w - 1}, 1) for w in (0.0, 1.0, 1.5, 3.0)]
+    elif algorithm is not FQL:
+        settings = [({"num_candidates": count}, {}, count) for count in (1, 4)]
+    for observation in random.normal(size=(5, OBSERVATION)).astype(np.float32):
+        for of_model, of_bundle, count in settings:
+            noise = random.normal(size=(count, 2)).astype(np.float32)
+            found = policy.act(observation, noise=noise, **of_bundle)
+            np.testing.assert_allclose(found.action, acted(model, observation, noise, **of_model), atol=2e-4)
+            assert found.q.shape == (count,)
+
+
+@pytest.mark.parametrize("algorithm", [IFQL, FAWAC, FQL])
+def test_a_policy_of_one_field_has_nothing_to_turn_but_candidates(algorithm: type[Any], tmp_path: Path) -> None:
+    model = make(algorithm, updates=1)
+    manifest = export_bundle(model, tmp_path / "bundle")
+    assert manifest.omega == OmegaRange(0.0, 0.0, 0.0)
+    assert manifest.guidance is not None
+    assert manifest.guidance.flow_steps == (1 if algorithm is FQL else 10)
+    assert manifest.guidance.num_candidates == getattr(model, "num_candidates", 1)
+    files = read_bundle(tmp_path / "bundle").files
+    assert files[POSITIVE] == files[NEGATIVE]
+    policy = GuidedPolicy.load(tmp_path / "bundle")
+    with pytest.raises(GuidedPolicyError, match=r"omega is 1\.0, expected 0\.0 to 0\.0"):
+        policy.act(np.zeros(OBSERVATION), omega=1.0)
+    with pytest.raises(ValueError, match=rf"expected none: {algorithm.__name__} acts without greediness"):
+        export_bundle(model, tmp_path / "other", omega_range=(0.0, 1.0))
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_weight_of_cfgrl_is_an_omega_one_less(tmp_path: Path) -> None:
+    model = make(CFGRL, guidance=2.5)
+    manifest = export_bundle(model, tmp_path / "bundle", omega_range=(-1.0, 2.0))
+    assert manifest.omega == OmegaRange(1.5, -1.0, 2.0)
+    with pytest.raises(ValueError, match=r"guidance 2\.5, an omega of 1\.5, is not in omega_range 0 … 1"):
+        export_bundle(model, tmp_path / "other", omega_range=(0.0, 1.0))
+    with pytest.raises(ValueError, match="omega_range"):
+        export_bundle(model, tmp_path / "other", omega_range=(-2.0, 2.0))
+
+
+@pytest.mark.parametrize("algorithm", [IFQL, FQL, CFGRL])
+def test_int8(algorithm: type[Any], tmp_path: Path) -> None:
+    model = make(algorithm, width=96, updates=2)
+    whole = export_bundle(model, tmp_path / "fp32")
+    short = export_bundle(model, tmp_path / "int8", "int8", max_int8_error=0.5)
+    assert 0 < short.parity.action_error < 0.5
+    name = whole.network_files[0]
+    assert short.files[name].size < 0.85 * whole.files[name].size
+    GuidedPolicy.load(tmp_path / "int8").act(np.zeros(OBSERVATION))
+
+
+@pytest.mark.parametrize("algorithm", [DIPOLE, CFGRL])
+def test_networks_of_the_published_exorl_runs(algorithm: type[Any], tmp_path: Path) -> None:
+    model = make(algorithm, flow_steps=4, policy_kwargs=EXORL)
+    export_bundle(model, tmp_path / "bundle")
+    policy, random = GuidedPolicy.load(tmp_path / "bundle"), np.random.default_rng(1)
+    for observation in random.normal(size=(5, OBSERVATION)).astype(np.float32):
+        noise = random.normal(size=(1, 2)).astype(np.float32)
+        one = {} if algorithm is CFGRL else {"num_candidates": 1}
+        found = policy.act(observation, noise=noise).action
+        np.testing.assert_allclose(found, acted(model, observation, noise, **one), atol=5e-4)
+
+
+def test_a_tanh_ends_rebracs_graph(tmp_path: Path) -> None:
+    model = make(ReBRAC, actor_bc_coef=0.0, updates=60)
+    export_bundle(model, tmp_path / "bundle")
+    policy = GuidedPolicy.load(tmp_path / "bundle")
+    for observation in 3 * np.random.default_rng(1).normal(size=(5, OBSERVATION)).astype(np.float32):
+        np.testing.assert_allclose(policy.act(observation).action, model.predict(observation)[0], atol=2e-4)
+
+
+def test_diffusion_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="IDQL acts as a Diffusion, expected one of the forms that bundles hold"):
+        export_bundle(make(IDQL, updates=1), tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
