@@ -9,8 +9,9 @@ import pytest
 import torch
 from closed_forms import gaussian_velocity
 from fixed_networks import Fixed, LinearCritics, chain, samples, small_model, two_modes, values_of_chain
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from dipole_sb3 import FQL
+from dipole_sb3 import FQL, ReBRAC
 from dipole_sb3.algorithms.fql.losses import FQLObjective, Noise, compute_losses
 from dipole_sb3.buffers.offline_buffer import Batch
 
@@ -96,8 +97,41 @@ def test_the_critics_learn_nothing_from_the_policys_term() -> None:
     (q - returns).square().mean().backward()  # type: ignore[no-untyped-call]
     for one, parameter in zip(found, policy.critic.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad)
-    # The actor does learn from it: without it, another gradient.
-    assert all(parameter.grad is None for parameter in policy.actor.parameters())
+
+
+@pytest.mark.parametrize("algorithm", [FQL, ReBRAC])
+def test_nor_does_the_critics_extractor(algorithm: Any) -> None:
+    """At an action of its own the critics are asked by the policy's term alone: here that is all of the loss."""
+    kwargs = {"net_arch": [8], "features_extractor_class": LearnedFeatures}
+    model = algorithm("MlpPolicy", dataset=two_modes(), policy_kwargs=kwargs, seed=0, device="cpu")
+    policy, rule = model.policy, model.update_rule
+    batch = model.replay_buffer.draw(64, torch.Generator().manual_seed(0), 1, True)
+    noise = rule.draw_noise(policy, 64, torch.Generator().manual_seed(1), 2)
+    found = []
+    for scale in (1.0, 100.0):
+        # The actor's loss moves with its actions, the critics' does not.
+        with torch.no_grad():
+            policy.actor.head.mlp.output.weight.mul_(scale)
+        policy.zero_grad()
+        returns = torch.zeros(64)
+        outcome = rule.losses(policy, batch._replace(masks=torch.zeros(64), rewards=returns), noise, model.objective())
+        outcome.total.backward()
+        found.append([parameter.grad.clone() for parameter in policy.critic.features_extractor.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other)
+
+
+class LearnedFeatures(BaseFeaturesExtractor):
+    """An extractor with parameters."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space, features_dim=4)
+        self.layer = torch.nn.Linear(1, 4)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.layer(observations)
+        return features
 
 
 @pytest.mark.parametrize("steps", [1, 10])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,15 @@ def test_delayed_updates_of_a_model() -> None:
         strict=True,
     ):
         torch.testing.assert_close(parameters(target), old + 0.05 * (parameters(source) - old))
+
+
+def test_a_saved_model_goes_on_with_the_gate_where_it_was(tmp_path: Path) -> None:
+    data = two_modes()
+    whole = small_model(ReBRAC, data).learn(3).learn(3, reset_num_timesteps=False)
+    small_model(ReBRAC, data).learn(3).save(tmp_path / "model")
+    parts = ReBRAC.load(tmp_path / "model", dataset=data).learn(3, reset_num_timesteps=False)
+    assert torch.equal(parameters(parts.policy.actor), parameters(whole.policy.actor))
+    assert torch.equal(parameters(parts.policy.critic_target), parameters(whole.policy.critic_target))
 
 
 def test_one_adam_moves_the_actor_by_its_momentum_in_between() -> None:
