@@ -18,7 +18,9 @@ from omegaconf import MISSING, DictConfig
 from dipole_export.command import error_phrase, flat_rows, provenance_of_run
 from dipole_export.robot.drive import CANNOT_DRAW, CannotDrawError
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, train
+from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.dispatch import HydraCommand
+from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options
 from dipole_sb3.cli.runs import Run
 from dipole_sb3.datasets import make_env
@@ -102,6 +104,7 @@ def demo(config: DictConfig, folder: Path) -> None:
     check_options(config, DemoOptions)
     if config.runs != 1:
         raise ValueError(f"runs is {config.runs}, expected 1: the demo trains one; dipole train takes several")
+    require_demonstrable(config)
     runs = [Run(config, folder)]
     train.require_startable(runs)
     if config.made_episodes:
@@ -134,6 +137,25 @@ def demo(config: DictConfig, folder: Path) -> None:
     print(f"\nThis run is in {folder}/, its bundles in {' and '.join(BUNDLES.values())}")
     if drawn:
         print(f"Its pictures: {', '.join(path.name for path in drawn)}")
+
+
+def require_demonstrable(config: DictConfig) -> None:
+    """Refuses what the demo would train and could not show.
+
+    :raises ValueError: an algorithm without ω and N, or a task for whose pictures nothing is known.
+    """
+    algorithm = algorithm_of(config)
+    if {knob.option for knob in algorithm.knobs()} != {"omegas", "candidates"}:
+        raise ValueError(
+            f"algo is {algorithm.__name__.lower()}, expected one whose ω and N the demo can turn: dipole; dipole train "
+            "takes any"
+        )
+    if config.film is None and not config.task.env.startswith("Reacher"):
+        own = ", ".join(file.stem for file in sorted((config_folder() / "demo").rglob("*.yaml")))
+        raise ValueError(
+            f"task.env is {config.task.env}, expected Reacher's arm, which the demo draws, or a task with its own demo: "
+            f"{own}; dipole train takes any"
+        )
 
 
 def make_data(config: DictConfig) -> None:

@@ -151,6 +151,8 @@ def test_failures_are_one_sentence(demo_run: tuple[Path, str], tmp_path: Path) -
         (["export", demo_run[0], "bundle", "--omega-range", "1", "4"], "omega 0.5 is not in omega_range"),
         (["export", demo_run[0], "bundle", "--omega", "-3"], "at least -1"),
         (["export", demo_run[0], "bundle", "--dataset", "demo/nothing"], "demo/nothing"),
+        (["demo", "algo=fql"], "algo is fql, expected one whose ω and N the demo can turn"),
+        (["demo", "task=exorl/walker-run"], "expected Reacher's arm, which the demo draws"),
     ):
         finished = dipole(*arguments, folder=tmp_path)
         assert finished.returncode == 1
