@@ -153,8 +153,8 @@ def require_demonstrable(config: DictConfig) -> None:
     if config.film is None and not config.task.env.startswith("Reacher"):
         own = ", ".join(file.stem for file in sorted((config_folder() / "demo").rglob("*.yaml")))
         raise ValueError(
-            f"task.env is {config.task.env}, expected Reacher's arm, which the demo draws, or a task with its own demo: "
-            f"{own}; dipole train takes any"
+            f"task.env is {config.task.env}, expected Reacher's arm, which the demo draws, or a task with its own "
+            f"demo: {own}; dipole train takes any"
         )
 
 
