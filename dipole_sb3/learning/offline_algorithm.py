@@ -312,6 +312,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """How the losses weight recorded transitions by their advantage; None where they do not."""
         return None
 
+    def arguments_that_need_order(self) -> list[str]:
+        """Names of arguments whose values ask for transitions in the order in which they were recorded."""
+        return ["n_steps"] if self.n_steps > 1 else []
+
     @classmethod
     def knobs(cls) -> tuple[Knob, ...]:
         """The knobs of a trained model: arguments of ``predict`` that are also attributes of the model."""
@@ -535,7 +539,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         """
         self._plan_phases(total_timesteps, reset_num_timesteps)
         if self._has_recorded_data():
-            require_consecutive(self.filled_buffer(), self.n_steps)
+            for argument in self.arguments_that_need_order():
+                require_consecutive(self.filled_buffer(), f"{argument}={getattr(self, argument)!r}")
         if self._vec_normalize_env is not None and self.dataset is not None:
             fit_vec_normalize(self._vec_normalize_env, recorded_part(self.filled_buffer()))
             self._run.forget_normalizer()

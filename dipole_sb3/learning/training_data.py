@@ -65,15 +65,16 @@ def require_n_steps(n_steps: int) -> None:
         raise ValueError(f"n_steps is {n_steps!r}, expected a whole number of at least 1")
 
 
-def require_consecutive(buffer: OfflineReplayBuffer, n_steps: int) -> None:
-    """Refuses n-step returns on data whose rows do not follow each other: they would all be one-step returns."""
-    if n_steps == 1:
-        return
+def require_consecutive(buffer: OfflineReplayBuffer, argument: str) -> None:
+    """Refuses data whose rows do not follow each other, where an argument needs what came next.
+
+    :param argument: name and value, for the message.
+    """
     data = recorded_part(buffer)
     open_ended = int((data.dones[: data.size()] == 0).sum()) - data.n_envs
     if open_ended > 0 and data.breaks()[: data.size()].all():
         raise DatasetError(
-            f"{data.source}: n_steps={n_steps} needs transitions in the order in which they were recorded: "
+            f"{data.source}: {argument} needs transitions in the order in which they were recorded: "
             f"found no next observation that is the observation of the row after it, in {data.n_transitions} rows"
         )
 

@@ -71,6 +71,9 @@ class ReBRAC(OfflineAlgorithm):
         # policy_kwargs may override the argument.
         self.policy_delay = self.policy.policy_delay
 
+    def arguments_that_need_order(self) -> list[str]:
+        return [*super().arguments_that_need_order(), *(["critic_bc_coef"] if self.critic_bc_coef > 0 else [])]
+
     def _policy_arguments(self) -> dict[str, Any]:
         return {"policy_delay": self.policy_delay}
 

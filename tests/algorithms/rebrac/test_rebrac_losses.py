@@ -11,7 +11,7 @@ import pytest
 import torch
 from fixed_networks import Fixed, LinearCritics, chain, small_model, two_modes, values_of_chain
 
-from dipole_sb3 import ReBRAC
+from dipole_sb3 import DatasetError, ReBRAC
 from dipole_sb3.algorithms.rebrac.losses import Noise, ReBRACObjective, compute_losses, draw_noise, target_returns
 from dipole_sb3.buffers.offline_buffer import Batch
 
@@ -180,6 +180,22 @@ def test_delay_and_exploration_out_of_range_are_refused() -> None:
         ReBRAC("MlpPolicy", "Pendulum-v1", policy_delay=0)
     with pytest.raises(ValueError, match="explore_std is -1, expected a finite number of at least 0"):
         ReBRAC("MlpPolicy", "Pendulum-v1", explore_std=-1)
+
+
+def test_shuffled_data_are_refused_unless_next_actions_do_not_matter() -> None:
+    order = np.random.default_rng(0).permutation(600)
+    data = {
+        "observations": np.arange(600, dtype=np.float32)[order, None],
+        "next_observations": np.arange(1, 601, dtype=np.float32)[order, None],
+        "actions": np.zeros((600, 1), np.float32),
+        "rewards": np.zeros(600, np.float32),
+        "terminals": np.zeros(600, np.float32),
+    }
+    keep = np.flatnonzero(data["next_observations"][:-1, 0] != data["observations"][1:, 0])
+    data = {key: value[keep] for key, value in data.items()}
+    with pytest.raises(DatasetError, match=r"critic_bc_coef=0\.01 needs transitions in the order in which"):
+        ReBRAC("MlpPolicy", dataset=data, policy_kwargs={"net_arch": [4]}).learn(1)
+    ReBRAC("MlpPolicy", dataset=data, critic_bc_coef=0.0, policy_kwargs={"net_arch": [4]}).learn(1)
 
 
 def test_exploration_is_clipped_noise() -> None:
