@@ -36,6 +36,15 @@ def algorithm_names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in (config_folder() / "algo").glob("*.yaml")))
 
 
+def is_tuned(algorithm: str, task: str) -> bool:
+    """Whether an algorithm has hyperparameters of its own for a task.
+
+    :param algorithm: value of ``algo=``.
+    :param task: value of ``task=``.
+    """
+    return (config_folder() / "tuned" / algorithm / f"{task}.yaml").is_file()
+
+
 @cache
 def option_names(algorithm: str | None = None) -> tuple[str, ...]:
     """Every option of ``dipole train``, dotted, e.g. ``algo.beta``.

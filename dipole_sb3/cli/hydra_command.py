@@ -61,6 +61,12 @@ def sweep_folder() -> Path | None:
     return _short(Path(config.runtime.cwd, config.sweep.dir)) if config.mode == RunMode.MULTIRUN else None
 
 
+def choices() -> tuple[str, str]:
+    """The running job's values of ``algo=`` and ``task=``."""
+    chosen = HydraConfig.get().runtime.choices
+    return str(chosen["algo"]), str(chosen["task"])
+
+
 def job_stands_alone() -> bool:
     """Whether the running job must do its work at once: Hydra made a process or environment variables for it."""
     config = HydraConfig.get()

@@ -20,7 +20,7 @@ from stable_baselines3.common.utils import get_device
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import hydra_command, pictures, run_folder, shared_machine, summary, sweep
-from dipole_sb3.cli.configuration import config_folder
+from dipole_sb3.cli.configuration import config_folder, is_tuned
 from dipole_sb3.cli.environments import training_env
 from dipole_sb3.cli.interrupt import StopOnSignal
 from dipole_sb3.cli.models import algorithm_of
@@ -68,7 +68,15 @@ def run(arguments: list[str]) -> int:
     # Hydra runs its jobs one after the other, but all runs must be known before runs can learn together. So the jobs
     # only collect the runs. (A custom launcher would have to be in the package hydra_plugins, which every Hydra program
     # loads.)
+    untuned: set[tuple[str, str]] = set()
+
     def collect(config: DictConfig, folder: Path) -> None:
+        algorithm, task = chosen = hydra_command.choices()
+        if task != "custom" and not is_tuned(algorithm, task) and chosen not in untuned:
+            untuned.add(chosen)
+            print(
+                f"{algorithm} has no hyperparameters of its own for {task}: those of configs/algo/{algorithm}.yaml hold"
+            )
         if hydra_command.job_stands_alone():
             train_and_evaluate(runs_of(config, folder, hydra_command.overrides(), sweep_folder=None))
         else:

@@ -381,3 +381,11 @@ def test_the_same_folder_twice_is_refused(dipole: Command) -> None:
     status, _, err = dipole("train", "resume=one", "resume=one", "offline_steps=30")
     assert status == 1
     assert "2 runs are the same" in err
+
+
+def test_a_task_without_hyperparameters_of_the_algorithm_is_told(dipole: Command) -> None:
+    _, out, err = dipole("train", "algo=fql", "task=exorl/walker-run", "task.dataset=nothing.npz", *UNTESTED)
+    assert out == "fql has no hyperparameters of its own for exorl/walker-run: those of configs/algo/fql.yaml hold\n"
+    assert "nothing.npz" in err
+    _, out, _ = dipole("train", "algo=fql", "task=reacher", "task.dataset=nothing.npz", *UNTESTED)
+    assert out == ""

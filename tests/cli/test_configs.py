@@ -11,7 +11,14 @@ from omegaconf import OmegaConf
 
 import dipole_sb3
 from dipole_sb3.algorithms.dipole.policies import OMEGA
-from dipole_sb3.cli.configuration import algorithm_names, config_folder, option_names, paper_target, task_names
+from dipole_sb3.cli.configuration import (
+    algorithm_names,
+    config_folder,
+    is_tuned,
+    option_names,
+    paper_target,
+    task_names,
+)
 
 OGBENCH = """
 humanoidmaze-medium-navigate  1    0    0.99   0.9  4  min   1
@@ -286,6 +293,17 @@ def test_the_cubes_demo_has_sizes_of_its_own_and_the_tasks_hyperparameters() -> 
 def test_evaluate_takes_a_task() -> None:
     config = compose("evaluate", ["model=a.zip", "task=ogbench/cube-single-play", "task_id=3"])
     assert config.task.env == "ogbench/cube-single-play-singletask-task3-v0"
+
+
+def test_every_paper_task_is_tuned_where_hyperparameters_were_published() -> None:
+    ogbench, exorl = (
+        [f"{suite}/{row[0]}" for row in rows(table)] for suite, table in (("ogbench", OGBENCH), ("exorl", EXORL))
+    )
+    missing = {
+        (name, task) for name in algorithm_names() for task in [*ogbench, *exorl, "reacher"] if not is_tuned(name, task)
+    }
+    unpublished = {(name, task) for name in ("rebrac", "idql", "ifql", "fawac", "fql") for task in exorl}
+    assert missing == unpublished | {("fawac", "ogbench/antsoccer-arena-navigate")}
 
 
 def test_option_names_are_those_of_the_tree() -> None:
