@@ -209,7 +209,8 @@ class TestOnlineState:
             add(one, after, first=before)
         assert (buffer.pos, buffer.full, buffer.size()) == (restored.pos, restored.full, restored.size())
         if buffer.n_transitions:
-            first, second = (one.draw(9, torch.Generator().manual_seed(1), n_steps=3) for one in (buffer, restored))
+            arguments = {"n_steps": 3, "next_actions": True}
+            first, second = (one.draw(9, torch.Generator().manual_seed(1), **arguments) for one in (buffer, restored))
             assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))  # type: ignore[arg-type]
 
     def test_holds_the_online_part_alone_and_every_key_of_a_dict(self) -> None:
