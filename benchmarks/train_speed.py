@@ -170,6 +170,7 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
         "launch_microseconds": 1e6 * launch_seconds,
         "updates": {
             setup.algorithm: {
+                "batch": setup.batch,
                 "gflop": setup.operations / 1e9,
                 "product_bound_per_second": rate / setup.operations,
                 "launches": started[setup.algorithm],
@@ -236,7 +237,8 @@ def table(result: dict[str, Any]) -> str:
     ]
     for algorithm, update in result["updates"].items():
         lines.append(
-            f"{algorithm}: {update['gflop']:.2f} GFLOP an update, bound {update['product_bound_per_second']:.1f}/s; "
+            f"{algorithm}: {update['gflop']:.2f} GFLOP an update of {update['batch']} rows, "
+            f"bound {update['product_bound_per_second']:.1f}/s; "
             f"{update['launches']} launches, bound {update['launch_bound_per_second']:.1f}/s"
         )
     lines.append(

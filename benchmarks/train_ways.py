@@ -53,8 +53,10 @@ def composed(options: list[str]) -> Any:
         return hydra.compose("train", overrides=options)
 
 
-ALGORITHMS = tuple(sorted(file.stem for file in (config_folder() / "algo").glob("*.yaml")))
-"""What ``algo=`` may be."""
+_NAMES = sorted(file.stem for file in (config_folder() / "algo").glob("*.yaml"))
+
+ALGORITHMS = ("dipole", *(name for name in _NAMES if name != "dipole"))
+"""What ``algo=`` may be; first the one at whose batch size peers and products are measured."""
 
 
 @dataclass(frozen=True)

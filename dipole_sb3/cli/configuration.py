@@ -89,26 +89,20 @@ def paper_target(algorithm: str, task: Mapping[str, Any], task_id: int | None, o
     if targets is None:
         return None
     dataset, domain = str(task["dataset"]), task.get("domain")
-    knob = "ω" if algorithm == "DIPOLE" else None
+    terms: dict[str, str] = targets["terms"]
     if online:
         row = targets.get("ogbench_online", {}).get(domain)
         if row is None or not dataset.startswith("ogbench/") or task_id != row["task_id"]:
             return None
         before, after = (_with_deviation(row[phase]) for phase in ("offline", "online"))
-        return f"success {before} % after 1M offline steps, {after} % after 1M more online ({_terms(algorithm, knob)})"
+        return f"success {before} % after 1M offline steps, {after} % after 1M more online ({terms['ogbench']})"
     if dataset.startswith("ogbench/") and task_id is not None and domain in targets.get("ogbench", {}):
         row = {key: values[task_id - 1] for key, values in targets["ogbench"][domain].items()}
-        return f"success {_with_deviation(row)} % ({_terms(algorithm, knob)})"
+        return f"success {_with_deviation(row)} % ({terms['ogbench']})"
     if dataset.startswith("exorl/") and task.get("algorithm") == "rnd" and task["name"] in targets.get("exorl", {}):
-        return f"return {_with_deviation(targets['exorl'][task['name']])} ({_terms(algorithm, knob, exorl=True)})"
+        return f"return {_with_deviation(targets['exorl'][task['name']])} ({terms['exorl']})"
     return None
 
 
 def _with_deviation(row: Mapping[str, Any]) -> str:
     return f"{row['mean']} ± {row['std']}" if "std" in row else str(row["mean"])
-
-
-def _terms(algorithm: str, knob: str | None, exorl: bool = False) -> str:
-    if exorl and algorithm in ("IQL", "CFGRL"):
-        return "4 seeds, best of a sweep"
-    return f"8 seeds, {knob} not published" if knob else "8 seeds"

@@ -145,6 +145,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     update_rule: ClassVar[UpdateRule]
     own_stackable: ClassVar[tuple[str, ...]] = ()
     """Arguments in which stacked runs may differ, besides knobs and the objective's fields marked ``PER_RUN``."""
+    arguments_of_policy: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the algorithm that its policy also takes, and has as attributes."""
 
     policy: OfflinePolicy
     replay_buffer: OfflineReplayBuffer | None
@@ -285,17 +287,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.observation_space,
             self.action_space,
             self.lr_schedule,
-            **{**self._policy_arguments(), **self.policy_kwargs},
+            **{**{name: getattr(self, name) for name in self.arguments_of_policy}, **self.policy_kwargs},
         ).to(self.device)
+        for name in self.arguments_of_policy:
+            # policy_kwargs may override the argument.
+            setattr(self, name, getattr(self.policy, name))
         for knob in self.policy.knobs:
             setattr(self, knob.name, getattr(self, f"_{knob.name}"))
         self._monitor = TrainingMonitor(self.update_rule, self.device)
         self._run = OneRun(self)
         self._updates = None
-
-    def _policy_arguments(self) -> dict[str, Any]:
-        """Arguments of the algorithm that its policy also takes."""
-        return {}
 
     def objective(self) -> Objective:
         """The update's hyperparameters, with their current values.

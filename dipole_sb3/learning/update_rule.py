@@ -86,10 +86,11 @@ class Outcome(NamedTuple):
 
         :param gates: for each loss 1, or 0 where it does not count in this update; the log shows it all the same.
         """
-        counted = losses if gates is None else [gate * loss for gate, loss in zip(gates, losses, strict=True)]
-        total = torch.stack(list(counted), dim=-1).sum()
-        shown = torch.stack(list(losses), dim=-1).detach()
-        return cls(total, shown, {name: value.detach() for name, value in details.items()})
+        stacked = torch.stack(list(losses), dim=-1)
+        counted = stacked
+        if gates is not None:
+            counted = torch.stack([gate * loss for gate, loss in zip(gates, losses, strict=True)])
+        return cls(counted.sum(), stacked.detach(), {name: value.detach() for name, value in details.items()})
 
     def of_run(self, run: int) -> Outcome:
         """One run's part of several runs' outcome; ``total`` stays that of all."""

@@ -161,18 +161,15 @@ def implicit_values(networks: Networks, batch: Batch, objective: ExpectileObject
         return ImplicitValues(q, target_q, value, critic_loss, value_loss)
 
 
-def online_advantages(networks: Networks, batch: Batch) -> Tensor:
-    """A = min(Q₁, Q₂)(s, a) − V(s) of the online critics, [..., batch]."""
-    q = networks.critic.head(networks.critic.features(batch.observations), batch.actions)
-    value: Tensor = networks.value.head(networks.value.features(batch.observations))
-    return aggregate(q, "min") - value
+def advantages(networks: Networks, batch: Batch, critic: Any, how: Aggregation = "min") -> Tensor:
+    """A = agg(Q₁, Q₂)(s, a) − V(s), [..., batch].
 
-
-def target_advantages(networks: Networks, batch: Batch) -> Tensor:
-    """A = min(Q̄₁, Q̄₂)(s, a) − V(s) of the target critics, [..., batch]."""
-    target_q = networks.critic_target.head(networks.critic_target.features(batch.observations), batch.actions)
+    :param critic: ``networks.critic`` or ``networks.critic_target``.
+    :param how: how the critics are combined.
+    """
+    q = critic.head(critic.features(batch.observations), batch.actions)
     value: Tensor = networks.value.head(networks.value.features(batch.observations))
-    return aggregate(target_q, "min") - value
+    return aggregate(q, how) - value
 
 
 def exponential_weights(advantage: Tensor, alpha: float | Tensor) -> Tensor:

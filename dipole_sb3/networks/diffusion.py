@@ -55,7 +55,9 @@ def noised(schedule: Schedule, actions: Tensor, noise: Tensor, step: Tensor) -> 
     :param noise: ε ~ N(0, I), same shape.
     :param step: t from 1 to T as floating-point numbers, shape [..., 1].
     """
-    kept = torch.tensor(schedule.kept, dtype=actions.dtype, device=actions.device)[step.long() - 1]
+    # Numbers that are written on the device: no copy from the host, which a captured CUDA graph would refuse.
+    shares = [torch.full((), share, dtype=actions.dtype, device=actions.device) for share in schedule.kept]
+    kept = torch.stack(shares)[step.long() - 1]
     return kept.sqrt() * actions + (1.0 - kept).sqrt() * noise
 
 

@@ -169,7 +169,9 @@ class StackedMLP(nn.Module):
                 raise ValueError(f"{name} is {value!r}, expected one of {get_args(known)}")
         normalised = len(net_arch) if layer_norm is True else int(layer_norm)
         if not 0 <= normalised <= len(net_arch):
-            raise ValueError(f"layer_norm is {layer_norm}, expected True, False or at most {len(net_arch)} layers")
+            raise ValueError(
+                f"layer_norm is {layer_norm}, expected True, False or a number of layers of at most {len(net_arch)}"
+            )
         self.members = members
         self.norm_order = norm_order
         widths = [in_features, *net_arch]

@@ -52,7 +52,8 @@ def test_a_run_without_time_ends_and_leaves_what_it_has(tmp_path: Path) -> None:
     assert found["seconds"] < 60
     assert found["data"]["ended"] == "out of time"
     assert found["speed"]["ended"].startswith("out of time")
-    assert found["learn"]["ended"] == "no data set was made in time"
+    # The second where even starting took longer than there was time.
+    assert found["learn"]["ended"] in ("no data set was made in time", "out of time")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

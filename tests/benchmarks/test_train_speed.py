@@ -120,7 +120,7 @@ def test_prints_what_it_writes(measured: tuple[str, dict[str, Any]]) -> None:
         assert cells[3] == pytest.approx(row["of_product_rate"], abs=0.006)
         assert cells[-1] == pytest.approx(row["memory_mebibytes"], abs=0.6)
     for name, update in table["updates"].items():
-        assert f"{name}: {update['gflop']:.2f} GFLOP an update" in printed
+        assert f"{name}: {update['gflop']:.2f} GFLOP an update of {update['batch']} rows" in printed
         assert f"; {update['launches']} launches" in printed
     assert {"date", "machine", "threads", "torch", "load"} < set(written)
 

@@ -351,7 +351,7 @@ def test_who_stumbles_over_clearing_up_after_ctrl_c_was_interrupted(
         (["train", "task=ogbench/cube-singel-play"], "nearest: ogbench/cube-single-play"),
         (["train", "task=reacher", "beta=3"], "there is no option beta here; nearest: algo.beta"),
         (["train", "task=reacher", "algo.bta=3"], "there is no option algo.bta here; nearest: algo.beta"),
-        (["train", "task=reacher", "algo=sac"], "there is no algo/sac; known are dipole"),
+        (["train", "task=reacher", "algo=sac"], "there is no algo/sac; known are cfgrl, dipole, "),
         (
             ["train", "task=reacher", "offline_steps=many"],
             "offline_steps: Value 'many' of type 'str' could not be converted to Integer",

@@ -29,10 +29,11 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def dataset() -> OfflineReplayBuffer:
     random = np.random.default_rng(0)
+    seen = random.normal(size=(201, OBSERVATION)).astype(np.float32)
     return OfflineReplayBuffer.from_arrays(
         {
-            "observations": random.normal(size=(200, OBSERVATION)).astype(np.float32),
-            "next_observations": random.normal(size=(200, OBSERVATION)).astype(np.float32),
+            "observations": seen[:-1],
+            "next_observations": seen[1:],
             "actions": random.uniform(-1, 1, (200, ACTION)).astype(np.float32),
             "rewards": random.normal(size=200),
             "masks": np.ones(200),

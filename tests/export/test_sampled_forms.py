@@ -24,11 +24,12 @@ EXORL |= {"time_frequencies": (3.0, 10_000.0), "activation_fn": "mish"}
 
 def make(algorithm: type[Any], width: int = 16, updates: int = 20, **arguments: Any) -> Any:
     random = np.random.default_rng(0)
+    seen = random.normal(size=(201, OBSERVATION)).astype(np.float32)
     data = {
-        "observations": random.normal(size=(200, OBSERVATION)).astype(np.float32),
+        "observations": seen[:-1],
         "actions": random.uniform(ACTION.low, ACTION.high, (200, 2)).astype(np.float32),
         "rewards": random.normal(size=200).astype(np.float32),
-        "next_observations": random.normal(size=(200, OBSERVATION)).astype(np.float32),
+        "next_observations": seen[1:],
         "terminals": np.zeros(200, np.float32),
     }
     of_policy = {"net_arch": [width, width], **arguments.pop("policy_kwargs", {})}
@@ -50,7 +51,7 @@ def acted(model: Any, observation: np.ndarray, noise: np.ndarray, **setting: Any
             torch.as_tensor(noise),
             **policy.setting(**setting),
         )
-    return policy.in_units(scaled.numpy())[0]  # type: ignore[no-any-return]
+    return policy.in_units(scaled.numpy())[0]
 
 
 @pytest.mark.parametrize("algorithm", SAMPLED)

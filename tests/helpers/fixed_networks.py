@@ -21,6 +21,20 @@ class Fixed:
         return self.values
 
 
+class FixedFlow(Fixed):
+    """A flow of constant velocity."""
+
+    def field(self, features: torch.Tensor) -> Any:
+        return lambda x, time: self.values
+
+    @property
+    def head(self) -> Any:
+        return self
+
+    def __call__(self, *_: Any) -> torch.Tensor:
+        return self.values
+
+
 class LinearCritics:
     """Two critics Q(s, a) = cᵀa and cᵀa + 1."""
 

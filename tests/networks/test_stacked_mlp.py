@@ -197,7 +197,7 @@ class TestLayerNorm:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"layer_norm": 3}, "layer_norm is 3, expected True, False or at most 2 layers"),
+            ({"layer_norm": 3}, "layer_norm is 3, expected True, False or a number of layers of at most 2"),
             ({"layer_norm": True, "norm_order": "first"}, "norm_order is 'first', expected one of"),
             ({"layer_norm": False, "output_init": "zero"}, "output_init is 'zero', expected one of"),
         ],

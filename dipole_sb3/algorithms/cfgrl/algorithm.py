@@ -8,16 +8,14 @@ import numpy as np
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
-from torch import Tensor
 
 from dipole_sb3.algorithms.cfgrl.losses import UPDATE, optimal
 from dipole_sb3.algorithms.cfgrl.policies import GUIDANCE, CFGRLPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
-from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.learning.advantage_weights import AdvantageWeights
 from dipole_sb3.learning.knobs import knob_property
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.update_rule import UpdateRule
-from dipole_sb3.learning.value_losses import target_advantages
+from dipole_sb3.learning.value_losses import advantages
 
 
 class CFGRL(OfflineAlgorithm):
@@ -44,6 +42,7 @@ class CFGRL(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     update_rule: ClassVar[UpdateRule] = UPDATE
+    arguments_of_policy: ClassVar[tuple[str, ...]] = ("flow_steps",)
     own_stackable: ClassVar[tuple[str, ...]] = ("explore_guidance",)
     policy: CFGRLPolicy
 
@@ -73,18 +72,10 @@ class CFGRL(OfflineAlgorithm):
     def _setup_policy(self) -> None:
         self.explore_guidance = GUIDANCE.checked(self.explore_guidance, "explore_guidance")
         super()._setup_policy()
-        # policy_kwargs may override the argument.
-        self.flow_steps = self.policy.flow_steps
-
-    def _policy_arguments(self) -> dict[str, Any]:
-        return {"flow_steps": self.flow_steps}
 
     def advantage_weights(self) -> AdvantageWeights:
-        def advantage(batch: Batch) -> Tensor:
-            return target_advantages(self.policy, batch)
-
         return AdvantageWeights(
-            advantage,
+            lambda batch: advantages(self.policy, batch, self.policy.critic_target),
             "A = min(Q̄₁, Q̄₂) − V",
             {"weight with the condition: 1[A > 0]": optimal},
             largest=1.0,

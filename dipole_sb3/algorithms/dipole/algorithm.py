@@ -17,7 +17,7 @@ from dipole_sb3.learning.advantage_weights import AdvantageWeights
 from dipole_sb3.learning.knobs import NUM_CANDIDATES, knob_property
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.update_rule import UpdateRule
-from dipole_sb3.learning.value_losses import Aggregation, target_advantages
+from dipole_sb3.learning.value_losses import Aggregation, advantages
 
 
 class DIPOLE(OfflineAlgorithm):
@@ -49,6 +49,7 @@ class DIPOLE(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     update_rule: ClassVar[UpdateRule] = UPDATE
+    arguments_of_policy: ClassVar[tuple[str, ...]] = ("flow_steps",)
     own_stackable: ClassVar[tuple[str, ...]] = ("explore_omega",)
     policy: DIPOLEPolicy
 
@@ -90,11 +91,6 @@ class DIPOLE(OfflineAlgorithm):
     def _setup_policy(self) -> None:
         self.explore_omega = OMEGA.checked(self.explore_omega, "explore_omega")
         super()._setup_policy()
-        # policy_kwargs may override the argument.
-        self.flow_steps = self.policy.flow_steps
-
-    def _policy_arguments(self) -> dict[str, Any]:
-        return {"flow_steps": self.flow_steps}
 
     def advantage_weights(self) -> AdvantageWeights:
         edge = math.log(1 / SATURATION - 1)
@@ -106,7 +102,7 @@ class DIPOLE(OfflineAlgorithm):
             )
 
         return AdvantageWeights(
-            lambda batch: target_advantages(self.policy, batch),
+            lambda batch: advantages(self.policy, batch, self.policy.critic_target),
             "G = min(Q₁, Q₂) − V",
             {
                 "weight of π⁺: σ(βG + k)": lambda g: dichotomous_weights(g, self.beta, self.shift)[0],

@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from dipole_sb3.algorithms.fawac.losses import UPDATE, advantages
+from dipole_sb3.algorithms.fawac.losses import UPDATE
 from dipole_sb3.algorithms.fawac.policies import CnnPolicy, FAWACPolicy, MlpPolicy, MultiInputPolicy
 from dipole_sb3.learning.advantage_weights import AdvantageWeights, exponential
-from dipole_sb3.learning.flow_algorithm import FlowAlgorithm
+from dipole_sb3.learning.candidate_algorithm import CandidateAlgorithm
 from dipole_sb3.learning.update_rule import UpdateRule
+from dipole_sb3.learning.value_losses import advantages
 
 
-class FAWAC(FlowAlgorithm):
+class FAWAC(CandidateAlgorithm):
     """Flow advantage-weighted actor-critic (arXiv 2502.02538, appendix B) on recorded data, with SB3's API.
 
     A flow clones the recorded actions with weights min(exp(αA), 100); the critics bootstrap from a sample of it, and V
@@ -36,6 +37,7 @@ class FAWAC(FlowAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     update_rule: ClassVar[UpdateRule] = UPDATE
+    arguments_of_policy: ClassVar[tuple[str, ...]] = ("flow_steps",)
     policy: FAWACPolicy
 
     def __init__(
@@ -49,7 +51,12 @@ class FAWAC(FlowAlgorithm):
         **kwargs: Any,
     ) -> None:
         self.alpha = alpha
-        super().__init__(policy, env, *args, flow_steps=flow_steps, num_candidates=num_candidates, **kwargs)
+        self.flow_steps = flow_steps
+        super().__init__(policy, env, *args, num_candidates=num_candidates, **kwargs)
 
     def advantage_weights(self) -> AdvantageWeights:
-        return exponential(lambda batch: advantages(self.policy, batch), "A = mean(Q₁, Q₂) − V", self.alpha)
+        return exponential(
+            lambda batch: advantages(self.policy, batch, self.policy.critic, "mean"),
+            "A = mean(Q₁, Q₂) − V",
+            self.alpha,
+        )

@@ -51,13 +51,6 @@ class FAWACObjective(ValueObjective):
         }
 
 
-def advantages(networks: Networks, batch: Batch) -> Tensor:
-    """A = mean(Q₁, Q₂)(s, a) − V(s) of the online critics, [..., batch]."""
-    q = networks.critic.head(networks.critic.features(batch.observations), batch.actions)
-    value: Tensor = networks.value.head(networks.value.features(batch.observations))
-    return aggregate(q, "mean") - value
-
-
 def compute_losses(networks: Networks, batch: Batch, noise: SampledFlowNoise, objective: FAWACObjective) -> Outcome:
     """All losses on one batch.
 

@@ -37,6 +37,7 @@ class FQL(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     update_rule: ClassVar[UpdateRule] = UPDATE
+    arguments_of_policy: ClassVar[tuple[str, ...]] = ("flow_steps",)
     policy: FQLPolicy
 
     def __init__(
@@ -55,11 +56,3 @@ class FQL(OfflineAlgorithm):
         self.normalize_q_loss = normalize_q_loss
         self.flow_steps = flow_steps
         super().__init__(policy, env, *args, **kwargs)
-
-    def _setup_policy(self) -> None:
-        super()._setup_policy()
-        # policy_kwargs may override the argument.
-        self.flow_steps = self.policy.flow_steps
-
-    def _policy_arguments(self) -> dict[str, Any]:
-        return {"flow_steps": self.flow_steps}

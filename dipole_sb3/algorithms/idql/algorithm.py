@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
 from dipole_sb3.algorithms.idql.losses import UPDATE
 from dipole_sb3.algorithms.idql.policies import CnnPolicy, IDQLPolicy, MlpPolicy, MultiInputPolicy
-from dipole_sb3.learning.knobs import NUM_CANDIDATES, knob_property
-from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.candidate_algorithm import CandidateAlgorithm
 from dipole_sb3.learning.update_rule import UpdateRule
 
 
-class IDQL(OfflineAlgorithm):
+class IDQL(CandidateAlgorithm):
     """Implicit diffusion Q-learning (arXiv 2304.10573) on recorded data, with SB3's API.
 
     The values are IQL's. The policy is a diffusion model that clones all recorded actions alike; the target critics
@@ -41,9 +39,8 @@ class IDQL(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     update_rule: ClassVar[UpdateRule] = UPDATE
+    arguments_of_policy: ClassVar[tuple[str, ...]] = ("diffusion_steps",)
     policy: IDQLPolicy
-
-    num_candidates = knob_property(NUM_CANDIDATES, "Candidates N ≥ 1 of ``predict``; 1 is a sample of the actor")
 
     def __init__(
         self,
@@ -59,32 +56,4 @@ class IDQL(OfflineAlgorithm):
         self.expectile = expectile
         self.actor_tau = actor_tau
         self.diffusion_steps = diffusion_steps
-        self._num_candidates = num_candidates
-        super().__init__(policy, env, *args, **kwargs)
-
-    def _setup_policy(self) -> None:
-        super()._setup_policy()
-        # policy_kwargs may override the argument.
-        self.diffusion_steps = self.policy.diffusion_steps
-
-    def _policy_arguments(self) -> dict[str, Any]:
-        return {"diffusion_steps": self.diffusion_steps}
-
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        num_candidates: int | None = None,
-        **setting: Any,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """SB3's ``predict`` with one more argument.
-
-        :param deterministic: True: a function of the observation alone (fixed noise); False: samples.
-        :param num_candidates: N ≥ 1; None: the model's own.
-        :return: (actions in the environment's units, state).
-        """
-        return self.policy.predict(
-            observation, state, episode_start, deterministic, num_candidates=num_candidates, **setting
-        )
+        super().__init__(policy, env, *args, num_candidates=num_candidates, **kwargs)

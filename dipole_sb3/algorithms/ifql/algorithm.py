@@ -9,11 +9,11 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from dipole_sb3.algorithms.ifql.losses import UPDATE
 from dipole_sb3.algorithms.ifql.policies import CnnPolicy, IFQLPolicy, MlpPolicy, MultiInputPolicy
-from dipole_sb3.learning.flow_algorithm import FlowAlgorithm
+from dipole_sb3.learning.candidate_algorithm import CandidateAlgorithm
 from dipole_sb3.learning.update_rule import UpdateRule
 
 
-class IFQL(FlowAlgorithm):
+class IFQL(CandidateAlgorithm):
     """Implicit flow Q-learning (arXiv 2502.02538, appendix B) on recorded data, with SB3's API.
 
     The values are IQL's: V is the τ-expectile of the critics over the recorded actions, and the critics bootstrap from
@@ -37,6 +37,7 @@ class IFQL(FlowAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     update_rule: ClassVar[UpdateRule] = UPDATE
+    arguments_of_policy: ClassVar[tuple[str, ...]] = ("flow_steps",)
     policy: IFQLPolicy
 
     def __init__(
@@ -50,4 +51,5 @@ class IFQL(FlowAlgorithm):
         **kwargs: Any,
     ) -> None:
         self.expectile = expectile
-        super().__init__(policy, env, *args, flow_steps=flow_steps, num_candidates=num_candidates, **kwargs)
+        self.flow_steps = flow_steps
+        super().__init__(policy, env, *args, num_candidates=num_candidates, **kwargs)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
 from dipole_sb3.algorithms.iql.losses import UPDATE
 from dipole_sb3.algorithms.iql.policies import CnnPolicy, IQLPolicy, MlpPolicy, MultiInputPolicy
 from dipole_sb3.learning.advantage_weights import AdvantageWeights, exponential
-from dipole_sb3.learning.exploration import require_exploration, with_normal_noise
-from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.exploration import NoisyExploration
 from dipole_sb3.learning.update_rule import UpdateRule
-from dipole_sb3.learning.value_losses import online_advantages
+from dipole_sb3.learning.value_losses import advantages
 
 
-class IQL(OfflineAlgorithm):
+class IQL(NoisyExploration):
     """Implicit Q-learning (arXiv 2110.06169) on recorded data, with SB3's API.
 
     V is the τ-expectile of the critics over the recorded actions, the critics bootstrap from V, and the policy is a
@@ -41,7 +38,6 @@ class IQL(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     update_rule: ClassVar[UpdateRule] = UPDATE
-    own_stackable: ClassVar[tuple[str, ...]] = ("explore_std",)
     policy: IQLPolicy
 
     def __init__(
@@ -59,19 +55,7 @@ class IQL(OfflineAlgorithm):
         self.explore_std = explore_std
         super().__init__(policy, env, *args, **kwargs)
 
-    def _setup_policy(self) -> None:
-        require_exploration(self.explore_std)
-        super()._setup_policy()
-
     def advantage_weights(self) -> AdvantageWeights:
-        return exponential(lambda batch: online_advantages(self.policy, batch), "A = min(Q₁, Q₂) − V", self.alpha)
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """SB3's exploration, with normal noise of ``explore_std`` if no other noise is given."""
-        buffered, scaled = super()._sample_action(learning_starts, action_noise, n_envs)
-        if action_noise is not None or self.num_timesteps < learning_starts:
-            return buffered, scaled
-        scaled = with_normal_noise(scaled, self.explore_std)
-        return self.policy.in_units(scaled), scaled
+        return exponential(
+            lambda batch: advantages(self.policy, batch, self.policy.critic), "A = min(Q₁, Q₂) − V", self.alpha
+        )

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
 from dipole_sb3.algorithms.rebrac.losses import UPDATE
 from dipole_sb3.algorithms.rebrac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, ReBRACPolicy
-from dipole_sb3.learning.exploration import require_exploration, with_normal_noise
-from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.exploration import NoisyExploration
 from dipole_sb3.learning.update_rule import UpdateRule
 
 
-class ReBRAC(OfflineAlgorithm):
+class ReBRAC(NoisyExploration):
     """ReBRAC (arXiv 2305.09836) on recorded data, with SB3's API.
 
     TD3 with two penalties: the actor is held to the recorded action, and the critics' target is lowered where the
@@ -41,7 +38,7 @@ class ReBRAC(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     update_rule: ClassVar[UpdateRule] = UPDATE
-    own_stackable: ClassVar[tuple[str, ...]] = ("explore_std",)
+    arguments_of_policy: ClassVar[tuple[str, ...]] = ("policy_delay",)
     policy: ReBRACPolicy
 
     def __init__(
@@ -65,24 +62,9 @@ class ReBRAC(OfflineAlgorithm):
         self.explore_std = explore_std
         super().__init__(policy, env, *args, **kwargs)
 
-    def _setup_policy(self) -> None:
-        require_exploration(self.explore_std)
-        super()._setup_policy()
-        # policy_kwargs may override the argument.
-        self.policy_delay = self.policy.policy_delay
-
     def arguments_that_need_order(self) -> list[str]:
         return [*super().arguments_that_need_order(), *(["critic_bc_coef"] if self.critic_bc_coef > 0 else [])]
 
-    def _policy_arguments(self) -> dict[str, Any]:
-        return {"policy_delay": self.policy_delay}
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """SB3's exploration, with clipped normal noise of ``explore_std`` if no other noise is given."""
-        buffered, scaled = super()._sample_action(learning_starts, action_noise, n_envs)
-        if action_noise is not None or self.num_timesteps < learning_starts:
-            return buffered, scaled
-        scaled = with_normal_noise(scaled, self.explore_std, self.target_noise_clip)
-        return self.policy.in_units(scaled), scaled
+    @property
+    def largest_noise(self) -> float:
+        return self.target_noise_clip

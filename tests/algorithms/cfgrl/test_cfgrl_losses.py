@@ -17,7 +17,7 @@ from dipole_sb3.networks.flow import guided, sample_actions
 
 
 class TwoFields(Fixed):
-    def head(self, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+    def head(self, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return self.values[0], self.values[1]
 
 

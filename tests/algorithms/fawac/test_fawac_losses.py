@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fixed_networks import Fixed, chain, samples, small_model, two_modes, values_of_chain
+from fixed_networks import Fixed, FixedFlow, chain, samples, small_model, two_modes, values_of_chain
 
 from dipole_sb3 import FAWAC
 from dipole_sb3.algorithms.fawac.losses import FAWACObjective, compute_losses
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.learning.flow_noise import SampledFlowNoise
-
-
-class FixedFlow(Fixed):
-    """A flow of constant velocity."""
-
-    def __init__(self, values: Any) -> None:
-        super().__init__(values)
-        self.head = self  # type: ignore[assignment]
-
-    def __call__(self, *_: Any) -> torch.Tensor:
-        return self.values
-
-    def field(self, features: torch.Tensor) -> Any:
-        return lambda x, time: self.values
 
 
 class CriticsOfTwoPlaces:

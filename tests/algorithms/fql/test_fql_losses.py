@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from closed_forms import gaussian_velocity
-from fixed_networks import Fixed, LinearCritics, chain, samples, small_model, two_modes, values_of_chain
+from fixed_networks import Fixed, FixedFlow, LinearCritics, chain, samples, small_model, two_modes, values_of_chain
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from dipole_sb3 import FQL, ReBRAC
@@ -20,20 +20,6 @@ BATCH = Batch(
     NOTHING, torch.tensor([[0.5, 0.0], [-0.5, 1.0]]), torch.tensor([1.0, 2.0]), NOTHING, torch.tensor([1.0, 0.0])
 )
 NOISE = Noise(torch.zeros(2, 2), torch.zeros(2, 1), torch.tensor([[0.1, 0.2], [0.3, -0.4]]), torch.zeros(2, 2))
-
-
-class FixedFlow(Fixed):
-    """A flow of constant velocity."""
-
-    def __init__(self, values: Any) -> None:
-        super().__init__(values)
-        self.head = self  # type: ignore[assignment]
-
-    def __call__(self, *_: Any) -> torch.Tensor:
-        return self.values
-
-    def field(self, features: torch.Tensor) -> Any:
-        return lambda x, time: self.values
 
 
 class FixedNetworks:
@@ -70,7 +56,7 @@ def test_the_actors_optimum_for_a_linear_critic() -> None:
     networks = Networks()
     batch = Batch(torch.zeros(1, 1), torch.zeros(1, 3), torch.zeros(1), torch.zeros(1, 1), torch.ones(1))
     noise = Noise(torch.zeros(1, 3), torch.zeros(1, 1), torch.tensor([[0.1, -0.2, 0.3]]), torch.zeros(1, 3))
-    compute_losses(networks, batch, noise, FQLObjective(alpha=30.0)).total.backward()  # type: ignore[no-untyped-call]
+    compute_losses(networks, batch, noise, FQLObjective(alpha=30.0)).total.backward()
     torch.testing.assert_close(networks.actor.values.grad, torch.zeros(1, 3), atol=1e-6, rtol=0)
 
 
@@ -86,7 +72,7 @@ def test_the_critics_learn_nothing_from_the_policys_term() -> None:
     model = small_model(FQL, two_modes())
     policy, batch = model.policy, model.replay_buffer.draw(64, torch.Generator().manual_seed(0))
     noise = model.update_rule.draw_noise(policy, 64, torch.Generator().manual_seed(1), 1)
-    compute_losses(policy, batch, noise, model.objective()).total.backward()  # type: ignore[no-untyped-call]
+    compute_losses(policy, batch, noise, model.objective()).total.backward()
     found = [parameter.grad.clone() for parameter in policy.critic.parameters()]
     policy.zero_grad()
     with torch.no_grad():
@@ -94,7 +80,7 @@ def test_the_critics_learn_nothing_from_the_policys_term() -> None:
         next_q = policy.critic_target.head(policy.critic_target.features(batch.next_observations), next_actions)
         returns = batch.rewards + 0.99 * batch.masks * next_q.mean(0)
     q = policy.critic.head(policy.critic.features(batch.observations), batch.actions)
-    (q - returns).square().mean().backward()  # type: ignore[no-untyped-call]
+    (q - returns).square().mean().backward()
     for one, parameter in zip(found, policy.critic.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad)
 

@@ -33,7 +33,7 @@ def test_by_hand() -> None:
         critic_target = Fixed([[3.0, 0.0], [2.0, 1.0]])
         value = Fixed([1.0, 2.0])
 
-    Networks.actor.head = lambda *inputs: seen.extend(inputs) or Networks.actor.values  # type: ignore[method-assign]
+    Networks.actor.head = lambda *inputs: seen.extend(inputs) or Networks.actor.values
     batch = Batch(
         torch.zeros(2, 1), torch.tensor([[0.0, 0.0], [1.0, 0.5]]), torch.tensor([1.0, 2.0]), torch.zeros(2, 1),
         torch.tensor([1.0, 0.0]),

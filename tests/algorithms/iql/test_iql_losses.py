@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fixed_networks import Fixed
 
 from dipole_sb3 import IQL
 from dipole_sb3.algorithms.iql.losses import IQLObjective, compute_losses
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.learning.value_losses import NoNoise, exponential_weights
-
-
-class Fixed:
-    """A network whose head gives the same numbers whatever it reads."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = torch.tensor(values, requires_grad=True)
-
-    def features(self, observations: torch.Tensor) -> torch.Tensor:
-        return observations
-
-    def head(self, *_: torch.Tensor) -> torch.Tensor:
-        return self.values
 
 
 class FixedNetworks:

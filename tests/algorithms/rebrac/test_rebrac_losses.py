@@ -52,13 +52,13 @@ def test_noise_on_the_targets_action_is_clipped_and_so_is_the_action() -> None:
         class critic_target(LinearCritics):
             pass
 
-        critic_target = critic_target([1.0, 0.0])  # type: ignore[assignment]
+        critic_target = critic_target([1.0, 0.0])
 
     def head(features: torch.Tensor, actions: torch.Tensor, frozen: bool = False) -> torch.Tensor:
         seen.append(actions)
         return torch.zeros(2, 2)
 
-    Networks.critic_target.head = head  # type: ignore[method-assign,assignment]
+    Networks.critic_target.head = head
     noise = Noise(torch.tensor([[1.0, 1.0], [-9.0, 9.0]]), OPEN)
     target_returns(Networks(), batch_of([[0.0, 0.0]] * 2, [1.0, 1.0]), noise, ReBRACObjective())
     # 0.2·1 = 0.2; 0.2·9 is cut off at 0.5.
@@ -91,7 +91,7 @@ def test_the_actors_optimum_for_a_linear_critic() -> None:
     batch = batch_of([[0.0, 0.0]], [1.0])._replace(actions=recorded)
     compute_losses(
         networks, batch, Noise(torch.zeros(1, 2), OPEN), ReBRACObjective(actor_bc_coef=alpha)
-    ).total.backward()  # type: ignore[no-untyped-call]
+    ).total.backward()
     torch.testing.assert_close(networks.actor.values.grad, torch.zeros(1, 2), atol=1e-6, rtol=0)
 
 

@@ -15,7 +15,7 @@ from dipole_sb3.cli import main
 SMALL = [
     "offline_steps=2",
     "algo.batch_size=4",
-    "algo.policy_kwargs.net_arch=[16]",
+    "algo.policy_kwargs.net_arch=[16,16]",
     "algo.flow_steps=2",
     "algo.verbose=0",
 ]
