@@ -17,7 +17,7 @@ from torch import Tensor
 from dipole_sb3.buffers import goals
 from dipole_sb3.buffers.episode_bounds import EpisodeBounds, RingEpisodes, find_bounds, without_desired_goal
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
-from dipole_sb3.buffers.n_step_windows import differ
+from dipole_sb3.buffers.n_step_windows import differ, follow_each_other
 from dipole_sb3.buffers.offline_buffer import Batch, OfflineReplayBuffer
 from dipole_sb3.buffers.stored_infos import infos_from_bytes, infos_to_bytes
 from dipole_sb3.common.errors import DatasetError
@@ -425,10 +425,14 @@ def _recorded_bounds(recorded: OfflineReplayBuffer) -> EpisodeBounds:
         )
     states, following = (_rows_of(value, rows) for value in (recorded.observations, recorded.next_observations))
     bounds = find_bounds(states, following, recorded.dones[:rows], recorded.ends_of_recordings())
-    if (bounds.lengths == 1).all() and np.count_nonzero(recorded.dones[:rows] == 0) > recorded.n_envs:
+    open_ended = int(np.count_nonzero(recorded.dones[:rows] == 0)) - recorded.n_envs
+    # Each row of an episode but its last is continued by the next.
+    continued = rows * recorded.n_envs - round(float((1 / bounds.lengths).sum()))
+    if not follow_each_other(continued, open_ended):
         raise DatasetError(
             f"{recorded.source}: goals achieved later in an episode need transitions in the order in which they were "
-            f"recorded: found no next observation that is the observation of the row after it, in {rows} rows"
+            f"recorded: found {continued or 'no'} rows whose next observation is the observation of the row after "
+            f"them, among {open_ended} that do not end an episode"
         )
     return bounds
 

@@ -76,3 +76,13 @@ def find_breaks(
 def differ(leading: np.ndarray, following: np.ndarray) -> np.ndarray:
     """Whether two arrays [rows, n_envs, ...] differ anywhere, by row and environment."""
     return np.asarray((leading != following).reshape(*leading.shape[:2], -1).any(-1))
+
+
+def follow_each_other(continued: int, open_ended: int) -> bool:
+    """Whether rows are in the order in which they were recorded.
+
+    :param continued: number of rows whose next observation is the observation of the row after them. Shuffled data have
+        about one, by accident, whatever their size.
+    :param open_ended: number of rows that do not end an episode.
+    """
+    return continued >= 0.1 * open_ended

@@ -36,6 +36,20 @@ def algorithm_names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in (config_folder() / "algo").glob("*.yaml")))
 
 
+@cache
+def suite_names() -> tuple[str, ...]:
+    """Every value that ``suite=`` takes, e.g. ``paper/ogbench``."""
+    folder = config_folder() / "suite"
+    return tuple(sorted(file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.yaml")))
+
+
+def suite_sentences() -> dict[str, str]:
+    """The first sentence of every suite's text."""
+    folder = config_folder() / "suite"
+    files: dict[str, Any] = {name: OmegaConf.load(folder / f"{name}.yaml") for name in suite_names()}
+    return {name: str(file.about).partition(". ")[0] for name, file in files.items()}
+
+
 def is_tuned(algorithm: str, task: str) -> bool:
     """Whether an algorithm has hyperparameters of its own for a task.
 
@@ -84,24 +98,48 @@ def paper_target(algorithm: str, task: Mapping[str, Any], task_id: int | None, o
     :param task_id: 1 to 5 for OGBench, else None.
     :param online: the result after offline training followed by online training.
     """
-    of_algorithms: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "targets.yaml"))
-    targets = of_algorithms.get(algorithm.lower())
-    if targets is None:
-        return None
-    dataset, domain = str(task["dataset"]), task.get("domain")
-    terms: dict[str, str] = targets["terms"]
+    targets = _targets(algorithm)
+    terms: dict[str, str] = targets.get("terms", {})
     if online:
+        dataset, domain = str(task["dataset"]), task.get("domain")
         row = targets.get("ogbench_online", {}).get(domain)
         if row is None or not dataset.startswith("ogbench/") or task_id != row["task_id"]:
             return None
         before, after = (_with_deviation(row[phase]) for phase in ("offline", "online"))
-        return f"success {before} % after 1M offline steps, {after} % after 1M more online ({terms['ogbench']})"
+        return f"success {before} % after 1M offline steps, {after} % after 1M more online ({terms['ogbench_online']})"
+    score = paper_score(algorithm, task, task_id)
+    if score is None:
+        return None
+    if task_id is None:
+        return f"return {_with_deviation(score)} ({terms['exorl']})"
+    return f"success {_with_deviation(score)} % ({terms['ogbench']})"
+
+
+def paper_score(algorithm: str, task: Mapping[str, Any], task_id: int | None) -> dict[str, float] | None:
+    """The paper's offline result: ``mean`` and perhaps ``std``, success in percent or return; None: not reported.
+
+    :param algorithm: name of the algorithm, e.g. ``DIPOLE``.
+    :param task: the ``task`` section of a run's configuration.
+    :param task_id: 1 to 5 for OGBench, else None.
+    """
+    targets = _targets(algorithm)
+    dataset, domain = str(task["dataset"]), task.get("domain")
     if dataset.startswith("ogbench/") and task_id is not None and domain in targets.get("ogbench", {}):
-        row = {key: values[task_id - 1] for key, values in targets["ogbench"][domain].items()}
-        return f"success {_with_deviation(row)} % ({terms['ogbench']})"
-    if dataset.startswith("exorl/") and task.get("algorithm") == "rnd" and task["name"] in targets.get("exorl", {}):
-        return f"return {_with_deviation(targets['exorl'][task['name']])} ({terms['exorl']})"
+        return {key: values[task_id - 1] for key, values in targets["ogbench"][domain].items()}
+    if dataset.startswith("exorl/") and task.get("algorithm") == "rnd":
+        return targets.get("exorl", {}).get(task["name"])  # type: ignore[no-any-return]
     return None
+
+
+def paper_average(algorithm: str, domain: str) -> dict[str, float] | None:
+    """The paper's average over the five tasks of an OGBench domain, likewise."""
+    return _targets(algorithm).get("ogbench_average", {}).get(domain)  # type: ignore[no-any-return]
+
+
+@cache
+def _targets(algorithm: str) -> dict[str, Any]:
+    of_algorithms: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "targets.yaml"))
+    return of_algorithms.get(algorithm.lower(), {})  # type: ignore[no-any-return]
 
 
 def _with_deviation(row: Mapping[str, Any]) -> str:

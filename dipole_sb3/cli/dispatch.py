@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dipole_sb3.cli import curves, data, errors, evaluate, texts, train
+from dipole_sb3.cli import benchmark, curves, data, errors, evaluate, texts, train
 from dipole_sb3.cli.parsed_command import ParsedCommand
 from dipole_sb3.common.version import VERSION
 
@@ -25,15 +25,18 @@ class HydraCommand:
 
     :param run: takes the overrides and flags, returns the exit status.
     :param text: the help text.
+    :param flags: whether Hydra's flags mean something to it.
     """
 
     run: Callable[[list[str]], int]
     text: texts.CommandText
+    flags: bool = True
 
 
 HYDRA_COMMANDS: Mapping[str, HydraCommand] = {
     "train": HydraCommand(train.run, texts.TRAIN),
     "evaluate": HydraCommand(evaluate.run, texts.EVALUATE),
+    "benchmark": HydraCommand(benchmark.run, texts.BENCHMARK, flags=False),
 }
 PARSED_COMMANDS: Sequence[ParsedCommand] = (data, curves)
 
@@ -98,7 +101,7 @@ def build_parser(
         command = commands.add_parser(
             name,
             help=text.summary,
-            usage=f"dipole {name} [option=value ...] [flags]",
+            usage=f"dipole {name} [option=value ...]{' [flags]' if hydra_command.flags else ''}",
             description=text.description,
             epilog=text.details(),
             formatter_class=raw,
@@ -107,6 +110,8 @@ def build_parser(
         command.add_argument("options", nargs="*", help=argparse.SUPPRESS)
         flags = command.add_argument_group("flags")
         flags.add_argument("-h", "--help", action="help", help="show this and stop")
+        if not hydra_command.flags:
+            continue
         flags.add_argument("-m", "--multirun", action="store_true", help="one run for each of several values (a,b,c)")
         flags.add_argument("--cfg", metavar="job", help="print the resulting configuration and stop")
         flags.add_argument("--config-dir", metavar="DIR", help="also look for tasks in this folder (DIR/task/*.yaml)")

@@ -31,6 +31,7 @@ _EXTRAS = {
     "dm_control": "exorl",
     "h5py": "hdf5",
     "matplotlib": "plots",
+    "rliable": "benchmark",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",

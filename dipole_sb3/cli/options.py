@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -115,9 +115,16 @@ def _text(values: Any) -> str:
 
 def grid_of(model: ActingModel, config: DictConfig) -> Grid:
     """The values of every knob in an evaluation: those given by its option, else its default values."""
-    own = own_setting(model)
-    given = {knob.name: config.get(knob.option) for knob in model.policy.knobs}
+    return grid_in(model.policy.knobs, own_setting(model), config)
+
+
+def grid_in(knobs: Sequence[Knob], own: Mapping[str, float], config: DictConfig) -> Grid:
+    """The same, without a model.
+
+    :param own: the algorithm's own value of every knob.
+    """
+    given = {knob.name: config.get(knob.option) for knob in knobs}
     return {
         knob.name: knob.default_sweep(own[knob.name]) if given[knob.name] is None else list(given[knob.name])
-        for knob in model.policy.knobs
+        for knob in knobs
     }

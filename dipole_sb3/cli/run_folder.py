@@ -21,6 +21,7 @@ from stable_baselines3.common.logger import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
+from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.files import replaced_when_complete
 from dipole_sb3.learning import profiling
 
@@ -84,10 +85,11 @@ def read_config(folder: Path) -> DictConfig:
     return config
 
 
-def write_dataset_facts(folder: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes what is known about the data (provenance, returns), for pictures and for people."""
+def write_dataset_facts(folder: Path, dataset: OfflineReplayBuffer) -> None:
+    """Writes what is known about the data (provenance, returns, checksum), for pictures and for people."""
+    facts = {**dataset.metadata, "transitions": dataset.n_transitions, "checksum": dataset.checksum}
     with replaced_when_complete(folder / DATASET) as file:
-        file.write(f"{json.dumps(dict(metadata), indent=2, ensure_ascii=False, default=str)}\n".encode())
+        file.write(f"{json.dumps(facts, indent=2, ensure_ascii=False, default=str)}\n".encode())
 
 
 def read_dataset_facts(folder: Path) -> dict[str, Any]:

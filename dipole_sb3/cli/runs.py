@@ -50,7 +50,7 @@ def runs_of(config: DictConfig, folder: Path, overrides: Sequence[str], sweep_fo
     :raises ValueError: an option has the wrong type or is out of range.
     """
     check_options(config, TrainOptions)
-    configs = [_with_seed(config, config.seed + number) for number in range(config.runs)]
+    configs = [with_seed(config, config.seed + number) for number in range(config.runs)]
     folders, collection = [folder], sweep_folder
     if config.runs > 1:
         folders = [Path(each.run_dir) for each in configs]
@@ -63,7 +63,8 @@ def runs_of(config: DictConfig, folder: Path, overrides: Sequence[str], sweep_fo
     return [Run(each, own, setting, collection) for each, own in zip(configs, folders, strict=True)]
 
 
-def _with_seed(config: DictConfig, seed: int) -> DictConfig:
+def with_seed(config: DictConfig, seed: int) -> DictConfig:
+    """One run's part of a configuration: resolved, with this seed."""
     config = copy.deepcopy(config)
     config.seed, config.runs = seed, 1
     OmegaConf.resolve(config)

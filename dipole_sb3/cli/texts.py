@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dipole_sb3.cli.configuration import task_names
+from dipole_sb3.cli.configuration import suite_sentences, task_names
 
 
 class CommandText(NamedTuple):
@@ -26,6 +26,7 @@ examples:
   dipole train task=ogbench/cube-single-play       train on it
   dipole evaluate model=runs/FOLDER                return and success over greediness ω
   dipole curves runs/multirun/FOLDER               learning curves, mean and interval over seeds
+  dipole benchmark suite=smoke                     every algorithm on the same data and episodes, one table
   dipole export runs/FOLDER robot.dipole           everything a robot needs to act, without torch
 
 `dipole COMMAND --help` says more about each."""
@@ -39,6 +40,15 @@ Ctrl-C saves the run; `dipole train resume=FOLDER` goes on with it, also after a
 _EVALUATE = """\
 Evaluates a trained model over greediness ω and candidates N, every cell on the same seeds, with 95 %
 intervals; prints the table and leaves omega_sweep.csv and omega_sweep.png beside the model."""
+
+
+_BENCHMARK = """\
+Trains every algorithm of a suite on each of its tasks, from the same data, several seeds as one, and evaluates
+all on the same episodes. Leaves the table as in the paper with the paper's figures beside (table.md), every
+evaluation (results.csv), aggregates with intervals by rliable, and learning curves.
+
+Repeat the command to go on after Ctrl-C or a crash, or with more seeds or algorithms; other code or other
+options are refused in a folder that has been begun."""
 
 
 def _train_examples() -> str:
@@ -88,5 +98,25 @@ examples:
   dipole evaluate model=runs/demo/model.zip omegas=[0,1,2,8] episodes=20"""
 
 
+def _benchmark_examples() -> str:
+    suites = "\n".join(f"  suite={name:<16} {about}" for name, about in suite_sentences().items())
+    return f"""\
+options:
+  suite=NAME           what is compared, see below (smoke); or the path of a YAML file of your own
+  algos=[dipole,iql]   instead of the suite's algorithms
+  seeds=N              runs of each algorithm on each task, with seeds 0 to N−1
+  out=FOLDER           instead of runs/benchmark/SUITE
+  any other            option of `dipole train`, for every run, e.g. offline_steps=100000 episodes=20
+
+suites:
+{suites}
+
+examples:
+  dipole benchmark suite=smoke
+  dipole benchmark suite=smoke algos=[dipole,fql] seeds=5
+  dipole benchmark suite=paper/ogbench algos=[dipole,ifql] algo.device=cuda"""
+
+
 TRAIN = CommandText("train on recorded data", _TRAIN, _train_examples)
 EVALUATE = CommandText("return and success over greediness ω", _EVALUATE, _evaluate_examples)
+BENCHMARK = CommandText("several algorithms on several tasks: one table", _BENCHMARK, _benchmark_examples)

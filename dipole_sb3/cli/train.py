@@ -114,7 +114,7 @@ def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
                     print(f"Not begun: {_described(of_setting)}")
             raise
         try:
-            finished += _evaluate(group, trained)
+            finished += evaluate(group, trained)
         except Exception:
             saved = " and ".join(str(each.folder / run_folder.MODEL) for each in group)
             print(f"dipole: the evaluation failed; all that was learned is in {saved}", file=sys.stderr)
@@ -139,11 +139,12 @@ def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
         require_unused_folders(runs)
 
 
-def train(runs: Sequence[Run], resume: bool = False) -> list[Trained]:
+def train(runs: Sequence[Run], resume: bool = False, go_on_with: str | None = None) -> list[Trained]:
     """Trains (or continues to train) the models of runs that can learn together, and saves each as model.zip.
 
     :param runs: the runs of one group; they share one copy of the data set in memory.
     :param resume: continue from the newest checkpoint in each folder.
+    :param go_on_with: the command that a stopped training names; None: ``dipole train resume=…``.
     :return: one per run, in order.
     :raises SystemExit: stopped by a signal; the runs are saved as checkpoints, and the command to continue is printed.
     """
@@ -164,11 +165,11 @@ def train(runs: Sequence[Run], resume: bool = False) -> list[Trained]:
             if checkpoint is None:
                 run_folder.clear(each.folder)
             run_folder.write_config(each.folder, each.config)
-            run_folder.write_dataset_facts(each.folder, dataset.metadata)
+            run_folder.write_dataset_facts(each.folder, dataset)
             position = None if checkpoint is None else log_position(checkpoint)
             verbose = 0 if index else config.algo.verbose  # the terminal shows the log of the first model only
             model.set_logger(run_folder.make_logger(each.folder, model.num_timesteps, position, verbose))
-        _learn(models, runs)
+        _learn(models, runs, go_on_with)
     for each, model in zip(runs, models, strict=True):
         model.save(each.folder / run_folder.MODEL)
     return [Trained(model, dataset) for model in models]
@@ -190,7 +191,7 @@ def _described(group: Sequence[Run]) -> str:
     return f"{len(group)} {'run' if len(group) == 1 else 'runs'} ({f'{of}, ' if of else ''}seed {seeds})"
 
 
-def _evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> list[summary.Finished]:
+def evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> list[summary.Finished]:
     """Draws pictures and evaluates all models on the same episodes."""
     config, dataset = runs[0].config, trained[0].dataset
     models = [each.model for each in trained]
@@ -211,7 +212,7 @@ def _require_env_where_needed(config: DictConfig) -> None:
             raise ValueError(f"{option} is {config[option]}, but the task has no environment; give task.env=ID")
 
 
-def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run]) -> None:
+def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: str | None) -> None:
     """Trains to the end of both phases, or until a signal."""
     config = runs[0].config
     steps = config.offline_steps + config.online_steps
@@ -241,7 +242,8 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run]) -> None:
             print()
             for model, checkpoint in zip(models, checkpoints, strict=True):
                 print(f"Stopped after {model.num_timesteps} of {steps} timesteps; saved {checkpoint.save()}")
-            print(f"Go on with\n  dipole train {shlex.join(f'resume={run.folder}' for run in runs)}", flush=True)
+            command = go_on_with or f"dipole train {shlex.join(f'resume={run.folder}' for run in runs)}"
+            print(f"Go on with\n  {command}", flush=True)
             raise SystemExit(128 + stop.stopped_by)
     if config.checkpoint_freq:
         # A finished run can be resumed with more steps.

@@ -280,3 +280,16 @@ def stores_as(space: spaces.Space[Any]) -> np.dtype[Any]:
     if space.dtype is not None and np.issubdtype(space.dtype, np.integer):
         return np.dtype(space.dtype)
     return np.dtype(np.float32)
+
+
+def require_whole_number(name: str, value: Any, least: int | None = None) -> None:
+    """Refuses anything but a whole number of at least ``least``.
+
+    :param name: of the argument, for the message.
+    :raises ValueError: naming the argument, what was found and what was expected.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or (least is not None and value < least):
+        raise ValueError(
+            f"{name} is {value!r}, expected a whole number{'' if least is None else f' of at least {least}'}"
+        )

@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import pickle
+import pydoc
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -72,6 +73,24 @@ def read_origin(path: File) -> dict[str, str]:
             "read it; expected a model of 0.2 or later: train it again, or go on with 0.1"
         )
     return {}
+
+
+def require_same_algorithm(path: File, algorithm: type[Any]) -> None:
+    """Refuses the file of a model of another algorithm: most of it would load, and learn something else.
+
+    A sub-class reads the files of the classes that it extends, and the other way round.
+
+    :raises OSError: there is no such file.
+    :raises ValueError: it is of another algorithm; and as :func:`read_origin`.
+    """
+    named = read_origin(path).get("algorithm")
+    found: Any = None if named is None else pydoc.locate(named)
+    if isinstance(found, type) and not (issubclass(found, algorithm) or issubclass(algorithm, found)):
+        where = path if isinstance(path, str | pathlib.Path) else "the open file"
+        raise ValueError(
+            f"{where}: holds a model of {found.__name__}, expected one of {algorithm.__name__}; load it by "
+            f"{found.__name__}.load"
+        )
 
 
 def read_replay_buffer(path: File, verbose: int = 0) -> OfflineReplayBuffer:

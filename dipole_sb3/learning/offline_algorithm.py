@@ -64,8 +64,8 @@ from dipole_sb3.learning.model_files import (
     may_take_spaces,
     origin_of,
     plain_device,
-    read_origin,
     read_replay_buffer,
+    require_same_algorithm,
     with_ending,
 )
 from dipole_sb3.learning.offline_policy import OfflinePolicy
@@ -283,6 +283,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def _setup_policy(self) -> None:
         self.objective()  # refuses values out of range before anything is built
+        for knob in self.knobs():
+            if knob.name in self.policy_kwargs:
+                raise ValueError(
+                    f"policy_kwargs has {knob.name}={self.policy_kwargs[knob.name]!r}, expected it as an argument: "
+                    f"{type(self).__name__}(…, {knob.name}={self.policy_kwargs[knob.name]!r})"
+                )
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,
@@ -301,9 +307,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def objective(self) -> Objective:
         """The update's hyperparameters, with their current values.
 
-        :raises ValueError: a hyperparameter is out of range.
+        :raises ValueError: a hyperparameter is out of range, or no number where one is expected.
         """
-        return self.update_rule.objective(**{name: getattr(self, name) for name in self.update_rule.objective.names()})
+        objective = self.update_rule.objective
+        return objective(**{name: objective.checked(name, getattr(self, name)) for name in objective.names()})
 
     def hyperparameters(self) -> dict[str, Any]:
         """What the updates depend on, for the records that accompany a trained policy."""
@@ -888,10 +895,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param custom_objects: attributes to use instead of the saved ones.
         :param kwargs: constructor arguments to change.
         :raises OSError: there is no such file.
-        :raises ValueError: the file is truncated, damaged, not a saved model or from an incompatible older version, or
-            ``env`` has other spaces.
+        :raises ValueError: the file is truncated, damaged, not a saved model, of another algorithm or from an
+            incompatible older version, or ``env`` has other spaces.
         """
-        read_origin(path)
+        require_same_algorithm(path, cls)
         device = plain_device(device)
         if env is not None:
             env = cls._wrap_env(env)

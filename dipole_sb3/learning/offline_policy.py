@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ Head = TypeVar("Head", bound=nn.Module)
 Features = Callable[[str], Tensor]
 """Name of a network → its features of the observations, [..., batch, features]."""
 
+Arch = Sequence[int] | dict[str, list[int]]
+"""Hidden widths of all networks, or of actors (``pi``) and of critics and values (``qf``)."""
+
 
 class OfflinePolicy(BasePolicy):
     """An actor, critics with targets and the other networks of an algorithm; one optimiser updates them all.
@@ -36,7 +40,8 @@ class OfflinePolicy(BasePolicy):
     :param observation_space: Box, Dict or another space that SB3 can preprocess.
     :param action_space: Box with finite bounds.
     :param lr_schedule: learning rate as a function of the remaining progress (1 → 0).
-    :param net_arch: hidden widths of every network, or ``dict(pi=[...], qf=[...])``; default [512, 512, 512].
+    :param net_arch: hidden widths of every network, or ``dict(pi=[...], qf=[...])``; None: the class's
+        ``default_arch``.
     :param activation_fn: a name, see :func:`~dipole_sb3.networks.stacked_mlp.make_activation`, or a torch module class.
     :param norm_order: layer normalisation ``"after"`` or ``"before"`` the activation, in all networks.
     :param n_critics: number of critics, at least 1; as in SB3.
@@ -52,6 +57,8 @@ class OfflinePolicy(BasePolicy):
     knobs: ClassVar[tuple[Knob, ...]] = ()
     """Further arguments of :meth:`predict`; their defaults are attributes of the policy."""
     default_features_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    default_arch: ClassVar[Arch] = [512, 512, 512, 512]
+    """Hidden widths where none are given: those of FQL's authors, whose comparison most published figures are from."""
 
     actor: Actor[Any]
     critic: FeatureNetwork[QEnsemble]
@@ -63,7 +70,7 @@ class OfflinePolicy(BasePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         lr_schedule: Schedule,
-        net_arch: Sequence[int] | dict[str, list[int]] | None = None,
+        net_arch: Arch | None = None,
         activation_fn: str | type[nn.Module] = "gelu-tanh",
         norm_order: NormOrder = "after",
         n_critics: int = 2,
@@ -86,7 +93,7 @@ class OfflinePolicy(BasePolicy):
         )
         if n_critics < 1:
             raise ValueError(f"n_critics is {n_critics}, expected at least 1")
-        self.net_arch = [512, 512, 512] if net_arch is None else net_arch
+        self.net_arch = copy.deepcopy(self.default_arch) if net_arch is None else net_arch
         self.activation_fn = activation_fn
         self.norm_order: NormOrder = norm_order
         self.n_critics = n_critics

@@ -157,8 +157,8 @@ class OneRun:
             return
         generator = torch.Generator(model.device).manual_seed(_VALIDATION_SEED)
         batch = self.normalized(validation.draw(_VALIDATION_TRANSITIONS, generator, *self._what_to_take()))
-        noise = rule.draw_noise(model.policy, _VALIDATION_TRANSITIONS, generator, 1)
         model.policy.set_training_mode(False)
+        noise = rule.draw_noise(model.policy, _VALIDATION_TRANSITIONS, generator, 1)
         with torch.no_grad():
             outcome = rule.losses(model.policy, batch, noise, model.objective())
         for name, loss in zip(rule.loss_names, outcome.losses.tolist(), strict=True):

@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import Schedule
 
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer, recorded_part
+from dipole_sb3.buffers.n_step_windows import follow_each_other
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
@@ -61,8 +62,7 @@ def has_recorded_data(buffer: OfflineReplayBuffer | None, dataset: OfflineReplay
 
 def require_n_steps(n_steps: int) -> None:
     """Refuses anything but a whole number of at least 1."""
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-        raise ValueError(f"n_steps is {n_steps!r}, expected a whole number of at least 1")
+    checks.require_whole_number("n_steps", n_steps, 1)
 
 
 def require_consecutive(buffer: OfflineReplayBuffer, argument: str) -> None:
@@ -72,10 +72,12 @@ def require_consecutive(buffer: OfflineReplayBuffer, argument: str) -> None:
     """
     data = recorded_part(buffer)
     open_ended = int((data.dones[: data.size()] == 0).sum()) - data.n_envs
-    if open_ended > 0 and data.breaks()[: data.size()].all():
+    continued = int((~data.breaks()[: data.size()]).sum())
+    if not follow_each_other(continued, open_ended):
         raise DatasetError(
-            f"{data.source}: {argument} needs transitions in the order in which they were recorded: "
-            f"found no next observation that is the observation of the row after it, in {data.n_transitions} rows"
+            f"{data.source}: {argument} needs transitions in the order in which they were recorded: found "
+            f"{continued or 'no'} rows whose next observation is the observation of the row after them, among "
+            f"{open_ended} that do not end an episode"
         )
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from dipole_sb3.buffers.offline_buffer import Batch
+from dipole_sb3.common.checks import require_whole_number
 from dipole_sb3.common.profiler_sections import section
 
 SelfObjective = TypeVar("SelfObjective", bound="Objective")
@@ -41,6 +43,19 @@ class Objective:
     def per_run_names(cls) -> tuple[str, ...]:
         """Names of the fields that may differ between stacked runs."""
         return tuple(each.name for each in fields(cls) if "per_run" in each.metadata)
+
+    @classmethod
+    def checked(cls, name: str, value: Any) -> Any:
+        """A value for a field, which has the type of the field's default.
+
+        :raises ValueError: it is no number where one is expected, or no whole number.
+        """
+        default = next(each.default for each in fields(cls) if each.name == name)
+        if type(default) is int:
+            require_whole_number(name, value)
+        elif type(default) is float and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise ValueError(f"{name} is {value!r}, expected a number")
+        return value
 
     @classmethod
     def stacked(cls: type[SelfObjective], objectives: Sequence[SelfObjective], device: torch.device) -> SelfObjective:

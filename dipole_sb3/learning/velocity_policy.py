@@ -9,7 +9,8 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from dipole_sb3.learning.offline_policy import OfflinePolicy
+from dipole_sb3.common.checks import require_whole_number
+from dipole_sb3.learning.offline_policy import Arch, OfflinePolicy
 from dipole_sb3.networks.stacked_mlp import OutputInit
 
 
@@ -33,7 +34,7 @@ class VelocityPolicy(OfflinePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         lr_schedule: Schedule,
-        net_arch: Sequence[int] | dict[str, list[int]] | None = None,
+        net_arch: Arch | None = None,
         activation_fn: str | type[nn.Module] = "gelu-tanh",
         actor_layer_norm: bool | int = False,
         actor_output_init: OutputInit = "xavier",
@@ -47,8 +48,8 @@ class VelocityPolicy(OfflinePolicy):
             observation_space, action_space, lr_schedule, net_arch=net_arch, activation_fn=activation_fn, **kwargs
         )
         for name, value in (("flow_steps", flow_steps), ("time_grid", time_grid)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+            if value is not None:
+                require_whole_number(name, value, 1)
         if len(time_frequencies) != 2:
             raise ValueError(f"time_frequencies are {list(time_frequencies)}, expected the lowest and the highest")
         self.actor_layer_norm = actor_layer_norm

@@ -68,7 +68,8 @@ class NoisePredictor(nn.Module):
         self.wide = nn.ModuleList(StackedLinear(1, width, EXPANSION * width) for _ in range(blocks))
         self.narrow = nn.ModuleList(StackedLinear(1, EXPANSION * width, width) for _ in range(blocks))
         self.output = StackedLinear(1, width, action_dim)
-        for layer in (self.input, *self.wide, *self.narrow, self.output):
+        # As in the authors' code: the blocks' layers begin as flax's do by itself, the others Xavier-uniform.
+        for layer in (*self.wide, *self.narrow):
             lecun_normal_(layer)
 
     def forward(self, features: Tensor, x: Tensor, step: Tensor, masks: Tensor | None = None) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from algorithms import parameters_of, small
+from algorithms import one_sentence, parameters_of, small
 from gymnasium import spaces
 from recordings import Arrays, record
 from sampled_environments import Sampled, dict_env, image_env, image_space, vector_space
@@ -227,6 +228,23 @@ def test_a_dict_with_a_custom_extractor(algorithm: Any) -> None:
 def test_unknown_activation_is_refused(algorithm: Any, reacher_data: Arrays) -> None:
     with pytest.raises(ValueError, match="unknown activation_fn 'swosh'"):
         small(algorithm, dataset=reacher_data, policy_kwargs={"activation_fn": "swosh"})
+
+
+def test_knobs_are_arguments_of_the_algorithm(algorithm: Any, reacher_data: Arrays) -> None:
+    for knob in algorithm.knobs():
+        with pytest.raises(ValueError, match=f"policy_kwargs has {knob.name}=2, expected it as an argument") as refusal:
+            small(algorithm, dataset=reacher_data, policy_kwargs={knob.name: 2})
+        one_sentence(refusal.value, f"{algorithm.__name__}(…, {knob.name}=2)")
+
+
+@pytest.mark.parametrize("value", [None, "1", True])
+def test_hyperparameters_are_numbers(algorithm: Any, reacher_data: Arrays, value: Any) -> None:
+    for each in fields(algorithm.update_rule.objective):
+        if isinstance(each.default, str | bool):
+            continue
+        with pytest.raises(ValueError, match=f"{each.name} is {value!r}, expected a") as refusal:
+            small(algorithm, dataset=reacher_data, **{each.name: value})
+        one_sentence(refusal.value, "number")
 
 
 def test_unknown_policy_is_refused(algorithm: Any, reacher_data: Arrays) -> None:

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from algorithms import parameters_of, same_parameters, small, state_of
+from algorithms import ALGORITHMS, one_sentence, parameters_of, same_parameters, small, state_of
 from recordings import Arrays
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -109,6 +109,21 @@ def test_a_missing_file_is_named(algorithm: Any, tmp_path: Path) -> None:
 
 
 # Loading with something changed
+
+
+def test_a_file_of_another_algorithm_is_refused(algorithm: Any, trained: Any, tmp_path: Path) -> None:
+    trained.save(tmp_path / "model")
+    for other in ALGORITHMS:
+        if other is not algorithm:
+            with pytest.raises(ValueError, match=f"holds a model of {algorithm.__name__}, expected one of") as refusal:
+                other.load(tmp_path / "model")
+            one_sentence(refusal.value, "model", f"load it by {algorithm.__name__}.load")
+
+
+def test_sub_classes_read_the_files_of_their_class(algorithm: Any, trained: Any, tmp_path: Path) -> None:
+    trained.save(tmp_path / "model")
+    extended = type("Extended", (algorithm,), {})
+    assert isinstance(extended.load(tmp_path / "model"), extended)
 
 
 def test_loaded_without_data_only_predicts(algorithm: Any, trained: Any, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class CFGRL(OfflineAlgorithm):
         guidance: float = 1.5,
         expectile: float = 0.9,
         unconditional_weight: float = 0.1,
-        flow_steps: int = 32,
+        flow_steps: int = 16,
         explore_guidance: float = 1.0,
         **kwargs: Any,
     ) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dipole_sb3.learning.candidates import best_candidates, candidate_noise
 from dipole_sb3.learning.knobs import NUM_CANDIDATES, Knob, one_per_row
-from dipole_sb3.learning.offline_policy import Features
+from dipole_sb3.learning.offline_policy import Arch, Features
 from dipole_sb3.learning.velocity_policy import VelocityPolicy
 from dipole_sb3.networks.acting_forms import GuidedPair
 from dipole_sb3.networks.feature_network import FeatureNetwork
@@ -41,6 +41,7 @@ class DIPOLEPolicy(VelocityPolicy):
     """
 
     knobs: ClassVar[tuple[Knob, ...]] = (OMEGA, NUM_CANDIDATES)
+    default_arch: ClassVar[Arch] = [512, 512, 512]
     value: FeatureNetwork[StateValue]
 
     def __init__(

@@ -72,11 +72,12 @@ class Denoising(HasActionDim, Protocol):
     diffusion_steps: int
     dropout: float
     actor_arch: list[int]
+    training: bool
 
 
 def draw_noise(policy: Denoising, batch_size: int, generator: torch.Generator, update: int) -> Noise:
-    """Fresh randomness for one update, drawn on the generator's device."""
-    device, kept = generator.device, 1.0 - policy.dropout
+    """Fresh randomness for one update, drawn on the generator's device; dropout only in training mode."""
+    device, kept = generator.device, 1.0 - policy.dropout if policy.training else 1.0
     steps = torch.randint(1, policy.diffusion_steps + 1, (batch_size, 1), generator=generator, device=device)
     uniform = torch.rand(batch_size, sum(policy.actor_arch), generator=generator, device=device)
     return Noise(standard_normal(policy, batch_size, generator), steps.float(), (uniform < kept) / kept)

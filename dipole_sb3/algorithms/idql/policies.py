@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,9 +13,10 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule as RateSchedule
 from torch import Tensor
 
+from dipole_sb3.common.checks import require_whole_number
 from dipole_sb3.learning.candidates import best_candidates, candidate_noise
 from dipole_sb3.learning.knobs import NUM_CANDIDATES, Knob
-from dipole_sb3.learning.offline_policy import Features, OfflinePolicy
+from dipole_sb3.learning.offline_policy import Arch, Features, OfflinePolicy
 from dipole_sb3.networks.acting_forms import Diffusion
 from dipole_sb3.networks.diffusion import Schedule, sample_actions
 from dipole_sb3.networks.feature_network import FeatureNetwork
@@ -32,13 +33,16 @@ class IDQLPolicy(OfflinePolicy):
         ``qf`` the hidden widths of critics and value; a list means both. Default: three blocks of 256; 256, 256.
     :param diffusion_steps: T ≥ 1, denoising steps.
     :param dropout: in [0, 1), probability of dropout in the actor's blocks during training.
-    :param actor_weight_decay: ≥ 0, of the actor, by AdamW.
-    :param actor_decay_steps: updates in which the actor's learning rate falls to 0 as half a cosine; None: it stays.
-    :param value_steps: updates after which critics and value no longer learn; None: they always do.
+    :param actor_weight_decay: ≥ 0, of the actor, by AdamW; that of critics and value, 0 by default, is
+        ``optimizer_kwargs=dict(weight_decay=…)``.
+    :param actor_decay_steps: updates in which the actor's learning rate falls to 0 as half a cosine; 0: it stays.
+    :param value_steps: updates after which critics and value rest until the actor's rate is 0; online, only they learn
+        then, as in the authors' code; None: they always do.
     :param num_candidates: default number of candidates, N ≥ 1.
     """
 
     knobs: ClassVar[tuple[Knob, ...]] = (NUM_CANDIDATES,)
+    default_arch: ClassVar[Arch] = {"pi": [256] * 3, "qf": [256] * 2}
     value: FeatureNetwork[StateValue]
     actor_target: FeatureNetwork[NoisePredictor]
 
@@ -47,25 +51,24 @@ class IDQLPolicy(OfflinePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         lr_schedule: RateSchedule,
-        net_arch: Sequence[int] | dict[str, list[int]] | None = None,
+        net_arch: Arch | None = None,
         diffusion_steps: int = 5,
         dropout: float = 0.1,
         actor_weight_decay: float = 1e-4,
-        actor_decay_steps: int | None = None,
+        actor_decay_steps: int = 0,
         value_steps: int | None = None,
         num_candidates: int = 32,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         **kwargs: Any,
     ) -> None:
-        arch = {"pi": [256] * 3, "qf": [256] * 2} if net_arch is None else net_arch
         super().__init__(
-            observation_space, action_space, lr_schedule, net_arch=arch, optimizer_class=optimizer_class, **kwargs
+            observation_space, action_space, lr_schedule, net_arch=net_arch, optimizer_class=optimizer_class, **kwargs
         )
+        require_whole_number("diffusion_steps", diffusion_steps, 1)
         conditions = {
-            "diffusion_steps": (diffusion_steps, diffusion_steps >= 1, "at least 1"),
             "dropout": (dropout, 0 <= dropout < 1, "a number in [0, 1)"),
             "actor_weight_decay": (actor_weight_decay, 0 <= actor_weight_decay < math.inf, "a number of at least 0"),
-            "actor_decay_steps": (actor_decay_steps, actor_decay_steps is None or actor_decay_steps >= 1, "at least 1"),
+            "actor_decay_steps": (actor_decay_steps, actor_decay_steps >= 0, "at least 0"),
             "value_steps": (value_steps, value_steps is None or value_steps >= 0, "at least 0"),
             "net_arch": (self.actor_arch, len(set(self.actor_arch)) <= 1, "residual blocks of one width in 'pi'"),
         }
@@ -99,19 +102,23 @@ class IDQLPolicy(OfflinePolicy):
         return {**{name: getattr(self, name) for name in names}, **super().architecture()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The actor, which alone has a weight decay, and the values."""
+        """The actor and the values, each with its weight decay."""
         of_actor = set(self.actor.parameters())
         trained = self.trained_parameters()
         return [
             {"params": [each for each in trained if each in of_actor], "weight_decay": self.actor_weight_decay},
-            {"params": [each for each in trained if each not in of_actor], "weight_decay": 0.0},
+            {
+                "params": [each for each in trained if each not in of_actor],
+                "weight_decay": self.optimizer_kwargs.get("weight_decay", 0.0),
+            },
         ]
 
     def learning_rate_factors(self, updates: int) -> list[float]:
-        """Of the actor: half a cosine; of the values: 1, then 0."""
+        """Of the actor: half a cosine; of the values: 1, or 0 while they rest."""
         ends, stops = self.actor_decay_steps, self.value_steps
-        actor = 1.0 if ends is None else 0.5 * (1.0 + math.cos(math.pi * min(updates / ends, 1.0)))
-        return [actor, float(stops is None or updates < stops)]
+        actor = 0.5 * (1.0 + math.cos(math.pi * min(updates / ends, 1.0))) if ends else 1.0
+        rests = stops is not None and updates >= stops and not 0 < ends <= updates
+        return [actor, float(not rests)]
 
     def acting_form(self) -> Diffusion:
         return Diffusion(self.actor_target, self.critic_target, self.diffusion_steps)

@@ -29,7 +29,8 @@ class IQL(NoisyExploration):
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, ``"CnnPolicy"`` or a sub-class of IQLPolicy.
     :param alpha: α ≥ 0, inverse temperature of the weights; 0 is behaviour cloning.
     :param expectile: τ in (0, 1) of the value's regression.
-    :param explore_std: online: standard deviation ≥ 0 of the normal noise that is added to actions in [−1, 1].
+    :param explore_std: online: standard deviation ≥ 0 of the normal noise that is added to actions in [−1, 1]; 1 as in
+        the code behind the published figures, which fall online.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from gymnasium import spaces
@@ -10,7 +9,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from dipole_sb3.learning.offline_policy import Features, OfflinePolicy
+from dipole_sb3.learning.offline_policy import Arch, Features, OfflinePolicy
 from dipole_sb3.networks.acting_forms import Deterministic
 from dipole_sb3.networks.feature_network import FeatureNetwork
 from dipole_sb3.networks.heads import DeterministicActor, StateValue
@@ -35,7 +34,7 @@ class IQLPolicy(OfflinePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         lr_schedule: Schedule,
-        net_arch: Sequence[int] | dict[str, list[int]] | None = None,
+        net_arch: Arch | None = None,
         activation_fn: str | type[nn.Module] = "gelu-tanh",
         actor_layer_norm: bool | int = False,
         **kwargs: Any,

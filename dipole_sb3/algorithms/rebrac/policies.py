@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gymnasium import spaces
@@ -10,7 +10,8 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from dipole_sb3.learning.offline_policy import Features, OfflinePolicy
+from dipole_sb3.common.checks import require_whole_number
+from dipole_sb3.learning.offline_policy import Arch, Features, OfflinePolicy
 from dipole_sb3.networks.acting_forms import Deterministic
 from dipole_sb3.networks.feature_network import FeatureNetwork
 from dipole_sb3.networks.heads import DeterministicActor
@@ -36,7 +37,7 @@ class ReBRACPolicy(OfflinePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         lr_schedule: Schedule,
-        net_arch: Sequence[int] | dict[str, list[int]] | None = None,
+        net_arch: Arch | None = None,
         activation_fn: str | type[nn.Module] = "gelu-tanh",
         actor_layer_norm: bool | int = False,
         policy_delay: int = 2,
@@ -45,8 +46,7 @@ class ReBRACPolicy(OfflinePolicy):
         super().__init__(
             observation_space, action_space, lr_schedule, net_arch=net_arch, activation_fn=activation_fn, **kwargs
         )
-        if policy_delay < 1:
-            raise ValueError(f"policy_delay is {policy_delay}, expected at least 1")
+        require_whole_number("policy_delay", policy_delay, 1)
         self.actor_layer_norm = actor_layer_norm
         self.policy_delay = policy_delay
 

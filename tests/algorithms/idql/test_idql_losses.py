@@ -49,7 +49,7 @@ def test_by_hand() -> None:
 
 def test_noise_has_the_laws_it_should() -> None:
     class Policy:
-        action_dim, diffusion_steps, dropout, actor_arch = 2, 5, 0.1, [8, 8]
+        action_dim, diffusion_steps, dropout, actor_arch, training = 2, 5, 0.1, [8, 8], True
 
     noise = draw_noise(Policy(), 20_000, torch.Generator().manual_seed(0), 1)
     counts = torch.bincount(noise.step.long().flatten())
@@ -97,11 +97,35 @@ def test_the_values_learn_for_a_while_and_the_actors_rate_falls_as_half_a_cosine
 
     model.learn(8, callback=note)
     moved = [not torch.equal(one, other) for one, other in pairwise(critics)]
-    # Updates 2 to 4 move the critics, 5 to 8 do not.
-    assert moved == [True] * 3 + [False] * 4
+    # Updates 2 to 4 move the critics, 5 and 6 do not; then the actor's rate is 0, and they learn again.
+    assert moved == [True] * 3 + [False] * 2 + [True] * 2
     assert [not torch.equal(one, other) for one, other in pairwise(actors)] == [True] * 5 + [False] * 2
     expected = [3e-3 * 0.5 * (1 + math.cos(math.pi * min(done / 6, 1))) for done in range(8)]
     assert [rate[0] for rate in rates] == pytest.approx(expected)
+
+
+def test_after_the_actors_decay_the_values_learn_again() -> None:
+    """What is learned online, as in the authors' code: a rate that falls to 0 in the offline phase stays there."""
+    policy = small_model(two_modes(), policy_kwargs={"value_steps": 4, "actor_decay_steps": 6}).policy
+    assert [policy.learning_rate_factors(done)[1] for done in (0, 3, 4, 5, 6, 100)] == [1, 1, 0, 0, 1, 1]
+    policy = small_model(two_modes(), policy_kwargs={"value_steps": 4}).policy
+    assert [policy.learning_rate_factors(done) for done in (3, 4, 100)] == [[1, 1], [1, 0], [1, 0]]
+
+
+def test_dropout_is_for_training_alone() -> None:
+    model = small_model(two_modes(), policy_kwargs={"dropout": 0.5})
+    masks = {}
+    for training in (True, False):
+        model.policy.set_training_mode(training)
+        masks[training] = draw_noise(model.policy, 64, torch.Generator().manual_seed(0), 1).masks
+    assert set(masks[True].unique().tolist()) == {0.0, 2.0}
+    assert masks[False].unique().tolist() == [1.0]
+
+
+def test_the_optimisers_weight_decay_is_that_of_the_values() -> None:
+    kwargs = {"optimizer_kwargs": {"weight_decay": 0.5}, "actor_weight_decay": 0.25}
+    groups = small_model(two_modes(), policy_kwargs=kwargs).policy.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.25, 0.5]
 
 
 def test_the_actor_alone_decays() -> None:
@@ -117,7 +141,7 @@ def test_the_actor_alone_decays() -> None:
     [
         ({"dropout": 1.0}, r"dropout is 1.0, expected a number in \[0, 1\)"),
         ({"value_steps": -1}, "value_steps is -1, expected at least 0"),
-        ({"actor_decay_steps": 0}, "actor_decay_steps is 0, expected at least 1"),
+        ({"actor_decay_steps": -1}, "actor_decay_steps is -1, expected at least 0"),
         ({"net_arch": {"pi": [8, 16], "qf": [8]}}, "expected residual blocks of one width"),
     ],
 )

@@ -176,7 +176,7 @@ def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
 
 
 def test_delay_and_exploration_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="policy_delay is 0, expected at least 1"):
+    with pytest.raises(ValueError, match="policy_delay is 0, expected a whole number of at least 1"):
         ReBRAC("MlpPolicy", "Pendulum-v1", policy_delay=0)
     with pytest.raises(ValueError, match="explore_std is -1, expected a finite number of at least 0"):
         ReBRAC("MlpPolicy", "Pendulum-v1", explore_std=-1)
@@ -191,8 +191,8 @@ def test_shuffled_data_are_refused_unless_next_actions_do_not_matter() -> None:
         "rewards": np.zeros(600, np.float32),
         "terminals": np.zeros(600, np.float32),
     }
-    keep = np.flatnonzero(data["next_observations"][:-1, 0] != data["observations"][1:, 0])
-    data = {key: value[keep] for key, value in data.items()}
+    # Some rows follow on another by accident.
+    assert (data["next_observations"][:-1, 0] == data["observations"][1:, 0]).any()
     with pytest.raises(DatasetError, match=r"critic_bc_coef=0\.01 needs transitions in the order in which"):
         ReBRAC("MlpPolicy", dataset=data, policy_kwargs={"net_arch": [4]}).learn(1)
     ReBRAC("MlpPolicy", dataset=data, critic_bc_coef=0.0, policy_kwargs={"net_arch": [4]}).learn(1)

@@ -1,0 +1,246 @@
+"""What a benchmark compares: the tasks of a suite, and every algorithm's runs on them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import torch
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dipole_sb3.cli import errors, run_folder, sweep
+from dipole_sb3.cli.configuration import algorithm_names, config_folder, is_tuned, suite_names, task_names
+from dipole_sb3.cli.models import algorithm_of
+from dipole_sb3.cli.options import TrainOptions, check_options, grid_in
+from dipole_sb3.cli.runs import Run, with_seed
+from dipole_sb3.common.files import replaced_when_complete
+from dipole_sb3.common.version import VERSION
+
+CODE = "code.json"
+PLANNED = ("algo", "task", "task_id", "seed", "runs", "run_dir", "replace")
+"""Options of ``dipole train`` that a benchmark sets itself."""
+
+_ALWAYS = ("algo.verbose=0", "pictures=false")
+"""What every run gets first; a suite and the command line may say otherwise."""
+
+_MAY_DIFFER = ("run_dir", "replace", "processes", "progress_bar", "profile", "pictures")
+"""Options of a run that change none of its figures."""
+
+
+@dataclass
+class TaskEntry:
+    """A task of a suite.
+
+    :param task: value of ``task=``.
+    :param task_ids: OGBench's; None: the task has none.
+    :param ref_min_score: return that counts as 0 where algorithms are compared over tasks.
+    :param ref_max_score: return that counts as 1; unused where the task reports success.
+    """
+
+    task: str = MISSING
+    task_ids: list[int] | None = None
+    ref_min_score: float = 0.0
+    ref_max_score: float = 1.0
+
+
+@dataclass
+class Suite:
+    """A file of ``configs/suite/``.
+
+    :param about: a sentence: what it is for, and what it does not show.
+    :param tasks: what the algorithms are compared on.
+    :param algos: values of ``algo=``, unless the command names others.
+    :param seeds: runs of each algorithm on each task, unless the command says otherwise.
+    :param options: options of ``dipole train``: of all runs under ``all``, of an algorithm's under its name.
+    :param made_episodes: episodes of each data set, all of which are made in the benchmark's folder; 0: data sets are
+        those that ``dipole train`` would take.
+    """
+
+    about: str = MISSING
+    tasks: list[TaskEntry] = MISSING
+    algos: list[str] = MISSING
+    seeds: int = MISSING
+    options: dict[str, list[str]] = field(default_factory=dict)
+    made_episodes: int = 0
+
+
+class Group(NamedTuple):
+    """The seeds of one algorithm on one task, which learn together.
+
+    :param algorithm: value of ``algo=``.
+    :param task: name of the task, e.g. ``cube-single-play-task2``.
+    :param entry: what the suite says of it.
+    :param runs: one per seed.
+    """
+
+    algorithm: str
+    task: str
+    entry: TaskEntry
+    runs: list[Run]
+
+    @property
+    def config(self) -> DictConfig:
+        """Of the first seed; the others differ in nothing else."""
+        return self.runs[0].config
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by its name, or by the path of a YAML file of one's own.
+
+    :raises ValueError: there is none; the message lists the nearest.
+    :raises omegaconf.errors.OmegaConfBaseException: the file has other fields than :class:`Suite`.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else config_folder() / "suite" / f"{name}.yaml"
+    if not file.is_file():
+        near = difflib.get_close_matches(name, suite_names(), n=1, cutoff=0.5)
+        known = f"nearest: {near[0]}" if near else f"known are {', '.join(suite_names())}"
+        raise ValueError(f"there is no suite={name}; {known}, or the path of a YAML file")
+    found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Suite), OmegaConf.load(file)))
+    return found  # type: ignore[no-any-return]
+
+
+def planned(suite: Suite, algos: Sequence[str], seeds: int, out: Path, overrides: Sequence[str]) -> list[Group]:
+    """Every group, in the order in which they learn: task by task.
+
+    :param overrides: options of ``dipole train`` for every run.
+    :raises ValueError: an algorithm that is unknown or has no hyperparameters for a task, or an option that is planned
+        here or does not fit; hydra's and omegaconf's errors name an option that an algorithm does not have.
+    """
+    for name in algos:
+        if name not in algorithm_names():
+            raise ValueError(f"algos: there is no {name}; expected some of {', '.join(algorithm_names())}")
+    if len(set(algos)) < len(algos) or not algos:
+        raise ValueError(f"algos is {list(algos)}, expected at least one algorithm and none twice")
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}, expected at least 1")
+    for override in overrides:
+        if override.partition("=")[0].lstrip("+~") in PLANNED:
+            raise ValueError(
+                f"{override}: a benchmark plans this itself; expected suite=, algos=, seeds=, out= or an option of "
+                "`dipole train` for every run"
+            )
+    groups = []
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for entry in suite.tasks:
+            task_ids: list[int | None] = [None] if entry.task_ids is None else [*entry.task_ids]
+            for task_id in task_ids:
+                groups += [_group(suite, name, entry, task_id, seeds, out, overrides) for name in algos]
+    return groups
+
+
+def _group(
+    suite: Suite, algorithm: str, entry: TaskEntry, task_id: int | None, seeds: int, out: Path, overrides: Sequence[str]
+) -> Group:
+    if entry.task in task_names() and not is_tuned(algorithm, entry.task):
+        raise ValueError(
+            f"algos: {algorithm} has no hyperparameters for {entry.task}, so its figures would say nothing; expected "
+            f"others of {', '.join(algorithm_names())}, or configs/tuned/{algorithm}/{entry.task}.yaml with its values"
+        )
+    of_suite = (*suite.options.get("all", ()), *suite.options.get(algorithm, ()))
+    options = [f"task={entry.task}", *([] if task_id is None else [f"task_id={task_id}"]), f"algo={algorithm}"]
+    made = [f"task.dataset_dir={out / 'data'}"] if suite.made_episodes and task_id is not None else []
+    try:
+        config = hydra.compose("train", overrides=[*options, *_ALWAYS, *made, *of_suite, *overrides, "run_dir=unset"])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"{algorithm} on {entry.task}: {errors.sentence(error, options)}") from error
+    check_options(config, TrainOptions)
+    if not config.episodes:
+        raise ValueError("episodes is 0, expected at least 1: a benchmark evaluates what has learned")
+    runs = []
+    for seed in range(seeds):
+        each = with_seed(config, seed)
+        folder = out / each.task.name / algorithm / f"seed{seed}"
+        each.run_dir = str(folder)
+        runs.append(Run(each, folder, (f"algo={algorithm}", f"task={each.task.name}")))
+    group = Group(algorithm, str(runs[0].config.task.name), entry, runs)
+    _require_own_setting(group)
+    return group
+
+
+def own_values(config: DictConfig) -> dict[str, float]:
+    """The value of every knob with which a run's model acts unless it is told otherwise."""
+    return {knob.name: config.algo[knob.name] for knob in algorithm_of(config).knobs()}
+
+
+def _require_own_setting(group: Group) -> None:
+    own = own_values(group.config)
+    grid = grid_in(algorithm_of(group.config).knobs(), own, group.config)
+    for knob in algorithm_of(group.config).knobs():
+        if own[knob.name] not in grid[knob.name]:
+            raise ValueError(
+                f"{knob.option} is {grid[knob.name]}, expected {own[knob.name]} among them: {group.algorithm}'s own "
+                f"value on {group.task} ({knob.name}), which the table compares"
+            )
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a run has learned and been evaluated; its table is the last file that it writes."""
+    table = run.folder / f"{sweep.stem(algorithm_of(run.config).knobs())}.csv"
+    return table.is_file() and (run.folder / run_folder.MODEL).is_file()
+
+
+def is_begun(run: Run) -> bool:
+    """Whether there is something to go on from."""
+    return any((run.folder / run_folder.CHECKPOINTS).glob("*.zip"))
+
+
+def require_same(groups: Sequence[Group], out: Path) -> None:
+    """Refuses to go on with a benchmark that other code or another configuration began; notes the code of a new one.
+
+    :raises ValueError: the message names what differs, what it was and what it is now.
+    """
+    for run in (run for group in groups for run in group.runs):
+        if (run.folder / run_folder.CONFIG).is_file():
+            _require_same_config(run)
+    now, file = code(), out / CODE
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        for name, value in now.items():
+            if before.get(name) != value:
+                raise ValueError(
+                    f"{out}: was begun with {name} {before.get(name)}, and this is {value}: figures of both would not "
+                    "compare; expected the same code, or another out=FOLDER"
+                )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with replaced_when_complete(file) as written:
+        written.write(f"{json.dumps(now, indent=2)}\n".encode())
+
+
+def _require_same_config(run: Run) -> None:
+    before, now = (_flat(each) for each in (run_folder.read_config(run.folder), run.config))
+    for name in (*now, *(name for name in before if name not in now)):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"{run.folder}: was begun with {name}={before.get(name)}, and this is {name}={now.get(name)}; expected "
+                "the same options, or another out=FOLDER"
+            )
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    found = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(found, dict)
+    return dict(_dotted({name: value for name, value in found.items() if name not in _MAY_DIFFER}))
+
+
+def _dotted(node: dict[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in node.items():
+        pairs += _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return pairs
+
+
+def code() -> dict[str, str]:
+    """What makes the figures: version and sources of the package (without its pictures), version of PyTorch."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted({*package.rglob("*.py")} - {*(package / "plots").rglob("*.py")}):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
+    return {"dipole_sb3": VERSION, "sources": digest.hexdigest()[:16], "torch": torch.__version__}
