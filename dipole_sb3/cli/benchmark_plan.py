@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -130,33 +131,41 @@ def planned(suite: Suite, algos: Sequence[str], seeds: int, out: Path, overrides
     groups = []
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         for entry in suite.tasks:
+            configs = {name: _composed(suite, name, entry, out, overrides) for name in algos}
             task_ids: list[int | None] = [None] if entry.task_ids is None else [*entry.task_ids]
             for task_id in task_ids:
-                groups += [_group(suite, name, entry, task_id, seeds, out, overrides) for name in algos]
+                groups += [_group(name, entry, task_id, config, seeds, out) for name, config in configs.items()]
     return groups
 
 
-def _group(
-    suite: Suite, algorithm: str, entry: TaskEntry, task_id: int | None, seeds: int, out: Path, overrides: Sequence[str]
-) -> Group:
+def _composed(suite: Suite, algorithm: str, entry: TaskEntry, out: Path, overrides: Sequence[str]) -> DictConfig:
+    """What the tasks of an entry share."""
     if entry.task in task_names() and not is_tuned(algorithm, entry.task):
         raise ValueError(
             f"algos: {algorithm} has no hyperparameters for {entry.task}, so its figures would say nothing; expected "
             f"others of {', '.join(algorithm_names())}, or configs/tuned/{algorithm}/{entry.task}.yaml with its values"
         )
-    of_suite = (*suite.options.get("all", ()), *suite.options.get(algorithm, ()))
-    options = [f"task={entry.task}", *([] if task_id is None else [f"task_id={task_id}"]), f"algo={algorithm}"]
-    made = [f"task.dataset_dir={out / 'data'}"] if suite.made_episodes and task_id is not None else []
+    options = [f"task={entry.task}", f"algo={algorithm}", "run_dir=unset", *_ALWAYS]
+    if suite.made_episodes and entry.task_ids is not None:
+        options.append(f"task.dataset_dir={out / 'data'}")
+    options += [*suite.options.get("all", ()), *suite.options.get(algorithm, ())]
     try:
-        config = hydra.compose("train", overrides=[*options, *_ALWAYS, *made, *of_suite, *overrides, "run_dir=unset"])
+        config = hydra.compose("train", overrides=[*options, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(f"{algorithm} on {entry.task}: {errors.sentence(error, options)}") from error
     check_options(config, TrainOptions)
     if not config.episodes:
         raise ValueError("episodes is 0, expected at least 1: a benchmark evaluates what has learned")
+    return config
+
+
+def _group(algorithm: str, entry: TaskEntry, task_id: int | None, config: DictConfig, seeds: int, out: Path) -> Group:
     runs = []
     for seed in range(seeds):
-        each = with_seed(config, seed)
+        each = copy.deepcopy(config)
+        if task_id is not None:
+            each.task_id = task_id
+        each = with_seed(each, seed)
         folder = out / each.task.name / algorithm / f"seed{seed}"
         each.run_dir = str(folder)
         runs.append(Run(each, folder, (f"algo={algorithm}", f"task={each.task.name}")))

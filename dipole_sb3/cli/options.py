@@ -13,6 +13,7 @@ from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.evaluation.batched_acting import ActingModel
 from dipole_sb3.evaluation.sweep import Grid, own_setting
 from dipole_sb3.learning.knobs import Knob
+from dipole_sb3.learning.update_rule import Objective
 
 
 @dataclass
@@ -107,6 +108,17 @@ def check_knobs(config: DictConfig, algorithm: str, knobs: Sequence[Knob]) -> No
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"{name} is {_text(values)}, expected a list of numbers, found {value!r} in it")
             of_options[name].checked(value, name)
+
+
+def check_hyperparameters(config: DictConfig, objective: type[Objective]) -> None:
+    """Refuses what an update cannot optimise, before any data is read.
+
+    :param objective: of the algorithm's update.
+    :raises ValueError: the message names the hyperparameter, its value and what was expected.
+    """
+    given = OmegaConf.to_container(config.algo, resolve=True)
+    assert isinstance(given, dict)
+    objective(**{name: objective.checked(name, given[name]) for name in objective.names() if name in given})
 
 
 def _text(values: Any) -> str:

@@ -24,7 +24,7 @@ from dipole_sb3.cli.configuration import config_folder, is_tuned
 from dipole_sb3.cli.environments import training_env
 from dipole_sb3.cli.interrupt import StopOnSignal
 from dipole_sb3.cli.models import algorithm_of
-from dipole_sb3.cli.options import TrainOptions, check_knobs, check_options
+from dipole_sb3.cli.options import TrainOptions, check_hyperparameters, check_knobs, check_options
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation
 from dipole_sb3.cli.runs import (
     Run,
@@ -133,6 +133,7 @@ def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
         pictures.require_matplotlib(each.config)
         algorithm = algorithm_of(each.config)
         check_knobs(each.config, algorithm.__name__, algorithm.knobs())
+        check_hyperparameters(each.config, algorithm.update_rule.objective)
         _require_env_where_needed(each.config)
     require_different(runs)
     if not resume:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,13 +136,13 @@ def _estimates(scores: Mapping[str, Any], function: Callable[..., Any]) -> tuple
     """Of each algorithm: the function of its scores, and its 95 % bounds, shape [2, …]; the same at every call."""
     from rliable import library
 
-    with warnings.catch_warnings():
-        # rliable names the generator as arch once did.
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"arch\.")
-        generator = np.random.RandomState(0)
-        points, bounds = library.get_interval_estimates(
-            dict(scores), function, reps=REPETITIONS, random_state=generator
-        )
+    # It resamples with NumPy's global generator, whatever random_state it is given.
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        points, bounds = library.get_interval_estimates(dict(scores), function, reps=REPETITIONS)
+    finally:
+        np.random.set_state(before)
     return points, bounds
 
 
