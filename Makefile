@@ -2,6 +2,7 @@
 #
 #   make demo      train on recorded data, turn omega, leave pictures in runs/demo
 #   make cube-demo a robot learns to place a cube (OGBench): data, training, film, bundle; 25 minutes, runs/cube-demo
+#   make benchmark every algorithm on three small tasks, one table; a quarter of an hour, runs/benchmark/smoke
 #   make ros-demo  what that trained drives a simulated arm over ROS 2, no ROS install needed; runs/ros-demo
 #   make test      the test suite
 #   make lint      ruff and strict mypy
@@ -16,13 +17,16 @@ RUN := $(VENV)/bin/python
 # The tests run side by side, one thread each; nothing is rendered.
 TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 
-.PHONY: demo cube-demo ros-demo test lint format clean
+.PHONY: demo cube-demo benchmark ros-demo test lint format clean
 
 demo: $(VENV)/.demo
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo $(ARGS)
 
 cube-demo: $(VENV)/.cube
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo task=ogbench/cube-single-play $(ARGS)
+
+benchmark: $(VENV)/.benchmark
+	MUJOCO_GL=disable $(RUN) -m dipole_export.cli benchmark suite=smoke $(ARGS)
 
 ros-demo: $(VENV)/.ros runs/demo/bundle/manifest.json
 	MUJOCO_GL=disable $(RUN) -m dipole_policy.demo --bundle runs/demo/bundle --out runs/ros-demo $(ARGS)
@@ -60,13 +64,17 @@ $(VENV)/.cube: pyproject.toml $(VENV)/.torch
 	$(RUN) -m pip install --quiet --editable ".[demo,ogbench]"
 	@touch $@
 
+$(VENV)/.benchmark: pyproject.toml $(VENV)/.torch
+	$(RUN) -m pip install --quiet --editable ".[benchmark]"
+	@touch $@
+
 $(VENV)/.ros: pyproject.toml $(VENV)/.torch
 	$(RUN) -m pip install --quiet --editable ".[ros]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(RUN) -m pip install --quiet --editable ".[dev]"
-	@touch $@ $(VENV)/.demo $(VENV)/.ros
+	@touch $@ $(VENV)/.benchmark $(VENV)/.demo $(VENV)/.ros
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -101,6 +101,9 @@ def _make_data(asked: _Asked, groups: Sequence[Group]) -> None:
         if task.get("domain") is None or task.domain in made:
             continue
         made.add(task.domain)
+        if (Path(task.dataset_dir) / f"{task.domain}-v0.npz").exists():
+            continue
+        print(f"Making {asked.suite.made_episodes} episodes of {task.domain}", flush=True)
         make_dataset(
             task.dataset,
             episodes=asked.suite.made_episodes,

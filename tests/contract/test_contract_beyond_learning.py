@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,8 @@ def test_the_command_trains_evaluates_and_goes_on(algorithm: Any, dipole: Comman
     name = algorithm.__name__.lower()
     options = [each for each in TINY if not each.startswith("algo.")]
     known = {"algo.batch_size=16", "algo.policy_kwargs.net_arch=[8]", "algo.device=cpu", "algo.verbose=0"}
+    if "flow_steps" in inspect.signature(algorithm).parameters:
+        known.add("algo.flow_steps=2")
     status, _, err = dipole(
         "train", "task=reacher", f"algo={name}", *options, *known, "offline_steps=20", "checkpoint_freq=10",
         "episodes=2", "eval_freq=10", "eval_episodes=1", "pictures=true", "processes=1", "run_dir=run",

@@ -72,7 +72,8 @@ def make_model(
 
     :param normalize: arguments of VecNormalize, whose statistics are then those of some hundred resets.
     """
-    return scattered_model(DIPOLE, observation_space, action_space, policy_kwargs, normalize, **arguments)
+    few = {"flow_steps": 3, **arguments}  # tracing takes a second for ten
+    return scattered_model(DIPOLE, observation_space, action_space, policy_kwargs, normalize, **few)
 
 
 def scattered_model(
