@@ -35,7 +35,7 @@ from dipole_export.trainer import drawn_observations, random_observations
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3.buffers.normalization import ObservationStatistics
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
-from dipole_sb3.networks.acting_forms import ActingForm, Deterministic
+from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, GuidedConditional
 
 Precision = Literal["fp32", "int8"]
 
@@ -107,7 +107,7 @@ def export_bundle(
         guidance=form.guidance,
         precision=precision,
         parity=_UNMEASURED,
-        provenance={**_provenance(model), **(provenance or {})},
+        provenance={**_provenance(model), **_knob(model, form), **(provenance or {})},
     )
     errors = form.errors(Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path)), flat)
     accepted = _accepted(errors, precision, max_int8_error, form.advice, str(path))
@@ -235,6 +235,17 @@ def _action(model: OfflineAlgorithm, source: graphs.Source[ActingForm], names: S
 def _require_names(argument: str, names: Sequence[str], size: int) -> None:
     if len(names) != size or len(set(names)) != size:
         raise ValueError(f"{argument}: found {len(names)} names, {len(set(names))} different, expected {size}")
+
+
+def _knob(model: OfflineAlgorithm, form: ExportedForm) -> dict[str, Any]:
+    """What the algorithm calls the number that is turned, where that is not ω itself."""
+    sampled = form.source.form
+    if not isinstance(sampled, GuidedConditional) or form.guidance is None:
+        return {}
+    (knob,) = (knob for knob in model.policy.knobs if not knob.whole)
+    values = {name: omega + sampled.more_than_omega for name, omega in vars(form.guidance.omega).items()}
+    more = {"name": knob.name, "title": knob.title, "meaning": knob.hint, "more_than_omega": sampled.more_than_omega}
+    return {"knob": {**more, **values}}
 
 
 def _provenance(model: OfflineAlgorithm) -> dict[str, Any]:

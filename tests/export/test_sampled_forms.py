@@ -11,6 +11,7 @@ import torch
 from dipole_export import export_bundle
 from dipole_runtime import GuidedPolicy, GuidedPolicyError
 from dipole_runtime.bundle import read_bundle
+from dipole_runtime.inspection import describe
 from dipole_runtime.manifest import NEGATIVE, POSITIVE, OmegaRange
 from gymnasium import spaces
 
@@ -96,6 +97,12 @@ def test_the_weight_of_cfgrl_is_an_omega_one_less(tmp_path: Path) -> None:
     model = make(CFGRL, guidance=2.5)
     manifest = export_bundle(model, tmp_path / "bundle", omega_range=(-1.0, 2.0))
     assert manifest.omega == OmegaRange(1.5, -1.0, 2.0)
+    knob = manifest.provenance["knob"]
+    assert (knob["name"], knob["more_than_omega"]) == ("guidance", 1.0)
+    assert (knob["default"], knob["low"], knob["high"]) == (2.5, 0.0, 3.0)
+    assert knob["meaning"].startswith("0: a clone of all data, 1: ")
+    told = describe(read_bundle(tmp_path / "bundle"))
+    assert "knob         guidance weight w, omega + 1.0: 2.5 by default, 0.0 to 3.0 (0: a clone" in told
     with pytest.raises(ValueError, match=r"guidance 2\.5, an omega of 1\.5, is not in omega_range 0 … 1"):
         export_bundle(model, tmp_path / "other", omega_range=(0.0, 1.0))
     with pytest.raises(ValueError, match="omega_range"):

@@ -59,6 +59,16 @@ def _policy(manifest: Manifest) -> Iterator[str]:
     yield "policy       guided pair"
     yield f"flow         {guidance.flow_steps} steps, {guidance.num_candidates} candidates"
     yield f"omega        {omega.default} by default, {omega.low} to {omega.high}"
+    knob = manifest.provenance.get("knob")
+    if isinstance(knob, dict):
+        words = {
+            name: knob.get(name, "?") for name in ("title", "more_than_omega", "default", "low", "high", "meaning")
+        }
+        yield (
+            "knob         {title}, omega + {more_than_omega}: {default} by default, {low} to {high} ({meaning})".format(
+                **words
+            )
+        )
 
 
 def _part_row(part: ObservationPart) -> tuple[str, ...]:
