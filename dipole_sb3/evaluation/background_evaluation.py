@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 from dipole_sb3.buffers.normalization import ObservationStatistics
 from dipole_sb3.common.child_processes import live_and_die_with_parent, without_interrupts, without_script
 from dipole_sb3.evaluation.batched_acting import ActingModel
-from dipole_sb3.evaluation.environment_pool import MakeEnv
+from dipole_sb3.evaluation.environment_pool import KeptEnvironments, MakeEnv
 from dipole_sb3.evaluation.sweep import SweepResult, evaluate_sweeps, own_setting
 from dipole_sb3.learning.offline_policy import OfflinePolicy
 
@@ -194,7 +194,9 @@ class BackgroundEvaluator:
         )
 
 
-# The functions below run in the background process.
+# What follows runs in the background process.
+
+_environments: KeptEnvironments | None = None
 
 
 def _prepare(stop: Connection) -> None:
@@ -205,6 +207,9 @@ def _prepare(stop: Connection) -> None:
 def _evaluate(
     snapshots: CloudpickleWrapper, make_env: CloudpickleWrapper, episodes: int, seed: int, processes: int | None
 ) -> list[SweepResult]:
+    global _environments
+    if _environments is None:
+        _environments = KeptEnvironments(make_env.var)
     models = [snapshot.restored() for snapshot in snapshots.var]
     alike: dict[tuple[Any, ...], list[int]] = {}
     for index, model in enumerate(models):
@@ -217,6 +222,7 @@ def _evaluate(
             episodes=episodes,
             seed=seed,
             processes=processes,
+            environments=_environments,
         )
         results.update(zip(indices, sweeps, strict=True))
     return [results[index] for index in range(len(models))]

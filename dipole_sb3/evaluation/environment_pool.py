@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -151,6 +152,44 @@ def open_environments(
         yield pool
     finally:
         pool.close()
+
+
+class KeptEnvironments:
+    """Environments that stay open from one evaluation to the next of the same size.
+
+    Making one of OGBench's takes longer than an episode in it.
+
+    :param make_env: as in :func:`open_environments`.
+    """
+
+    def __init__(self, make_env: MakeEnv) -> None:
+        self._make_env = make_env
+        self._size: tuple[int, int] | None = None
+        self._opened = ExitStack()
+        self._pool: LocalEnvironments | ProcessEnvironments | None = None
+
+    @contextmanager
+    def open(self, slots: int, processes: int) -> Iterator[LocalEnvironments | ProcessEnvironments]:
+        """As :func:`open_environments`; after an exception, which may have left episodes half played, all are closed."""
+        if self._pool is None or self._size != (slots, processes):
+            self.close()
+            self._pool = self._opened.enter_context(open_environments(self._make_env, slots, processes))
+            self._size = slots, processes
+        try:
+            yield self._pool
+        except BaseException:
+            self.close()
+            raise
+
+    @cached_property
+    def seconds_per_episode(self) -> float:
+        """See :func:`seconds_per_episode`; measured once."""
+        return seconds_per_episode(self._make_env)
+
+    def close(self) -> None:
+        """Closes them; the next call of :meth:`open` makes others."""
+        self._pool = None
+        self._opened.close()
 
 
 def seconds_per_episode(make_env: MakeEnv, seed: int = 0, steps: int = 20, unlimited: int = 1000) -> float:

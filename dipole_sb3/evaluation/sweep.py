@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.files import write_csv
 from dipole_sb3.common.intervals import mean_interval, proportion_interval
 from dipole_sb3.evaluation.batched_acting import Acting, ActingModel
-from dipole_sb3.evaluation.environment_pool import MakeEnv, open_environments, seconds_per_episode
+from dipole_sb3.evaluation.environment_pool import KeptEnvironments, MakeEnv
 from dipole_sb3.evaluation.episode_player import Player, play
 from dipole_sb3.learning.knobs import Knob
 
@@ -155,6 +156,7 @@ def evaluate_sweeps(
     processes: int | None = None,
     deterministic: bool = False,
     progress: bool = False,
+    environments: KeptEnvironments | None = None,
 ) -> list[SweepResult]:
     """:func:`evaluate_sweep` for several models: their environments step together, and the models act in one batch.
 
@@ -166,6 +168,7 @@ def evaluate_sweeps(
 
     :param models: at least one, for the same environment, with the same knobs; they must have the same value of each
         knob that is not in ``grid``.
+    :param environments: keeps the environments open for the next call; None: they are closed.
     :return: one result per model, in order; the parameters are those of :func:`evaluate_sweep`.
     :raises ValueError: as in :func:`evaluate_sweep`, or there are no models.
     """
@@ -183,15 +186,15 @@ def evaluate_sweeps(
     slots = -(-episodes // -(-episodes // MAX_ENVIRONMENTS_OF_A_MODEL))
     together = -(-len(models) // -(-len(models) // max(1, MAX_ENVIRONMENTS // slots)))
     total = len(models) * len(cells) * episodes
-    if processes is None:
-        pays = seconds_per_episode(make_env, seed) * total > _WORTH_PROCESSES
-        processes = min(available_cores(), slots * together) if pays else 1
-
     sweeps = [_Sweep(knobs, seed) for _ in models]
-    with (
-        open_environments(make_env, slots * together, processes) as pool,
-        tqdm(total=total, unit="episode", desc="evaluating", disable=not progress) as bar,
-    ):
+    with ExitStack() as closed:
+        if environments is None:
+            environments = closed.enter_context(closing(KeptEnvironments(make_env)))
+        if processes is None:
+            pays = environments.seconds_per_episode * total > _WORTH_PROCESSES
+            processes = min(available_cores(), slots * together) if pays else 1
+        pool = closed.enter_context(environments.open(slots * together, processes))
+        bar = closed.enter_context(tqdm(total=total, unit="episode", desc="evaluating", disable=not progress))
         for setting in cells:
             acting = functools.partial(Acting, setting=setting, deterministic=deterministic)
             for start in range(0, len(models), together):
