@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -155,7 +155,7 @@ def open_environments(
 
 
 class KeptEnvironments:
-    """Environments that stay open from one evaluation to the next of the same size.
+    """Environments that stay open from one evaluation to the next of the same size, where this process steps them.
 
     Making one of OGBench's takes longer than an episode in it.
 
@@ -164,19 +164,20 @@ class KeptEnvironments:
 
     def __init__(self, make_env: MakeEnv) -> None:
         self._make_env = make_env
-        self._size: tuple[int, int] | None = None
-        self._opened = ExitStack()
-        self._pool: LocalEnvironments | ProcessEnvironments | None = None
+        self._kept: tuple[int, LocalEnvironments] | None = None
 
     @contextmanager
     def open(self, slots: int, processes: int) -> Iterator[LocalEnvironments | ProcessEnvironments]:
-        """As :func:`open_environments`; after an exception, which may have left episodes half played, all are closed."""
-        if self._pool is None or self._size != (slots, processes):
+        """As :func:`open_environments`; after an exception, which may leave episodes half played, all are closed."""
+        if processes > 1:
+            with open_environments(self._make_env, slots, processes) as pool:
+                yield pool
+            return
+        if self._kept is None or self._kept[0] != slots:
             self.close()
-            self._pool = self._opened.enter_context(open_environments(self._make_env, slots, processes))
-            self._size = slots, processes
+            self._kept = slots, LocalEnvironments(self._make_env, range(slots))
         try:
-            yield self._pool
+            yield self._kept[1]
         except BaseException:
             self.close()
             raise
@@ -188,8 +189,9 @@ class KeptEnvironments:
 
     def close(self) -> None:
         """Closes them; the next call of :meth:`open` makes others."""
-        self._pool = None
-        self._opened.close()
+        if self._kept is not None:
+            self._kept[1].close()
+        self._kept = None
 
 
 def seconds_per_episode(make_env: MakeEnv, seed: int = 0, steps: int = 20, unlimited: int = 1000) -> float:
