@@ -241,8 +241,9 @@ class OfflinePolicy(BasePolicy):
         """
         unknown = given.keys() - {knob.name for knob in self.knobs}
         if unknown:
-            names = ", ".join(knob.name for knob in self.knobs) or "none"
-            raise TypeError(f"{type(self).__name__} has no {sorted(unknown)[0]} to turn, expected one of: {names}")
+            names = ", ".join(knob.name for knob in self.knobs)
+            expected = f"expected one of: {names}" if names else "it has nothing to turn"
+            raise TypeError(f"{type(self).__name__} has no {sorted(unknown)[0]} to turn, {expected}")
         return {knob.name: self._value_of(knob, given.get(knob.name)) for knob in self.knobs}
 
     @contextmanager
