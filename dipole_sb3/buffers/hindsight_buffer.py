@@ -432,7 +432,7 @@ def _recorded_bounds(recorded: OfflineReplayBuffer) -> EpisodeBounds:
         raise DatasetError(
             f"{recorded.source}: goals achieved later in an episode need transitions in the order in which they were "
             f"recorded: found {continued or 'no'} rows whose next observation is the observation of the row after "
-            f"them, among {open_ended} that do not end an episode"
+            f"them, among {open_ended} that end neither an episode nor the data"
         )
     return bounds
 

@@ -77,7 +77,7 @@ def require_consecutive(buffer: OfflineReplayBuffer, argument: str) -> None:
         raise DatasetError(
             f"{data.source}: {argument} needs transitions in the order in which they were recorded: found "
             f"{continued or 'no'} rows whose next observation is the observation of the row after them, among "
-            f"{open_ended} that do not end an episode"
+            f"{open_ended} that end neither an episode nor the data"
         )
 
 

@@ -415,7 +415,7 @@ def test_shuffled_data_are_refused_for_several_steps(algorithm: Any, reacher_dat
     model = small(algorithm, dataset=shuffled, n_steps=3)
     with pytest.raises(DatasetError, match="in the order in which they were recorded") as refusal:
         model.learn(2)
-    one_sentence(refusal.value, "dataset", "n_steps=3", "among 316 that do not end an episode")
+    one_sentence(refusal.value, "dataset", "n_steps=3", "among 313 that end neither an episode nor the data")
     assert model.num_timesteps == 0
     # ReBRAC's penalty on the next action needs the order, too.
     without = {"critic_bc_coef": 0.0} if algorithm is ReBRAC else {}
