@@ -220,15 +220,15 @@ def test_every_suite_can_be_planned(name: str, tmp_path: Path) -> None:
     groups = planned(suite, suite.algos, suite.seeds, tmp_path, [])
     tasks = sum(len(entry.task_ids or [0]) for entry in suite.tasks)
     assert len(groups) == tasks * len(suite.algos)
-    assert tasks == {"smoke": 3, "paper/ogbench": 30, "paper/exorl": 9}[name]
+    assert tasks == {"smoke": 3, "reacher": 1, "cube-single": 1, "paper/ogbench": 30, "paper/exorl": 9}[name]
     folders = [run.folder for group in groups for run in group.runs]
     assert len(set(folders)) == len(folders) == len(groups) * suite.seeds
     for group in groups:
         (evaluations,) = {run.config.offline_steps // run.config.eval_freq for run in group.runs}
-        assert (
-            evaluations
-            == {"smoke": 4, "paper/ogbench": 12 if group.algorithm == "idql" else 10, "paper/exorl": 10}[name]
-        )
+        # The mean of the last three needs three.
+        assert evaluations >= 3
+        if name == "paper/ogbench":
+            assert evaluations == (12 if group.algorithm == "idql" else 10)
 
 
 def test_a_suite_with_unknown_fields_is_refused(dipole: Command) -> None:

@@ -109,16 +109,21 @@ def test_weights_are_cast_once_and_not_per_flow_step(make: Callable[..., Any]) -
 
 def test_losses_values_and_gradients_are_those_of_single_precision_within_rounding(make: Callable[..., Any]) -> None:
     model = make().learn(50)
-    arguments = drawn(model)
     parameters = [each for each in model.policy.parameters() if each.requires_grad]
 
-    def evaluated(products: Any) -> tuple[Any, Tensor]:
+    def evaluated(products: Any, arguments: tuple[Any, ...]) -> tuple[Any, Tensor]:
         with products_in(products, CPU):
             outcome = model.update_rule.losses(*arguments)
         gradients = torch.autograd.grad(outcome.total, parameters, allow_unused=True)
         return outcome, torch.cat([each.flatten() for each in gradients if each is not None])
 
-    (expected, exact), (found, near) = evaluated("fp32"), evaluated("bf16")
+    for _ in range(20):
+        arguments = drawn(model)
+        (expected, exact), (found, near) = (evaluated(products, arguments) for products in ("fp32", "bf16"))
+        better = [outcome.details.get("advantage", torch.zeros(1)) > 0 for outcome in (expected, found)]
+        # An advantage that rounding moves past 0 changes CFGRL's loss by a whole transition.
+        if torch.equal(*better):
+            break
     assert not torch.equal(found.losses, expected.losses)
     torch.testing.assert_close(found.losses, expected.losses, rtol=0.02, atol=1e-4)
     for name, value in expected.details.items():

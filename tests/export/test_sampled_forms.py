@@ -109,7 +109,7 @@ def test_the_weight_of_cfgrl_is_an_omega_one_less(tmp_path: Path) -> None:
         export_bundle(model, tmp_path / "other", omega_range=(-2.0, 2.0))
 
 
-@pytest.mark.parametrize("algorithm", [IFQL, FQL, CFGRL])
+@pytest.mark.parametrize("algorithm", [FQL, CFGRL])
 def test_int8(algorithm: type[Any], tmp_path: Path) -> None:
     model = make(algorithm, width=96, updates=2)
     whole = export_bundle(model, tmp_path / "fp32")

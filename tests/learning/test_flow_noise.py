@@ -40,5 +40,5 @@ def test_a_grid_of_policy_kwargs_reaches_the_noise() -> None:
     model = DIPOLE("MlpPolicy", dataset="demo/reacher-tqc-10k", policy_kwargs={"net_arch": [4], "time_grid": 2})
     noise = model.update_rule.draw_noise(model.policy, 64, torch.Generator().manual_seed(0), 1)
     assert set(noise.time.flatten().tolist()) == {0.0, 0.5, 1.0}
-    with pytest.raises(ValueError, match="time_grid is 0, expected at least 1"):
+    with pytest.raises(ValueError, match="time_grid is 0, expected a whole number of at least 1"):
         DIPOLE("MlpPolicy", dataset="demo/reacher-tqc-10k", policy_kwargs={"time_grid": 0})
