@@ -2,7 +2,7 @@
 #
 #   make demo      train on recorded data, turn omega, leave pictures in runs/demo
 #   make cube-demo a robot learns to place a cube (OGBench): data, training, film, bundle; 25 minutes, runs/cube-demo
-#   make benchmark every algorithm on three small tasks, one table; a quarter of an hour, runs/benchmark/smoke
+#   make benchmark every algorithm on three small tasks, one table; 20 minutes, runs/benchmark/smoke
 #   make ros-demo  what that trained drives a simulated arm over ROS 2, no ROS install needed; runs/ros-demo
 #   make test      the test suite
 #   make lint      ruff and strict mypy

@@ -152,7 +152,9 @@ def _intervals(axes: Axes, found: Mapping[str, Interval], colours: Mapping[str, 
         axes.plot([estimate, estimate], [place - 0.275, place + 0.275], color=colours[name], linewidth=2.4)
     axes.set_yticks(range(len(found)), list(found))
     axes.grid(axis="y", visible=False)
+    axes.use_sticky_edges = False
     axes.margins(x=0.06)
+    axes.locator_params(axis="x", nbins=5)
 
 
 def _colours(names: Mapping[str, Any]) -> dict[str, str]:
