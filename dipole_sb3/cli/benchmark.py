@@ -14,9 +14,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from dipole_sb3.cli import benchmark_table, pictures, shared_machine, train
-from dipole_sb3.cli.benchmark_plan import Group, Suite, code, is_begun, is_finished, load_suite, planned, require_same
+from dipole_sb3.cli.benchmark_plan import Group, Suite, is_begun, is_finished, load_suite, planned, require_same
 from dipole_sb3.cli.benchmark_results import Scores, read_scores, write_results
-from dipole_sb3.cli.runs import Run
 from dipole_sb3.common.files import replaced_when_complete
 
 RESULTS, TABLE = "results.csv", "table.md"
@@ -52,12 +51,12 @@ def run(arguments: list[str]) -> int:
     _require_packages(groups)
     for group in groups:
         train.require_startable(group.runs, resume=True)
-    require_same(groups, asked.out)
+    code = require_same(groups, asked.out)
     if hint := shared_machine.hint():
         print(hint)
     _make_data(asked, groups)
     _learn(asked, groups)
-    _report(asked, read_scores(groups))
+    _report(asked, read_scores(groups), code)
     return 0
 
 
@@ -128,7 +127,7 @@ def _learn(asked: _Asked, groups: Sequence[Group]) -> None:
         begun = [each for each in waiting if is_begun(each)]
         for runs, resume in (([each for each in waiting if each not in begun], False), (begun, True)):
             if runs:
-                _learn_together(runs, resume, asked.command)
+                train.evaluate(runs, train.train(runs, resume, go_on_with=asked.command))
         seconds.append(time.perf_counter() - start)
         (scores,) = read_scores([group])
         left = len(todo) - number
@@ -137,21 +136,16 @@ def _learn(asked: _Asked, groups: Sequence[Group]) -> None:
         print(f"  {score}{' %' if scores.has_success else ''}, {_duration(seconds[-1])}{ahead}", flush=True)
 
 
-def _learn_together(runs: Sequence[Run], resume: bool, command: str) -> None:
-    trained = train.train(runs, resume, go_on_with=command)
-    train.evaluate(runs, trained)
-
-
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _report(asked: _Asked, scores: Sequence[Scores]) -> None:
+def _report(asked: _Asked, scores: Sequence[Scores], code: Mapping[str, str]) -> None:
     """Writes the tables and pictures, and prints the first table."""
     write_results(scores, asked.out / RESULTS)
-    page = benchmark_table.page(asked.suite_name, asked.suite, scores, asked.command, code())
+    page = benchmark_table.page(asked.suite_name, asked.suite, scores, asked.command, code)
     with replaced_when_complete(asked.out / TABLE) as file:
         file.write(page.encode())
     drawn = _draw(scores, asked.out)

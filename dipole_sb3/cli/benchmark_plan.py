@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dipole_sb3.cli import errors, run_folder, sweep
-from dipole_sb3.cli.configuration import algorithm_names, config_folder, is_tuned, suite_names, task_names
+from dipole_sb3.cli.configuration import algorithm_names, config_folder, dotted, is_tuned, suite_names, task_names
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options, grid_in
 from dipole_sb3.cli.runs import Run, with_seed
@@ -104,8 +104,9 @@ def load_suite(name: str) -> Suite:
         near = difflib.get_close_matches(name, suite_names(), n=1, cutoff=0.5)
         known = f"nearest: {near[0]}" if near else f"known are {', '.join(suite_names())}"
         raise ValueError(f"there is no suite={name}; {known}, or the path of a YAML file")
-    found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Suite), OmegaConf.load(file)))
-    return found  # type: ignore[no-any-return]
+    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Suite), OmegaConf.load(file)))
+    assert isinstance(found, Suite)
+    return found
 
 
 def planned(suite: Suite, algos: Sequence[str], seeds: int, out: Path, overrides: Sequence[str]) -> list[Group]:
@@ -201,9 +202,10 @@ def is_begun(run: Run) -> bool:
     return any((run.folder / run_folder.CHECKPOINTS).glob("*.zip"))
 
 
-def require_same(groups: Sequence[Group], out: Path) -> None:
+def require_same(groups: Sequence[Group], out: Path) -> dict[str, str]:
     """Refuses to go on with a benchmark that other code or another configuration began; notes the code of a new one.
 
+    :return: the code.
     :raises ValueError: the message names what differs, what it was and what it is now.
     """
     for run in (run for group in groups for run in group.runs):
@@ -218,10 +220,11 @@ def require_same(groups: Sequence[Group], out: Path) -> None:
                     f"{out}: was begun with {name} {before.get(name)}, and this is {value}: figures of both would not "
                     "compare; expected the same code, or another out=FOLDER"
                 )
-        return
+        return now
     out.mkdir(parents=True, exist_ok=True)
     with replaced_when_complete(file) as written:
         written.write(f"{json.dumps(now, indent=2)}\n".encode())
+    return now
 
 
 def _require_same_config(run: Run) -> None:
@@ -237,14 +240,7 @@ def _require_same_config(run: Run) -> None:
 def _flat(config: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(config, resolve=True)
     assert isinstance(found, dict)
-    return dict(_dotted({name: value for name, value in found.items() if name not in _MAY_DIFFER}))
-
-
-def _dotted(node: dict[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for name, value in node.items():
-        pairs += _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-    return pairs
+    return dict(dotted({name: value for name, value in found.items() if name not in _MAY_DIFFER}))
 
 
 def code() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,17 @@ def _default_algorithm() -> str:
 
 def _leaves(file: Path) -> list[str]:
     """Dotted names of the values of a YAML file."""
-    return _dotted(OmegaConf.to_container(OmegaConf.load(file)))
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    return [name for name, _ in dotted(content)]
 
 
-def _dotted(node: Any) -> list[str]:
-    names = []
-    for key, value in node.items():
-        names += [f"{key}.{name}" for name in _dotted(value)] if isinstance(value, dict) else [str(key)]
-    return names
+def dotted(options: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested options with its dotted name, e.g. ``("algo.beta", 1.0)``."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def paper_target(algorithm: str, task: Mapping[str, Any], task_id: int | None, online: bool = False) -> str | None:
@@ -127,19 +130,22 @@ def paper_score(algorithm: str, task: Mapping[str, Any], task_id: int | None) ->
     if dataset.startswith("ogbench/") and task_id is not None and domain in targets.get("ogbench", {}):
         return {key: values[task_id - 1] for key, values in targets["ogbench"][domain].items()}
     if dataset.startswith("exorl/") and task.get("algorithm") == "rnd":
-        return targets.get("exorl", {}).get(task["name"])  # type: ignore[no-any-return]
+        of_exorl: dict[str, dict[str, float]] = targets.get("exorl", {})
+        return of_exorl.get(task["name"])
     return None
 
 
 def paper_average(algorithm: str, domain: str) -> dict[str, float] | None:
     """The paper's average over the five tasks of an OGBench domain, likewise."""
-    return _targets(algorithm).get("ogbench_average", {}).get(domain)  # type: ignore[no-any-return]
+    averages: dict[str, dict[str, float]] = _targets(algorithm).get("ogbench_average", {})
+    return averages.get(domain)
 
 
 @cache
 def _targets(algorithm: str) -> dict[str, Any]:
     of_algorithms: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / "targets.yaml"))
-    return of_algorithms.get(algorithm.lower(), {})  # type: ignore[no-any-return]
+    found: dict[str, Any] = of_algorithms.get(algorithm.lower(), {})
+    return found
 
 
 def _with_deviation(row: Mapping[str, Any]) -> str:

@@ -116,9 +116,8 @@ def check_hyperparameters(config: DictConfig, objective: type[Objective]) -> Non
     :param objective: of the algorithm's update.
     :raises ValueError: the message names the hyperparameter, its value and what was expected.
     """
-    given = OmegaConf.to_container(config.algo, resolve=True)
-    assert isinstance(given, dict)
-    objective(**{name: objective.checked(name, given[name]) for name in objective.names() if name in given})
+    given: Any = OmegaConf.to_container(config.algo, resolve=True)
+    objective.of(given)
 
 
 def _text(values: Any) -> str:

@@ -7,13 +7,14 @@ import glob
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from dipole_sb3.cli import run_folder
+from dipole_sb3.cli.configuration import dotted
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options
 
@@ -77,16 +78,7 @@ def resumed(config: DictConfig, folder: Path) -> Run:
     assert isinstance(options, dict)
     for name in _OF_ONE_RUN:
         options.pop(name, None)
-    return Run(config, folder, tuple(_flat(options)))
-
-
-def _flat(options: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Options in the form of the command line: ``name=value``."""
-    for name, value in options.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}={value}"
+    return Run(config, folder, tuple(f"{name}={value}" for name, value in dotted(options)))
 
 
 def require_different(runs: Sequence[Run]) -> None:

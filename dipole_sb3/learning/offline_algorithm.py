@@ -310,7 +310,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :raises ValueError: a hyperparameter is out of range, or no number where one is expected.
         """
         objective = self.update_rule.objective
-        return objective(**{name: objective.checked(name, getattr(self, name)) for name in objective.names()})
+        return objective.of({name: getattr(self, name) for name in objective.names()})
 
     def hyperparameters(self) -> dict[str, Any]:
         """What the updates depend on, for the records that accompany a trained policy."""

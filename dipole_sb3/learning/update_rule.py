@@ -45,7 +45,15 @@ class Objective:
         return tuple(each.name for each in fields(cls) if "per_run" in each.metadata)
 
     @classmethod
-    def checked(cls, name: str, value: Any) -> Any:
+    def of(cls: type[SelfObjective], values: Mapping[str, Any]) -> SelfObjective:
+        """From named values, of which those of other names are left alone; missing ones keep their defaults.
+
+        :raises ValueError: a value is out of range, or no number where one is expected.
+        """
+        return cls(**{name: cls._checked(name, values[name]) for name in cls.names() if name in values})
+
+    @classmethod
+    def _checked(cls, name: str, value: Any) -> Any:
         """A value for a field, which has the type of the field's default.
 
         :raises ValueError: it is no number where one is expected, or no whole number.
