@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed: see the extra 'ros' or your ROS distribution")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from dipole_policy.session import LATCHED
-from graph import CONTRACT, STOP, driving, pair, wait
+from graph import CONTRACT, STOP, action, driving, pair, wait
 from rclpy.context import Context
 from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -313,3 +314,45 @@ def test_a_simulation_whose_clock_never_speaks_is_named(bundle: Path, contract: 
         assert found.change("configure")
         assert found.change("activate")
         found.told("clock: use_sim_time is true and nothing has arrived on /clock")
+
+
+# ---- where motion begins, and several topics
+
+
+def test_the_first_command_on_the_wire_is_where_the_arm_is(bundle: Path, tmp_path: Path):
+    """Activation, a stop, a new activation from another place: never more than a step away from the measured state."""
+    start = "start_from: {topic: joint_states, field: position, names: [elbow, wrist]}"
+    path = tmp_path / "positions.yaml"
+    path.write_text(CONTRACT.replace("on_stop: zero", f"on_stop: hold, max_rate: [0.2, 0.2], {start}"))
+    step = 0.2 / 20 + 1e-9
+    with pair(bundle, path) as (_, found):
+        assert found.change("configure")
+        for place in ([0.1, 0.2], [-0.5, 0.9]):
+            found.position = place
+            time.sleep(0.2)
+            count = len(found.commands)
+            assert found.change("activate")
+            wait(lambda count=count: len(found.commands) > count + 5, "commands")
+            commands = np.array([place, *found.commands[count : count + 5]])
+            assert np.abs(np.diff(commands, axis=0)).max() <= step
+            assert np.abs(commands[-1] - place).max() > step, "it does not move at all"
+            assert found.change("deactivate")
+            wait(lambda place=place: found.commands[-1] == place, "the measured place held as the last command")
+
+
+def test_arm_and_gripper_from_one_decision(bundle: Path, tmp_path: Path):
+    entries = [
+        "{topic: command, type: std_msgs/msg/Float64MultiArray, field: data, size: 1, on_stop: zero}",
+        "{topic: gripper, type: std_msgs/msg/Float64, field: data, on_stop: zero}",
+    ]
+    path = tmp_path / "several.yaml"
+    path.write_text(CONTRACT[: CONTRACT.index("action:")] + "action:\n" + "".join(f"  - {one}\n" for one in entries))
+    gripped: list[float] = []
+    with pair(bundle, path) as (_, found):
+        found.node.create_subscription(Float64, "gripper", lambda message: gripped.append(message.data), 10)
+        assert found.change("configure")
+        assert found.change("activate")
+        arm, gripper = action(bundle)
+        wait(lambda: [arm] in found.commands and gripper in gripped, "one decision on both topics")
+        found.speaks_speed = False
+        wait(lambda: found.commands[-1] == [0.0] and gripped[-1] == 0.0, "a stop on both topics")
