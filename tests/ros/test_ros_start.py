@@ -93,6 +93,17 @@ def test_a_stop_holds_the_arm_where_it_finds_it(bundle: Path):
     assert bench.sent[-1] == [0.3, 0.1], "it is not followed: an arm that sags would creep down"
 
 
+def test_the_next_stop_holds_where_it_finds_the_arm_then(bundle: Path):
+    bench = Bench(bundle, LIMITED)
+    for place in ([0.3, 0.1], [-0.2, 0.4]):
+        for _ in range(6):
+            moved(bench, *place)
+            bench.loop.period()
+        assert bench.loop.wire.is_driving
+        bench.loop.stop(Cause(Kind.EXCEPTION, "elsewhere"))
+        assert bench.sent[-1] == place
+
+
 def test_an_arm_that_is_moved_is_held_where_it_was_left(bundle: Path):
     bench = Bench(bundle, LIMITED.replace("on_stop: hold", "on_stop: hold, hold_within: [0.05, 0.05]"))
     bench.period()
