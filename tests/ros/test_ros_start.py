@@ -333,12 +333,12 @@ def test_never_more_misses_than_tolerated_in_any_window(allowed: int, of: int, p
         now += pause
         started = now
         now += spent
-        if spent > 0.05:
+        if now - started > 0.05:
             misses += [now] * max(1, int((now - started) / 0.05))
         lately = [time for time in misses if now - time <= of * 0.05]
         found = deadlines.check(started, now)
         if now - started > 0.05:
-            assert (found is not None) == (min(len(lately), 10**9) > allowed)
+            assert (found is not None) == (len(lately) > allowed)
         else:
             assert found is None
 
