@@ -82,6 +82,7 @@ class Browser:
         """Opens a file in a new tab and waits until the page is ready or refuses."""
         tab = Tab(self, self.call("Target.createTarget", url="about:blank")["targetId"])
         tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        tab.call("Emulation.setScrollbarsHidden", hidden=True)
         tab.call("Page.navigate", url=path.resolve().as_uri())
         tab.wait("document.body && ['ready', 'refused'].includes(document.body.dataset.state)")
         return tab

@@ -140,12 +140,15 @@ def _fixed_noise(policy: GuidedPolicy, num_candidates: int) -> dict[str, Any]:
     return {"most_candidates": most, "noise": _base64(policy.deterministic_noise(most).astype("<f4").tobytes())}
 
 
-def _facts(manifest: Manifest) -> list[str]:
+def _facts(manifest: Manifest) -> dict[str, str]:
     """What the free part of the manifest says of the policy's origin, as far as it is as the exporter writes it."""
     provenance = manifest.provenance
     dataset = provenance.get("dataset")
-    found = (provenance.get("algorithm"), dataset.get("name") if isinstance(dataset, dict) else None)
-    return [_printable(text) for text in found if isinstance(text, str)]
+    found = {
+        "algorithm": provenance.get("algorithm"),
+        "dataset": dataset.get("name") if isinstance(dataset, dict) else None,
+    }
+    return {name: _printable(text) for name, text in found.items() if isinstance(text, str)}
 
 
 def _knob(manifest: Manifest) -> dict[str, Any] | None:

@@ -1,6 +1,8 @@
 // Sliders with a number beside them; every value is a number of the bundle's own scale.
 
 const GROUP = 64;
+// In a number's field; what is computed with has them all.
+const DIGITS = 5;
 
 // change(value) is called with every value that is accepted. strict: values outside the range are refused.
 function slider({ id, label, low, high, value, snap = (number) => number, strict = false, whole = false, change }) {
@@ -8,12 +10,12 @@ function slider({ id, label, low, high, value, snap = (number) => number, strict
   const number = element("input", { type: "number", step: whole ? 1 : "any", "aria-label": `${label}, as a number` });
   const set = (next) => {
     range.value = next;
-    number.value = +next.toPrecision(6);
+    number.value = +next.toPrecision(DIGITS);
     number.setCustomValidity("");
   };
   range.addEventListener("input", () => {
     const next = snap(Number(range.value));
-    number.value = +next.toPrecision(6);
+    number.value = +next.toPrecision(DIGITS);
     number.setCustomValidity("");
     change(next);
   });

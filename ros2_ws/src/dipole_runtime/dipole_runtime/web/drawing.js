@@ -88,7 +88,7 @@ function comparison(results, spec, knob, choose) {
   return element("table", {}, head, body, foot);
 }
 
-const CHART = { width: 260, height: 130, left: 6, right: 6, top: 16, bottom: 18 };
+const CHART = { width: 260, height: 130, left: 1, right: 1, top: 4, bottom: 17 };
 
 // A line of y over the knob, with the current point; low and high are the ends of the vertical axis.
 function curve(name, points, current, low, high, knob) {
@@ -113,13 +113,10 @@ function curve(name, points, current, low, high, knob) {
       element("line", { class: "cursor", x1: x(current.omega), x2: x(current.omega), y1: top, y2: height - bottom }),
       element("path", { class: "curve", d: path.join("") }),
       element("circle", { class: "chosen", cx: x(current.omega), cy: y(current.value), r: 4.5 }),
-      text(shown(high, 3), { x: left, y: top - 4 }),
-      text(shown(low, 3), { x: left, y: height - 5 }),
-      text(`${shown(knob.ofOmega(first))} … ${shown(knob.ofOmega(last))}`, {
-        x: width - right,
-        y: height - 5,
-        "text-anchor": "end",
-      }),
+      text(shown(high, 3), { x: left + 4, y: top + 12 }),
+      text(shown(low, 3), { x: left + 4, y: height - bottom - 5 }),
+      text(shown(knob.ofOmega(first)), { x: left, y: height - 4 }),
+      text(shown(knob.ofOmega(last)), { x: width - right, y: height - 4, "text-anchor": "end" }),
     ),
   );
 }
@@ -136,5 +133,5 @@ function curves(points, current, spec, knob) {
   const [low, high] = [Math.min(...all), Math.max(...all)];
   const margin = high > low ? 0.1 * (high - low) : 1;
   const now = { omega: current.omega, value: current.q };
-  return [...figures, curve("q, the return that the critics expect", returns, now, low - margin, high + margin, knob)];
+  return [...figures, curve("q", returns, now, low - margin, high + margin, knob)];
 }

@@ -36,35 +36,36 @@ function refuse(error) {
 }
 
 function introduce() {
-  const facts = [...bundle.facts, bundle.precision, `bundle ${bundle.hash.slice(0, 12)}`];
-  if (bundle.facts.length) {
-    at("title").textContent = `${bundle.facts[0]} in the browser`;
-    document.title = at("title").textContent;
-  }
+  const { algorithm, dataset } = bundle.facts;
+  if (algorithm) at("title").textContent = document.title = `${algorithm} in the browser`;
+  const facts = [dataset, bundle.precision, `bundle ${bundle.hash.slice(0, 12)}`].filter(Boolean);
   at("facts").textContent = facts.join(" · ");
   at("explanation").replaceChildren(...explanation());
 }
 
 function explanation() {
   const { size } = bundle.observation;
-  const whole = `This policy turns an observation of ${size} ${size === 1 ? "number" : "numbers"} into an action of ${
-    bundle.action.size
-  }. `;
-  const here = " All of it runs in this file, in your browser; nothing is sent anywhere.";
-  if (guidance === null) return [`${whole}It is deterministic: one action for an observation, and nothing to turn.${here}`];
-  const choice = ` Of N such actions the critics choose the one with the largest q, the return they expect.`;
-  const flow = ` from noise to an action in ${guidance.flow_steps} steps`;
-  if (!knob.turns) return [`${whole}It flows${flow}; how greedily it does so cannot be turned.${choice}${here}`];
+  const here = " It runs in this file, in your browser: nothing is sent anywhere.";
+  if (guidance === null)
+    return [
+      `Change the observation and watch the action. This policy is deterministic: one action of ${bundle.action.size} ` +
+        `for an observation of ${size}, and nothing to turn. q is the return that the critics expect of it.${here}`,
+    ];
+  const choice = " Of N candidates the critics choose the one with the largest q, the return they expect.";
+  if (!knob.turns)
+    return [
+      `Change the observation and watch the action. The policy flows from noise to an action in ${guidance.flow_steps} ` +
+        `steps; how greedily it does so cannot be turned.${choice}${here}`,
+    ];
   const formula = element("span", { class: "formula" }, "v = (1 + ω)·v⁺ − ω·v⁻");
   if (guidance.knob) {
     const sum = `${knob.more < 0 ? "−" : "+"} ${shown(Math.abs(knob.more))}`;
-    const own = [element("bdi", {}, knob.name), ` = ω ${sum} (`, element("bdi", {}, guidance.knob.meaning), ")"];
-    return [`${whole}It follows `, formula, `${flow}, and you turn `, ...own, `; more is greedier.${choice}${here}`];
+    const name = () => element("bdi", {}, knob.name);
+    const own = [name(), ` = ω ${sum} (`, element("bdi", {}, guidance.knob.meaning), ")"];
+    return ["Turn ", name(), " and watch the action. The policy follows ", formula, ", ", ...own, `.${choice}${here}`];
   }
-  const meaning =
-    "ω = −1 is the negative policy, trained towards low return; 0 the positive one, trained towards high return; more " +
-    "goes on in the same direction: greedier, and in the end away from the data.";
-  return [`${whole}It follows `, formula, `${flow}. ${meaning}${choice}${here}`];
+  const meaning = ": −1 is the negative policy, 0 the positive, more is greedier, and in the end leaves the data.";
+  return ["Turn ω and watch the action. The policy follows ", formula, `${meaning}${choice}${here}`];
 }
 
 function noise() {
