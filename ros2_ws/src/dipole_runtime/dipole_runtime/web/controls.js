@@ -2,7 +2,7 @@
 
 const GROUP = 64;
 // In a number's field; what is computed with has them all.
-const DIGITS = 5;
+const DIGITS = 4;
 
 // change(value) is called with every value that is accepted. strict: values outside the range are refused.
 function slider({ id, label, low, high, value, snap = (number) => number, strict = false, whole = false, change }) {

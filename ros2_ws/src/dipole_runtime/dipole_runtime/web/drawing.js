@@ -88,7 +88,7 @@ function comparison(results, spec, knob, choose) {
   return element("table", {}, head, body, foot);
 }
 
-const CHART = { width: 260, height: 130, left: 1, right: 1, top: 4, bottom: 17 };
+const CHART = { width: 210, height: 105, left: 1, right: 1, top: 4, bottom: 17 };
 
 // A line of y over the knob, with the current point; low and high are the ends of the vertical axis.
 function curve(name, points, current, low, high, knob) {
