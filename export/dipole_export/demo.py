@@ -45,14 +45,17 @@ if TYPE_CHECKING:
 BUNDLES: dict[Precision, str] = {"fp32": "bundle", "int8": "bundle-int8"}
 """Precision → folder of the bundle, in the run's folder."""
 
+PAGE = "page"
+"""Folder of the bundle's page, in the run's folder."""
+
 RENDERERS = ("egl", "osmesa")
 """MuJoCo's, off screen, in the order in which they are tried: with a GPU's driver or Mesa's, and on the processor."""
 
 _DESCRIPTION = """\
 The main job on a CPU: trains on 10,000 transitions of an agent that was learning MuJoCo's Reacher,
 evaluates ω = −1 … 4, exports the policy, drives the arm from the exported bundle where torch cannot be
-imported, and leaves model, bundles, figures and pictures in runs/demo/. Needs the extra `demo`. With a
-task of configs/demo/ it does the same there, at the sizes of that file."""
+imported, and leaves model, bundles, figures, pictures and a page for the browser in runs/demo/. Needs the
+extra `demo`. With a task of configs/demo/ it does the same there, at the sizes of that file."""
 
 
 def _examples() -> str:
@@ -122,6 +125,7 @@ def demo(config: DictConfig, folder: Path) -> None:
         drawn += pictures.draw_actions(model, dataset, folder)
         drawn += pictures.draw_training(model, dataset, folder, config.offline_steps)
     manifests = export(model, dataset, folder)
+    page = page_of(folder)
     if result is not None:
         print(f"\n{format_sweep_table(result)}")
         _print_reference(dataset.metadata)
@@ -135,6 +139,7 @@ def demo(config: DictConfig, folder: Path) -> None:
     for manifest in manifests.values():
         print(error_phrase(manifest))
     print(f"\nThis run is in {folder}/, its bundles in {' and '.join(BUNDLES.values())}")
+    print(f"The policy in a browser, ω on a slider: open {page}")
     if drawn:
         print(f"Its pictures: {', '.join(path.name for path in drawn)}")
 
@@ -188,6 +193,14 @@ def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) 
         )
         for precision, name in BUNDLES.items()
     }
+
+
+def page_of(folder: Path) -> Path:
+    """Writes the page in which the single-precision bundle acts in a browser; returns its file."""
+    from dipole_runtime import read_bundle
+    from dipole_runtime.page import write_page
+
+    return write_page(read_bundle(folder / BUNDLES["fp32"]), folder / PAGE)
 
 
 def drive(bundle: Path, config: DictConfig, model: SweepResult) -> Driven:

@@ -61,6 +61,8 @@ def test_the_demo_ends_with_bundles_that_drive_without_torch(demo_run: tuple[Pat
         assert f"{float(rows[0]['return_mean']):.2f} ±" in printed
     assert "PyTorch N=4" in printed
     assert "p99" in printed
+    assert f"open {Path('runs/demo/page/index.html')}" in printed
+    assert (folder / "page" / "index.html").stat().st_size > 1e6
 
 
 def test_the_demo_of_a_task_with_success_makes_its_data_and_tells_success(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 from dipole_runtime import Bundle, GuidedPolicy
 from dipole_runtime.archive import archive_bytes
+from dipole_runtime.page import write_page
+from headless_browser import Browser, Tab, running
+from page_helpers import Open
 from small_bundles import (
     FORMS,
     PAPER,
@@ -90,3 +94,25 @@ def paper_bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("bundles") / "paper.dipole"
     path.write_bytes(archive_bytes(make_files(make_policy(PAPER))))
     return path
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium, once for all tests of a process."""
+    with running(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: pathlib.Path) -> Iterator[Open]:
+    """Files of a bundle → its page in a tab."""
+    tabs: list[Tab] = []
+
+    def open_page(files: dict[str, bytes], **size: int) -> Tab:
+        page = write_page(Bundle.from_files(files, "robot's bundle"), tmp_path / f"page{len(tabs)}")
+        tabs.append(browser.open(page, **size))
+        return tabs[-1]
+
+    yield open_page
+    for tab in tabs:
+        tab.close()

@@ -101,8 +101,12 @@ class TestSetup:
 
     def test_all_modules_and_data_are_in_it(self, arguments: dict[str, Any]) -> None:
         assert arguments["packages"] == [NAME]
-        data = {path.name for path in (ROOT / NAME).iterdir() if path.is_file() and path.suffix != ".py"}
-        assert data == set(arguments["package_data"][NAME])
+        plain, web = ROOT / NAME, ROOT / NAME / "web"
+        data = {path.name for path in plain.iterdir() if path.is_file() and path.suffix != ".py"}
+        assert {*data, "web/*"} == set(arguments["package_data"][NAME])
+        assert all(path.is_file() for path in web.iterdir())
+        folders = {path for path in plain.iterdir() if path.is_dir() and path.name != "__pycache__"}
+        assert folders == {web}
 
     def test_scripts_go_where_ros2_run_looks(self) -> None:
         configuration = configparser.ConfigParser()
@@ -125,3 +129,5 @@ class TestSetup:
         code += "print(s.__file__, s.manifest_schema()['title'])"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
         assert str(installed.parent) in result.stdout
+        web = {path.name for path in (ROOT / NAME / "web").iterdir()}
+        assert {path.name for path in (installed.parent / "web").iterdir()} == web

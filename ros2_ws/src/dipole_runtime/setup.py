@@ -14,7 +14,7 @@ setup(
     python_requires=">=3.10",
     install_requires=["setuptools", "numpy>=1.24", "onnxruntime>=1.18"],
     packages=[NAME],
-    package_data={NAME: ["py.typed", "manifest.schema.json"]},
+    package_data={NAME: ["py.typed", "manifest.schema.json", "web/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

@@ -1,4 +1,4 @@
-"""``python -m dipole_runtime inspect | selftest | bench BUNDLE``."""
+"""``python -m dipole_runtime inspect | selftest | bench | page BUNDLE``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dipole_runtime.bundle import Bundle, read_bundle
 from dipole_runtime.errors import GuidedPolicyError, refusing
 from dipole_runtime.inspection import describe
 from dipole_runtime.observations import observation_of
+from dipole_runtime.page import write_page
 from dipole_runtime.policy import LOAD_TIME_LIMIT, GuidedPolicy
 from dipole_runtime.selftest import acting_network, measure_parity, require_parity
 from dipole_runtime.sessions import time_limit
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(describe(bundle))
         elif chosen.command == "selftest":
             _selftest(bundle)
+        elif chosen.command == "page":
+            page = write_page(bundle, chosen.folder)
+            print(f"{page}: {page.stat().st_size / 1e6:.1f} MB; open it in any browser, it needs no network")
         else:
             _bench(bundle, chosen)
     except GuidedPolicyError as error:
@@ -52,8 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="say what it holds, without running it")
     selftest = commands.add_parser("selftest", help="have it reproduce the trainer's actions on this machine")
     bench = commands.add_parser("bench", help="time its decisions on this machine")
-    for command in (inspect, selftest, bench):
+    page = commands.add_parser("page", help="write one HTML file in which it acts in a browser, without a network")
+    for command in (inspect, selftest, bench, page):
         command.add_argument("bundle", metavar="BUNDLE", help="a directory or a .dipole file")
+    page.add_argument("folder", metavar="OUT", help="a folder, made if it is missing; it gets an index.html")
     bench.add_argument("--omegas", type=_count, nargs="+", help="how many ω in one run (default 1 5)")
     bench.add_argument(
         "--candidates", type=_count, nargs="+", help="how many candidates (default: 1, 32 and the bundle's own number)"
