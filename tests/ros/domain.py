@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import random
 import socket
@@ -36,6 +37,12 @@ class Domain:
     def release(self) -> None:
         """Gives it back before the process ends."""
         self._lock.close()
+
+
+@functools.cache
+def own_domain() -> Domain:
+    """That of this process."""
+    return Domain()
 
 
 def _locked(path: Path) -> IO[bytes] | None:

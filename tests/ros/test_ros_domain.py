@@ -10,8 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import DOMAIN
-from domain import Domain, is_used
+from domain import Domain, is_used, own_domain
 
 HERE = Path(__file__).parent
 HOLDER = """
@@ -25,7 +24,7 @@ sys.stdin.read()
 
 
 def test_this_process_has_its_own():
-    assert os.environ["ROS_DOMAIN_ID"] == str(DOMAIN.number)
+    assert os.environ["ROS_DOMAIN_ID"] == str(own_domain().number)
 
 
 def test_two_processes_have_two(tmp_path: Path):
@@ -75,6 +74,6 @@ def test_a_ros_program_is_seen():
 
     node = Node("somebody")
     try:
-        assert is_used(DOMAIN.number)
+        assert is_used(own_domain().number)
     finally:
         node.destroy_node()

@@ -62,7 +62,7 @@ class CommandWatchdog(Node):  # type: ignore[misc]  # rclpy is not typed
         self._deadline_s = deadline_s or _PERIODS * contract.period_s
         self._read = [reader(self._entry.type, field, describe_installed) for field in self._entry.fields]
         self._last: Command | None = None
-        self._heard_at = -np.inf
+        self._dead_since: float | None = None
         self._is_alive: bool | None = None
         kind = message_class(self._entry.type)
         self._alive = self.create_publisher(Bool, "~/alive", _ALIVE)
@@ -85,7 +85,7 @@ class CommandWatchdog(Node):  # type: ignore[misc]  # rclpy is not typed
 
     def _hear(self, message: Any) -> None:
         self._last = np.concatenate([read(message) for read in self._read])
-        self._heard_at = monotonic()
+        self._dead_since = None
         if self._is_alive is not True:
             self.get_logger().info(f"{self._entry.topic}: there are commands")
             self._show(True)
@@ -95,8 +95,13 @@ class CommandWatchdog(Node):  # type: ignore[misc]  # rclpy is not typed
             self._dead("the publisher of the commands is gone")
 
     def _dead(self, why: str) -> None:
-        # Before the first command, nothing moves because of the policy; after a while of stops, others may drive.
-        if self._last is None or monotonic() - self._heard_at > self._deadline_s + self._stop_for_s:
+        if self._last is None:
+            # Nothing moves because of the policy.
+            return
+        if self._dead_since is None:
+            self._dead_since = monotonic()
+        elif monotonic() - self._dead_since > self._stop_for_s:
+            # Others may drive now.
             return
         if self._is_alive is not False:
             self.get_logger().error(f"{self._entry.topic}: {why}")
