@@ -20,6 +20,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 UPDATES_PER_CALL = 20
@@ -108,6 +109,21 @@ def products_in(program: Any) -> int:
     return count
 
 
+def serve(name: str, packages: tuple[str, ...], device: str, operations: int, train: Callable[[int], int]) -> None:
+    """Warms up, says what it is, and answers every number of updates on stdin with how many took how long.
+
+    :param train: makes at least so many updates, waits for the last, and gives how many they were.
+    """
+    train(1)
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    facts = {"name": name, "versions": versions, "device": device, "operations": operations}
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        made = train(int(line))
+        print(json.dumps({"updates": made, "seconds": time.perf_counter() - start}), flush=True)
+
+
 def main() -> None:
     algorithm, *sizes = sys.argv[1:6]
     observation, action, width, batch = map(int, sizes)
@@ -128,22 +144,15 @@ def main() -> None:
 
         name, versions, runs_on = "SAC of SBX", ("sbx-rl", "jax"), jax.default_backend()
         operations = sbx_operations(model, batch)
-    model.train(UPDATES_PER_CALL, batch)
-    facts = {
-        "name": name,
-        "versions": {package: importlib.metadata.version(package) for package in versions},
-        "device": runs_on,
-        "operations": operations,
-    }
-    print(json.dumps(facts), flush=True)
-    for line in sys.stdin:
-        calls = math.ceil(int(line) / UPDATES_PER_CALL)
-        start = time.perf_counter()
-        for _ in range(calls):
-            # Both end with losses on the host, so that all of the update is over.
-            model.train(UPDATES_PER_CALL, batch)
-        seconds = time.perf_counter() - start
-        print(json.dumps({"updates": calls * UPDATES_PER_CALL, "seconds": seconds}), flush=True)
+    serve(name, versions, runs_on, operations, lambda count: _calls(model, count, batch))
+
+
+def _calls(model: Any, updates: int, batch: int) -> int:
+    calls = math.ceil(updates / UPDATES_PER_CALL)
+    for _ in range(calls):
+        # Both end with losses on the host, so that all of the update is over.
+        model.train(UPDATES_PER_CALL, batch)
+    return calls * UPDATES_PER_CALL
 
 
 if __name__ == "__main__":

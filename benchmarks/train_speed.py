@@ -8,8 +8,9 @@ Measured in turns, of which the median counts, so that other load on the machine
 
   ways       one run of each algorithm, eager, compiled, and captured in CUDA graphs; in each precision asked for
   runs       R of them trained at once; the cost of each is compared with a run alone
-  peers      Stable-Baselines3's SAC, and SBX's (JAX; --peer-python: an interpreter with the package sbx-rl), at the
-             widths, batch and data of ogbench, two critics, each in a process of its own that waits for its turn
+  peers      Stable-Baselines3's SAC, and SBX's (JAX; --peer-python: an interpreter with the package sbx-rl), with two
+             critics, and the JAX agents of FQL's authors (--agents: a clone of https://github.com/seohongpark/fql),
+             at the widths, batch and data of ogbench, each in a process of its own that waits for its turn
 
 An update of one algorithm is other work than that of another; what compares are operations per second, of the products
 that each update really makes. The bounds beside them:
@@ -33,7 +34,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ from waiting_process import WaitingProcess
 
 WAYS = ("eager", "compiled", "captured")
 AT_ONCE = "runs at once"
+AUTHORS_AGENTS = ("fql", "ifql", "iql", "rebrac")
+"""Which agents the repository of FQL's authors has."""
 _WARM_UP = 20
 """Updates before anything is timed: compilation and capture are over."""
 
@@ -94,12 +97,24 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def peer(python: str, algorithm: str, setup: Setup, threads: int | None) -> tuple[WaitingProcess, Row]:
+def peers_of(setups: Sequence[Setup], options: argparse.Namespace) -> Iterator[tuple[list[str], str]]:
+    """Of each peer of a table: the command without its sizes, and what follows them."""
+    programs, device = Path(__file__).parent, setups[0].device.type
+    yield [sys.executable, str(programs / "train_peers.py"), "sb3"], device
+    if options.peer_python is None:
+        return
+    yield [options.peer_python, str(programs / "train_peers.py"), "sbx"], device
+    if options.agents is not None:
+        for name in [setup.algorithm for setup in setups if setup.algorithm in AUTHORS_AGENTS]:
+            yield [options.peer_python, str(programs / "train_agents.py"), str(options.agents), name], ""
+
+
+def peer(command: list[str], last: str, setup: Setup, threads: int | None) -> tuple[WaitingProcess, Row]:
     """Another algorithm's process, and its row."""
-    program, task = Path(__file__).with_name("train_peers.py"), TASKS[setup.task]
+    task = TASKS[setup.task]
     sizes = (task.observation, task.action, setup.width, setup.batch)
-    command = [python, str(program), algorithm, *map(str, sizes), setup.device.type]
-    process = WaitingProcess([*command, *([] if threads is None else [str(threads)])], Path(__file__))
+    ending = [part for part in (last, "" if threads is None else str(threads)) if part]
+    process = WaitingProcess([*command, *map(str, sizes), *ending], Path(__file__))
     facts = process.ready
     versions = [f"{package} {version}" for package, version in facts["versions"].items()]
     return process, Row(facts["name"], operations=facts["operations"], note=", ".join([*versions, facts["device"]]))
@@ -134,14 +149,13 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
     with ExitStack() as opened:
         # First, for they may not start at all.
         if first.task == "ogbench":
-            for algorithm, python in (("sb3", sys.executable), ("sbx", options.peer_python)):
-                if python is None:
-                    rows.append(Row("SAC of SBX", note="not measured: --peer-python is not given"))
-                    continue
-                process, row = peer(python, algorithm, first, options.threads)
+            for command, last in peers_of(setups, options):
+                process, row = peer(command, last, first, options.threads)
                 opened.enter_context(process)
                 rows.append(row)
                 peers.append(Contender(row, peers_run(process)))
+            if options.peer_python is None:
+                rows.append(Row("SAC of SBX", note="not measured: --peer-python is not given"))
         for setup, row, way in ways:
             if setup.device.type != "cuda" and (way == "captured" or row.precision == "tf32"):
                 row.note = "no CUDA"
@@ -284,6 +298,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"], help="of each row (fp32)")
     parser.add_argument("--runs", type=int, nargs="*", default=[1, 4, 8, 16], metavar="R", help="at once (1 4 8 16)")
     parser.add_argument("--peer-python", default=None, metavar="PATH", help="an interpreter that has sbx-rl")
+    parser.add_argument(
+        "--agents", type=Path, default=None, metavar="PATH", help="a clone of FQL's repository, for --peer-python"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="CUDA where there is")
     parser.add_argument("--threads", type=int, default=None, help="torch threads, the peers' too (torch's default)")
     parser.add_argument("--seconds", type=float, default=10.0, help="measuring time for each row (10)")

@@ -20,6 +20,7 @@ from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.files import require_model_file
 from dipole_sb3.common.version import VERSION
+from dipole_sb3.learning import safe_files
 
 File = str | pathlib.Path | io.BufferedIOBase
 
@@ -54,6 +55,8 @@ def read_origin(path: File) -> dict[str, str]:
     :raises OSError: there is no such file.
     :raises ValueError: it is not a complete model, or a version of this package with other module names saved it.
     """
+    if safe_files.is_safe(path):
+        return safe_files.origin(path)
     require_model_file(path)
     file = open_path(path, "r", suffix="zip")
     name = getattr(file, "name", "the open file")
@@ -93,11 +96,27 @@ def require_same_algorithm(path: File, algorithm: type[Any]) -> None:
         )
 
 
+def classic(path: File, trust: bool | None) -> File:
+    """A model's file in SB3's format: as it is, or made of a safe one.
+
+    :param trust: whether a file may be read whose reading runs code that it brings; None: unless ``DIPOLE_SAFE=1``.
+    :raises ValueError: it is not to be trusted and no safe file, or damaged.
+    """
+    if safe_files.is_safe(path):
+        return safe_files.as_classic(path)
+    if safe_files.must_be_safe(trust):
+        safe_files.require_safe(path, "loading a model in SB3's format")
+    return path
+
+
 def read_replay_buffer(path: File, verbose: int = 0) -> OfflineReplayBuffer:
     """Reads a pickled replay buffer; load only files that you trust.
 
-    :raises ValueError: the file is truncated, from an incompatible version of this package, or something else.
+    :raises ValueError: the file is truncated, from an incompatible version of this package, or something else; or
+        ``DIPOLE_SAFE=1``.
     """
+    if safe_files.must_be_safe(None):
+        safe_files.require_safe(path, "loading a pickled replay buffer")
     try:
         loaded = load_from_pkl(path, verbose)
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import pathlib
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ from dipole_sb3.common.random_state import (
     restore_generator,
     restore_global_generators,
 )
-from dipole_sb3.learning import checkpoints
+from dipole_sb3.learning import checkpoints, safe_files
 from dipole_sb3.learning.advantage_weights import AdvantageWeights
 from dipole_sb3.learning.callbacks import RecordedSpaces, TimestepProgressBar
 from dipole_sb3.learning.compilation import OnCPU, way_on_cpu
@@ -61,6 +62,7 @@ from dipole_sb3.learning.knobs import Knob
 from dipole_sb3.learning.model_files import (
     File,
     alone,
+    classic,
     may_take_spaces,
     origin_of,
     plain_device,
@@ -854,7 +856,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
 
-    def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+    def save(
+        self,
+        path: File,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+        format: Literal["classic", "safe"] = "classic",
+    ) -> None:
         """Saves the model as SB3 does, but under its final name only when it is complete.
 
         The file also keeps the name of the algorithm, the version of this package and the state of the training
@@ -863,9 +871,23 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param path: file (``.zip`` is added when it has no ending) or an open binary file.
         :param exclude: attributes to leave out in addition to SB3's.
         :param include: attributes to keep that would otherwise be left out.
+        :param format: ``"classic"`` is SB3's, whose pickled parts run when they are loaded; ``"safe"`` is JSON and
+            safetensors, for models that others load. Both continue alike.
         :raises OSError: the file cannot be written (for example, the disk is full); an earlier file of that name is
             untouched.
+        :raises ValueError: another format, or an attribute that a safe file cannot hold.
         """
+        if format not in ("classic", "safe"):
+            raise ValueError(f"format is {format!r}, expected 'classic' or 'safe'")
+        if format == "safe":
+            whole = io.BytesIO()
+            self.save(whole, exclude, include)
+            if isinstance(path, str | pathlib.Path):
+                with replaced_when_complete(with_ending(path, ".zip")) as file:
+                    safe_files.write(whole, file)
+            else:
+                safe_files.write(whole, path)
+            return
         self._generator_state = generator_state(self.training_generator)
         self._origin = origin_of(type(self))
         if self._vec_normalize_env is not None:
@@ -885,31 +907,38 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
+        trust: bool | None = None,
         **kwargs: Any,
     ) -> Self:
         """Loads a model as SB3 does; to continue learning from data, pass ``dataset=``: it is not part of the file.
+
+        **A file in SB3's format runs what its writer pickled into it.** Load only files that you trust, or pass
+        ``trust=False``: then only files that ``save(..., format="safe")`` wrote are read, and nothing of them runs.
 
         :param path: file written by :meth:`save`.
         :param env: environment, if the model is to learn online.
         :param device: torch device, or ``"auto"``.
         :param custom_objects: attributes to use instead of the saved ones.
+        :param trust: False: refuse a file whose loading could run code; None: as True, unless the environment has
+            ``DIPOLE_SAFE=1``.
         :param kwargs: constructor arguments to change.
         :raises OSError: there is no such file.
         :raises ValueError: the file is truncated, damaged, not a saved model, of another algorithm or from an
             incompatible older version, or ``env`` has other spaces.
         """
+        # First: not even the name of the algorithm is looked up for a file that may not be read.
+        file, device = classic(path, trust), plain_device(device)
         require_same_algorithm(path, cls)
-        device = plain_device(device)
         if env is not None:
             env = cls._wrap_env(env)
-            data, _, _ = load_from_zip_file(path, device=device, custom_objects=custom_objects)
+            data, _, _ = load_from_zip_file(file, device=device, custom_objects=custom_objects)
             if data is not None and may_take_spaces(data, env):
                 taken = {"observation_space": env.observation_space, "action_space": env.action_space}
                 custom_objects = {**(custom_objects or {}), **taken}
         # Knobs are properties; the file has the attributes behind them.
         knobs = {knob.name for knob in cls.knobs()}
         attributes = {f"_{name}" if name in knobs else name: value for name, value in kwargs.items()}
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **attributes)
+        return super().load(file, env, device, custom_objects, print_system_info, force_reset, **attributes)
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """As in SB3, but any device can load them, and networks that share memory with other runs are copied."""
@@ -931,8 +960,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             # torch's optimisers keep the tensors that they are given.
             parameters = copy.deepcopy(load_path_or_dict)
         else:
-            require_model_file(load_path_or_dict)
-            _, parameters, _ = load_from_zip_file(load_path_or_dict, device=plain_device(device), load_data=False)
+            file = classic(load_path_or_dict, None)
+            require_model_file(file)
+            _, parameters, _ = load_from_zip_file(file, device=plain_device(device), load_data=False)
         for name in parameters:
             try:
                 recursive_getattr(self, name)

@@ -10,11 +10,13 @@ import pytest
 from dipole_export.bags.conversion import BagOptions, recording_of_bag
 from dipole_policy.clocks import ClockGuard
 from dipole_policy.contract import Contract
+from dipole_policy.deadlines import Deadlines
 from dipole_policy.fields import describe_recorded
 from dipole_policy.holder import Fitting, PolicyHolder, PolicyOptions
 from dipole_policy.loop import ControlLoop
 from dipole_policy.observation import Inputs
 from dipole_policy.omega import OmegaControl
+from dipole_policy.outlets import outlets
 from dipole_policy.supervisor import Supervisor
 from dipole_policy.wire import Wire
 from rosbags.highlevel import AnyReader
@@ -90,15 +92,16 @@ class Node:
             return self._observation
 
         loaded.layout.build = watched  # type: ignore[method-assign]
+        inputs = Inputs(fitting.input_readers)
         self.loop = ControlLoop(
             PolicyHolder(loaded),
-            Inputs(fitting.readers),
-            Wire(self._send, contract.action.on_stop, 2),
+            inputs,
+            Wire(outlets(contract, loaded, inputs, self.now_ns, self._send), 2),
             Supervisor(0.0, True),
             OmegaControl(loaded.policy.manifest.omega, 0.0, self.now_ns, lambda record: None),
             ClockGuard(False, 1.0),
             period_s=contract.period_s,
-            deadline_s=contract.deadline_s,
+            deadlines=Deadlines(contract.deadline_s, contract.deadline_misses, contract.period_s),
             now_ns=self.now_ns,
             on_decision=self._decided,
             on_fault=lambda cause, news: None,
@@ -109,7 +112,7 @@ class Node:
     def now_ns(self) -> int:
         return nanoseconds(self.now_s)
 
-    def _send(self, command: Any) -> None:
+    def _send(self, index: int, command: Any) -> None:
         self.commands.append((self.now_s, COMMAND, numbers(command.tolist())))
 
     def _decided(self, decision: Any) -> None:

@@ -275,3 +275,26 @@ def test_a_loaded_replay_buffer_serves_the_models_device(
     other.load_replay_buffer(tmp_path / "buffer.pkl")
     assert other.replay_buffer.device == other.device
     other.learn(1)
+
+
+# Safe files
+
+
+def test_a_safe_file_holds_the_same_model(algorithm: Any, trained: Any, tmp_path: Path, reacher_data: Arrays) -> None:
+    """And it continues as the classic one does."""
+    trained.save(tmp_path / "classic")
+    trained.save(tmp_path / "safe", format="safe")
+    loaded = algorithm.load(tmp_path / "safe", device="cpu", dataset=reacher_data, trust=False)
+    assert same_parameters(state_of(loaded), state_of(trained))
+    expected = algorithm.load(tmp_path / "classic", device="cpu", dataset=reacher_data)
+    assert vars(loaded).keys() == vars(expected).keys()
+    for name in ("num_timesteps", "_n_updates", "policy_kwargs", "train_freq", "gamma", "learning_rate", "n_envs"):
+        assert getattr(loaded, name) == getattr(expected, name), name
+    assert type(loaded.policy) is type(expected.policy)
+    assert loaded.observation_space == expected.observation_space
+    for model in (loaded, expected):
+        model.learn(3, reset_num_timesteps=False)
+    assert same_parameters(state_of(loaded), state_of(expected))
+    with pytest.raises(ValueError, match="runs code that the file brings") as error:
+        algorithm.load(tmp_path / "classic", trust=False)
+    one_sentence(error.value, "classic", 'format="safe"')

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from dipole_policy.clocks import ClockGuard
+from dipole_policy.deadlines import Deadlines
 from dipole_policy.errors import Cause
 from dipole_policy.holder import Fitting, Loaded, PolicyHolder, PolicyOptions
 from dipole_policy.loop import ControlLoop, Decision
 from dipole_policy.observation import Inputs
 from dipole_policy.omega import OmegaControl, OmegaRecord
+from dipole_policy.outlets import outlets
 from dipole_policy.supervisor import Supervisor
 from dipole_policy.wire import Wire
 from dipole_runtime import GuidedPolicy
@@ -46,15 +48,18 @@ class Bench:
         self.decisions: list[Decision] = []
         self.faults: list[tuple[Cause, bool]] = []
         self.audit: list[OmegaRecord] = []
+        inputs, robot = Inputs(self.fitting.input_readers), self.fitting.contract
+        self.topics: list[str] = []
+        self.broken = False
         self.loop = ControlLoop(
             PolicyHolder(loaded),
-            Inputs(self.fitting.readers),
-            Wire(lambda command: self.sent.append(command.tolist()), self.fitting.contract.action.on_stop, 2),
+            inputs,
+            Wire(outlets(robot, loaded, inputs, self.now_ns, self._publish), loaded.limits.size),
             Supervisor(0.19, automatic),
             OmegaControl(loaded.policy.manifest.omega, 0.0, self.now_ns, self.audit.append),
             ClockGuard(False, 0.2),
             period_s=PERIOD,
-            deadline_s=self.fitting.contract.deadline_s,
+            deadlines=Deadlines(robot.deadline_s, robot.deadline_misses, PERIOD),
             now_ns=self.now_ns,
             on_decision=self.decisions.append,
             on_fault=lambda cause, news: self.faults.append((cause, news)),
@@ -62,6 +67,12 @@ class Bench:
             steady=lambda: self.now,
         )
         self.loop.start()
+
+    def _publish(self, index: int, command: Any) -> None:
+        if self.broken:
+            raise RuntimeError("no context")
+        self.topics.append(self.fitting.contract.actions[index].topic)
+        self.sent.append(command.tolist())
 
     def now_ns(self) -> int:
         return int((self.now + self.wall_offset) * 1e9)

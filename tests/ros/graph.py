@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from dipole_policy.announcements import AUDIT
 from dipole_policy.executor import ThreadsExecutor
 from dipole_policy.main import THREADS
-from dipole_policy.node import AUDIT, PolicyNode
+from dipole_policy.node import PolicyNode
 from dipole_policy.session import LATCHED
 from dipole_runtime import GuidedPolicy
 from lifecycle_msgs.msg import Transition

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dipole_policy.action import ActionLimits, ActionWriter
+from dipole_policy.action import ActionLimits, ActionWriter, parts
 from dipole_policy.errors import ContractError
 from dipole_runtime.manifest import ActionSpec
 from robots import CONTRACT, contract, describe, make, replaced
@@ -16,7 +16,9 @@ def actions(low: float = -1.0, high: float = 2.0, size: int = 2) -> ActionSpec:
 
 
 def writer(text: str, of: ActionSpec | None = None) -> ActionWriter:
-    return ActionWriter(contract(text), of or actions(), describe)
+    found, spec = contract(text), of or actions()
+    (part,) = parts(found, spec, describe)
+    return ActionWriter("action", found.actions[0], part, describe)
 
 
 def action_text(action: str) -> str:
@@ -58,8 +60,16 @@ def test_commands_in_arrays_fields_and_trajectories():
             "is string",
         ),
         (CONTRACT.replace("field: data, on", "field: data, names: [a, b], on"), actions(), "has no array of names"),
-        (STAMPED.replace("header.frame_id", "header.frame"), actions(), "header of .* has no field frame"),
-        (STAMPED.replace("header.frame_id", "header"), actions(), "constants.header is no single number or text"),
+        (
+            STAMPED.replace("base_link", "base_link, header.frame: base_link"),
+            actions(),
+            "header of .* has no field frame",
+        ),
+        (
+            STAMPED.replace("base_link", "base_link, header: base_link"),
+            actions(),
+            "constants.header is no single number or text",
+        ),
     ],
 )
 def test_actions_that_do_not_fit(text: str, of: ActionSpec, message: str):
@@ -68,27 +78,33 @@ def test_actions_that_do_not_fit(text: str, of: ActionSpec, message: str):
 
 
 def limits(text: str = CONTRACT, of: ActionSpec | None = None) -> ActionLimits:
-    return ActionLimits(contract(text).action, of or actions(), 0.1)
+    found, spec = contract(text.replace("rate_hz: 20", "rate_hz: 10")), of or actions()
+    return ActionLimits(found, parts(found, spec, describe), spec)
+
+
+NOWHERE = np.full(2, np.nan)
+"""No last command."""
 
 
 def test_bounds_hold_for_every_command():
-    np.testing.assert_array_equal(limits().apply(np.array([-5.0, 5.0], np.float32), None), [-1.0, 2.0])
+    np.testing.assert_array_equal(limits().apply(np.array([-5.0, 5.0], np.float32), NOWHERE), [-1.0, 2.0])
 
 
 def test_rates_hold_from_the_last_command():
     limited = limits(replaced("on_stop: zero", "on_stop: zero, max_rate: [1.0, 20.0]"))
     np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), np.zeros(2)), [0.1, 1.0])
     np.testing.assert_allclose(limited.apply(np.array([-1.0, 1.0]), np.array([0.5, 0.5])), [0.4, 1.0])
-    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), None), [1.0, 1.0])
-    # A reload may leave the last command outside of the new bounds; those come first.
-    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), np.array([9.0, 0.0])), [2.0, 1.0])
+    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), NOWHERE), [1.0, 1.0])
+    # A reload may leave the last command outside of the new bounds: no jump into them either.
+    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), np.array([9.0, 0.0])), [8.9, 1.0])
+    np.testing.assert_allclose(limited.apply(np.array([1.0, 1.0]), np.array([np.nan, 0.0])), [1.0, 1.0])
 
 
 def test_actions_that_are_none():
     with pytest.raises(ValueError, match="3 elements, expected 2"):
-        limits().apply(np.zeros(3), None)
+        limits().apply(np.zeros(3), NOWHERE)
     with pytest.raises(ValueError, match="nan for 'joint_1', expected finite"):
-        limits().apply(np.array([0.0, np.nan]), None)
+        limits().apply(np.array([0.0, np.nan]), NOWHERE)
 
 
 def test_zero_must_be_an_action_to_stop_with():
@@ -100,7 +116,7 @@ def test_zero_must_be_an_action_to_stop_with():
 @pytest.mark.parametrize(
     ("new", "message"),
     [
-        ("on_stop: zero, max_rate: [1.0]", "max_rate has 1 numbers, expected the bundle's 2"),
+        ("on_stop: zero, max_rate: [1.0]", "max_rate has 1 numbers, expected 2, one for each element"),
         ("on_stop: zero, elements: [a, b]", "action.elements is a, b, expected the bundle's joint_0, joint_1"),
         ("on_stop: zero, names: [a]", "action.names holds 1 names, expected the bundle's 2"),
     ],

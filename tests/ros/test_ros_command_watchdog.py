@@ -61,7 +61,7 @@ class Robot:
         )
         listen = self.node.create_subscription
         listen(Float64MultiArray, "command", lambda message: self.commands.append(list(message.data)), ALL)
-        listen(Float64MultiArray, "stops", lambda message: self.stops.append(list(message.data)), ALL)
+        listen(Float64MultiArray, "command_stop", lambda message: self.stops.append(list(message.data)), ALL)
         listen(Bool, "command_watchdog/alive", lambda message: self.alive.append(message.data), latched)
 
 
@@ -113,6 +113,23 @@ def test_it_stops_the_robot(contract: Path, number: signal.Signals):
         assert robot.alive[-1] is False
 
 
+def test_it_stops_the_robot_of_a_node_that_was_killed(bundle: Path, contract: Path):
+    """The real one, which offers what the watchdog asks for."""
+    from graph import robot
+    from test_ros_process import process
+
+    of = namespace()
+    with (
+        watched(of, contract) as found,
+        robot(of),
+        process(of, bundle=bundle, contract=contract, autostart=True) as node,
+    ):
+        wait(lambda: found.alive[-1:] == [True] and found.commands[-1] != STOP, "a command that the watchdog hears")
+        node.kill()
+        wait(lambda: found.commands[-1] == STOP, "a stop")
+        assert found.alive[-1] is False
+
+
 def test_it_lets_the_policy_drive_again(contract: Path):
     of = namespace()
     with watched(of, contract) as robot, publishing(of) as policy:
@@ -147,7 +164,7 @@ def test_nothing_is_stopped_that_never_moved(contract: Path):
 def test_it_sends_the_contracts_stop(contract: Path, on_stop: str, expected: list[float] | None):
     contract.write_text(CONTRACT.replace("on_stop: zero", f"on_stop: {on_stop}"))
     of = namespace()
-    with watched(of, contract, stop_topic="stops") as robot, publishing(of) as policy:
+    with watched(of, contract, stop_suffix="_stop") as robot, publishing(of) as policy:
         moves(robot)
         policy.kill()
         wait(lambda: robot.alive[-1] is False, "the end")

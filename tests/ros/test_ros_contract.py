@@ -21,8 +21,8 @@ def test_every_field_arrives():
     assert joints.names == ("elbow", "wrist")
     assert speed.names == ()
     assert speed.max_age_s == 0.2
-    assert found.action.on_stop == "zero"
-    assert found.action.max_rate is None
+    assert found.actions[0].on_stop == "zero"
+    assert found.actions[0].max_rate is None
 
 
 def test_the_deadline_is_one_period_unless_given():

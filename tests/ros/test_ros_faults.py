@@ -28,14 +28,14 @@ def broken(found: Robot, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "repair", "cause"),
     [
-        ({"speaks_speed": False}, {"speaks_speed": True}, "stale input: speed is"),
-        ({"speed": float("nan")}, {"speed": 0.3}, "non-finite input: speed gives nan"),
-        ({"position": [float("inf"), 0.2]}, {"position": [0.1, 0.2]}, "non-finite input: joint_states gives inf"),
-        ({"position": [0.1]}, {"position": [0.1, 0.2]}, "wrongly sized input: joint_states has 1 elements"),
+        ({"speaks_speed": False}, {"speaks_speed": True}, "stale input: {}/speed is"),
+        ({"speed": float("nan")}, {"speed": 0.3}, "non-finite input: {}/speed gives nan"),
+        ({"position": [float("inf"), 0.2]}, {"position": [0.1, 0.2]}, "non-finite input: {}/joint_states gives inf"),
+        ({"position": [0.1]}, {"position": [0.1, 0.2]}, "wrongly sized input: {}/joint_states has 1 elements"),
         (
             {"names": ["elbow", "finger"]},
             {"names": ["elbow", "wrist"]},
-            "wrongly sized input: joint_states has no 'wrist'",
+            "wrongly sized input: {}/joint_states has no 'wrist'",
         ),
     ],
 )
@@ -45,7 +45,7 @@ def test_inputs_that_fail_stop_the_robot_until_they_are_well(
     with driving(bundle, contract) as (_, found):
         broken(found, **fault)
         found.stops()
-        values = found.told(cause)
+        values = found.told(cause.format(found.namespace))
         assert values["state"] == "stopped"
         assert all(command == STOP for command in found.silent(0.3)), "it keeps stopping"
         broken(found, **repair)
@@ -62,9 +62,9 @@ def test_a_topic_that_never_comes(bundle: Path, contract: Path):
         assert found.change("configure")
         assert found.change("activate")
         found.stops()
-        found.told("waiting for the first inputs: missing input: nothing has arrived on speed")
+        found.told(f"waiting for the first inputs: missing input: nothing has arrived on {found.namespace}/speed")
         assert set(map(tuple, found.commands)) == {tuple(STOP)}
-        assert found.diagnostics[-1][1]["age_s.speed"] == "never"
+        assert found.diagnostics[-1][1][f"age_s.{found.namespace}/speed"] == "never"
         found.speaks_speed = True
         found.drives()
 
@@ -73,7 +73,7 @@ def test_stale_by_the_headers_stamp(bundle: Path, contract: Path):
     with driving(bundle, contract) as (_, found):
         found.stamp = lambda: rclpy.time.Time(nanoseconds=time.time_ns() - 5_000_000_000).to_msg()
         found.stops()
-        found.told("stale input: joint_states is 5.")
+        found.told(f"stale input: {found.namespace}/joint_states is 5.")
         found.stamp = lambda: found.node.get_clock().now().to_msg()
         found.drives()
 

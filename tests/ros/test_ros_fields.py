@@ -214,7 +214,7 @@ def test_a_snapshot_does_not_change():
     snapshot = robot.inputs.snapshot()
     robot.hear("/speed", number(9.0))
     assert robot.layout.build(snapshot, NOW)[2] == 3.0
-    robot.inputs.forget()
+    robot.inputs.forget(0)
     assert robot.cause()[0] is Kind.MISSING
 
 

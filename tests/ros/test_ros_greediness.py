@@ -59,7 +59,7 @@ def test_omega_out_of_range_is_rejected_and_audited(bundle: Path, contract: Path
         found.turn(float("nan"))
         assert not found.set(omega=2).successful, "an integer is no double"
         wait(lambda: len(found.audit) >= 6, "the audit")
-        assert [record["accepted"] for record in found.audit] == ["True"] + ["False"] * 5
+        assert [record["accepted"] for record in found.audit] == ["true"] + ["false"] * 5
         assert all(record["reason"] for record in found.audit)
         assert found.get("omega") == 0.5
         found.drives()
@@ -93,7 +93,7 @@ def test_omega_refused_together_with_a_bundle_is_audited_too(bundle: Path, contr
         together = [Parameter("omega", value=1.0), Parameter("bundle", value=str(bundle))]
         assert not node.set_parameters_atomically(together).successful
         wait(lambda: len(found.audit) >= 2, "the record")
-        assert found.audit[-1]["accepted"] == "False"
+        assert found.audit[-1]["accepted"] == "false"
         assert "expected it alone" in found.audit[-1]["reason"]
         assert found.get("omega") == 0.5
 

@@ -67,7 +67,13 @@ def test_diagnostics_latency_and_model(bundle: Path, patient_contract: Path):
         assert values["omega"] == "0.5"
         assert values["bundle_hash"] == GuidedPolicy.load(bundle).hash
         assert values["deadline_misses"] == "0"
-        assert {"inference_mean_s", "inference_p99_s", "period_jitter_max_s", "age_s.speed", "cause"} <= values.keys()
+        assert {
+            "inference_mean_s",
+            "inference_p99_s",
+            "period_jitter_max_s",
+            f"age_s.{found.namespace}/speed",
+            "cause",
+        } <= values.keys()
         inference, command, _ = wait(lambda: found.latency, "latency")[-1]
         assert 0.0 < inference <= command
         model = found.model[-1]

@@ -75,7 +75,7 @@ def test_every_import_is_declared():
 def test_every_type_of_the_examples_is_declared():
     for path in PACKAGE.glob("contracts/*.yaml"):
         contract = Contract.load(path)
-        for entry in (*contract.observation, contract.action):
+        for entry in (*contract.inputs, *contract.actions):
             assert entry.type.split("/")[0] in depends(), path
 
 
@@ -208,7 +208,7 @@ def test_what_is_newer_would_be_found():
 def test_the_core_needs_no_ros():
     """Contract, loop, safety and the check import nothing of ROS, whatever is installed."""
     needs_ros = {"node.py", "main.py", "session.py", "executor.py", "reports.py", "parameters.py"}
-    needs_ros |= {"simulated_arm.py", "demo.py", "command_watchdog.py"}
+    needs_ros |= {"simulated_arm.py", "demo.py", "announcements.py", "intake.py", "wiring.py", "command_watchdog.py"}
     ros = {"rclpy", "std_msgs", "std_srvs", "diagnostic_msgs", "rcl_interfaces", "sensor_msgs", "rosgraph_msgs"}
     for path in SOURCES:
         if path.name not in needs_ros:

@@ -89,6 +89,20 @@ def test_names_of_another_node():
     assert 'enclave path="/own"' in policy(contract(), enclave="/own")
 
 
+def test_every_command_and_every_measurement_is_allowed():
+    several = (
+        CONTRACT[: CONTRACT.index("action:")]
+        + """action:
+  - {topic: /arm, type: std_msgs/msg/Float64MultiArray, field: data, size: 1, on_stop: hold, start_from: {topic: /there,
+     type: std_msgs/msg/Float64, field: data, max_age_s: 0.2}}
+  - {topic: /base, type: std_msgs/msg/Float64MultiArray, field: data, size: 1, on_stop: zero}
+"""
+    )
+    found = permissions(policy(contract(several)))
+    assert {"rt/arm", "rt/base"} <= found["publish"]
+    assert "rt/there" in found["subscribe"]
+
+
 def test_it_has_the_form_that_sros2_accepts():
     root = ElementTree.fromstring(SHIPPED.read_text())
     assert (root.tag, root.attrib) == ("policy", {"version": "0.2.0"})

@@ -15,21 +15,24 @@ from numpy.typing import NDArray
 class CommandReader:
     """Reads the contract's action from messages of its topic.
 
-    :param topic: full name of the topic in the recording.
+    :param contract: with full topic names and one action.
     :param count: elements of an action; None: as many as the fields have or, if their number is not fixed, as the first
         message has.
     :raises ContractError: the message type does not have the fields, or they do not have ``count`` elements.
     """
 
-    def __init__(self, contract: Contract, topic: str, describe: Describe, count: int | None) -> None:
-        self.topic = topic
-        self._entry, self._describe = contract.action, describe
+    def __init__(self, contract: Contract, describe: Describe, count: int | None) -> None:
         self._where = f"contract {contract.where}: action"
+        if len(contract.actions) != 1:
+            topics = " and ".join(entry.topic for entry in contract.actions)
+            raise ContractError(f"{self._where} goes to {topics}, expected one topic: a recording is read by one")
+        (self._entry,), self._describe = contract.actions, describe
+        self.topic = self._entry.topic
         try:
             found = [leaf for path in self._entry.fields for leaf in leaves(self._entry.type, path, describe)]
         except ContractError as error:
             raise ContractError(f"{self._where}: {error}") from error
-        declared = len(self._entry.names) * len(self._entry.fields) or size(found)
+        declared = len(self._entry.names) * len(self._entry.fields) or self._entry.size or size(found)
         if declared is not None and count is not None and declared != count:
             texts = ", ".join(map(shown_field, self._entry.fields))
             raise ContractError(

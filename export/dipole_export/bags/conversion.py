@@ -82,13 +82,14 @@ def recording_of_bag(path: Path, contract_path: Path, options: BagOptions) -> Re
         except ContractError as error:
             raise ContractError(f"contract {contract.where}: {error}") from error
         count = None if manifest is None else manifest.action.size
-        command = CommandReader(contract, contract.action.topic, bag.describe, count)
+        command = CommandReader(contract, bag.describe, count)
         first = next(bag.events([command.topic]), None)
         if first is None:
             raise BagError(f"{path}: {command.topic} cannot be read, expected commands; the recording is damaged")
         command.settle(first.message)
         assert command.size is not None
-        names = contract.action.elements or contract.action.names if manifest is None else manifest.action.names
+        action = contract.actions[0]
+        names = action.elements or action.names if manifest is None else manifest.action.names
         reward = _reward(bag, options, contract, spec, command.size, names)
         terminal = None if options.terminal is None else signal(bag, options.terminal, "the terminal")
         set_back = None if options.set_back is None else signal(bag, options.set_back, "the reset")
@@ -122,15 +123,14 @@ def _resolved(contract: Contract, namespace: str) -> Contract:
         inner = f"{NODE}/{topic.removeprefix('~/')}" if topic.startswith("~/") else topic
         return "/" + "/".join(part for part in (*namespace.split("/"), *inner.split("/")) if part)
 
-    observation = tuple(dataclasses.replace(entry, topic=full(entry.topic)) for entry in contract.observation)
-    action = dataclasses.replace(contract.action, topic=full(contract.action.topic))
-    return dataclasses.replace(contract, observation=observation, action=action)
+    return contract.with_topics(full)
 
 
 def _require_topics(bag: Bag, contract: Contract, simulated: bool) -> None:
     for entry in contract.observation:
         bag.require(entry.topic, "the observation", entry.type)
-    bag.require(contract.action.topic, "the action", contract.action.type)
+    for action in contract.actions:
+        bag.require(action.topic, "the action", action.type)
     if simulated:
         bag.require(CLOCK, "simulated time", CLOCK_TYPE)
 

@@ -133,7 +133,7 @@ class Transitions:
         now, topic, message = event.time_ns, event.topic, event.message
         if self._now_ns is not None and now < self._now_ns:
             self._end(Kind.CLOCK.value)
-            self._forget()
+            self._forget(now)
         self._now_ns = now
         self._advance(now)
         sources = self._sources
@@ -146,7 +146,7 @@ class Transitions:
         if sources.set_back is not None and topic == sources.set_back.topic and sources.set_back.is_on(message):
             self._set_back_at = now
             # Earlier inputs do not show where the robot is now.
-            self._forget()
+            self._forget(now)
         if topic == sources.command.topic:
             self._hear_command(message, now)
 
@@ -156,8 +156,8 @@ class Transitions:
         if is_on and self._tick is not None and self._terminal_at is None:
             self._terminal_at = now
 
-    def _forget(self) -> None:
-        self._sources.inputs.forget()
+    def _forget(self, now: int) -> None:
+        self._sources.inputs.forget(now)
         self._reward = self._newest_command = None
 
     def _view(self, time_ns: int) -> View:

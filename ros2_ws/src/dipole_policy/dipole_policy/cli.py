@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dipole_runtime.manifest import OmegaRange
 
-from dipole_policy.contract import Contract
+from dipole_policy.contract import ActionEntry, Contract
 from dipole_policy.errors import ContractError, GuidedPolicyError
 from dipole_policy.fields import (
     Describe,
@@ -62,24 +62,30 @@ def checked(contract_path: str, bundle: str | None) -> list[str]:
     """
     contract = Contract.load(contract_path)
     fitting = Fitting(contract, describe_available(), PolicyOptions())
-    lines = [f"contract {contract.where}: {contract.rate_hz:g} Hz, deadline {contract.deadline_s:g} s"]
+    lines = [
+        f"contract {contract.where}: {contract.rate_hz:g} Hz, deadline {contract.deadline_s:g} s, "
+        f"{contract.deadline_misses} may miss it"
+    ]
     loaded = None if bundle is None else fitting.load(bundle)
     lines += _observation_lines(fitting, loaded)
     if loaded is None:
-        return [*lines, _action_line(contract), "no bundle given: sizes and names are not checked"]
-    try:
-        installed = message_class(contract.action.type)
-    except ContractError:
-        lines.append(f"{contract.action.type} is not installed here: writing it is not tried")
-    else:
-        loaded.writer.try_out(lambda name: installed() if name == contract.action.type else message_class(name)())
-    action, omega = loaded.policy.manifest.action, loaded.policy.manifest.omega
-    lines.append(_action_line(contract))
-    for name, low, high in zip(action.names, action.low, action.high, strict=True):
-        lines.append(f"  {name}: {low:g} to {high:g}")
+        actions = [line for entry in contract.actions for line in _action_lines(entry)]
+        return [*lines, *actions, "no bundle given: sizes and names are not checked"]
+    spec = loaded.policy.manifest.action
+    for writer in loaded.writers:
+        kind = writer.entry.type
+        try:
+            message_class(kind)
+        except ContractError:
+            lines.append(f"{kind} is not installed here: writing it is not tried")
+        else:
+            writer.try_out(lambda name: message_class(name)())
+        lines += _action_lines(writer.entry)
+        for at in range(writer.part.start, writer.part.stop):
+            lines.append(f"  {spec.names[at]}: {spec.low[at]:g} to {spec.high[at]:g}")
     return [
         *lines,
-        _omega_line(omega),
+        _omega_line(loaded.policy.manifest.omega),
         f"bundle {bundle} ({loaded.policy.hash[:12]}) fits",
     ]
 
@@ -105,9 +111,14 @@ def _omega_line(omega: OmegaRange | None) -> str:
     return f"omega {omega.low:g} to {omega.high:g}, default {omega.default:g}"
 
 
-def _action_line(contract: Contract) -> str:
-    entry = contract.action
-    return f"action: {entry.topic} {entry.type} {', '.join(map(shown_field, entry.fields))}; on stop: {entry.on_stop}"
+def _action_lines(entry: ActionEntry) -> list[str]:
+    lines = [
+        f"action: {entry.topic} {entry.type} {', '.join(map(shown_field, entry.fields))}; on stop: {entry.on_stop}"
+    ]
+    start = entry.start_from
+    if start is not None:
+        lines.append(f"  starts from {start.topic} {start.type} {', '.join(map(shown_field, start.fields))}")
+    return lines
 
 
 def describe_available() -> Describe:

@@ -28,8 +28,8 @@ class ClockGuard:
         """
         with self._lock:
             last, self._last = self._last, (now_ns, steady_s)
-        if self._simulated and now_ns == 0:
-            return Cause(Kind.CLOCK, "use_sim_time is true and nothing has arrived on /clock")
+        if (silent := self.silent(now_ns)) is not None:
+            return silent
         if last is None or last[0] == 0:
             return None
         advance = (now_ns - last[0]) * 1e-9
@@ -39,6 +39,16 @@ class ClockGuard:
         if not self._simulated and abs(drift) > self._largest_jump_s:
             return Cause(Kind.CLOCK, f"the clock jumped by {drift:.3f} s, expected at most {self._largest_jump_s} s")
         return None
+
+    def silent(self, now_ns: int) -> Cause | None:
+        """That a simulation's clock has never spoken; None if it has, or if there is no simulation."""
+        if not self._simulated or now_ns != 0:
+            return None
+        return Cause(Kind.CLOCK, "use_sim_time is true and nothing has arrived on /clock")
+
+    def standing_at(self, now_ns: int) -> str:
+        """For a message about a pause: where a simulation's clock stands; empty without a simulation."""
+        return f"; /clock stands at {now_ns * 1e-9:.3f} s" if self._simulated else ""
 
     def forget(self) -> None:
         """The next time is not compared with earlier ones."""

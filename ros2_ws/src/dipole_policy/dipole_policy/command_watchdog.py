@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from dipole_runtime.manifest import ActionSpec
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -25,7 +24,7 @@ from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, Reliabilit
 from std_msgs.msg import Bool
 
 from dipole_policy.action import ActionWriter, Command
-from dipole_policy.contract import Contract
+from dipole_policy.contract import ActionEntry, Contract
 from dipole_policy.errors import ContractError, one_line
 from dipole_policy.fields import describe_installed, message_class, reader
 
@@ -37,12 +36,12 @@ _PERIODS = 5
 
 
 class CommandWatchdog(Node):  # type: ignore[misc]  # rclpy is not typed
-    """Watches the command topic of a contract; while commands stay away, it sends the contract's stop.
+    """Watches the command topics of a contract; while commands stay away from one, it sends this one's stop.
 
-    It says on ``~/alive`` whether there are commands. The publisher has to offer a deadline and a lease no longer than
-    those that are asked for here; one that does not is not heard at all, and an error names it.
+    It says on ``~/alive`` whether there are commands on all of them. A publisher has to offer a deadline and a lease no
+    longer than those that are asked for here; one that does not is not heard at all, and an error names it.
 
-    :raises ContractError: the contract is refused, or its message type is not installed.
+    :raises ContractError: the contract is refused, or its message types are not installed.
     """
 
     def __init__(self, name: str = "command_watchdog", **kwargs: Any) -> None:
@@ -52,43 +51,63 @@ class CommandWatchdog(Node):  # type: ignore[misc]  # rclpy is not typed
             descriptor = ParameterDescriptor(description=description, read_only=True)
             return self.declare_parameter(name, default, descriptor).value
 
-        path = given("contract", "", "The policy's contract: its action is what is watched.")
+        path = given("contract", "", "The policy's contract: its actions are what is watched.")
         deadline_s = given("deadline_s", 0.0, f"Longest time between two commands; 0: {_PERIODS} periods.")
-        lease_s = given("lease_s", 1.0, "Longest time without a sign of life of the publisher's process.")
-        topic = given("stop_topic", "", "Where stops are sent; by default the command topic.")
-        self._stop_for_s = given("stop_for_s", 1.0, "Seconds of stops; afterwards others may use the topic.")
+        self.lease_s = given("lease_s", 1.0, "Longest time without a sign of life of the publisher's process.")
+        suffix = given("stop_suffix", "", "Stops are sent on the command topic with this appended to its name.")
+        self.stop_for_s = given("stop_for_s", 1.0, "Seconds of stops; afterwards others may use the topic.")
         contract = Contract.load(path)
-        self._contract, self._entry = contract, contract.action
-        self._deadline_s = deadline_s or _PERIODS * contract.period_s
-        self._read = [reader(self._entry.type, field, describe_installed) for field in self._entry.fields]
+        self.deadline_s = deadline_s or _PERIODS * contract.period_s
+        self._alive = self.create_publisher(Bool, "~/alive", _ALIVE)
+        self._shown: bool | None = None
+        self._watched = [_Watched(self, entry, entry.topic + suffix) for entry in contract.actions]
+
+    def show(self) -> None:
+        """Says whether there are commands, if that is news."""
+        states = [watched.is_alive for watched in self._watched]
+        is_alive = False if False in states else None if None in states else True
+        if is_alive is not None and is_alive is not self._shown:
+            self._shown = is_alive
+            self._alive.publish(Bool(data=is_alive))
+
+
+class _Watched:
+    """One command topic.
+
+    :param stop_topic: where its stops are sent.
+    """
+
+    def __init__(self, node: CommandWatchdog, entry: ActionEntry, stop_topic: str) -> None:
+        self.is_alive: bool | None = None
+        self._node, self._entry = node, entry
+        self._read = [reader(entry.type, field, describe_installed) for field in entry.fields]
         self._last: Command | None = None
         self._dead_since: float | None = None
-        self._is_alive: bool | None = None
-        kind = message_class(self._entry.type)
-        self._alive = self.create_publisher(Bool, "~/alive", _ALIVE)
+        kind = message_class(entry.type)
         # Its own stops offer no deadline, so that they do not count as commands; no warning is due.
         silent = _EVENTS.PublisherEventCallbacks(use_default_callbacks=False)
-        self._out = self.create_publisher(kind, topic or self._entry.topic, _OUT, event_callbacks=silent)
+        self._out = node.create_publisher(kind, stop_topic, _OUT, event_callbacks=silent)
         asked_for = QoSProfile(
             depth=1,
             reliability=ReliabilityPolicy.BEST_EFFORT,
-            deadline=Duration(seconds=self._deadline_s),
+            deadline=Duration(seconds=node.deadline_s),
             liveliness=LivelinessPolicy.AUTOMATIC,
-            liveliness_lease_duration=Duration(seconds=lease_s),
+            liveliness_lease_duration=Duration(seconds=node.lease_s),
         )
         events = _EVENTS.SubscriptionEventCallbacks(
-            deadline=lambda event: self._dead(f"no command for {self._deadline_s:g} s"),
+            deadline=lambda event: self._dead(f"no command for {node.deadline_s:g} s"),
             liveliness=lambda event: self._liveliness(event.alive_count),
             incompatible_qos=lambda event: self._incompatible(),
         )
-        self.create_subscription(kind, self._entry.topic, self._hear, asked_for, event_callbacks=events)
+        node.create_subscription(kind, entry.topic, self._hear, asked_for, event_callbacks=events)
 
     def _hear(self, message: Any) -> None:
         self._last = np.concatenate([read(message) for read in self._read])
         self._dead_since = None
-        if self._is_alive is not True:
-            self.get_logger().info(f"{self._entry.topic}: there are commands")
-            self._show(True)
+        if self.is_alive is not True:
+            self.is_alive = True
+            self._node.get_logger().info(f"{self._entry.topic}: there are commands")
+            self._node.show()
 
     def _liveliness(self, alive: int) -> None:
         if alive == 0:
@@ -100,36 +119,31 @@ class CommandWatchdog(Node):  # type: ignore[misc]  # rclpy is not typed
             return
         if self._dead_since is None:
             self._dead_since = monotonic()
-        elif monotonic() - self._dead_since > self._stop_for_s:
+        elif monotonic() - self._dead_since > self._node.stop_for_s:
             # Others may drive now.
             return
-        if self._is_alive is not False:
-            self.get_logger().error(f"{self._entry.topic}: {why}")
-            self._show(False)
-        on_stop = self._entry.on_stop
-        if on_stop == "none":
+        if self.is_alive is not False:
+            self.is_alive = False
+            self._node.get_logger().error(f"{self._entry.topic}: {why}")
+            self._node.show()
+        if self._entry.on_stop == "none":
             return
-        command = self._last if on_stop == "hold" else np.zeros_like(self._last)
-        size = len(command)
-        writer = ActionWriter(self._contract, ActionSpec(size, (size,), (), (), ()), describe_installed)
-        stamp = self.get_clock().now().to_msg()
+        command = self._last if self._entry.on_stop == "hold" else np.zeros_like(self._last)
+        writer = ActionWriter("action", self._entry, slice(0, len(command)), describe_installed)
+        stamp = self._node.get_clock().now().to_msg()
         self._out.publish(writer.message(command, lambda name: message_class(name)(), stamp))
 
-    def _show(self, is_alive: bool) -> None:
-        self._is_alive = is_alive
-        self._alive.publish(Bool(data=is_alive))
-
     def _incompatible(self) -> None:
-        own = (self.get_namespace(), self.get_name())
-        found = self.get_publishers_info_by_topic(self._entry.topic)
+        own = (self._node.get_namespace(), self._node.get_name())
+        found = self._node.get_publishers_info_by_topic(self._entry.topic)
         others = [info for info in found if (info.node_namespace, info.node_name) != own]
         if others:
             # The middleware may know a publisher before it knows its node.
             names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in others]
             known = ", ".join(name for name in names if "UNKNOWN" not in name) or "a publisher"
-            self.get_logger().error(
+            self._node.get_logger().error(
                 f"{known} cannot be watched on {self._entry.topic}: expected publishers that offer a deadline of at "
-                f"most {self._deadline_s:g} s and a liveliness lease"
+                f"most {self._node.deadline_s:g} s and a liveliness lease of at most {self._node.lease_s:g} s"
             )
 
 

@@ -1,18 +1,18 @@
-"""The contract (YAML): the topics that make up the observation, and the topic that takes the action."""
+"""The contract (YAML): the topics that make up the observation, and the topics that take the action."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import yaml
-
+from dipole_policy import consumers
+from dipole_policy.contract_table import Table, parsed
 from dipole_policy.errors import ContractError, one_line, shown
-from dipole_policy.fields import TYPE_NAME, Path, parse_path
+from dipole_policy.fields import Path
 
 MAX_CONTRACT_SIZE = 1 << 18
 """In bytes."""
@@ -20,9 +20,25 @@ FUNCTIONS = ("cos", "sin", "yaw")
 """Functions of a field: of each element (cos, sin), or of a quaternion x, y, z, w (yaw)."""
 ON_STOP = ("zero", "hold", "none")
 STAMPS = ("header", "received")
+RELIABILITIES = ("reliable", "best_effort")
+DURABILITIES = ("volatile", "transient_local")
+LATCHED_TYPES = frozenset({"nav_msgs/msg/OccupancyGrid", "nav_msgs/msg/MapMetaData"})
+"""Types that are published once, reliable and transient local, by those who publish them in ROS."""
 
-_TOPIC = re.compile(r"(?:/|~/)?[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z_][A-Za-z0-9_]*)*")
-_MISSING: Any = object()
+_MISSES = re.compile(r"(\d{1,4}) of (\d{1,5})")
+_TOLERATED_SILENCE_S = 0.05
+
+
+@dataclass(frozen=True)
+class TopicQoS:
+    """Quality of service of one topic, in the words of ROS.
+
+    :param depth: messages that the middleware keeps, at least 1.
+    """
+
+    reliability: Literal["reliable", "best_effort"]
+    durability: Literal["volatile", "transient_local"]
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,7 @@ class ObservationEntry:
     :param max_age_s: older values stop the robot; positive.
     :param stamp: whether the age counts from the stamp in the message's header or from its arrival; None: from the
         stamp if there is one, but the age is never less than that since arrival.
+    :param qos: of the subscription.
     """
 
     topic: str
@@ -50,19 +67,26 @@ class ObservationEntry:
     function: str | None = None
     elements: tuple[str, ...] = ()
     stamp: str | None = None
+    qos: TopicQoS = TopicQoS("best_effort", "volatile", 1)
 
 
 @dataclass(frozen=True)
 class ActionEntry:
-    """The topic and fields that take the action.
+    """A topic and its fields that take the action, or a part of it.
 
     :param fields: paths of the fields; they take the action's elements in this order. An array of variable length takes
         all elements that the other fields leave.
     :param names: written to the message's own ``joint_names`` or ``name`` array.
+    :param size: number of elements; required for one of several actions if neither the type nor ``names`` defines it.
     :param constants: further fields and their values.
-    :param on_stop: what is sent when the robot must stop: zeros, the last command again, or nothing.
+    :param on_stop: what is sent when the robot must stop: zeros, where the stop found the robot, or nothing.
     :param max_rate: largest change of each element per second, in its unit; None: no limit.
+    :param start_from: where the robot is, in the command's unit: from there the first command after an activation or a
+        stop is limited, and there ``hold`` holds it; None: not measured.
+    :param hold_within: how far each element may be found from the place that is held before that place is held where
+        the robot is found; None: it is never left.
     :param elements: the names that the bundle must have for the action's elements; checked if given.
+    :param qos: of the publisher.
     """
 
     topic: str
@@ -70,9 +94,27 @@ class ActionEntry:
     fields: tuple[Path, ...]
     on_stop: Literal["zero", "hold", "none"]
     names: tuple[str, ...] = ()
+    size: int | None = None
     constants: tuple[tuple[Path, Any], ...] = ()
     max_rate: tuple[float, ...] | None = None
+    start_from: ObservationEntry | None = None
+    hold_within: tuple[float, ...] | None = None
     elements: tuple[str, ...] = ()
+    qos: TopicQoS = TopicQoS("reliable", "volatile", 1)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How many missed deadlines do not stop the robot.
+
+    :param allowed: of them in any ``of`` periods that follow each other.
+    """
+
+    allowed: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.allowed} of {self.of}"
 
 
 @dataclass(frozen=True)
@@ -82,19 +124,40 @@ class Contract:
     :param rate_hz: commands per second, 0.1 to 1,000.
     :param deadline_s: longest time from the start of a control period to its command; at most 10 s, by default one
         period.
+    :param deadline_misses: the missed deadlines that are tolerated; by default as many as pass in 0.05 s, in a second.
+    :param actions: at least one; the action's elements go to them in this order.
     :param where: the file's name, for error messages.
     """
 
     rate_hz: float
     deadline_s: float
+    deadline_misses: Tolerance
     observation: tuple[ObservationEntry, ...]
-    action: ActionEntry
+    actions: tuple[ActionEntry, ...]
     where: str
 
     @property
     def period_s(self) -> float:
         """Seconds between commands."""
         return 1.0 / self.rate_hz
+
+    @property
+    def inputs(self) -> tuple[ObservationEntry, ...]:
+        """Everything that is listened to: the observation, and where the robot is measured to start from."""
+        starts = tuple(entry.start_from for entry in self.actions if entry.start_from is not None)
+        return (*self.observation, *starts)
+
+    def with_topics(self, full: Callable[[str], str]) -> Contract:
+        """The same with other topic names, such as resolved ones."""
+
+        def renamed(entry: Any) -> Any:
+            start = {}
+            if getattr(entry, "start_from", None) is not None:
+                start = {"start_from": renamed(entry.start_from)}
+            return replace(entry, topic=full(entry.topic), **start)
+
+        observation, actions = (tuple(map(renamed, entries)) for entries in (self.observation, self.actions))
+        return replace(self, observation=observation, actions=actions)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Contract:
@@ -121,185 +184,153 @@ class Contract:
         try:
             if len(data) > MAX_CONTRACT_SIZE:
                 raise ContractError(f"has more than the {MAX_CONTRACT_SIZE} bytes expected at most")
-            return cls._from_value(_yaml(data), where)
+            return cls._from_value(parsed(data), where)
         except ContractError as error:
             raise ContractError(f"contract {where}: {error}") from error.__cause__
 
     @classmethod
     def _from_value(cls, value: Any, where: str) -> Contract:
-        table = _Table(value, "the contract")
+        table = Table(value, "the contract")
         rate = table.number("rate_hz", 0.1, 1000.0)
         deadline = table.number("deadline_s", 1e-4, 10.0, 1.0 / rate)
+        tolerance = _tolerance(table, rate, deadline)
         entries = table.take("observation")
         if not isinstance(entries, list) or not entries:
             raise ContractError(f"observation is {shown(entries)}, expected a list of at least one entry")
         observation = tuple(_observation(entry, f"observation[{index}]") for index, entry in enumerate(entries))
-        action = _action(table.take("action"), "action")
+        given = table.take("action")
+        if isinstance(given, list) and not given:
+            raise ContractError("action is an empty list, expected one action or a list of at least one")
+        several = list(enumerate(given)) if isinstance(given, list) else [(None, given)]
+        heard = {entry.topic: entry for entry in reversed(observation)}
+        actions = tuple(
+            _action(entry, "action" if index is None else f"action[{index}]", heard) for index, entry in several
+        )
         table.require_empty()
-        contract = cls(rate, deadline, observation, action, where)
+        contract = cls(rate, deadline, tolerance, observation, actions, where)
         _require_agreement(contract)
+        for where_, entry in contract.placed_actions():
+            consumers.require(where_, entry, contract.period_s)
         return contract
 
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without its surprises: refuses duplicate keys, and aliases, which can expand without bound."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise ContractError("holds a YAML alias (*name), expected every value to be written out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            line = f"line {key.start_mark.line + 1}"
-            if not isinstance(key.value, str):
-                raise ContractError(f"{line}: found a key that is no text, expected text")
-            if key.value in seen:
-                raise ContractError(f"{line}: the key {shown(key.value)} is given twice, expected once")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+    def placed_actions(self) -> list[tuple[str, ActionEntry]]:
+        """Each action with its place in the file."""
+        if len(self.actions) == 1:
+            return [("action", self.actions[0])]
+        return [(f"action[{index}]", entry) for index, entry in enumerate(self.actions)]
 
 
-def _yaml(data: bytes) -> Any:
-    try:
-        return yaml.load(data.decode("utf-8"), _StrictLoader)
-    except ContractError:
-        raise
-    # Impossible dates and thousands of brackets raise these.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ContractError(f"is not YAML in UTF-8 ({one_line(error)})") from error
-
-
-class _Table:
-    """A mapping whose keys are taken one by one; keys that remain are errors."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        if not isinstance(value, dict):
-            raise ContractError(f"{where} is {shown(value)}, expected a mapping")
-        self._left = dict(value)
-        self._known: list[str] = []
-        self._where = where
-        self._prefix = "" if where == "the contract" else f"{where}."
-
-    def take(self, key: str, default: Any = _MISSING) -> Any:
-        self._known.append(key)
-        value = self._left.pop(key, default)
-        if value is _MISSING:
-            raise ContractError(f"{self._where} has no {key}, expected one")
-        return value
-
-    def number(self, key: str, low: float, high: float, default: Any = _MISSING) -> float:
-        value = self.take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ContractError(f"{self._prefix}{key} is {shown(value)}, expected a number from {low} to {high}")
-        return float(value)
-
-    def text(self, key: str, default: Any = _MISSING) -> Any:
-        value = self.take(key, default)
-        if value is not default and not (isinstance(value, str) and value and value.isprintable()):
-            raise ContractError(f"{self._prefix}{key} is {shown(value)}, expected text")
-        return value
-
-    def choice(self, key: str, choices: Sequence[str], default: Any = _MISSING) -> Any:
-        value = self.take(key, default)
-        if value is not default and value not in choices:
-            raise ContractError(f"{self._prefix}{key} is {shown(value)}, expected {', '.join(choices)}")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.take(key, None)
-        if value is None:
-            return ()
-        if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
-            raise ContractError(f"{self._prefix}{key} is {shown(value)}, expected a list of names")
-        for item in value:
-            if value.count(item) > 1:
-                raise ContractError(f"{self._prefix}{key} holds {shown(item)} twice, expected different names")
-        return tuple(value)
-
-    def topic(self) -> str:
-        value = self.text("topic")
-        if not _TOPIC.fullmatch(value):
-            raise ContractError(f"{self._prefix}topic is {shown(value)}, expected a topic name such as /joint_states")
-        return str(value)
-
-    def type(self) -> str:
-        value = self.text("type")
-        if not TYPE_NAME.fullmatch(value):
-            raise ContractError(
-                f"{self._prefix}type is {shown(value)}, expected package/msg/Name such as sensor_msgs/msg/JointState"
-            )
-        return str(value)
-
-    def fields(self) -> tuple[Path, ...]:
-        one, several = self.text("field", None), self.texts("fields")
-        if (one is None) == (not several):
-            raise ContractError(
-                f"{self._where} has {'both field and fields' if one else 'no field'}, expected one of them"
-            )
-        return tuple(self.path(text, "field" if one else "fields") for text in several or (one,))
-
-    def path(self, text: Any, key: str) -> Path:
-        try:
-            return parse_path(str(text))
-        except ContractError as error:
-            raise ContractError(f"{self._prefix}{key}: {error}") from None
-
-    def require_empty(self) -> None:
-        for key in self._left:
-            raise ContractError(
-                f"{self._where} has the unknown key {shown(key)}, expected one of {', '.join(self._known)}"
-            )
+def _tolerance(table: Table, rate_hz: float, deadline_s: float) -> Tolerance:
+    text = table.text("deadline_misses", None)
+    if text is None:
+        # Rounding must not take one from 0.05 s / 0.01 s.
+        return Tolerance(math.floor(_TOLERATED_SILENCE_S / deadline_s + 1e-9), max(1, round(rate_hz)))
+    match = _MISSES.fullmatch(text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise ContractError(f"deadline_misses is {shown(text)}, expected fewer misses than periods such as '3 of 100'")
+    return Tolerance(int(match[1]), int(match[2]))
 
 
 def _observation(value: Any, where: str) -> ObservationEntry:
-    table = _Table(value, where)
+    table = Table(value, where)
+    topic, kind = table.topic(), table.type()
+    names = table.texts("names")
     entry = ObservationEntry(
-        topic=table.topic(),
-        type=table.type(),
+        topic=topic,
+        type=kind,
         fields=table.fields(),
         max_age_s=table.number("max_age_s", 1e-3, 3600.0),
-        names=table.texts("names"),
-        size=_size(table, where),
+        names=names,
+        size=table.whole("size", 1, 65536, None),
         key=table.text("key", None),
         function=table.choice("function", FUNCTIONS, None),
         elements=table.texts("elements"),
         stamp=table.choice("stamp", STAMPS, None),
+        qos=_qos(table, _input_qos(kind, names)),
     )
     table.require_empty()
-    if entry.names and entry.size is not None:
-        raise ContractError(f"{where} has both names and size, expected one of them: names say the size")
+    _require_one_size(where, entry)
     return entry
 
 
-def _size(table: _Table, where: str) -> int | None:
-    value = table.take("size", None)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65536):
-        raise ContractError(f"{where}.size is {shown(value)}, expected a whole number from 1 to 65536")
-    return value
+def _input_qos(kind: str, names: tuple[str, ...]) -> TopicQoS:
+    if kind in LATCHED_TYPES:
+        return TopicQoS("reliable", "transient_local", 1)
+    # Several robots may publish on /joint_states, each with its own names: the last message may be another's.
+    return TopicQoS("best_effort", "volatile", 10 if names else 1)
 
 
-def _action(value: Any, where: str) -> ActionEntry:
-    table = _Table(value, where)
+def _qos(table: Table, default: TopicQoS) -> TopicQoS:
+    durability = table.choice("durability", DURABILITIES, default.durability)
+    # What is kept for later subscribers is delivered again and again until they have it, if they ask for that.
+    reliability = "reliable" if durability == "transient_local" else default.reliability
+    return TopicQoS(
+        table.choice("reliability", RELIABILITIES, reliability),
+        durability,
+        table.whole("depth", 1, 1000, default.depth),
+    )
+
+
+def _require_one_size(where: str, entry: ObservationEntry | ActionEntry) -> None:
+    if entry.names and entry.size is not None:
+        raise ContractError(f"{where} has both names and size, expected one of them: names say the size")
+
+
+def _action(value: Any, where: str, heard: Mapping[str, ObservationEntry]) -> ActionEntry:
+    table = Table(value, where)
+    start = table.take("start_from", None)
     entry = ActionEntry(
         topic=table.topic(),
         type=table.type(),
         fields=table.fields(),
         on_stop=table.choice("on_stop", ON_STOP),
         names=table.texts("names"),
+        size=table.whole("size", 1, 65536, None),
         constants=_constants(table, where),
-        max_rate=_max_rate(table, where),
+        max_rate=table.positives("max_rate"),
+        start_from=None if start is None else _start(start, f"{where}.start_from", heard),
+        hold_within=table.positives("hold_within"),
         elements=table.texts("elements"),
+        qos=_qos(table, TopicQoS("reliable", "volatile", 1)),
     )
     table.require_empty()
+    _require_one_size(where, entry)
+    if entry.hold_within is not None and (entry.on_stop != "hold" or entry.start_from is None):
+        raise ContractError(f"{where}.hold_within needs on_stop hold and start_from: the place that was measured")
+    places = any(map(consumers.is_place, entry.fields))
+    if entry.max_rate is not None and entry.start_from is None and (entry.on_stop != "zero" or places):
+        what = f"on_stop {entry.on_stop}" if entry.on_stop != "zero" else "a position"
+        raise ContractError(
+            f"{where} has max_rate and {what} but no start_from, expected the measured state (topic, field, names): "
+            "from there the first command after an activation or a stop is limited"
+        )
     return entry
 
 
-def _constants(table: _Table, where: str) -> tuple[tuple[Path, Any], ...]:
-    value = table.take("constants", {})
-    if not isinstance(value, Mapping):
-        raise ContractError(f"{where}.constants is {shown(value)}, expected a mapping from fields to values")
+def _start(value: Any, where: str, heard: Mapping[str, ObservationEntry]) -> ObservationEntry:
+    """The measured state; what it does not say is as the observation reads the same topic."""
+    table = Table(value, where)
+    topic = table.topic()
+    same = heard.get(topic)
+    names = table.texts("names")
+    kind = table.type() if same is None else table.type(same.type)
+    entry = ObservationEntry(
+        topic=topic,
+        type=kind,
+        fields=table.fields(),
+        max_age_s=table.number("max_age_s", 1e-3, 3600.0, *(() if same is None else (same.max_age_s,))),
+        names=names,
+        size=table.whole("size", 1, 65536, None),
+        stamp=table.choice("stamp", STAMPS, None if same is None else same.stamp),
+        qos=_qos(table, _input_qos(kind, names) if same is None else same.qos),
+    )
+    table.require_empty()
+    _require_one_size(where, entry)
+    return entry
+
+
+def _constants(table: Table, where: str) -> tuple[tuple[Path, Any], ...]:
+    value = table.mapping("constants")
     for path, constant in value.items():
         if not isinstance(constant, bool | int | float | str) or (
             isinstance(constant, float) and not math.isfinite(constant)
@@ -308,30 +339,29 @@ def _constants(table: _Table, where: str) -> tuple[tuple[Path, Any], ...]:
     return tuple((table.path(path, "constants"), constant) for path, constant in value.items())
 
 
-def _max_rate(table: _Table, where: str) -> tuple[float, ...] | None:
-    value = table.take("max_rate", None)
-    if value is None:
-        return None
-    if (
-        isinstance(value, list)
-        and value
-        and all(isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < math.inf for rate in value)
-    ):
-        return tuple(map(float, value))
-    raise ContractError(
-        f"{where}.max_rate is {shown(value)}, expected a list of positive numbers, one for each element"
-    )
-
-
 def _require_agreement(contract: Contract) -> None:
-    types: dict[str, str] = {}
-    for index, entry in enumerate(contract.observation):
-        if types.setdefault(entry.topic, entry.type) != entry.type:
-            raise ContractError(
-                f"observation[{index}].type is {entry.type}, but {entry.topic} has type {types[entry.topic]} before"
-            )
+    first: dict[str, ObservationEntry] = {}
+    inputs = [(f"observation[{index}]", entry) for index, entry in enumerate(contract.observation)]
+    inputs += [
+        (f"{where}.start_from", entry.start_from)
+        for where, entry in contract.placed_actions()
+        if entry.start_from is not None
+    ]
+    for where, entry in inputs:
+        before = first.setdefault(entry.topic, entry)
+        if before.type != entry.type:
+            raise ContractError(f"{where}.type is {entry.type}, but {entry.topic} has type {before.type} before")
+        for what in ("durability", "reliability"):
+            found, expected = getattr(entry.qos, what), getattr(before.qos, what)
+            if found != expected:
+                raise ContractError(f"{where}.{what} is {found}, but {entry.topic} has {expected} before")
     keyed = [entry.key is not None for entry in contract.observation]
     if any(keyed) and not all(keyed):
         raise ContractError(f"observation[{keyed.index(False)}] has no key, expected one: other entries have theirs")
-    if contract.action.topic in types:
-        raise ContractError(f"action.topic is {contract.action.topic}, which the observation reads: expected another")
+    topics: set[str] = set()
+    for where, action in contract.placed_actions():
+        if action.topic in first:
+            raise ContractError(f"{where}.topic is {action.topic}, which the observation reads: expected another")
+        if action.topic in topics:
+            raise ContractError(f"{where}.topic is {action.topic}, which another action has: expected another")
+        topics.add(action.topic)

@@ -31,15 +31,17 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64, Float64MultiArray
 
+from dipole_policy.announcements import AUDIT
 from dipole_policy.errors import one_line
-from dipole_policy.node import AUDIT
 from dipole_policy.picture import STEP_S, Course, draw
 from dipole_policy.session import LATCHED, REPORT
 
 OMEGAS = (-1.0, 0.0, 2.0, 4.0)
 ALL = QoSProfile(depth=5000, reliability=ReliabilityPolicy.RELIABLE)
 """A deep queue, so that no message is missing in the picture."""
+ARM = "dipole_policy.simulated_arm"
 _TIMEOUT_S = 60.0
+_DISCOVERY_S = 1.0
 
 
 class Operator:
@@ -110,8 +112,30 @@ class Operator:
                     raise RuntimeError(f"{module} has ended: {one_line(said[-1] if said else 'without a word')}")
             if self.problem:
                 raise RuntimeError(self.problem)
+            self.require_alone()
             if time.monotonic() > end:
                 raise RuntimeError(f"waited {_TIMEOUT_S:g} s for {what}")
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def require_alone(self) -> None:
+        """Checks that the arm of this demo is the only one in its ROS domain.
+
+        :raises RuntimeError: another one moves here, too: neither would be driven well, nor drawn.
+        """
+        arms = sum(module == ARM for module, _, _ in self._processes)
+        for topic, own in (("joint_states", arms), ("effort_controller/commands", len(self._processes) - arms)):
+            if self._node.count_publishers(topic) > own:
+                domain = os.environ.get("ROS_DOMAIN_ID", "0")
+                name = self._node.resolve_topic_name(topic)
+                raise RuntimeError(
+                    f"another program publishes on {name} in ROS domain {domain}, expected nobody: end it, or set "
+                    "ROS_DOMAIN_ID to a free domain"
+                )
+
+    def settle(self, seconds: float) -> None:
+        """Handles messages for a while, so that others in the domain are discovered."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             self._executor.spin_once(timeout_sec=0.05)
 
     def turn(self, omega: float, by_topic: bool = False) -> bool:
@@ -128,7 +152,7 @@ class Operator:
             future = self._parameter.call_async(request)
             self.wait(future.done, "the node's answer")
         self.wait(lambda: len(self.course.audit) > count, "the audit's record")
-        return self.course.audit[-1]["accepted"] == "True"
+        return self.course.audit[-1]["accepted"] == "true"
 
     def _on_remaining(self, message: Vector3Stamped) -> None:
         stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
@@ -167,6 +191,8 @@ def drive(operator: Operator, arguments: argparse.Namespace, out: Path) -> None:
     given |= {"num_candidates": "1", "deterministic": "false"}
     # Quoted, so that they stay strings: a folder may be called 2024 or true.
     given |= {"bundle": f"'{arguments.bundle.resolve()}'", "contract": f"'{arguments.contract.resolve()}'"}
+    operator.settle(_DISCOVERY_S)
+    operator.require_alone()
     operator.start("dipole_policy.main", out / "node.log", *_parameters(given))
     operator.wait(lambda: operator.model, "the node to have read its bundle")
     model = operator.model
@@ -181,7 +207,7 @@ def drive(operator: Operator, arguments: argparse.Namespace, out: Path) -> None:
         "targets": arguments.episodes + 1,
         "episode_steps": operator.course.steps,
     }
-    operator.start("dipole_policy.simulated_arm", out / "simulated_arm.log", *_parameters(arm))
+    operator.start(ARM, out / "simulated_arm.log", *_parameters(arm))
     course = operator.course
     operator.wait(lambda: course.driven, "the first command")
     operator.wait(partial(_reached, course, course.current + 1), "the first episode")
@@ -252,8 +278,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--episode-steps", type=int, default=50, help=f"of {STEP_S} s")
     options = parser.parse_args(arguments)
     signals: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda received, _: signals.append(received))
+    signals_before = {
+        number: signal.signal(number, lambda received, _: signals.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     # Set before ROS starts, and inherited by the processes: a demo must not move robots on other machines.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     if os.environ.get("ROS_DISTRO") == "humble":
@@ -263,6 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.contract = options.contract or default_contract()
         options.out.mkdir(parents=True, exist_ok=True)
         course = _record(options, lambda: bool(signals))
+        # From here on nothing is left to end in order: a signal ends this program at once.
+        for number in signals_before:
+            signal.signal(number, signals_before[number])
         print("\n".join(report(course)))
         draw(course, options.out / "ros_demo.png")
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,11 @@ import numpy as np
 from dipole_runtime import GuidedAction, GuidedPolicy
 from numpy.typing import NDArray
 
-from dipole_policy.action import ActionLimits, ActionWriter
+from dipole_policy.action import ActionLimits, ActionWriter, parts
 from dipole_policy.contract import Contract
 from dipole_policy.errors import ContractError, shown
 from dipole_policy.fields import Describe
-from dipole_policy.observation import EntryReader, ObservationLayout, entry_readers
+from dipole_policy.observation import EntryReader, ObservationLayout, Start, entry_readers, start_readers
 
 _Made = TypeVar("_Made")
 
@@ -41,6 +42,8 @@ class Loaded:
     """Everything that changes with the bundle; the control loop uses one of these per period.
 
     :param path: the bundle's path, as given.
+    :param writers: one for each of the contract's actions.
+    :param starts: of those actions whose first command begins at a measured state.
     :param noise: the same for every inference; None: drawn, or not needed.
     """
 
@@ -48,7 +51,8 @@ class Loaded:
     policy: GuidedPolicy
     layout: ObservationLayout
     limits: ActionLimits
-    writer: ActionWriter
+    writers: Sequence[ActionWriter]
+    starts: Sequence[Start]
     noise: NDArray[np.float32] | None
     num_candidates: int | None
 
@@ -75,8 +79,14 @@ class Fitting:
     def __init__(self, contract: Contract, describe: Describe, options: PolicyOptions) -> None:
         self.contract = contract
         self.readers: list[EntryReader] = self._named(lambda: entry_readers(contract, describe))
+        self.start_readers: list[EntryReader | None] = self._named(lambda: start_readers(contract, describe))
         self._describe = describe
         self._options = options
+
+    @property
+    def input_readers(self) -> list[EntryReader]:
+        """Of everything that is listened to."""
+        return [*self.readers, *(reader for reader in self.start_readers if reader is not None)]
 
     def load(self, path: str) -> Loaded:
         """Reads, checks, tests and warms up a bundle; takes seconds.
@@ -102,12 +112,18 @@ class Fitting:
             noise = policy.deterministic_noise(candidates)
 
         def fit() -> Loaded:
+            at, placed = parts(contract, manifest.action, self._describe), contract.placed_actions()
             return Loaded(
                 path,
                 policy,
                 ObservationLayout(self.readers, manifest.observation),
-                ActionLimits(contract.action, manifest.action, contract.period_s),
-                ActionWriter(contract, manifest.action, self._describe),
+                ActionLimits(contract, at, manifest.action),
+                [ActionWriter(*one, part, self._describe) for one, part in zip(placed, at, strict=True)],
+                [
+                    Start(where, reader, part)
+                    for (where, _), reader, part in zip(placed, self.start_readers, at, strict=True)
+                    if reader is not None
+                ],
                 noise,
                 candidates,
             )
@@ -135,6 +151,16 @@ class Fitting:
             return make()
         except ContractError as error:
             raise ContractError(f"contract {self.contract.where}: {error}") from error
+
+
+def require_in_root(path: str, root: str) -> None:
+    """A request over the network must not make the node read arbitrary files.
+
+    :param root: the directory that bundles have to lie in, without links.
+    :raises ContractError: the bundle is elsewhere.
+    """
+    if os.path.commonpath([root, os.path.realpath(path)]) != root:
+        raise ContractError(f"bundle {path} is outside of {root}, expected it inside (see bundle_root)")
 
 
 class ReloadBusy(RuntimeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -14,13 +14,17 @@ from dipole_runtime.manifest import OmegaRange
 
 from dipole_policy.action import Command
 from dipole_policy.clocks import ClockGuard
+from dipole_policy.deadlines import Deadlines
 from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
 from dipole_policy.holder import Loaded, PolicyHolder
-from dipole_policy.observation import Inputs
+from dipole_policy.observation import Inputs, Received
 from dipole_policy.omega import OmegaControl, omega_problem
 from dipole_policy.statistics import Statistics
 from dipole_policy.supervisor import Supervisor
 from dipole_policy.wire import Wire
+
+_LONGEST_SILENCE_OF_CLOCK_S = 1.0
+"""Seconds of the wall until a simulation's clock that never spoke is told of, where any pause is allowed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,7 @@ def distance(action: GuidedAction, driven: GuidedAction, loaded: Loaded) -> floa
 class ControlLoop:
     """Runs one control period per call; it receives everything it needs and does not depend on ROS.
 
+    :param deadlines: which late periods stop the robot; the decision of a late one is dropped in any case.
     :param now_ns: returns the time of the node's clock.
     :param on_decision: called with every decision, after its command was sent.
     :param on_fault: called with every cause, and whether it is new.
@@ -71,8 +76,8 @@ class ControlLoop:
         omega: OmegaControl,
         clock: ClockGuard,
         *,
+        deadlines: Deadlines,
         period_s: float,
-        deadline_s: float,
         now_ns: Callable[[], int],
         on_decision: Callable[[Decision], None],
         on_fault: Callable[[Cause, bool], None],
@@ -83,21 +88,21 @@ class ControlLoop:
         self.shadow_omegas: tuple[float, ...] = ()
         self.holder, self.inputs, self.wire, self.supervisor, self.omega = holder, inputs, wire, supervisor, omega
         self._clock = clock
-        self._deadline_s = deadline_s
+        self.deadlines = deadlines
         self._period_s = period_s
         self._now_ns = now_ns
         self._on_decision, self._on_fault = on_decision, on_fault
         self._shadow_only = shadow_only
         self._steady = steady
         self._one_at_a_time = threading.Lock()
-        self._under_way: tuple[float, int] | None = None
-        self._overdue: tuple[float, int] | None = None
+        self._under_way: float | None = None
         self._last_end = steady()
 
     def start(self) -> None:
         """The node has become active."""
-        self.inputs.forget()
+        self.inputs.forget(self._now_ns())
         self._clock.forget()
+        self.deadlines.forget()
         self.statistics.paused()
         self._last_end = self._steady()
         self.supervisor.start()
@@ -117,7 +122,7 @@ class ControlLoop:
         with self._one_at_a_time:
             started = self._steady()
             ticket = self.wire.ticket()
-            self._under_way = (started, ticket)
+            self._under_way = started
             try:
                 decision = self._decide(started, ticket)
                 self._under_way = None
@@ -144,11 +149,10 @@ class ControlLoop:
         observation = loaded.layout.build(inputs, now_ns)
         driven, *others = loaded.decide(observation, omega, shadow)
         self.statistics.inferred(driven.latency_s)
-        command = loaded.limits.apply(driven.action, self.wire.last)
-        spent = self._steady() - started
-        if spent > self._deadline_s:
-            if self._overdue != (started, ticket):
-                self.stop(self._late(spent, "took"))
+        command = loaded.limits.apply(driven.action, self._previous(loaded, inputs, now_ns))
+        now = self._steady()
+        if self.deadlines.is_late(started, now):
+            self._miss(started, now, "took")
             return None
         number = None
         if self.supervisor.well(self._steady()):
@@ -159,6 +163,16 @@ class ControlLoop:
         return Decision(
             number, command, driven, others, loaded, now_ns, spent, math.nan if elapsed is None else elapsed
         )
+
+    def _previous(self, loaded: Loaded, inputs: Mapping[str, Received], now_ns: int) -> Command:
+        """What the rates count from: the last command or, if a stop came after it, where the robot is measured."""
+        previous = self.wire.last
+        if self.wire.is_driving or not loaded.starts:
+            return previous
+        previous = np.array(previous)
+        for start in loaded.starts:
+            previous[start.part] = start.read(inputs, now_ns)
+        return previous
 
     def shadow_problem(self, omegas: Sequence[object]) -> str | None:
         """Why these cannot be the shadow's values of ω; None if they can."""
@@ -195,9 +209,16 @@ class ControlLoop:
         self.statistics.fault(cause.kind.value)
         self._on_fault(cause, news)
 
+    def request_stop(self) -> None:
+        """Stops until :meth:`Supervisor.resume`. Safe to call from any thread."""
+        cause = Cause(Kind.REQUEST, "a stop was asked for, ~/resume ends it")
+        self.supervisor.request_stop(cause)
+        self.stop(cause)
+        self._on_fault(cause, True)
+
     def clock_jumped(self, cause: Cause) -> None:
         """The clock jumped: for inputs that arrived earlier, fresh and stale can no longer be distinguished."""
-        self.inputs.forget()
+        self.inputs.forget(self._now_ns())
         self._clock.forget()
         self.stop(cause)
 
@@ -207,16 +228,28 @@ class ControlLoop:
         :param largest_gap_s: longest allowed time between two periods; 0: no limit, for a simulation that may pause.
         """
         now, under_way = self._steady(), self._under_way
+        gap = now - self._last_end
         if under_way is not None:
-            if now - under_way[0] > self._deadline_s and self._overdue != under_way:
-                self._overdue = under_way
-                self.stop(self._late(now - under_way[0], "is still not over after"))
-        elif largest_gap_s > 0.0 and now - self._last_end > largest_gap_s:
-            gap = now - self._last_end
-            self.stop(Cause(Kind.STALLED, f"no control period for {gap:.3f} s, expected one every {self._period_s} s"))
+            if self.deadlines.is_late(under_way, now):
+                self._miss(under_way, now, "is still not over after")
+        elif gap > (largest_gap_s or _LONGEST_SILENCE_OF_CLOCK_S):
+            now_ns = self._now_ns()
+            if (silent := self._clock.silent(now_ns)) is not None:
+                self.stop(silent)
+            elif largest_gap_s > 0.0:
+                detail = f"no control period for {gap:.3f} s, expected one every {self._period_s} s"
+                self.stop(Cause(Kind.STALLED, detail + self._clock.standing_at(now_ns)))
 
-    def _late(self, spent: float, verb: str) -> Cause:
-        return Cause(Kind.DEADLINE, f"the control period {verb} {spent:.4f} s, expected at most {self._deadline_s} s")
+    def _miss(self, started: float, now: float, verb: str) -> None:
+        """A period is late: its decision is dropped, and too many of them stop the robot."""
+        lately = self.deadlines.check(started, now)
+        if lately is None:
+            return
+        tolerance = self.deadlines.tolerance
+        detail = f"the control period {verb} {now - started:.4f} s, expected at most {self.deadlines.deadline_s} s"
+        if tolerance.allowed:
+            detail += f" ({lately} misses in {tolerance.of} periods, {tolerance.allowed} are tolerated)"
+        self.stop(Cause(Kind.DEADLINE, detail))
 
 
 def _shadow_problem(omegas: Sequence[object], limits: OmegaRange | None) -> str | None:

@@ -6,10 +6,8 @@ import math
 import os
 import threading
 from collections.abc import Sequence
-from itertools import count
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from dipole_runtime import GuidedPolicyError
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
@@ -17,18 +15,18 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.parameter_service import ParameterService
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
-from dipole_policy import parameters, reports
+from dipole_policy import parameters, rclpy_names
+from dipole_policy.announcements import Announcements
 from dipole_policy.errors import Cause, ContractError, one_line
-from dipole_policy.holder import Loaded, ReloadBusy
-from dipole_policy.omega import OmegaRecord
-from dipole_policy.session import REPORT, Session
+from dipole_policy.holder import Loaded, ReloadBusy, require_in_root
+from dipole_policy.session import Session
+from dipole_policy.supervisor import State
 from dipole_policy.transitions import guard_transitions
 
-AUDIT = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TURNS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 """QoS of ~/omega: deep, because every value of a dial that is turned quickly must appear in the audit."""
 
@@ -50,12 +48,12 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._halted = False
         self._is_showing = False
         self._left_omega = math.nan
-        self._problem = problem
-        self._command_line_problem = problem
-        self._numbers = count(1)
+        self._problem = self._command_line_problem = problem
         self._bundle_root = ""
         self._parameter_problems: dict[str, str] = {}
         super().__init__(name, start_parameter_services=False, **kwargs)
+        if (unknown := rclpy_names.problem(self)) is not None:
+            self._problem = self._command_line_problem = unknown
         self._parameter_problems = parameters.declare(self)
         self._unknown = parameters.undeclared(self)
         self._simulated = bool(self.get_parameter("use_sim_time").value)
@@ -65,9 +63,9 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         lifecycle_group = self.default_callback_group
         self._services_group = MutuallyExclusiveCallbackGroup()
         self._parameter_service = ParameterService(self)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", REPORT)
-        self._audit = self.create_publisher(DiagnosticArray, "~/audit", AUDIT)
+        self._announce = Announcements(self, lambda: self._session, lambda: self.state_label, lambda: self._problem)
         self.create_service(Trigger, "~/reload", self._on_reload, callback_group=MutuallyExclusiveCallbackGroup())
+        self.create_service(Trigger, "~/stop", self._on_stop, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(Trigger, "~/resume", self._on_resume, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_subscription(
             Float64, "~/omega", self._on_omega, TURNS, callback_group=MutuallyExclusiveCallbackGroup()
@@ -97,7 +95,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
     @property
     def state_label(self) -> str:
         """Label of the lifecycle state."""
-        return str(self._state_machine.current_state[1])
+        machine = getattr(self, "_state_machine", None)
+        return "unknown" if machine is None else str(machine.current_state[1])
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Reads contract and bundle; if it fails, the problem is in the log and in /diagnostics."""
@@ -112,15 +111,19 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
 
     def _configure(self) -> None:
         problems = [*filter(None, [self._command_line_problem]), *self._parameter_problems.values()]
-        problems += [f"parameter {name} is unknown, expected one of the node's" for name in self._unknown]
+        problems += parameters.unknown(self._unknown, of_topics=False)
         if problems:
             raise ContractError("; ".join(problems))
         settings = parameters.Settings.of(self, self._left_omega)
         if settings.bundle:
             root = settings.bundle_root or os.path.dirname(os.path.realpath(settings.bundle))
             self._bundle_root = os.path.realpath(root)
-            self._require_in_root(settings.bundle)
-        session = Session(self, settings, self._record, self._numbers, self._on_fault)
+            require_in_root(settings.bundle, self._bundle_root)
+        tell = self._announce
+        session = Session(self, settings, tell.record, tell.numbers, self._on_fault, tell.status)
+        if unknown := parameters.unknown(parameters.undeclared(self), of_topics=True):
+            session.close()
+            raise ContractError("; ".join(unknown))
         with self._parameter_lock:
             self._show_omega(session)
             self._session = session
@@ -197,16 +200,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
 
     def publish_diagnostics(self) -> None:
         """Publishes the node's state now."""
-        session = self._session
-        clock = self.get_clock().now()
-        name = self.get_fully_qualified_name()
-        state = self.state_label
-        loop = None if session is None else session.loop
-        array = DiagnosticArray(
-            status=[reports.diagnostics(f"dipole_policy: {name}", state, self._problem, loop, clock.nanoseconds)]
-        )
-        array.header.stamp = clock.to_msg()
-        self._diagnostics.publish(array)
+        self._announce.diagnostics()
 
     def set_parameters(self, parameter_list: list[Parameter]) -> list[SetParametersResult]:
         """Sets the parameters one after the other; see :meth:`set_parameters_atomically`."""
@@ -219,8 +213,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         """
         return self._set(parameter_list, "parameter")
 
-    def _set(self, changes: Sequence[Parameter], source: str) -> SetParametersResult:
-        session = self._session
+    def _set(self, requested: Sequence[Parameter], source: str) -> SetParametersResult:
+        session, changes = self._session, [parameters.as_numbers(change) for change in requested]
         try:
             loaded = None if session is None else self._prepare(session, changes)
         except _REFUSALS as error:
@@ -231,7 +225,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             return SetParametersResult(successful=False, reason=one_line(error))
         with self._parameter_lock:
             if session is None or session is not self._session:
-                return self._set_unconfigured(changes, loaded)
+                return self._set_unconfigured(changes, loaded, source)
             loop = session.loop
             with loop.omega.lock:
                 try:
@@ -253,10 +247,18 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
                     self._swap(session, loaded)
         return result
 
-    def _set_unconfigured(self, changes: Sequence[Parameter], loaded: Loaded | None) -> SetParametersResult:
+    def _set_unconfigured(
+        self, changes: Sequence[Parameter], loaded: Loaded | None, source: str
+    ) -> SetParametersResult:
         if loaded is not None:
             return SetParametersResult(successful=False, reason="the node was cleaned up while the bundle was loaded")
+        before = float(self.get_parameter("omega").value)
         result = super().set_parameters_atomically(list(changes))
+        for change in changes:
+            if change.name == "omega":
+                self._announce.record_early(
+                    before, change.value, source, None if result.successful else one_line(result.reason)
+                )
         if result.successful:
             for change in changes:
                 self._parameter_problems.pop(change.name, None)
@@ -270,11 +272,17 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         session = self._session
         reason = parameters.refusal(changes, session is not None, self._simulated)
         for change in changes:
-            if reason is None and session is not None and change.name == "omega":
-                reason = session.loop.omega.problem(change.value)
+            if reason is None and change.name == "omega":
+                reason = self._omega_problem(changes, change.value)
             if reason is None and session is not None and change.name == "shadow_omegas":
                 reason = session.loop.shadow_problem(parameters.omegas(change.value) or ())
         return SetParametersResult(successful=reason is None, reason=reason or "")
+
+    def _omega_problem(self, changes: Sequence[Parameter], omega: Any) -> str | None:
+        if self._session is not None:
+            return self._session.loop.omega.problem(omega)
+        bundles = [change.value for change in changes if change.name == "bundle"]
+        return parameters.early_omega_problem(omega, bundles[-1] if bundles else self.get_parameter("bundle").value)
 
     def _prepare(self, session: Session, changes: Sequence[Parameter]) -> Loaded | None:
         paths = [change.value for change in changes if change.name == "bundle"]
@@ -284,15 +292,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             raise ContractError("bundle is set together with other parameters, expected it alone while configured")
         if not isinstance(paths[0], str) or not paths[0]:
             raise ContractError("bundle is no path, expected one")
-        self._require_in_root(paths[0])
+        require_in_root(paths[0], self._bundle_root)
         return session.prepare(paths[0])
-
-    def _require_in_root(self, path: str) -> None:
-        """A request over the network must not make the node read arbitrary files."""
-        if os.path.commonpath([self._bundle_root, os.path.realpath(path)]) != self._bundle_root:
-            raise ContractError(
-                f"bundle {path} is outside of {self._bundle_root}, expected it inside (see bundle_root)"
-            )
 
     def _show_omega(self, session: Session) -> None:
         """Sets the parameter to the loop's value: the ω in force, or NaN if the policy has no ω."""
@@ -320,7 +321,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             if session is None:
                 raise ContractError("the node is not configured: there is no bundle to reload")
             path = str(self.get_parameter("bundle").value)
-            self._require_in_root(path)
+            require_in_root(path, self._bundle_root)
             loaded = session.prepare(path)
             with self._parameter_lock, session.loop.omega.lock:
                 if session is not self._session:
@@ -333,6 +334,15 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             response.success, response.message = True, loaded.policy.hash
         return response
 
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        session = self._session
+        if session is None:
+            response.success, response.message = False, "the node is not configured: nothing drives"
+            return response
+        session.loop.request_stop()
+        response.success, response.message = True, "stopped until ~/resume"
+        return response
+
     def _on_resume(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         session = self._session
         problem = "the node is not configured" if session is None else session.loop.supervisor.resume()
@@ -342,19 +352,20 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
     def _on_omega(self, message: Float64) -> None:
         try:
             if self._session is None:
-                self.get_logger().warning("~/omega is ignored: the node is not configured")
+                value, why = float(message.data), "the node is not configured: ~/omega is for driving"
+                self._announce.record_early(float(self.get_parameter("omega").value), value, "topic", why)
                 return
             self._set([Parameter("omega", Parameter.Type.DOUBLE, float(message.data))], "topic")
         except Exception as error:
             self.executor_failed(error)
 
-    def _record(self, record: OmegaRecord) -> None:
-        stamp = self.get_clock().now().to_msg()
-        self._audit.publish(reports.audit(record, self.get_fully_qualified_name(), stamp))
-
     def _on_fault(self, cause: Cause, news: bool) -> None:
+        session = self._session
         if news:
-            self.get_logger().error(f"stopped: {cause}")
+            if session is not None and session.loop.supervisor.state is State.WAITING:
+                self.get_logger().info(f"waiting: {cause}")
+            else:
+                self.get_logger().error(f"stopped: {cause}")
             self.publish_diagnostics()
 
     def _end(self, session: Session) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,28 @@ class EntryReader:
             return True
         return not set(self.entry.names).isdisjoint(getattr(message, self._name_field))
 
+    def fresh(self, inputs: Mapping[str, Received], now_ns: int) -> NDArray[np.float64]:
+        """The entry's elements, as :meth:`read`, from the last message of its topic.
+
+        :param inputs: :meth:`Inputs.snapshot`.
+        :param now_ns: the node's clock.
+        :raises InputError: the topic is missing, stale or wrongly sized.
+        """
+        topic, received = self.entry.topic, inputs.get(self.entry.topic)
+        if received is None:
+            raise InputError(Cause(Kind.MISSING, f"nothing has arrived on {topic}"))
+        age = self.age_s(received, now_ns)
+        if age > self.entry.max_age_s:
+            raise InputError(
+                Cause(Kind.STALE, f"{topic} is {age:.3f} s old, expected at most {self.entry.max_age_s} s")
+            )
+        try:
+            return self.read(received.message)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(Cause(Kind.WRONG_SIZE, f"{topic} cannot be read ({one_line(error)})")) from error
+
     def age_s(self, received: Received, now_ns: int) -> float:
         """Seconds since the message's stamp or its arrival, whichever is longer ago.
 
@@ -144,35 +166,58 @@ def _name_field(entry: ObservationEntry, fields: Mapping[str, str]) -> str:
 
 
 class Inputs:
-    """The topics' last messages: written by subscriptions, read by the control loop."""
+    """The topics' last messages: filled when they are looked at, or by whoever calls :meth:`receive`.
 
-    def __init__(self, readers: Sequence[EntryReader]) -> None:
+    :param readers: of the contract's inputs.
+    :param take: called before every look; hands what has arrived to :meth:`receive`.
+    """
+
+    def __init__(self, readers: Sequence[EntryReader], take: Callable[[], None] | None = None) -> None:
         self._readers: dict[str, list[EntryReader]] = {}
         for entry in readers:
             self._readers.setdefault(entry.entry.topic, []).append(entry)
         self._latest: dict[str, Received] = {}
+        self.take = take
 
     @property
-    def topics(self) -> dict[str, str]:
-        """Topic → type, in the contract's order."""
-        return {topic: readers[0].entry.type for topic, readers in self._readers.items()}
+    def topics(self) -> dict[str, list[ObservationEntry]]:
+        """Topic → the entries that read it, in the contract's order."""
+        return {topic: [reader.entry for reader in readers] for topic, readers in self._readers.items()}
 
-    def receive(self, topic: str, message: Any, now_ns: int) -> None:
-        """Stores a message, unless it has none of the contract's names."""
-        if any(entry.concerns(message) for entry in self._readers[topic]):
-            self._latest[topic] = Received(message, now_ns)
+    def receive(self, topic: str, message: Any, received_ns: int) -> bool:
+        """Stores a message, unless it has none of the contract's names.
+
+        :param received_ns: time of the node's clock when it arrived.
+        :return: whether it was stored.
+        """
+        is_ours = any(entry.concerns(message) for entry in self._readers[topic])
+        if is_ours:
+            self._latest[topic] = Received(message, received_ns)
+        return is_ours
 
     def snapshot(self) -> Mapping[str, Received]:
         """All messages at one moment; later messages do not change it."""
+        if self.take is not None:
+            self.take()
         return dict(self._latest)
 
-    def forget(self) -> None:
-        """Drops all messages: after a clock jump, fresh and stale can no longer be distinguished."""
-        self._latest = {}
+    def forget(self, now_ns: int) -> None:
+        """Drops all messages: after a clock jump, fresh and stale can no longer be distinguished.
+
+        Those of transient local topics stay and count as if they arrived now: they are published once.
+
+        :param now_ns: the node's clock.
+        """
+        if self.take is not None:
+            self.take()
+        latched = {topic for topic, entries in self.topics.items() if entries[0].qos.durability == "transient_local"}
+        self._latest = {
+            topic: Received(found.message, now_ns) for topic, found in self._latest.items() if topic in latched
+        }
 
     def ages_s(self, now_ns: int) -> dict[str, float | None]:
         """Topic → seconds since its last message arrived; None: no message has arrived."""
-        latest = self._latest
+        latest = self.snapshot()
         return {
             topic: (now_ns - latest[topic].received_ns) * 1e-9 if topic in latest else None for topic in self._readers
         }
@@ -203,18 +248,7 @@ class ObservationLayout:
         :param now_ns: the node's clock.
         :raises InputError: naming the first topic that is missing, stale, wrongly sized or not finite.
         """
-        parts = []
-        for entry in self.order:
-            topic = entry.entry.topic
-            received = inputs.get(topic)
-            if received is None:
-                raise InputError(Cause(Kind.MISSING, f"nothing has arrived on {topic}"))
-            age = entry.age_s(received, now_ns)
-            if age > entry.entry.max_age_s:
-                raise InputError(
-                    Cause(Kind.STALE, f"{topic} is {age:.3f} s old, expected at most {entry.entry.max_age_s} s")
-                )
-            parts.append(self._read(entry, received.message))
+        parts = [entry.fresh(inputs, now_ns) for entry in self.order]
         # A finite double of the robot may be too large for the policy's single precision.
         with np.errstate(over="ignore"):
             flat = np.concatenate(parts).astype(np.float32)
@@ -230,15 +264,6 @@ class ObservationLayout:
         pieces = np.split(flat, ends[:-1])
         return {part.key: piece.reshape(part.shape) for part, piece in zip(self._spec.parts, pieces, strict=True)}
 
-    def _read(self, entry: EntryReader, message: Any) -> NDArray[np.float64]:
-        try:
-            return entry.read(message)
-        except InputError:
-            raise
-        except Exception as error:
-            detail = f"{entry.entry.topic} cannot be read ({one_line(error)})"
-            raise InputError(Cause(Kind.WRONG_SIZE, detail)) from error
-
     def _not_finite(self, flat: NDArray[np.float32]) -> Cause:
         index = int(np.argmin(np.isfinite(flat)))
         end = 0
@@ -252,12 +277,51 @@ class ObservationLayout:
         )
 
 
+class Start:
+    """Where the robot is, in the command's unit: what its first command begins at.
+
+    :param where: the action's place in the contract.
+    :param part: the elements of the command that it measures.
+    :raises ContractError: another number of elements is measured.
+    """
+
+    def __init__(self, where: str, reader: EntryReader, part: slice) -> None:
+        self.part = part
+        self._reader = reader
+        if reader.size != part.stop - part.start:
+            raise ContractError(
+                f"{where}.start_from has {reader.size} elements, expected the action's {part.stop - part.start}"
+            )
+
+    def read(self, inputs: Mapping[str, Received], now_ns: int) -> NDArray[np.float64]:
+        """The measured elements, finite, shape of the part.
+
+        :raises InputError: naming the topic that is missing, stale, wrongly sized or not finite.
+        """
+        values = self._reader.fresh(inputs, now_ns)
+        if not np.isfinite(values).all():
+            at = int(np.argmin(np.isfinite(values)))
+            raise InputError(Cause(Kind.NON_FINITE, f"{self._reader.entry.topic} measures {values[at]} (element {at})"))
+        return values
+
+
 def entry_readers(contract: Contract, describe: Describe) -> list[EntryReader]:
     """Readers for all entries of a contract.
 
     :raises ContractError: see :class:`EntryReader`.
     """
     return [EntryReader(entry, f"observation[{index}]", describe) for index, entry in enumerate(contract.observation)]
+
+
+def start_readers(contract: Contract, describe: Describe) -> list[EntryReader | None]:
+    """For each action the reader of the state that it starts from; None where it has none.
+
+    :raises ContractError: see :class:`EntryReader`.
+    """
+    return [
+        None if entry.start_from is None else EntryReader(entry.start_from, f"{where}.start_from", describe)
+        for where, entry in contract.placed_actions()
+    ]
 
 
 def _require_keys(readers: Sequence[EntryReader], spec: ObservationSpec) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dipole_runtime import GuidedPolicyError, read_bundle
 from dipole_runtime.manifest import OmegaRange
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
@@ -14,9 +15,9 @@ from rclpy.parameter import Parameter
 
 from dipole_policy.errors import one_line
 from dipole_policy.holder import PolicyOptions
-from dipole_policy.omega import NO_OMEGA
+from dipole_policy.omega import NO_OMEGA, omega_problem
 
-LOWEST_OMEGA = -1.0
+QOS_OVERRIDES = "qos_overrides."
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,36 @@ def declare(node: Node) -> dict[str, str]:
             node.declare_parameter(
                 specification.name, specification.default, specification.descriptor(), ignore_override=True
             )
+        if specification.dynamic:
+            node.set_parameters([as_numbers(node.get_parameter(specification.name))])
     return problems
 
 
+def as_numbers(parameter: Parameter) -> Parameter:
+    """An empty list of numbers as such: rclpy takes it for a list of bytes. Every other parameter as it is."""
+    specification = BY_NAME.get(parameter.name)
+    if specification is None or not specification.dynamic or parameter.value is None:
+        return parameter
+    found = omegas(parameter.value)
+    return parameter if found is None else Parameter(parameter.name, Parameter.Type.DOUBLE_ARRAY, found)
+
+
 def undeclared(node: Node) -> list[str]:
-    """Parameters that were given to the node but that it does not have: a misspelt limit must not go unnoticed."""
-    given = getattr(node, "_parameter_overrides", {})
-    return sorted(name for name in given if not node.has_parameter(name) and not name.startswith("qos_overrides."))
+    """Parameters that were given to the node but that it does not have: a misspelt limit must not go unnoticed.
+
+    Those of the topics' quality of service (``qos_overrides.…``) are declared with the topics of a contract.
+    """
+    return sorted(name for name in getattr(node, "_parameter_overrides", {}) if not node.has_parameter(name))
+
+
+def unknown(names: Sequence[str], of_topics: bool) -> list[str]:
+    """What is wrong with parameters that the node does not have, one sentence each.
+
+    :param of_topics: those of the topics' quality of service, or the others.
+    """
+    expected = "its contract's topics and their policies" if of_topics else "the node's"
+    found = [name for name in names if name.startswith(QOS_OVERRIDES) == of_topics]
+    return [f"parameter {name} is unknown, expected one of {expected}" for name in found]
 
 
 def omegas(value: Any) -> list[float] | None:
@@ -209,6 +233,19 @@ def omega_descriptor(limits: OmegaRange | None) -> ParameterDescriptor:
     else:
         descriptor.floating_point_range = [FloatingPointRange(from_value=limits.low, to_value=limits.high)]
     return descriptor
+
+
+def early_omega_problem(omega: Any, bundle: Any) -> str | None:
+    """Why ω cannot be what it is set to while nothing drives: by the range of the bundle that will; None if it can.
+
+    :param bundle: the parameter's value; a bundle that cannot be read is told of when the node is configured.
+    """
+    if not isinstance(bundle, str) or not bundle or (isinstance(omega, float) and math.isnan(omega)):
+        return None
+    try:
+        return omega_problem(omega, read_bundle(bundle).manifest.omega)
+    except GuidedPolicyError:
+        return None
 
 
 def refusal(parameters: Sequence[Parameter], configured: bool, simulated: bool) -> str | None:

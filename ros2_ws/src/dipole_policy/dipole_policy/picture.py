@@ -14,6 +14,7 @@ STEP_S = 0.02
 _GREEN, _RED = "#2A7F3F", "#C0392B"
 _COLORS = ("#4C72B0", "#DD8452")
 _BANDS = ("#EEF2F8", "#FFFFFF")
+_MOST_EPISODES = 1000
 
 
 @dataclass
@@ -80,8 +81,15 @@ def draw(course: Course, path: Path) -> None:
     """Writes the picture.
 
     :raises ImportError: matplotlib is not installed.
+    :raises RuntimeError: there are more episodes than can be drawn.
     """
     from matplotlib.figure import Figure
+
+    if course.current > _MOST_EPISODES:
+        raise RuntimeError(
+            f"the arm's clock says that {course.current} episodes have passed, expected at most {_MOST_EPISODES}: "
+            "two arms speak on its topics"
+        )
 
     figure = Figure(figsize=(11.0, 7.2), dpi=110, layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
@@ -116,7 +124,7 @@ def _broken(rows: Any) -> NDArray[np.float64]:
 def _requests(course: Course) -> list[tuple[float, float, bool, str]]:
     """For each request: time, ω, whether it was accepted, and its source."""
     return [
-        (int(record["time_ns"]) * 1e-9, float(record["new"]), record["accepted"] == "True", record["source"])
+        (int(record["time_ns"]) * 1e-9, float(record["new"]), record["accepted"] == "true", record["source"])
         for record in course.audit
         if record["source"] in ("parameter", "topic")
     ]

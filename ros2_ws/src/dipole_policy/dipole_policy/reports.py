@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +34,10 @@ def status(level: bytes, name: str, message: str, hardware: str, values: Mapping
 
 
 def _text(value: object) -> str:
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    # Lists, tables, truth values and nothing as every language reads them.
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def audit(record: OmegaRecord, name: str, stamp: Stamp) -> DiagnosticArray:
@@ -53,6 +57,26 @@ def audit(record: OmegaRecord, name: str, stamp: Stamp) -> DiagnosticArray:
     array = DiagnosticArray(status=[status(level, f"{name}: omega", message, "", values)])
     array.header.stamp = stamp
     return array
+
+
+def driving(name: str, loop: ControlLoop | None, problem: str | None, stamp_ns: int) -> DiagnosticStatus:
+    """The message of ~/status: whether the node drives and, if not, why; for programs.
+
+    :param loop: None while the node is not configured.
+    """
+    state = State.OFF if loop is None else loop.supervisor.state
+    cause = None if loop is None else loop.supervisor.cause
+    omega = None if loop is None else loop.omega.target
+    values = {
+        "state": "unconfigured" if loop is None else state.name.lower(),
+        "cause": "" if cause is None else cause.kind.value,
+        "detail": problem or "" if cause is None else cause.detail,
+        "omega": omega,
+        "time_ns": stamp_ns,
+    }
+    level = {State.STOPPED: DiagnosticStatus.ERROR, State.OFF: DiagnosticStatus.OK, State.DRIVING: DiagnosticStatus.OK}
+    message = values["state"] if cause is None else f"{values['state']}: {cause}"
+    return status(level.get(state, DiagnosticStatus.WARN), f"{name}: status", str(message), "", values)
 
 
 def model_info(loaded: Loaded, name: str) -> DiagnosticStatus:
@@ -123,10 +147,16 @@ def _row(label: str, values: list[float]) -> Float64MultiArray:
 
 
 def diagnostics(
-    name: str, lifecycle: str, problem: str | None, loop: ControlLoop | None, now_ns: int
+    name: str,
+    lifecycle: str,
+    problem: str | None,
+    loop: ControlLoop | None,
+    now_ns: int,
+    wiring: Mapping[str, str] | None = None,
 ) -> DiagnosticStatus:
     """The message with the node's state.
 
+    :param wiring: topic → why nothing can come or go there.
     :param lifecycle: label of the lifecycle's state.
     :param problem: why configuring or reloading failed last; None if it did not.
     :param loop: None while the node is not configured.
@@ -150,14 +180,18 @@ def diagnostics(
     for kind, summary in (("inference", statistics.latency()), ("period_jitter", statistics.jitter())):
         values |= {f"{kind}_{part}_s": getattr(summary, part) for part in ("mean", "p99", "max")}
     faults = statistics.faults()
-    values["deadline_misses"] = faults.pop("missed deadline", 0)
+    values["deadline_misses"] = loop.deadlines.total
     values |= {f"faults.{kind}": count for kind, count in faults.items()}
     for topic, age in loop.inputs.ages_s(now_ns).items():
         values[f"age_s.{topic}"] = "never" if age is None else age
+    wiring = wiring or {}
+    values |= {f"wiring.{topic}": text for topic, text in wiring.items()}
     message = state.value if cause is None else f"{state.value}: {cause}"
     level = DiagnosticStatus.OK
     if state not in _SOUND:
         level = DiagnosticStatus.ERROR if state is State.STOPPED else DiagnosticStatus.WARN
-    elif problem is not None:
-        level, message = DiagnosticStatus.WARN, f"{message}; {problem}"
+    told = [*([] if problem is None or state not in _SOUND else [problem]), *wiring.values()]
+    if told:
+        level = max(level, DiagnosticStatus.WARN)
+        message = "; ".join([message, *told])
     return status(level, name, message, loop.holder.current.policy.hash[:12], values)

@@ -20,12 +20,14 @@ PUBLISHED = (
     "~/latency",
     "~/model_info",
     "~/shadow",
+    "~/status",
     "~/transition_event",
 )
 """Topics that the node publishes besides the contract's command."""
 SERVICES = (
     "~/reload",
     "~/resume",
+    "~/stop",
     # Of every lifecycle node.
     "~/change_state",
     "~/get_available_states",
@@ -63,7 +65,8 @@ def policy(contract: Contract, name: str = "dipole_policy", namespace: str = "/"
     enclave = f"{namespace.rstrip('/')}/{name}" if enclave is None else enclave
     _require(_PATH, enclave, "enclave", "a path such as /robot/dipole_policy")
     # Each once, in the contract's order: several entries may read one topic.
-    inputs = dict.fromkeys(entry.topic for entry in contract.observation)
+    inputs = dict.fromkeys(entry.topic for entry in contract.inputs)
+    commands = [entry.topic for entry in contract.actions]
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         "<!-- What dipole_policy may do under one contract, and nothing else; made by: dipole_policy security. -->",
@@ -73,7 +76,7 @@ def policy(contract: Contract, name: str = "dipole_policy", namespace: str = "/"
         "      <profiles>",
         f"        <profile ns={quoteattr(namespace)} node={quoteattr(name)}>",
         *_rule("topics", "topic", "subscribe", [*inputs, *SUBSCRIBED]),
-        *_rule("topics", "topic", "publish", [contract.action.topic, *PUBLISHED]),
+        *_rule("topics", "topic", "publish", [*commands, *PUBLISHED]),
         *_rule("services", "service", "reply", SERVICES),
         "        </profile>",
         "      </profiles>",

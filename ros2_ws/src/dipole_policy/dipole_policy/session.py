@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import ClockChange, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from std_msgs.msg import Float64MultiArray
 
-from dipole_policy import reports
+from dipole_policy import reports, wiring
 from dipole_policy.action import Command
 from dipole_policy.clocks import ClockGuard
-from dipole_policy.contract import Contract
+from dipole_policy.contract import ActionEntry, Contract
+from dipole_policy.deadlines import Deadlines
 from dipole_policy.errors import Cause, ContractError, Kind, one_line
 from dipole_policy.fields import describe_installed, message_class
 from dipole_policy.holder import Fitting, Loaded, PolicyHolder
+from dipole_policy.intake import Intake, overridable, profile
 from dipole_policy.loop import ControlLoop, Decision
 from dipole_policy.observation import Inputs
 from dipole_policy.omega import OmegaControl, OmegaRecord
+from dipole_policy.outlets import outlets
 from dipole_policy.pacer import Pacer
 from dipole_policy.parameters import Settings
 from dipole_policy.supervisor import Supervisor
 from dipole_policy.watchdog import Watchdog
 from dipole_policy.wire import Wire
 
-SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 REPORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+LEASE_S = 1.0
+"""Seconds after which a subscriber that asks for liveliness learns that the node's process is gone."""
+_OFFERED_PERIODS = 5
+"""A command at least every so many periods is promised to subscribers that ask for a deadline."""
 
 
 class Session:
@@ -43,6 +51,7 @@ class Session:
     :param record: called with the audit's records.
     :param numbers: the numbers of those records.
     :param on_fault: called with every cause that stops the robot, and whether it is new.
+    :param on_driving: called when driving begins, also after a stop.
     :raises ContractError: settings, contract and bundle do not fit together.
     :raises GuidedPolicyError: the bundle is refused.
     """
@@ -54,29 +63,32 @@ class Session:
         record: Callable[[OmegaRecord], None],
         numbers: Iterator[int],
         on_fault: Callable[[Cause, bool], None],
+        on_driving: Callable[[], None],
     ) -> None:
         for name in ("contract", "bundle"):
             if not getattr(settings, name):
                 raise ContractError(f"parameter {name} is empty, expected a path")
         self._node, self._settings = node, settings
-        self._tell_fault = on_fault
-        self.contract = contract = Contract.load(settings.contract)
+        self._tell_fault, self._tell_driving = on_fault, on_driving
+        self.contract = contract = Contract.load(settings.contract).with_topics(node.resolve_topic_name)
         self.fitting = Fitting(contract, describe_installed, settings.options)
         loaded = self.fitting.load(settings.bundle)
-        loaded.writer.try_out(_make)
+        for writer in loaded.writers:
+            writer.try_out(_make)
         omega = OmegaControl(loaded.policy.manifest.omega, settings.omega_slew_per_s, self.now_ns, record, numbers)
-        self._command = node.create_publisher(message_class(contract.action.type), contract.action.topic, COMMAND)
-        self._entities: list[tuple[Callable[[Any], object], Any]] = [(node.destroy_publisher, self._command)]
+        self._entities: list[tuple[Callable[[Any], object], Any]] = []
+        self._commands: dict[str, Any] = {}
         self._holder = PolicyHolder(loaded)
+        self.inputs = Inputs(self.fitting.input_readers)
         self.loop = ControlLoop(
             self._holder,
-            Inputs(self.fitting.readers),
-            Wire(self._send, contract.action.on_stop, loaded.limits.size),
+            self.inputs,
+            Wire(outlets(contract, loaded, self.inputs, self.now_ns, self._publish), loaded.limits.size),
             Supervisor(settings.recover_after_s, settings.recover_automatically),
             omega,
             ClockGuard(settings.simulated, settings.max_clock_jump_s),
+            deadlines=Deadlines(contract.deadline_s, contract.deadline_misses, contract.period_s),
             period_s=contract.period_s,
-            deadline_s=contract.deadline_s,
             now_ns=self.now_ns,
             on_decision=self._report,
             on_fault=self._on_fault,
@@ -105,6 +117,8 @@ class Session:
         if problem is not None:
             raise ContractError(f"parameter {problem}")
         self.loop.shadow_omegas = settings.shadow_omegas
+        for entry in self.contract.actions:
+            self._commands[entry.topic] = self._command_publisher(entry)
         self._listen()
         self._driven = self._publisher("~/driven")
         self._shadow = self._publisher("~/shadow")
@@ -157,7 +171,9 @@ class Session:
         :return: whether the control loop has ended; False if it hangs.
         """
         self.loop.end()
-        self._command.wait_for_all_acked(Duration(seconds=wait_s))
+        end = monotonic() + wait_s
+        for publisher in self._commands.values():
+            publisher.wait_for_all_acked(Duration(seconds=max(0.0, end - monotonic())))
         pacer = self._pacer
         return pacer is None or pacer.end()
 
@@ -184,26 +200,38 @@ class Session:
         self._entities.append((self._node.destroy_publisher, publisher))
         return publisher
 
+    def _command_publisher(self, entry: ActionEntry) -> Any:
+        """Of one action; whoever asks for a deadline or for liveliness learns when commands stay away."""
+        promises = {
+            "deadline": Duration(seconds=_OFFERED_PERIODS * self.contract.period_s),
+            "liveliness": LivelinessPolicy.AUTOMATIC,
+            "liveliness_lease_duration": Duration(seconds=LEASE_S),
+        }
+        publisher = self._node.create_publisher(
+            message_class(entry.type),
+            entry.topic,
+            profile(entry.qos, **promises),
+            qos_overriding_options=overridable(),
+        )
+        self._entities.append((self._node.destroy_publisher, publisher))
+        return publisher
+
+    def _publish(self, index: int, command: Command) -> None:
+        stamp = Time(nanoseconds=self.now_ns()).to_msg()
+        writer = self._holder.current.writers[index]
+        self._commands[writer.entry.topic].publish(writer.message(command, _make, stamp))
+
     def _listen(self) -> None:
-        group: CallbackGroup = MutuallyExclusiveCallbackGroup()
-        for topic, name in self.loop.inputs.topics.items():
-            subscription = self._node.create_subscription(
-                message_class(name), topic, self._receiver(topic), SENSOR, callback_group=group
-            )
-            self._entities.append((self._node.destroy_subscription, subscription))
+        self._intake = Intake(self._node, self.inputs, self.now_ns, self._settings.simulated)
+        self._entities.append((lambda intake: intake.close(), self._intake))
         # Between two periods a clock may jump back and catch up again; this callback notices it.
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         handle = self._node.get_clock().create_jump_callback(threshold, post_callback=self._jumped)
         self._entities.append((lambda entity: entity.unregister(), handle))
 
-    def _receiver(self, topic: str) -> Callable[[Any], None]:
-        def receive(message: Any) -> None:
-            try:
-                self.loop.inputs.receive(topic, message, self.now_ns())
-            except Exception as error:
-                self.loop.stop(Cause(Kind.EXCEPTION, f"{topic} cannot be received ({one_line(error)})"))
-
-        return receive
+    def wiring_problems(self) -> dict[str, str]:
+        """Topic → why nothing can come or go there; topics that are connected are not in it."""
+        return wiring.problems(self._node, self._commands, self._intake.subscriptions, self.inputs.snapshot())
 
     def _jumped(self, jump: TimeJump) -> None:
         jumped_s = jump.delta.nanoseconds * 1e-9
@@ -211,10 +239,6 @@ class Session:
             self.loop.clock_jumped(Cause(Kind.CLOCK, f"the clock jumped by {jumped_s:.3f} s"))
         else:
             self.loop.clock_jumped(Cause(Kind.CLOCK, "the clock was switched between simulated and real time"))
-
-    def _send(self, command: Command) -> None:
-        stamp = Time(nanoseconds=self.now_ns()).to_msg()
-        self._command.publish(self._holder.current.writer.message(command, _make, stamp))
 
     def _on_fault(self, cause: Cause, news: bool) -> None:
         self._is_driving = False
@@ -225,6 +249,7 @@ class Session:
             self._is_driving = True
             omega = decision.action.omega
             self._node.get_logger().info("driving" if omega is None else f"driving at omega {omega}")
+            self._tell_driving()
         if decision.number is not None:
             self._driven.publish(reports.driven(decision))
         if decision.shadow:

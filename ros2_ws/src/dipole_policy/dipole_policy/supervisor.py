@@ -36,6 +36,8 @@ class Supervisor:
         self._state = State.OFF
         self._cause: Cause | None = None
         self._well_since: float | None = None
+        self._request: Cause | None = None
+        self._beneath: Cause | None = None
 
     @property
     def state(self) -> State:
@@ -48,9 +50,13 @@ class Supervisor:
         return self._cause
 
     def start(self) -> None:
-        """The node has become active: driving starts with the first complete set of inputs."""
+        """The node has become active: driving starts with the first complete set of inputs.
+
+        A stop that was requested and not ended by :meth:`resume` still holds.
+        """
         with self._lock:
-            self._state, self._cause, self._well_since = State.WAITING, None, None
+            self._state = State.WAITING if self._request is None else State.STOPPED
+            self._cause, self._well_since = self._request, None
 
     def off(self) -> None:
         """The node is no longer active."""
@@ -66,12 +72,24 @@ class Supervisor:
             if self._state is State.OFF:
                 return False
             news = self._cause is None or self._cause.kind is not cause.kind or self._state is State.RECOVERING
-            self._cause, self._well_since = cause, None
+            self._well_since = None
+            if self._request is not None:
+                # What is shown is why the robot will not drive: the request.
+                self._beneath = cause
+                return False
+            self._cause = cause
             # A topic that has not published yet has not failed.
             if self._state is State.WAITING and cause.kind in (Kind.MISSING, Kind.STALE):
                 return news
             self._state = State.STOPPED
             return news
+
+    def request_stop(self, cause: Cause) -> None:
+        """Stops until :meth:`resume`, whatever ``automatic`` says, and also if the node becomes active only later."""
+        with self._lock:
+            self._request = cause
+            if self._state is not State.OFF:
+                self._state, self._cause = State.STOPPED, cause
 
     def well(self, now: float) -> bool:
         """The inputs were complete and the policy answered in time.
@@ -81,9 +99,10 @@ class Supervisor:
         with self._lock:
             if self._state is State.OFF:
                 return False
+            self._beneath = None
             if self._well_since is None:
                 self._well_since = now
-            if self._state is State.STOPPED and self._automatic:
+            if self._state is State.STOPPED and self._automatic and self._request is None:
                 self._state = State.RECOVERING
             over = self._state is State.RECOVERING and now - self._well_since >= self._recover_after_s
             if over or self._state is State.WAITING:
@@ -97,10 +116,13 @@ class Supervisor:
         """
         with self._lock:
             if self._state is State.OFF:
-                return "the node is not active"
+                if self._request is None:
+                    return "the node is not active"
+                self._request = None
+                return None
             if self._state in (State.WAITING, State.DRIVING):
                 return f"the node is {self._state.value}: there is nothing to resume"
             if self._well_since is None:
-                return f"the cause is not over: {self._cause}"
-            self._state, self._cause = State.DRIVING, None
+                return f"the cause is not over: {self._beneath or self._cause}"
+            self._state, self._cause, self._request = State.DRIVING, None, None
             return None

@@ -1,0 +1,273 @@
+"""Models as JSON and safetensors: files that hold numbers and names, and nothing that can run.
+
+SB3's format pickles what JSON cannot hold, and unpickling runs whatever the writer of the file wants. A safe file is a
+zip of ``model.json`` and ``weights.safetensors``; reading it makes spaces, numbers, texts and modules of torch or of
+this package, or refuses it.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+import json
+import math
+import os
+import pathlib
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from stable_baselines3.common.save_util import load_from_zip_file, open_path, save_to_zip_file
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from dipole_sb3.buffers.normalization import ObservationStatistics
+from dipole_sb3.common import described_spaces
+from dipole_sb3.common.version import VERSION
+from dipole_sb3.learning.offline_policy import OfflinePolicy
+
+File = str | pathlib.Path | io.BufferedIOBase
+
+MODEL, WEIGHTS = "model.json", "weights.safetensors"
+VARIABLE = "DIPOLE_SAFE"
+"""Environment variable: 1 refuses every file whose reading could run code."""
+
+_FORMAT = 1
+_MOST_BYTES = 1 << 26
+"""Of model.json: a zip of a few bytes may claim any size."""
+_REBUILT = frozenset({"lr_schedule", "clip_range", "policy_class"})
+"""Attributes that loading makes anew from others."""
+_NOT_KEPT: Mapping[str, Any] = {"tensorboard_log": None}
+"""Attributes of the machine that wrote the file: nobody else's business, nor where a reader's files should go."""
+_MODULES = ("torch.nn.", "torch.optim.", "dipole_sb3.", "stable_baselines3.common.torch_layers")
+"""Where classes may come from that a model's arguments name, such as ``activation_fn=torch.nn.ReLU``."""
+
+
+def must_be_safe(trust: bool | None) -> bool:
+    """Whether only safe files may be read.
+
+    :param trust: the caller's word; None: the environment variable decides.
+    """
+    return os.environ.get(VARIABLE, "") not in ("", "0") if trust is None else not trust
+
+
+def require_safe(path: File, what: str) -> None:
+    """:raises ValueError: always; the sentence for a file whose reading could run code."""
+    raise ValueError(
+        f"{_shown(path)}: {what} runs code that the file brings, and only safe files may be read (trust=False or "
+        f'{VARIABLE}=1); expected a file written by save(…, format="safe")'
+    )
+
+
+def is_safe(path: File) -> bool:
+    """Whether a file is in the safe format; False also for files that are no zip.
+
+    :raises OSError: there is no such file.
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return MODEL in archive.namelist()
+    except (zipfile.BadZipFile, RuntimeError, OSError):
+        return False
+    finally:
+        if file is path:
+            file.seek(0)
+        else:
+            file.close()
+
+
+def write(classic: io.BytesIO, file: io.BufferedIOBase) -> None:
+    """Writes a model in the safe format.
+
+    :param classic: the model in SB3's format, which this process has just written.
+    :raises ValueError: an attribute is no number, text, space or class that may be named.
+    """
+    with zipfile.ZipFile(classic) as archive:
+        members = archive.namelist()
+    data, parameters, variables = load_from_zip_file(classic, device="cpu")
+    if variables or data is None or "policy.pth" not in members:
+        raise ValueError(f"the model holds {sorted(variables or {})}, expected parameters of its policy only")
+    tensors: dict[str, torch.Tensor] = {}
+    plain = {name: value for name, value in data.items() if name not in _REBUILT and name not in _NOT_KEPT}
+    description = {
+        "format": _FORMAT,
+        "version": VERSION,
+        "policy": f"{data['policy_class'].__module__}.{data['policy_class'].__qualname__}",
+        "data": {name: _encoded(value, name, tensors) for name, value in plain.items()},
+        "parameters": _encoded(parameters, "parameters", tensors),
+    }
+    if "_origin" not in data:
+        raise ValueError("the model does not name its algorithm, expected one that save() writes")
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(MODEL, json.dumps(description, indent=1))
+        archive.writestr(WEIGHTS, save_tensors(tensors))
+
+
+def origin(path: File) -> dict[str, str]:
+    """What a safe file says about its algorithm and version.
+
+    :raises ValueError: it is damaged, or names no algorithm of this package.
+    """
+    description, _ = _read(path, with_weights=False)
+    found = description["data"].get("_origin", {})
+    if not isinstance(found, dict) or not str(found.get("algorithm", "")).startswith("dipole_sb3."):
+        raise ValueError(f"{_shown(path)}: names no algorithm of dipole_sb3, expected one, such as dipole_sb3.DIPOLE")
+    return {str(name): str(value) for name, value in found.items()}
+
+
+def as_classic(path: File) -> io.BytesIO:
+    """The same model in SB3's format, in memory, for SB3's own loading.
+
+    :raises ValueError: the file is damaged, or holds something that may not be in it.
+    """
+    description, tensors = _read(path, with_weights=True)
+    try:
+        data = {name: _decoded(value, tensors) for name, value in description["data"].items()}
+        if not all(name.isidentifier() and not name.startswith("__") for name in data):
+            raise ValueError("a name of an attribute is none")
+        data |= {"policy_class": _policy_class(description["policy"]), **_NOT_KEPT}
+        parameters = _decoded(description["parameters"], tensors)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise ValueError(f"cannot load {_shown(path)}: it holds what no safe model has ({error})") from error
+    file = io.BytesIO()
+    save_to_zip_file(file, data=data, params=parameters)
+    file.seek(0)
+    return file
+
+
+def _read(path: File, with_weights: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if archive.getinfo(MODEL).file_size > _MOST_BYTES:
+                raise ValueError(f"{MODEL} claims more than {_MOST_BYTES} bytes")
+            description: dict[str, Any] = json.loads(archive.read(MODEL))
+            if not isinstance(description, dict) or description.get("format") != _FORMAT:
+                raise ValueError(f"its format is not {_FORMAT}")
+            return description, load_tensors(archive.read(WEIGHTS)) if with_weights else {}
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"cannot load {_shown(path)}: it is damaged or not a safe model ({' '.join(str(error).split())}); expected "
+            'a whole file written by save(…, format="safe")'
+        ) from error
+    finally:
+        if file is path:
+            file.seek(0)
+        else:
+            file.close()
+
+
+def _shown(path: File) -> str:
+    return str(path) if isinstance(path, str | pathlib.Path) else str(getattr(path, "name", "the open file"))
+
+
+# What JSON has no word for is written as {"$kind": …}.
+
+
+def _encoded(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, np.generic):
+        return _encoded(value.item(), where, tensors)
+    if isinstance(value, torch.Tensor | np.ndarray):
+        if isinstance(value, np.ndarray) and value.dtype.hasobject:
+            raise ValueError(f"{where} is an array of objects, expected numbers: a safe file cannot hold it")
+        name = f"{where}/{len(tensors)}"
+        tensors[name] = torch.as_tensor(value).detach().cpu().clone().contiguous()
+        return {"$tensor": name} if isinstance(value, torch.Tensor) else {"$array": name}
+    if isinstance(value, spaces.Space):
+        return {"$space": described_spaces.describe(value)}
+    if isinstance(value, ObservationStatistics):
+        fields = {"mean": value.mean, "std": value.std, "clip": value.clip}
+        return {"$statistics": {name: _encoded(part, f"{where}.{name}", tensors) for name, part in fields.items()}}
+    if isinstance(value, TrainFreq):
+        return {"$train_freq": [value.frequency, value.unit.value]}
+    if isinstance(value, type):
+        name = f"{value.__module__}.{value.__qualname__}"
+        _class(name)
+        return {"$class": name}
+    return _encoded_container(value, where, tensors)
+
+
+def _encoded_container(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_encoded(part, where, tensors) for part in value]
+    if type(value) is tuple:
+        return {"$tuple": [_encoded(part, where, tensors) for part in value]}
+    if isinstance(value, deque):
+        return {"$deque": [_encoded(part, where, tensors) for part in value], "maxlen": value.maxlen}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _encoded(part, f"{where}.{key}", tensors) for key, part in value.items()}
+        pairs = [[_encoded(part, where, tensors) for part in pair] for pair in value.items()]
+        return {"$items": pairs}
+    raise ValueError(
+        f"{where} is a {type(value).__name__}, expected a number, text, space or class of torch.nn: a safe file cannot "
+        'hold it; save it with format="classic", or without it'
+    )
+
+
+def _decoded(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decoded(part, tensors) for part in value]
+    if not isinstance(value, dict):
+        return value
+    kinds = [key for key in value if key.startswith("$")]
+    if not kinds:
+        return {key: _decoded(part, tensors) for key, part in value.items()}
+    return _KINDS[kinds[0]](value, tensors)
+
+
+_KINDS: Mapping[str, Callable[[dict[str, Any], Mapping[str, torch.Tensor]], Any]] = {
+    "$train_freq": lambda value, _: TrainFreq(value["$train_freq"][0], TrainFrequencyUnit(value["$train_freq"][1])),
+    "$statistics": lambda value, tensors: ObservationStatistics(**_decoded(value["$statistics"], tensors)),
+    "$float": lambda value, _: float(value["$float"]),
+    "$bytes": lambda value, _: base64.b64decode(value["$bytes"]),
+    "$tensor": lambda value, tensors: tensors[value["$tensor"]],
+    "$array": lambda value, tensors: tensors[value["$array"]].numpy(),
+    "$space": lambda value, _: described_spaces.restore(value["$space"]),
+    "$class": lambda value, _: _class(value["$class"]),
+    "$tuple": lambda value, tensors: tuple(_decoded(part, tensors) for part in value["$tuple"]),
+    "$deque": lambda value, tensors: deque((_decoded(part, tensors) for part in value["$deque"]), value["maxlen"]),
+    "$items": lambda value, tensors: {_decoded(key, tensors): _decoded(part, tensors) for key, part in value["$items"]},
+}
+
+
+def _policy_class(name: Any) -> type[Any]:
+    found = _class(name)
+    if not issubclass(found, OfflinePolicy):
+        raise ValueError(f"{name} is no policy of dipole_sb3")
+    return found
+
+
+def _class(name: Any) -> type[Any]:
+    """A class by its full name, from torch.nn, torch.optim or this package; importing any other module runs its code.
+
+    :raises ValueError: it is another one.
+    """
+    if isinstance(name, str) and name.startswith(_MODULES):
+        module, _, last = name.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), last)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"there is no class {name}") from error
+        is_ours = isinstance(found, type) and found.__module__.startswith(_MODULES)
+        if is_ours and issubclass(found, torch.nn.Module | torch.optim.Optimizer):
+            return found  # type: ignore[no-any-return]
+    raise ValueError(
+        f"{name} is no module or optimiser of torch, SB3 or dipole_sb3: a safe file cannot name it; save it with "
+        'format="classic"'
+    )

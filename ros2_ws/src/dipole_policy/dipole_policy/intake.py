@@ -1,0 +1,124 @@
+"""The contract's inputs as subscriptions that nothing waits for: their messages are taken when a period begins.
+
+A sensor may publish a thousand messages for each one that is looked at. The middleware keeps the newest; waking an
+executor in Python for all the others, reading them and throwing them away would take most of a core.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import deserialize_message
+
+from dipole_policy.contract import TopicQoS
+from dipole_policy.fields import message_class
+from dipole_policy.observation import Inputs
+
+
+class _NeverWaited(CallbackGroup):  # type: ignore[misc]  # rclpy is not typed
+    """Its subscriptions are never ready, so that an executor leaves them out of what it waits for."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        return
+
+
+def profile(qos: TopicQoS, **more: Any) -> QoSProfile:
+    """The contract's quality of service as rclpy's."""
+    return QoSProfile(
+        depth=qos.depth,
+        reliability=ReliabilityPolicy[qos.reliability.upper()],
+        durability=DurabilityPolicy[qos.durability.upper()],
+        **more,
+    )
+
+
+def overridable() -> QoSOverridingOptions:
+    """Declares the parameters ``qos_overrides.TOPIC.….reliability``, ``durability``, ``depth`` of a topic."""
+    return QoSOverridingOptions([QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY, QoSPolicyKind.DEPTH])
+
+
+class Intake:
+    """Takes what has arrived on the inputs' topics. Safe to use from any thread.
+
+    :param inputs: whose topics are listened to, and where the messages go.
+    :param now_ns: the node's clock.
+    :param simulated: whether that is a simulation's clock; then a message counts as arrived when it is taken, since the
+        middleware only knows the wall's time.
+    """
+
+    def __init__(self, node: Node, inputs: Inputs, now_ns: Callable[[], int], simulated: bool) -> None:
+        self._node, self._inputs, self._now_ns, self._simulated = node, inputs, now_ns, simulated
+        self._lock = threading.Lock()
+        group = _NeverWaited()
+        self.subscriptions: dict[str, Any] = {}
+        """Topic → subscription; empty after closing."""
+        try:
+            for topic, entries in inputs.topics.items():
+                deepest = max((entry.qos for entry in entries), key=lambda qos: qos.depth)
+                self.subscriptions[topic] = node.create_subscription(
+                    message_class(entries[0].type),
+                    topic,
+                    _nothing,
+                    profile(deepest),
+                    callback_group=group,
+                    qos_overriding_options=overridable(),
+                )
+        except BaseException:
+            self.close()
+            raise
+        inputs.take = self.take
+
+    def take(self) -> None:
+        """Hands the newest message of each topic that the contract reads to the inputs.
+
+        :raises RuntimeError: a message cannot be read.
+        """
+        with self._lock:
+            for topic, subscription in self.subscriptions.items():
+                try:
+                    self._take(topic, subscription)
+                except Exception as error:
+                    raise RuntimeError(f"{topic} cannot be received ({error})") from error
+
+    def _take(self, topic: str, subscription: Any) -> None:
+        taken = []
+        with subscription.handle:
+            # What arrives meanwhile is left for the next period: a fast sensor must not keep this one busy.
+            for _ in range(subscription.qos_profile.depth):
+                found = subscription.handle.take_message(subscription.msg_type, True)
+                if found is None:
+                    break
+                taken.append(found)
+        for serialized, info in reversed(taken):
+            message = deserialize_message(serialized, subscription.msg_type)
+            if self._inputs.receive(topic, message, self._arrival_ns(info)):
+                return
+
+    def _arrival_ns(self, info: Any) -> int:
+        now_ns = self._now_ns()
+        received = 0 if self._simulated else int(info.get("received_timestamp", 0))
+        # Not every middleware says when a message arrived.
+        return min(received, now_ns) if received > 0 else now_ns
+
+    def close(self) -> None:
+        """Ends the subscriptions."""
+        with self._lock:
+            subscriptions, self.subscriptions = self.subscriptions, {}
+        for subscription in subscriptions.values():
+            self._node.destroy_subscription(subscription)
+
+
+def _nothing(message: Any) -> None:
+    """Never called; see :class:`_NeverWaited`."""
