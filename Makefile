@@ -14,6 +14,9 @@ TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 RUN := $(VENV)/bin/python
+# The robot's two distributions are on no index: the extras that need them find them in the same command.
+INSTALL := $(RUN) -m pip install --quiet --editable ros2_ws/src/dipole_runtime --editable ros2_ws/src/dipole_policy
+METADATA := pyproject.toml ros2_ws/src/dipole_runtime/setup.py ros2_ws/src/dipole_policy/setup.py
 # The tests run side by side, one thread each; nothing is rendered.
 TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 
@@ -56,25 +59,25 @@ $(VENV)/.torch: Makefile | $(VENV)/bin/python
 	$(RUN) -m pip install --quiet "$(TORCH)"
 	@touch $@
 
-$(VENV)/.demo: pyproject.toml $(VENV)/.torch
-	$(RUN) -m pip install --quiet --editable ".[demo]"
+$(VENV)/.demo: $(METADATA) $(VENV)/.torch
+	$(INSTALL) --editable ".[demo]"
 	@touch $@
 
-$(VENV)/.cube: pyproject.toml $(VENV)/.torch
-	$(RUN) -m pip install --quiet --editable ".[demo,ogbench]"
+$(VENV)/.cube: $(METADATA) $(VENV)/.torch
+	$(INSTALL) --editable ".[demo,ogbench]"
 	@touch $@
 
-$(VENV)/.benchmark: pyproject.toml $(VENV)/.torch
-	$(RUN) -m pip install --quiet --editable ".[benchmark]"
+$(VENV)/.benchmark: $(METADATA) $(VENV)/.torch
+	$(INSTALL) --editable ".[benchmark]"
 	@touch $@
 
-$(VENV)/.ros: pyproject.toml $(VENV)/.torch
-	$(RUN) -m pip install --quiet --editable ".[ros]"
+$(VENV)/.ros: $(METADATA) $(VENV)/.torch
+	$(INSTALL) --editable ".[ros]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.torch
-	$(RUN) -m pip install --quiet --editable ".[dev]"
+$(VENV)/.dev: $(METADATA) $(VENV)/.torch
+	$(INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/.benchmark $(VENV)/.demo $(VENV)/.ros
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info ros2_ws/src/*/build ros2_ws/src/*/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

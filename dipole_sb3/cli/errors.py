@@ -35,6 +35,8 @@ _EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
+    "dipole_runtime": "export",
+    "dipole_policy": "bags",
     "rosbags": "bags",
 }
 """Package → the extra of the distribution that installs it."""

@@ -17,8 +17,10 @@ for folder in ("ros2_ws/src/dipole_policy", "ros2_ws/src/dipole_runtime", "tests
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 if os.environ.get("ROS_DISTRO") == "humble":
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
+from domain import own_domain  # noqa: E402
+
 # Of this process alone: tests that run side by side would share /clock otherwise.
-os.environ["ROS_DOMAIN_ID"] = str(20 + os.getpid() % 80)
+os.environ["ROS_DOMAIN_ID"] = str(own_domain().number)
 
 MISSING = [name for name in ("onnxruntime", "onnx", "yaml", "hypothesis") if find_spec(name) is None]
 collect_ignore_glob = ["test_*.py"] if MISSING else []

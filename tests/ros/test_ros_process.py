@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,14 @@ PATHS = [str(ROOT / "ros2_ws/src" / package) for package in ("dipole_policy", "d
 
 
 @contextmanager
-def process(of: str, *arguments: str, code: str = "", **parameters: Any) -> Iterator[subprocess.Popen[str]]:
-    """The node in a process of its own; ended whatever happens."""
+def process(
+    of: str, *arguments: str, code: str = "", own: Sequence[str] = (), **parameters: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """The node in a process of its own; ended whatever happens.
+
+    :param arguments: for ROS.
+    :param own: for the program itself.
+    """
     values = {
         "recover_after_s": 0.2,
         "max_stall_s": 3.0,
@@ -34,7 +40,7 @@ def process(of: str, *arguments: str, code: str = "", **parameters: Any) -> Iter
         **parameters,
     }
     command = [sys.executable, "-c", f"{code}\nimport sys\nfrom dipole_policy.main import main\nsys.exit(main())"]
-    command += ["--ros-args", "-r", f"__ns:={of}", *arguments]
+    command += [*own, "--ros-args", "-r", f"__ns:={of}", *arguments]
     for name, value in values.items():
         command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])}
@@ -99,6 +105,84 @@ def test_a_signal_that_another_thread_is_given(bundle: Path, contract: Path, tmp
         assert running.returncode == 0, output
         time.sleep(0.2)
         assert found.commands[-1] == STOP
+
+
+LATE = """
+import os
+class Late:
+    def __init__(self, kill, own):
+        self.kill, self.own = kill, own
+    def __del__(self):
+        for number in (2, 15, 1):
+            self.kill(self.own, number)
+late = Late(os.kill, os.getpid())
+"""
+"""Signals after the interpreter has put the default handlers back: when it removes a module's names."""
+
+
+def test_signals_while_the_interpreter_ends(bundle: Path, contract: Path):
+    with driving(bundle, contract, code=LATE) as (running, found):
+        running.send_signal(signal.SIGINT)
+        output, _ = running.communicate(timeout=20.0)
+        assert running.returncode == 0, output
+        time.sleep(0.2)
+        assert found.commands[-1] == STOP
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing, in the place of ros2 launch."""
+    running = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    yield running
+    running.kill()
+    running.wait()
+
+
+@pytest.mark.parametrize("code", ["", "import os\ndel os.pidfd_open"], ids=["descriptor", "looking"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_end_of_another_process_ends_with_the_stop(
+    bundle: Path, contract: Path, other: subprocess.Popen[bytes], number: signal.Signals, code: str
+):
+    with driving(bundle, contract, code=code, own=["--end-with", str(other.pid)]) as (running, found):
+        assert running.poll() is None
+        other.send_signal(number)
+        other.wait()
+        output, _ = running.communicate(timeout=20.0)
+        assert running.returncode == 0, output
+        assert found.silent(0.3) == []
+        assert found.commands[-1] == STOP
+        assert found.commands[-2] == action(bundle)
+        assert f"stopped: process {other.pid} has ended" in output
+
+
+def test_a_signal_counts_also_where_another_process_does(bundle: Path, contract: Path, other: subprocess.Popen[bytes]):
+    with driving(bundle, contract, own=["--end-with", str(other.pid)]) as (running, found):
+        running.send_signal(signal.SIGINT)
+        output, _ = running.communicate(timeout=20.0)
+        assert running.returncode == 0, output
+        assert "stopped: SIGINT" in output
+        time.sleep(0.2)
+        assert found.commands[-1] == STOP
+
+
+def test_a_process_that_has_ended_before(bundle: Path, contract: Path, other: subprocess.Popen[bytes]):
+    other.kill()
+    other.wait()
+    of = namespace()
+    own = ["--end-with", str(other.pid)]
+    with robot(of) as found, process(of, own=own, bundle=bundle, contract=contract, autostart=True) as running:
+        output, _ = running.communicate(timeout=20.0)
+        assert running.returncode == 0, output
+        assert [command for command in found.commands if command != STOP] == []
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "launch"])
+def test_what_is_no_process(given: str):
+    with process(namespace(), own=[f"--end-with={given}"]) as running:
+        output, _ = running.communicate(timeout=20.0)
+        assert running.returncode == 2
+        assert "--end-with" in output
+        assert "Traceback" not in output
 
 
 HANGING = """

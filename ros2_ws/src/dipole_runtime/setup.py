@@ -1,13 +1,19 @@
-"""Built by colcon (ament_python); pip installs this package as a part of dipole-sb3."""
+"""The distribution dipole-runtime, for pip and for colcon (ament_python)."""
+
+from pathlib import Path
 
 from setuptools import setup
 
 NAME = "dipole_runtime"
+# With --symlink-install, colcon runs this file in a folder without the README.
+README = Path("README.md")
 
 setup(
     name=NAME,
-    version="0.1.0",
+    version="0.2.0",
     description="Runs a guided policy's bundle with NumPy and ONNX Runtime alone",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
     maintainer="The dipole-sb3 contributors",
     maintainer_email="maintainers@dipole-sb3.invalid",
     license="MIT",

@@ -1,4 +1,7 @@
-"""``dipole_policy check CONTRACT --bundle B``: checks whether they fit together; ROS need not be running."""
+"""``dipole_policy check CONTRACT --bundle B``: whether they fit together; ``security CONTRACT``: the SROS 2 policy.
+
+Neither needs ROS to be running.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from dipole_policy.fields import (
     shown_field,
 )
 from dipole_policy.holder import Fitting, Loaded, PolicyOptions
+from dipole_policy.security import policy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,9 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = commands.add_parser("check", help="whether a contract, its message types and a bundle fit")
     check.add_argument("contract", help="YAML file")
     check.add_argument("--bundle", help="directory or .dipole file; without it, only contract and types are checked")
+    check.set_defaults(answer=lambda given: "\n".join(checked(given.contract, given.bundle)) + "\n")
+    security = commands.add_parser("security", help="the SROS 2 policy of the node under a contract, as XML")
+    security.add_argument("contract", help="YAML file")
+    security.add_argument("--name", default="dipole_policy", help="of the node")
+    security.add_argument("--namespace", default="/", help="of the node")
+    security.add_argument("--enclave", help="its path; the node's full name by default")
+    security.set_defaults(
+        answer=lambda given: policy(Contract.load(given.contract), given.name, given.namespace, given.enclave)
+    )
     options = parser.parse_args(arguments)
     try:
-        print("\n".join(checked(options.contract, options.bundle)))
+        print(options.answer(options), end="")
     except (ContractError, GuidedPolicyError) as error:
         print(error, file=sys.stderr)
         return 1

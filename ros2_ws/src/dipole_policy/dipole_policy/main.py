@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import select
 import signal
 import sys
 import threading
@@ -21,19 +23,21 @@ from dipole_policy.node import PolicyNode
 THREADS = 8
 """For inputs, lifecycle and clock, parameters, reload, resume, ω, diagnostics, a simulation's control loop."""
 _LARGEST_RUN_OF_FAILURES = 100
+_LOOK_AGAIN_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the node until a signal ends it.
+    """Runs the node until a signal ends it, or the end of the process that ``--end-with`` names.
 
-    :param arguments: ROS arguments; None: those of the process.
-    :return: the exit status: 0 after a signal, 1 if the executor gave up.
+    :param arguments: program name, own arguments, ROS arguments; None: those of the process.
+    :return: the exit status: 0 after a signal or the other process's end, 1 if the executor gave up.
     """
-    ending = Ending()
+    given = list(sys.argv if arguments is None else arguments)
+    ending = Ending(_end_with(given))
     # rclpy's own handlers shut the context down first; after that, no stop action can be published.
     ending.listen()
-    problem = _initialize(list(sys.argv if arguments is None else arguments))
+    problem = _initialize(given)
     node = PolicyNode(problem=problem)
     executor = ThreadsExecutor(THREADS, node.executor_failed)
     executor.add_node(node)
@@ -51,24 +55,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(1)
     _shut_down(node)
+    # Ctrl-C reaches the node twice, from the terminal and from ros2 launch. While the interpreter ends, it puts the
+    # default handlers back, and the second signal would turn a clean end into a death by signal.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     return ending.status
 
 
+def _end_with(arguments: Sequence[str]) -> OtherProcess | None:
+    """The process that ``--end-with`` names; None if it names none. Other arguments are left to ROS."""
+    own = list(arguments)[1:]
+    own = own[: own.index("--ros-args")] if "--ros-args" in own else own
+    parser = argparse.ArgumentParser("policy_node", allow_abbrev=False)
+    parser.add_argument("--end-with", type=int, metavar="PID", help="stop and end when this process has ended")
+    number: int | None = parser.parse_known_args(own)[0].end_with
+    if number is not None and number < 1:
+        parser.error(f"--end-with is {number}, expected the id of a process, 1 or more")
+    return None if number is None else OtherProcess(number)
+
+
 class Ending:
-    """Lets the main thread wait for the end of the process: for a byte in a pipe.
+    """Lets the main thread wait for the end of the process: for a byte in a pipe, or for another process's end.
 
     When several signals arrive in a row, the operating system may deliver some of them to threads other than the main
     one. The main thread then stays asleep, and its Python handlers are not called. Also, threading's locks can hang
     when one handler interrupts another. The byte is written by the interpreter's own C handler, which works from any
     thread.
+
+    :param other: when it has ended, this process is to end as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, other: OtherProcess | None = None) -> None:
         self.why = "the process ends"
         self.status = 0
         self._has_come = False
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
+        self._other = other
 
     def listen(self) -> None:
         """From now on, signals end the process this way. Call it from the main thread."""
@@ -89,10 +112,51 @@ class Ending:
 
     def wait(self) -> None:
         """Waits until the process is to end. Call it from the main thread."""
-        (number,) = os.read(self._reader, 1)
+        if self._other is not None and not self._other.outlasts(self._reader):
+            self.why = f"process {self._other.number} has ended, and this one with it"
+        else:
+            (number,) = os.read(self._reader, 1)
+            self.why = signal.Signals(number).name if number else self.why
         self._has_come = True
-        if number:
-            self.why = signal.Signals(number).name
+
+
+class OtherProcess:
+    """A process with which this one is to end, such as ``ros2 launch``.
+
+    :param number: its id.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._descriptor: int | None = None
+        # It becomes readable when the process ends. There is none outside of Linux, in containers that forbid the call,
+        # and for a process that has ended already: then the process is looked for again and again.
+        with suppress(AttributeError, OSError):
+            self._descriptor = os.pidfd_open(number)
+
+    def outlasts(self, reader: int) -> bool:
+        """Waits until a pipe can be read or the process has ended.
+
+        :param reader: the pipe's file descriptor.
+        :return: whether the pipe can be read.
+        """
+        watched = [reader] if self._descriptor is None else [reader, self._descriptor]
+        while True:
+            ready, _, _ = select.select(watched, [], [], _LOOK_AGAIN_S if self._descriptor is None else None)
+            if reader in ready:
+                return True
+            if ready or not self._is_there():
+                return False
+
+    def _is_there(self) -> bool:
+        try:
+            os.kill(self.number, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            # It belongs to another user.
+            return True
+        return True
 
 
 def _nothing(number: int, frame: Any) -> None:
