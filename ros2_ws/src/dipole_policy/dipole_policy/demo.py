@@ -255,13 +255,15 @@ def free_domain() -> int:
 
 
 def default_contract() -> Path:
-    """The simulated arm's contract, from the sources or from the installed package."""
-    beside = Path(__file__).resolve().parents[1] / "contracts" / "simulated_arm.yaml"
-    if beside.exists():
-        return beside
+    """The simulated arm's contract: from the sources, where pip put it, or from the package that colcon built."""
+    name = Path("contracts") / "simulated_arm.yaml"
+    places = (Path(__file__).resolve().parents[1], Path(sys.prefix) / "share" / "dipole_policy")
+    for place in places:
+        if (place / name).exists():
+            return place / name
     from ament_index_python.packages import get_package_share_directory
 
-    return Path(get_package_share_directory("dipole_policy")) / "contracts" / "simulated_arm.yaml"
+    return Path(get_package_share_directory("dipole_policy")) / name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
