@@ -23,6 +23,7 @@ setup(
         (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
         (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
         (f"share/{NAME}/contracts", sorted(glob("contracts/*.yaml"))),
+        (f"share/{NAME}/layouts", sorted(glob("layouts/*"))),
         (f"share/{NAME}/security", sorted(glob("security/*.xml"))),
     ],
     entry_points={
