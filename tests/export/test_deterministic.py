@@ -169,7 +169,7 @@ def test_a_graph_that_values_another_action_is_not_written(tmp_path: Path, monke
         return self.critic.scale.unscale(scaled), self.critic.minimum(observation, scaled).squeeze(-1)
 
     monkeypatch.setattr(exporter.graphs.DeterministicPolicy, "forward", wrong)
-    with pytest.raises(ValueError, match="not written, because the bundle's Q-values differ"):
+    with pytest.raises(ValueError, match="not written, because the fp32 bundle's Q-values differ"):
         export_bundle(one_action_model(unbounded(4), UNEVEN_ACTIONS), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
