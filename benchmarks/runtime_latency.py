@@ -43,6 +43,7 @@ from dipole_export.pair import ExportedPair
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.reference import TwoNetworkPolicy
+from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
 from train_speed import describe_machine
 
@@ -269,7 +270,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundles = {precision: Path(folder) / precision for precision in ("fp32", "int8")}
         for precision, path in bundles.items():
-            manifest = export_bundle(model, path, precision, max_int8_error=1.0)  # type: ignore[arg-type]
+            manifest = export_bundle(
+                model,
+                path,
+                precision,  # type: ignore[arg-type]
+                max_int8_error=LARGEST_INT8_ERROR,
+            )
             megabytes = sum(entry.size for entry in manifest.files.values()) / 1e6
             seconds, mebibytes = loaded(path)
             print(

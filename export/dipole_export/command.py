@@ -51,7 +51,11 @@ def add_parser(commands: Any) -> None:
         "--dataset", metavar="D", help="name or file: measure, and fit int8, on its observations (random ones)"
     )
     parser.add_argument(
-        "--max-int8-error", type=float, default=0.05, metavar="X", help="refuse int8 beyond, of the action range (0.05)"
+        "--max-int8-error",
+        type=float,
+        default=0.05,
+        metavar="X",
+        help="refuse int8 beyond, of the action range (0.05; at most 0.2)",
     )
 
 

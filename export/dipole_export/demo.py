@@ -178,6 +178,8 @@ def make_data(config: DictConfig) -> None:
 
 def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) -> dict[Precision, Manifest]:
     """Writes both bundles; returns their manifests by precision. Errors are measured on the data's observations."""
+    from dipole_runtime.tolerances import LARGEST_INT8_ERROR
+
     from dipole_export.exporter import export_bundle
 
     provenance = provenance_of_run(folder / run_folder.MODEL)
@@ -186,8 +188,8 @@ def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) 
             model,
             folder / name,
             precision,
-            # Errors and returns are printed, so the reader can decide whether int8 is good enough.
-            max_int8_error=1.0,
+            # The largest there is: errors and returns are printed, so the reader can decide.
+            max_int8_error=LARGEST_INT8_ERROR,
             observations=flat_rows(dataset),
             provenance=provenance,
         )

@@ -24,6 +24,13 @@ from dipole_runtime.manifest import (
     ObservationSpec,
     Parity,
 )
+from dipole_runtime.tolerances import (
+    ACTION_TOLERANCE,
+    INT8_MARGIN,
+    LARGEST_INT8_ERROR,
+    LARGEST_INT8_Q_ERROR,
+    Q_TOLERANCE,
+)
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
@@ -39,15 +46,9 @@ from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, GuidedCo
 
 Precision = Literal["fp32", "int8"]
 
-ACTION_TOLERANCE = 1e-4
-"""Largest allowed difference of actions in single precision, as a share of the action range."""
-Q_TOLERANCE = 1e-3
-"""As a share of max(1, |q|). It is larger, because Q-values only choose among candidates."""
 PARITY_OBSERVATIONS = 1_000
 _VECTORS = 8
 _FITTED_OBSERVATIONS = 256
-_INT8_MARGIN = 2.0
-"""Factor between measured and tolerated int8 errors, because the robot's processor may round differently."""
 _UNMEASURED = Parity(0.0, 0.0, 0.0, 0.0)
 
 
@@ -75,7 +76,7 @@ def export_bundle(
     :param precision: ``"fp32"``, or ``"int8"``: the large matrices in 8 bits, a quarter of the size and faster.
     :param omega_range: smallest and largest ω that the runtime accepts, −1 ≤ low ≤ high; None: −1 … 4. Must be None for
         a policy without greediness.
-    :param max_int8_error: refuse int8 if an action differs by more than this share of its range.
+    :param max_int8_error: refuse int8 if an action differs by more than this share of its range; above 0, at most 0.2.
     :param observations: raw observations like those on the robot, shape [rows, *observation], by key for a Dict. The
         errors are measured on 1,000 of them, 8 go into the bundle as test vectors, and int8 is fitted to them. None:
         random ones, from VecNormalize's statistics if there are any, else from the observation space.
@@ -89,6 +90,8 @@ def export_bundle(
     """
     if precision not in ("fp32", "int8"):
         raise ValueError(f"precision is {precision!r}, expected 'fp32' or 'int8'")
+    if isinstance(max_int8_error, bool) or not 0 < max_int8_error <= LARGEST_INT8_ERROR:
+        raise ValueError(f"max_int8_error is {max_int8_error}, expected more than 0 and at most {LARGEST_INT8_ERROR}")
     require_writable(Path(path))
     form = exported_form(model, omega_range)
     if observations is None:
@@ -136,13 +139,14 @@ def _accepted(
             f"{where}: not written, because the {precision} bundle's actions differ from the model's by {action:.2g} "
             f"of their range{at}, expected at most {accepted:g}{f'; {advice}' if precision == 'int8' else ''}"
         )
-    if precision == "int8":
-        return Parity(action, max(_INT8_MARGIN * action, ACTION_TOLERANCE), q, max(_INT8_MARGIN * q, Q_TOLERANCE))
-    if not q <= Q_TOLERANCE:
+    accepted = Q_TOLERANCE if precision == "fp32" else LARGEST_INT8_Q_ERROR
+    if not q <= accepted:
         raise ValueError(
-            f"{where}: not written, because the bundle's Q-values differ from the model's by {q:.2g} of max(1, |q|), "
-            f"expected at most {Q_TOLERANCE:g}"
+            f"{where}: not written, because the {precision} bundle's Q-values differ from the model's by {q:.2g} of "
+            f"max(1, |q|), expected at most {accepted:g}{f'; {advice}' if precision == 'int8' else ''}"
         )
+    if precision == "int8":
+        return Parity(action, max(INT8_MARGIN * action, ACTION_TOLERANCE), q, max(INT8_MARGIN * q, Q_TOLERANCE))
     return Parity(action, ACTION_TOLERANCE, q, Q_TOLERANCE)
 
 

@@ -17,7 +17,7 @@ from dipole_runtime.manifest import CRITIC, GUIDED, NEGATIVE, POSITIVE, Guidance
 from dipole_runtime.parity import compare
 from dipole_runtime.reference import TwoNetworkPolicy
 from dipole_runtime.sessions import Floats, Network
-from dipole_runtime.vectors import TestVectors
+from dipole_runtime.vectors import VECTOR_CANDIDATES, TestVectors
 
 from dipole_export import graphs
 from dipole_export.exported_form import BATCH, SEED, ExportedForm, critic_graph, named_weights, prefixed, worst
@@ -29,7 +29,6 @@ OMEGA_RANGE = (-1.0, 4.0)
 """Default range of ω."""
 PARITY_OMEGAS = (-1.0, 0.0, 0.5, 1.0, 2.0, 4.0)
 _PARITY_CANDIDATES = 2
-_VECTOR_CANDIDATES = 32
 
 
 class ExportedPair(ExportedForm):
@@ -87,7 +86,7 @@ class ExportedPair(ExportedForm):
         return {name: quantized(graph, named[name]) if name in named else graph for name, graph in networks.items()}
 
     def vectors(self, observations: np.ndarray) -> TestVectors:
-        return self._trainer(observations, min(self.guidance.num_candidates, _VECTOR_CANDIDATES), SEED)
+        return self._trainer(observations, min(self.guidance.num_candidates, VECTOR_CANDIDATES), SEED)
 
     def errors(self, bundle: Bundle, observations: np.ndarray) -> dict[float | None, Parity]:
         """Compares, for each ω, the fused graph on both, and the two separate networks on the bundle's own vectors."""

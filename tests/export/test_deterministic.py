@@ -19,6 +19,7 @@ from dipole_runtime import GuidedPolicy, GuidedPolicyError
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.manifest import CRITIC, DETERMINISTIC, MANIFEST, VECTORS
 from dipole_runtime.reference import ValuedPolicy
+from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
 from models import DICT, UNEVEN_ACTIONS, model_of, observations_of, unbounded
 
@@ -111,8 +112,8 @@ def test_the_bundle_has_nothing_of_a_pair(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_same_model_gives_the_same_bytes_and_both_paths_agree(precision: Any, tmp_path: Path) -> None:
     model = one_action_model(unbounded(4), UNEVEN_ACTIONS, {"net_arch": [96, 96]})
-    first = export_bundle(model, tmp_path / "first", precision, max_int8_error=1.0)
-    assert export_bundle(model, tmp_path / "second.dipole", precision, max_int8_error=1.0) == first
+    first = export_bundle(model, tmp_path / "first", precision, max_int8_error=LARGEST_INT8_ERROR)
+    assert export_bundle(model, tmp_path / "second.dipole", precision, max_int8_error=LARGEST_INT8_ERROR) == first
     bundle, policy = read_bundle(tmp_path / "second.dipole"), GuidedPolicy.load(tmp_path / "first")
     assert bundle.manifest.checksum == policy.hash
     reference = ValuedPolicy.of(bundle)
@@ -125,7 +126,7 @@ def test_the_same_model_gives_the_same_bytes_and_both_paths_agree(precision: Any
 def test_int8_is_smaller_and_says_by_how_much_it_differs(tmp_path: Path) -> None:
     model = one_action_model(unbounded(4), UNEVEN_ACTIONS, {"net_arch": [96, 96, 96]})
     exact = export_bundle(model, tmp_path / "fp32")
-    short = export_bundle(model, tmp_path / "int8", "int8", max_int8_error=1.0)
+    short = export_bundle(model, tmp_path / "int8", "int8", max_int8_error=LARGEST_INT8_ERROR)
     assert short.files[DETERMINISTIC].size < 0.85 * exact.files[DETERMINISTIC].size  # the critics stay float
     assert short.files[CRITIC] == exact.files[CRITIC]
     assert exact.parity.action_error < 1e-6 < short.parity.action_error < short.parity.action_tolerance
@@ -168,7 +169,7 @@ def test_a_graph_that_values_another_action_is_not_written(tmp_path: Path, monke
         return self.critic.scale.unscale(scaled), self.critic.minimum(observation, scaled).squeeze(-1)
 
     monkeypatch.setattr(exporter.graphs.DeterministicPolicy, "forward", wrong)
-    with pytest.raises(ValueError, match="not written, because the bundle's Q-values differ"):
+    with pytest.raises(ValueError, match="not written, because the fp32 bundle's Q-values differ"):
         export_bundle(one_action_model(unbounded(4), UNEVEN_ACTIONS), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 

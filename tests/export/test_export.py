@@ -18,6 +18,7 @@ from dipole_export.rounding import rounded
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.manifest import GUIDED, IR_VERSION, MANIFEST, NETWORK_FILES, OPSET, VECTORS, OmegaRange
+from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
 from models import SMALL, make_model, model_of, unbounded
 from sampled_environments import image_env
@@ -52,11 +53,11 @@ def wide_model() -> DIPOLE:
 def test_the_same_model_gives_the_same_bytes(precision: Any, wide_model: DIPOLE, tmp_path: Path) -> None:
     """In this process again, from a saved model in another, as a folder and as one file."""
     wide_model.save(tmp_path / "model.zip")
-    export_bundle(wide_model, tmp_path / "first", precision, max_int8_error=1.0)
+    export_bundle(wide_model, tmp_path / "first", precision, max_int8_error=LARGEST_INT8_ERROR)
     other = [sys.executable, "-c", EXPORT_IN_ANOTHER_PROCESS, str(tmp_path / "model.zip"), str(tmp_path / "second")]
     subprocess.run([*other, precision], check=True, capture_output=True, env=None)
-    export_bundle(wide_model, tmp_path / "third.dipole", precision, max_int8_error=1.0)
-    export_bundle(wide_model, tmp_path / "fourth.dipole", precision, max_int8_error=1.0)
+    export_bundle(wide_model, tmp_path / "third.dipole", precision, max_int8_error=LARGEST_INT8_ERROR)
+    export_bundle(wide_model, tmp_path / "fourth.dipole", precision, max_int8_error=LARGEST_INT8_ERROR)
     first = contents(tmp_path / "first")
     assert sorted(first) == sorted([MANIFEST, *NETWORK_FILES["pair"], VECTORS])
     assert contents(tmp_path / "second") == first
@@ -71,7 +72,7 @@ def test_exporting_leaves_the_model_and_the_generators_alone(wide_model: DIPOLE,
     expected = torch.rand(3), np.random.rand(3)
     torch.manual_seed(5)
     np.random.seed(5)
-    export_bundle(wide_model, tmp_path / "bundle", "int8", max_int8_error=1.0)
+    export_bundle(wide_model, tmp_path / "bundle", "int8", max_int8_error=LARGEST_INT8_ERROR)
     assert torch.equal(torch.rand(3), expected[0])
     assert np.array_equal(np.random.rand(3), expected[1])
     assert all(torch.equal(value, before[name]) for name, value in wide_model.policy.state_dict().items())
@@ -79,7 +80,7 @@ def test_exporting_leaves_the_model_and_the_generators_alone(wide_model: DIPOLE,
 
 def test_the_graphs_are_plain_onnx(wide_model: DIPOLE, tmp_path: Path) -> None:
     for precision in ("fp32", "int8"):
-        export_bundle(wide_model, tmp_path / precision, precision, max_int8_error=1.0)
+        export_bundle(wide_model, tmp_path / precision, precision, max_int8_error=LARGEST_INT8_ERROR)
         for name in NETWORK_FILES["pair"]:
             data = (tmp_path / precision / name).read_bytes()
             model = onnx.load_from_string(data)
@@ -91,7 +92,7 @@ def test_the_graphs_are_plain_onnx(wide_model: DIPOLE, tmp_path: Path) -> None:
 
 def test_int8_is_smaller_and_says_by_how_much_it_differs(wide_model: DIPOLE, tmp_path: Path) -> None:
     exact = export_bundle(wide_model, tmp_path / "fp32")
-    short = export_bundle(wide_model, tmp_path / "int8", "int8", max_int8_error=1.0)
+    short = export_bundle(wide_model, tmp_path / "int8", "int8", max_int8_error=LARGEST_INT8_ERROR)
     sizes = [read_bundle(tmp_path / name).manifest.files[GUIDED].size for name in ("fp32", "int8")]
     assert sizes[1] < 0.75 * sizes[0]  # the critics and the first and last layers stay float
     assert exact.parity.action_error < 1e-5 < short.parity.action_error < short.parity.action_tolerance

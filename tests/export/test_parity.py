@@ -11,6 +11,7 @@ from dipole_export import export_bundle
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.reference import TwoNetworkPolicy
+from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
 from models import DICT, MODELS, UNEVEN_ACTIONS, make_model, model_of, observations_of, predict_with, unbounded
 
@@ -89,7 +90,7 @@ def test_observations_far_from_zero_lose_nothing_to_single_precision(
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_two_networks_are_the_fused_graph(precision: Any, tmp_path: Path) -> None:
     model = make_model(unbounded(4), UNEVEN_ACTIONS, {"net_arch": [96, 96]})
-    manifest = export_bundle(model, tmp_path / "bundle", precision, max_int8_error=1.0)
+    manifest = export_bundle(model, tmp_path / "bundle", precision, max_int8_error=LARGEST_INT8_ERROR)
     bundle = read_bundle(tmp_path / "bundle")
     policy, reference = GuidedPolicy.load(tmp_path / "bundle"), TwoNetworkPolicy(bundle)
     random = np.random.default_rng(0)

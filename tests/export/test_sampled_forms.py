@@ -13,6 +13,7 @@ from dipole_runtime import GuidedPolicy, GuidedPolicyError
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.inspection import describe
 from dipole_runtime.manifest import NEGATIVE, POSITIVE, OmegaRange
+from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
 
 from dipole_sb3 import CFGRL, DIPOLE, FAWAC, FQL, IDQL, IFQL, OfflineReplayBuffer, ReBRAC
@@ -113,8 +114,8 @@ def test_the_weight_of_cfgrl_is_an_omega_one_less(tmp_path: Path) -> None:
 def test_int8(algorithm: type[Any], tmp_path: Path) -> None:
     model = make(algorithm, width=96, updates=2)
     whole = export_bundle(model, tmp_path / "fp32")
-    short = export_bundle(model, tmp_path / "int8", "int8", max_int8_error=0.5)
-    assert 0 < short.parity.action_error < 0.5
+    short = export_bundle(model, tmp_path / "int8", "int8", max_int8_error=LARGEST_INT8_ERROR)
+    assert 0 < short.parity.action_error < LARGEST_INT8_ERROR
     name = whole.network_files[0]
     assert short.files[name].size < 0.85 * whole.files[name].size
     GuidedPolicy.load(tmp_path / "int8").act(np.zeros(OBSERVATION))

@@ -48,6 +48,8 @@ def test_what_is_installed_where(install: Path):
         "launch/dipole_policy.launch.py",
         "config/dipole_policy.yaml",
         "contracts/manipulator.yaml",
+        "layouts/foxglove.json",
+        "layouts/rqt.perspective",
         "security/policy.xml",
         "examples/dipole_policy.service",
         "examples/Dockerfile",

@@ -78,7 +78,7 @@ class SmallPolicy:
     parts: tuple[ObservationPart, ...]
     action_shape: tuple[int, ...]
     deterministic: Layers
-    omegas: tuple[float, ...] = (-1.0, 0.0, 0.5, 2.0)
+    omegas: tuple[float, ...] = (-1.0, 0.0, 0.5, 2.0, 4.0)
     provenance: Mapping[str, Any] = field(default_factory=lambda: {"seed": 0, "data set": "none"})
 
     @property

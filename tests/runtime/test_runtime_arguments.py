@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from dipole_runtime import Bundle, GuidedPolicy
+from dipole_runtime import Bundle, GuidedPolicy, read_bundle
 from dipole_runtime.observations import all_finite, observation_of
 from runtime_helpers import refusal_of_call
 from small_bundles import (
@@ -152,19 +153,34 @@ class TestDictObservations:
 
 class TestArguments:
     @pytest.mark.parametrize(
-        "omega", [-1.001, 4.001, np.nan, np.inf, -np.inf, 1e400, 10**400, "much", "0.5", [1.0, 2.0], {}]
+        "omega",
+        [
+            *(-1.001, 4.001, np.nan, np.inf, -np.inf, 1e400, 10**400, "much", "0.5", b"1", [1.0, 2.0], {}, 1j),
+            *(True, False, np.True_, np.array(True), np.array(True, object), np.array([1.0]), np.array("0.5")),
+            *(np.timedelta64(1), np.array(None)),
+        ],
+        ids=repr,
     )
     def test_omega(self, policy: GuidedPolicy, omega: Any) -> None:
         assert "omega is" in refusal_of_call(policy.act, np.zeros(3), omega=omega)
         assert "omega is" in refusal_of_call(policy.sweep, np.zeros(3), [0.0, omega])
 
-    @pytest.mark.parametrize("omega", [-1, 4, np.float32(0.5), np.float64(2), np.array(1.0)])
+    @pytest.mark.parametrize(
+        "omega", [-1, 4, np.float32(0.5), np.float64(2), np.int8(1), np.array(1.0), Fraction(1, 2)]
+    )
     def test_omegas_of_many_types(self, policy: GuidedPolicy, omega: Any) -> None:
         assert policy.act(np.zeros(3), omega=omega).omega == float(omega)
 
-    @pytest.mark.parametrize("omegas", [[], 0.5, None, "0.5", np.array(1.0)])
+    @pytest.mark.parametrize(
+        "omegas",
+        [[], 0.5, None, "0.5", np.array(1.0), True, b"\x01", bytearray(b"\x01"), {0.0, 1.0}, {0.0: 1.0}, {}.keys()],
+    )
     def test_omegas(self, policy: GuidedPolicy, omegas: Any) -> None:
         assert "omegas is" in refusal_of_call(policy.sweep, np.zeros(3), omegas)
+
+    @pytest.mark.parametrize("omegas", [[0.0, True], np.array([False, True]), np.zeros((2, 1)), [None], ["1"]])
+    def test_omegas_that_are_no_numbers(self, policy: GuidedPolicy, omegas: Any) -> None:
+        assert "expected a number" in refusal_of_call(policy.sweep, np.zeros(3), omegas)
 
     def test_omegas_as_an_array(self, policy: GuidedPolicy) -> None:
         assert [one.omega for one in policy.sweep(np.zeros(3), np.array([0.0, 1.0]))] == [0.0, 1.0]
@@ -180,6 +196,10 @@ class TestArguments:
             (0.0, "shape"),
             ("noise", "expected an array"),
             ([[1.0], [1.0, 2.0]], "expected an array"),
+            (np.ones((3, 2), bool), "of type bool, expected an array of numbers"),
+            ([["1", "2"]], "expected an array of numbers"),
+            (True, "of type bool, expected an array of numbers"),
+            (np.ones((3, 2), complex), "complex"),
             (np.array([[0, 0], [0, np.nan]]), "noise is nan for 'joint_1' of candidate 1"),
             (np.array([[0, 0], [np.inf, 0]]), "noise is inf for 'joint_0' of candidate 1"),
             (np.array([[0, 0], [1e39, 0]]), "noise is inf for 'joint_0' of candidate 1"),
@@ -190,7 +210,7 @@ class TestArguments:
         assert words in refusal_of_call(policy.act, np.zeros(3), noise=noise)
         assert words in refusal_of_call(policy.sweep, np.zeros(3), [0.0], noise=noise)
 
-    @pytest.mark.parametrize("count", [0, -1, 4097, 1.5, 2.0, True, "3", np.nan, 10**30])
+    @pytest.mark.parametrize("count", [0, -1, 4097, 1.5, 2.0, True, False, np.True_, "3", np.nan, 10**30, [1]])
     def test_num_candidates(self, policy: GuidedPolicy, count: Any) -> None:
         for call in (policy.act, policy.deterministic_noise):
             arguments = (np.zeros(3),) if call == policy.act else ()
@@ -210,11 +230,32 @@ class TestArguments:
         assert "65536" in refusal_of_call(policy.sweep, np.zeros(3), [0.0] * 17, num_candidates=4096)
         assert len(policy.sweep(np.zeros(3), [0.0] * 16, num_candidates=4096)) == 16
 
-    @pytest.mark.parametrize("rng", [0, "seed", np.random.RandomState(0)])
-    def test_rng(self, policy: GuidedPolicy, rng: Any) -> None:
-        assert "numpy.random.Generator" in refusal_of_call(policy.act, np.zeros(3), rng=rng)
+    @pytest.mark.parametrize("rng", [0, True, "seed", np.random.RandomState(0)])
+    def test_rng(self, policy: GuidedPolicy, deterministic_policy: GuidedPolicy, rng: Any) -> None:
+        """Also where nothing would be drawn."""
+        noise = policy.deterministic_noise()
+        for words in (
+            refusal_of_call(policy.act, np.zeros(3), rng=rng),
+            refusal_of_call(policy.act, np.zeros(3), noise=noise, rng=rng),
+            refusal_of_call(policy.sweep, np.zeros(3), [0.0], noise=noise, rng=rng),
+            refusal_of_call(deterministic_policy.act, np.zeros(3), rng=rng),
+        ):
+            assert "numpy.random.Generator" in words
 
-    @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", None])
+    @pytest.mark.parametrize("turned", [{"omega": False}, {"omega": True}, {"num_candidates": True}])
+    def test_booleans_for_a_deterministic_policy(
+        self, deterministic_policy: GuidedPolicy, turned: dict[str, Any]
+    ) -> None:
+        (name,) = turned
+        assert f"{name} is {turned[name]}" in refusal_of_call(deterministic_policy.act, np.zeros(3), **turned)
+
+    @pytest.mark.parametrize("path", [True, False, 0, 3, 1.5, None, b"bundle", ["bundle"]])
+    def test_what_is_no_path(self, path: Any) -> None:
+        """A whole number would be an open file's."""
+        for call in (GuidedPolicy.load, read_bundle):
+            assert "path is" in refusal_of_call(call, path)
+
+    @pytest.mark.parametrize("threads", [0, -1, 1.5, True, np.True_, "2", None])
     def test_threads(self, files: Files, threads: Any) -> None:
         bundle = Bundle.from_files(files, "b")
         assert "threads is" in refusal_of_call(GuidedPolicy.from_bundle, bundle, threads=threads)

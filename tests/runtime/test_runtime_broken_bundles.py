@@ -212,7 +212,10 @@ class TestMixedUp:
     @pytest.mark.parametrize("field", ["observations", "noise", "omegas", "candidates", "q"])
     def test_test_vectors_that_are_a_little_off(self, small: SmallPolicy, files: Files, field: str) -> None:
         vectors = make_vectors(small)
-        changed = {**vars(vectors), field: getattr(vectors, field) + np.float32(0.01)}
+        values = getattr(vectors, field)
+        # Inwards: beyond its bounds, an action is refused for that already, and so is an ω.
+        changed = {**vars(vectors), field: np.float32(0.99) * values}
+        changed["omegas"][[0, -1]] = vectors.omegas[[0, -1]]
         refusal_of(rehashed({**files, VECTORS: Vectors(**changed).to_bytes()}), "test vectors")
 
     @pytest.mark.parametrize("field", ["observations", "actions", "q"])
@@ -220,7 +223,9 @@ class TestMixedUp:
         self, small: SmallPolicy, deterministic_files: Files, field: str
     ) -> None:
         vectors = make_action_vectors(small)
-        changed = {**vars(vectors), field: getattr(vectors, field) + np.float32(0.01)}
+        values = getattr(vectors, field)
+        # Inwards: beyond its bounds, an action is refused for that already.
+        changed = {**vars(vectors), field: np.float32(0.99) * values}
         refusal_of(rehashed({**deterministic_files, VECTORS: ActionVectors(**changed).to_bytes()}), "test vectors")
 
     def test_another_number_of_flow_steps(self, files: Files) -> None:

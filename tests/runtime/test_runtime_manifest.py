@@ -26,6 +26,7 @@ from dipole_runtime.manifest import (
     Parity,
 )
 from dipole_runtime.schema import first_problem, manifest_schema
+from dipole_runtime.tolerances import ACTION_TOLERANCE
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from runtime_helpers import assert_one_sentence
@@ -62,7 +63,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     actions = int(np.prod(shape))
     low = draw(st.lists(numbers, min_size=actions, max_size=actions))
     omegas = sorted(draw(st.lists(st.floats(-1, 100), min_size=3, max_size=3)))
-    error, tolerance = sorted(draw(st.lists(st.floats(0, 1), min_size=2, max_size=2)))
+    error, tolerance = sorted(draw(st.lists(st.floats(0, ACTION_TOLERANCE), min_size=2, max_size=2)))
     entries = st.builds(FileEntry, st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(1, 1 << 20))
     guidance = None
     if draw(st.booleans()):

@@ -29,6 +29,7 @@ setup(
         (f"share/{NAME}/config", sorted(glob("config/*.yaml"))),
         (f"share/{NAME}/contracts", sorted(glob("contracts/*.yaml"))),
         (f"share/{NAME}/examples", sorted(glob("examples/*"))),
+        (f"share/{NAME}/layouts", sorted(glob("layouts/*"))),
         (f"share/{NAME}/security", sorted(glob("security/*.xml"))),
     ],
     entry_points={

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dipole_runtime.archive import MOST_MEMBERS, Archive, require_names
-from dipole_runtime.errors import GuidedPolicyError, refusing, shown_path
+from dipole_runtime.errors import GuidedPolicyError, refusing, shown, shown_path
 from dipole_runtime.graphs import require_graph
 from dipole_runtime.manifest import MANIFEST, MAX_MANIFEST_SIZE, VECTORS, Manifest
 from dipole_runtime.vectors import Vectors, read_vectors
@@ -74,6 +74,9 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     :param path: a directory or a .dipole file; it may be a symbolic link, but its files may not.
     :raises GuidedPolicyError: anything other than a complete bundle as its exporter wrote it.
     """
+    # os.stat would take a whole number, or True, for an open file.
+    if not isinstance(path, str | os.PathLike):
+        raise GuidedPolicyError(f"path is {shown(path)}, expected the name of a directory or a .dipole file")
     where = shown_path(path)
     with refusing(where):
         with _readable("it"):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dipole_runtime.errors import GuidedPolicyError, shown
 from dipole_runtime.manifest import CRITIC, DETERMINISTIC, GUIDED, NEGATIVE, POSITIVE, Manifest
@@ -148,15 +149,17 @@ def require_graph(name: str, data: bytes, manifest: Manifest) -> None:
     :param manifest: manifest of the bundle.
     :raises GuidedPolicyError: a different signature, opset or IR version; operators that are not standard, that loop
         without bound or that draw random numbers; weights outside the file, of another length than stated, NaN or
-        infinite.
+        infinite; a deterministic policy with other bounds than the manifest's.
     """
     try:
-        _require_model(memoryview(data), manifest, expected_signatures(manifest)[name])
+        contents = _require_model(memoryview(data), manifest, expected_signatures(manifest)[name])
+        if name == DETERMINISTIC:
+            _require_bounds(contents.vectors, manifest)
     except GuidedPolicyError as error:
         raise GuidedPolicyError(f"{name}: {error}") from error.__cause__
 
 
-def _require_model(data: memoryview, manifest: Manifest, signature: Signature) -> None:
+def _require_model(data: memoryview, manifest: Manifest, signature: Signature) -> _Contents:
     budget = Budget(_MAX_FIELDS)
     model = Message(data, _MODEL, "the model", budget)
     opsets = [Message(entry, _OPSET, "an opset", budget) for entry in model.all("opset_import")]
@@ -171,12 +174,25 @@ def _require_model(data: memoryview, manifest: Manifest, signature: Signature) -
     graph = Message(model.blob("graph"), _GRAPH, "the graph", budget)
     _require_values("input", graph.all("input"), signature.inputs, budget)
     _require_values("output", graph.all("output"), signature.outputs, budget)
-    contents = _Contents(budget)
+    contents = _Contents(budget, manifest.action.size)
     contents.read(graph, depth=0, inside_scan=False)
     if len(data) - contents.numbers > _MAX_STRUCTURE:
         raise GuidedPolicyError(
             f"has {len(data) - contents.numbers} bytes besides its weights, expected at most {_MAX_STRUCTURE}"
         )
+    return contents
+
+
+def _require_bounds(vectors: Sequence[NDArray[np.float32]], manifest: Manifest) -> None:
+    """Refuses bounds in the manifest that the graph does not hold.
+
+    Errors are shares of the range, so a range that is too wide makes every error small. The two networks of a pair are
+    scaled by the manifest's bounds and so show the difference; a deterministic policy has no second path to its action.
+    """
+    for name in ("low", "high"):
+        bounds = np.array(getattr(manifest.action, name), np.float64)
+        if not any(np.array_equal(vector, bounds) for vector in vectors):
+            raise GuidedPolicyError(f"does not hold the manifest's action.{name}, expected it among its constants")
 
 
 def _require_values(kind: str, entries: Sequence[memoryview], expected: Mapping[str, Shape], budget: Budget) -> None:
@@ -207,12 +223,17 @@ def _standard(domain: str) -> str:
 
 
 class _Contents:
-    """Walks through a graph and its subgraphs; counts nodes and the bytes of raw numbers."""
+    """Walks through a graph and its subgraphs; counts nodes and the bytes of raw numbers.
 
-    def __init__(self, budget: Budget) -> None:
+    :param size: length of the float32 constants to keep in ``vectors``.
+    """
+
+    def __init__(self, budget: Budget, size: int) -> None:
         self._budget = budget
+        self._size = size
         self.nodes = 0
         self.numbers = 0
+        self.vectors: list[NDArray[np.float32]] = []
 
     def read(self, graph: Message, depth: int, inside_scan: bool) -> None:
         if depth > _MAX_DEPTH:
@@ -267,6 +288,8 @@ class _Contents:
             raise GuidedPolicyError(f"the tensor {name} claims {_words(tuple(dims))} elements, found {len(found)}")
         if np.issubdtype(found.dtype, np.floating):
             _require_finite(found, f"the tensor {name}")
+        if kind == _FLOAT and len(found) == self._size:
+            self.vectors.append(found.astype(np.float32))
 
 
 def _typed(tensor: Message, field: str, dtype: type[np.generic]) -> np.ndarray[tuple[int], np.dtype[np.generic]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -117,6 +118,7 @@ class GuidedPolicy:
         :raises GuidedPolicyError: any other argument, and NaN or infinity in an input or output.
         """
         started = perf_counter()
+        _require_generator(rng)
         guidance = self.manifest.guidance
         if guidance is None:
             self._require_nothing_turned(omega, noise, num_candidates)
@@ -143,7 +145,9 @@ class GuidedPolicy:
         guidance = self.manifest.guidance
         if guidance is None:
             raise GuidedPolicyError(f"there are no omegas to sweep: {_NOTHING_TO_TURN}")
-        if not np.iterable(omegas) or isinstance(omegas, str):
+        _require_generator(rng)
+        # Neither what has no order nor bytes, whose elements are whole numbers.
+        if not np.iterable(omegas) or isinstance(omegas, str | bytes | bytearray | memoryview | Mapping | Set):
             raise GuidedPolicyError(f"omegas is {shown(omegas)}, expected a sequence of numbers")
         values = [_require_omega(omega, guidance) for omega in omegas]
         if not values:
@@ -209,18 +213,20 @@ class GuidedPolicy:
     def _draw(self, num_candidates: int, rng: np.random.Generator | None) -> Floats:
         shape = (num_candidates, self._action_size)
         if rng is not None:
-            if not isinstance(rng, np.random.Generator):
-                raise GuidedPolicyError(f"rng is {shown(type(rng).__name__)}, expected a numpy.random.Generator")
             return rng.standard_normal(shape, np.float32)
         # Safe from several threads: NumPy's generators hold their own lock while they draw.
         return self._rng.standard_normal(shape, np.float32)
 
     def _require_noise(self, noise: ArrayLike, num_candidates: int | None, guidance: Guidance) -> Floats:
         try:
-            with np.errstate(over="ignore"):
-                array = np.ascontiguousarray(noise, np.float32)
-        except (TypeError, ValueError) as error:
+            given = np.asarray(noise)
+        except (TypeError, ValueError) as error:  # such as lists of different lengths
             raise GuidedPolicyError(f"noise is {shown(noise)}, expected an array of numbers") from error
+        # Texts and booleans would be converted silently.
+        if given.dtype.kind not in "fiu":
+            raise GuidedPolicyError(f"noise is {shown(noise)} of type {given.dtype}, expected an array of numbers")
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(given, np.float32)
         rows = len(array) if num_candidates is None and array.ndim else num_candidates
         expected = (_require_num_candidates(rows, guidance.num_candidates), self._action_size)
         if array.shape != expected:
@@ -243,15 +249,26 @@ class GuidedPolicy:
 
 def _require_omega(omega: float, guidance: Guidance) -> float:
     low, high = guidance.omega.low, guidance.omega.high
-    try:
-        if isinstance(omega, str):
-            raise TypeError
-        value = float(omega)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise GuidedPolicyError(f"omega is {shown(omega)}, expected a number") from error
+    value = omega if type(omega) is float else _number(omega)
     if not low <= value <= high:
         raise GuidedPolicyError(f"omega is {value}, expected {low} to {high}, the bundle's range")
     return value
+
+
+def _number(omega: Any) -> float:
+    """A number of any type; Python's float() would also take booleans, texts and arrays of one element."""
+    try:
+        array = np.asarray(omega)
+        if array.ndim or array.dtype.kind not in "fiuO" or isinstance(array.item(), bool | str | bytes):
+            raise TypeError
+        return float(omega)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GuidedPolicyError(f"omega is {shown(omega)}, expected a number") from error
+
+
+def _require_generator(rng: Any) -> None:
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise GuidedPolicyError(f"rng is {shown(type(rng).__name__)}, expected a numpy.random.Generator")
 
 
 def _require_num_candidates(num_candidates: int | None, default: int) -> int:

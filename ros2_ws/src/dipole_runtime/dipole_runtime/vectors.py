@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipole_runtime.archive import Archive, archive_bytes, require_names
-from dipole_runtime.errors import GuidedPolicyError
+from dipole_runtime.errors import GuidedPolicyError, shown
 from dipole_runtime.manifest import VECTORS, Manifest
+from dipole_runtime.tolerances import ACTION_TOLERANCE
 
 Floats = NDArray[np.float32]
 
 MAX_CANDIDATE_ACTIONS = 65536
 """Limit for V·W·N."""
+VECTOR_CANDIDATES = 32
+"""N of the test vectors, or the manifest's N if that is smaller."""
 
 # Exactly what NumPy writes for a float32 array in C order: no other type, no pickle, nothing to evaluate.
 _HEADER = re.compile(
@@ -58,7 +61,8 @@ class TestVectors:
         observation, action = manifest.observation.size, manifest.action.size
         vectors = self.observations.shape[0]
         omegas = self.omegas.shape[0]
-        candidates = self.noise.shape[1] if self.noise.ndim == 3 else 0
+        assert manifest.guidance is not None
+        candidates = min(manifest.guidance.num_candidates, VECTOR_CANDIDATES)
         return {
             "observations": (vectors, observation),
             "noise": (vectors, candidates, action),
@@ -71,6 +75,23 @@ class TestVectors:
         """Number of actions, and a description of it in words."""
         vectors, omegas, candidates = self.q.shape
         return self.q.size, f"{vectors} observations × {omegas} ω × {candidates} candidates"
+
+    def require_cover(self, manifest: Manifest) -> None:
+        """Refuses vectors whose ω do not reach both ends of the manifest's range.
+
+        :raises GuidedPolicyError: also if a trainer's action is outside the manifest's bounds.
+        """
+        assert manifest.guidance is not None
+        omega, least, most = manifest.guidance.omega, self.omegas.min(), self.omegas.max()
+        for name, end, is_reached in (
+            ("low", omega.low, least <= np.float32(omega.low)),
+            ("high", omega.high, most >= np.float32(omega.high)),
+        ):
+            if not is_reached:
+                raise GuidedPolicyError(
+                    f"omegas are {least:g} to {most:g}, expected them to reach the manifest's omega.{name} {end:g}"
+                )
+        _require_inside(self.candidates, manifest)
 
 
 @dataclass(frozen=True)
@@ -103,6 +124,13 @@ class ActionVectors:
         """Number of actions, and a description of it in words."""
         return self.q.size, f"{self.q.size} observations"
 
+    def require_cover(self, manifest: Manifest) -> None:
+        """Refuses vectors with an action outside the manifest's bounds.
+
+        :raises GuidedPolicyError: naming the action's element.
+        """
+        _require_inside(self.actions, manifest)
+
 
 Vectors = TestVectors | ActionVectors
 
@@ -124,6 +152,7 @@ def read_vectors(data: bytes, manifest: Manifest) -> Vectors:
         count, words = vectors.count()
         if not 1 <= count <= MAX_CANDIDATE_ACTIONS:
             raise GuidedPolicyError(f"{words}, expected 1 to {MAX_CANDIDATE_ACTIONS}")
+        vectors.require_cover(manifest)
     except GuidedPolicyError as error:
         raise GuidedPolicyError(f"{VECTORS}: {error}") from error.__cause__
     return vectors
@@ -136,6 +165,20 @@ def _require_plain(shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) ->
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise GuidedPolicyError(f"{name} holds NaN or infinity, expected finite numbers")
+
+
+def _require_inside(actions: Floats, manifest: Manifest) -> None:
+    """A range that is too narrow for the trainer's actions is not the policy's range."""
+    low, high = np.array(manifest.action.low), np.array(manifest.action.high)
+    # The trainer's bounds may have more digits than single precision.
+    slack = ACTION_TOLERANCE * (high - low)
+    outside = np.argwhere((actions < low - slack) | (actions > high + slack))
+    if len(outside):
+        name, column = manifest.action.names[outside[0][-1]], outside[0][-1]
+        raise GuidedPolicyError(
+            f"the trainer's action is {actions[tuple(outside[0])]} for {shown(name)}, expected {low[column]} to "
+            f"{high[column]} as in the manifest"
+        )
 
 
 def _npz(vectors: Vectors) -> bytes:
