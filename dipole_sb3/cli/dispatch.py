@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dipole_sb3.cli import benchmark, curves, data, errors, evaluate, texts, train
@@ -26,11 +27,13 @@ class HydraCommand:
     :param run: takes the overrides and flags, returns the exit status.
     :param text: the help text.
     :param flags: whether Hydra's flags mean something to it.
+    :param needs_options: whether it shows its help when nothing follows its name, instead of hours of work by default.
     """
 
     run: Callable[[list[str]], int]
     text: texts.CommandText
     flags: bool = True
+    needs_options: bool = True
 
 
 HYDRA_COMMANDS: Mapping[str, HydraCommand] = {
@@ -67,7 +70,13 @@ def main(
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing.*")
     try:
         if known.command in hydra_commands:
-            return hydra_commands[known.command].run(arguments[arguments.index(known.command) + 1 :])
+            command, following = hydra_commands[known.command], arguments[arguments.index(known.command) + 1 :]
+            if command.needs_options and not following:
+                # argparse prints the help of a sub-command, and exits.
+                with suppress(SystemExit):
+                    parser.parse_args([known.command, "--help"])
+                return 2
+            return command.run(following)
         status: int = known.run(known)
         return status
     except BrokenPipeError:

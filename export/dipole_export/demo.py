@@ -74,7 +74,9 @@ def run(arguments: list[str]) -> int:
     return hydra_command.run("demo", demo, arguments)
 
 
-COMMAND = HydraCommand(run, texts.CommandText("the main job in minutes, with pictures", _DESCRIPTION, _examples))
+COMMAND = HydraCommand(
+    run, texts.CommandText("the main job in minutes, with pictures", _DESCRIPTION, _examples), needs_options=False
+)
 
 
 @dataclass

@@ -15,6 +15,7 @@ import pytest
 import torch
 from commands import TINY, UNTESTED, Command, parameters, the_run, timesteps, training_with_checkpoints
 
+import dipole_sb3
 from dipole_sb3 import DIPOLE
 from dipole_sb3.cli.configuration import task_names
 from dipole_sb3.common.archived_state import read_state
@@ -55,6 +56,27 @@ def test_no_command_shows_the_help(dipole: Command) -> None:
     status, out, _ = dipole()
     assert status == 2
     assert "commands:" in out
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "benchmark"])
+def test_a_command_without_options_shows_its_help(dipole: Command, name: str) -> None:
+    """Instead of hours of work that nobody described."""
+    status, out, err = dipole(name)
+    assert (status, err) == (2, "")
+    assert out.startswith(f"usage: dipole {name} [option=value ...]")
+    assert "examples:" in out
+    assert not Path("runs").exists()
+
+
+def test_the_version_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['dipole', '--version']\n"
+        "from dipole_export.entry import main\n"
+        "assert main() == 0\n"
+        "assert not {'torch', 'gymnasium', 'hydra'} & sys.modules.keys()"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == f"dipole-sb3 {dipole_sb3.__version__}\n"
 
 
 def test_the_command_is_installed() -> None:
