@@ -5,6 +5,7 @@
 #   make benchmark every algorithm on three small tasks, one table; 20 minutes, runs/benchmark/smoke
 #   make ros-demo  what that trained drives a simulated arm over ROS 2, no ROS install needed; runs/ros-demo
 #   make test      the test suite
+#   make test-kilted  the node's tests on the wire with the rclpy of ROS 2 Kilted; those of `make test` have Jazzy's
 #   make lint      ruff and strict mypy
 
 PYTHON ?= python3
@@ -17,10 +18,12 @@ RUN := $(VENV)/bin/python
 # The robot's two distributions are on no index: the extras that need them find them in the same command.
 INSTALL := $(RUN) -m pip install --quiet --editable ros2_ws/src/dipole_runtime --editable ros2_ws/src/dipole_policy
 METADATA := pyproject.toml ros2_ws/src/dipole_runtime/setup.py ros2_ws/src/dipole_policy/setup.py
+KILTED := $(VENV)-kilted
 # The tests run side by side, one thread each; nothing is rendered.
 TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 
-.PHONY: demo cube-demo benchmark ros-demo test lint format clean
+
+.PHONY: demo cube-demo benchmark ros-demo test test-kilted lint format clean
 
 demo: $(VENV)/.demo
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo $(ARGS)
@@ -39,6 +42,11 @@ runs/demo/bundle/manifest.json:
 
 test: $(VENV)/.dev
 	$(TEST_ENVIRONMENT) $(RUN) -m pytest tests $(PYTEST_ARGS)
+
+# Not all of tests/ros: what knows no rclpy was tested with the other one.
+test-kilted: $(KILTED)/.done
+	$(TEST_ENVIRONMENT) $(KILTED)/bin/python -m pytest --confcutdir=tests/ros $(PYTEST_ARGS) \
+		$(addprefix tests/ros/test_ros_,wiring.py node.py greediness.py faults.py process.py security.py takeover.py)
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -79,5 +87,11 @@ $(VENV)/.dev: $(METADATA) $(VENV)/.torch
 	$(INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/.benchmark $(VENV)/.demo $(VENV)/.ros
 
+# No torch: the node needs none.
+$(KILTED)/.done: tests/ros/kilted.txt $(VENV)/bin/python
+	$(VENV)/bin/python -m venv --without-pip $(KILTED)
+	$(RUN) -m pip --python $(KILTED) install --quiet --requirement tests/ros/kilted.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info ros2_ws/src/*/build ros2_ws/src/*/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(KILTED) build dist *.egg-info ros2_ws/src/*/build ros2_ws/src/*/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

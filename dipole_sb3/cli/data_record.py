@@ -226,9 +226,11 @@ def _normalized(options: argparse.Namespace) -> Iterator[Any]:
     """The environments, wrapped in the VecNormalize saved in a file; SB3 reads it as a pickle."""
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+    from dipole_sb3.common.trust import require_trust
     from dipole_sb3.datasets import make_env
 
     path = options.vec_normalize
+    require_trust(path, "loading a VecNormalize")
     with closing(DummyVecEnv([lambda: make_env(options.env)] * options.n_envs)) as venv:
         try:
             normalized = VecNormalize.load(str(path), venv)

@@ -9,9 +9,11 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from dipole_sb3.cli import run_folder
+from dipole_sb3.common.trust import require_trust
 from dipole_sb3.common.version import VERSION
 from dipole_sb3.learning.model_files import read_origin
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.safe_files import is_safe
 
 
 def model_path(path: Path) -> Path:
@@ -57,6 +59,9 @@ def load_model(path: Path, device: str) -> OfflineAlgorithm:
 
     :raises ValueError: the file names no algorithm, or one that cannot be imported.
     """
+    if not is_safe(path):
+        # Before the module that the file names is imported.
+        require_trust(path, "loading a model in SB3's format")
     named = read_origin(path).get("algorithm")
     if named is None:
         raise ValueError(f"{path}: does not name an algorithm of this package; expected a file that its save() wrote")

@@ -12,6 +12,7 @@ from stable_baselines3.common.save_util import load_from_pkl
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.trust import VARIABLE, must_be_safe
 
 
 def load(
@@ -33,6 +34,8 @@ def load(
         )
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; expected a .pkl file written by save_replay_buffer()")
+    if must_be_safe():
+        raise DatasetError(f"{path}: is a pickle, which {VARIABLE}=1 refuses; expected an .npz or .hdf5 file")
     try:
         loaded = load_from_pkl(path)
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError) as error:

@@ -23,8 +23,9 @@ from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.files import problem_of_model, replaced_when_complete
 from dipole_sb3.common.profiler_sections import section
 from dipole_sb3.common.random_state import restore_global_generators
+from dipole_sb3.common.trust import require_trust
 from dipole_sb3.common.version import VERSION
-from dipole_sb3.learning import replayable_episodes, safe_files
+from dipole_sb3.learning import replayable_episodes
 from dipole_sb3.learning.callbacks import IterationCallback
 from dipole_sb3.learning.delayed_log import complete_log
 
@@ -193,8 +194,7 @@ def resume(
         path, damaged = newest_checkpoint(path)
         for sentence in damaged:
             warnings.warn(f"{sentence}; going on from {path.name}", stacklevel=3)
-    if safe_files.must_be_safe(None):
-        safe_files.require_safe(path, "resuming a run")
+    require_trust(path, "resuming a run")
     state = _read_checkpoint(path)
     known = state["dataset"]
     if known is not None and dataset is None:

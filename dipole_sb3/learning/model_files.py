@@ -19,6 +19,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.files import require_model_file
+from dipole_sb3.common.trust import require_trust
 from dipole_sb3.common.version import VERSION
 from dipole_sb3.learning import safe_files
 
@@ -104,8 +105,7 @@ def classic(path: File, trust: bool | None) -> File:
     """
     if safe_files.is_safe(path):
         return safe_files.as_classic(path)
-    if safe_files.must_be_safe(trust):
-        safe_files.require_safe(path, "loading a model in SB3's format")
+    require_trust(path, "loading a model in SB3's format", trust)
     return path
 
 
@@ -115,8 +115,7 @@ def read_replay_buffer(path: File, verbose: int = 0) -> OfflineReplayBuffer:
     :raises ValueError: the file is truncated, from an incompatible version of this package, or something else; or
         ``DIPOLE_SAFE=1``.
     """
-    if safe_files.must_be_safe(None):
-        safe_files.require_safe(path, "loading a pickled replay buffer")
+    require_trust(path, "loading a pickled replay buffer")
     try:
         loaded = load_from_pkl(path, verbose)
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:

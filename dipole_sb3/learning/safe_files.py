@@ -12,7 +12,6 @@ import importlib
 import io
 import json
 import math
-import os
 import pathlib
 import zipfile
 import zlib
@@ -37,34 +36,15 @@ from dipole_sb3.learning.offline_policy import OfflinePolicy
 File = str | pathlib.Path | io.BufferedIOBase
 
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
-VARIABLE = "DIPOLE_SAFE"
-"""Environment variable: 1 refuses every file whose reading could run code."""
-
 _FORMAT = 1
-_MOST_BYTES = 1 << 26
-"""Of model.json: a zip of a few bytes may claim any size."""
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, LookupError, ValueError, OSError, MemoryError)
+"""What reading damaged or hostile bytes may raise; RecursionError is a RuntimeError."""
 _REBUILT = frozenset({"lr_schedule", "clip_range", "policy_class"})
 """Attributes that loading makes anew from others."""
 _NOT_KEPT: Mapping[str, Any] = {"tensorboard_log": None}
 """Attributes of the machine that wrote the file: nobody else's business, nor where a reader's files should go."""
 _MODULES = ("torch.nn.", "torch.optim.", "dipole_sb3.", "stable_baselines3.common.torch_layers")
 """Where classes may come from that a model's arguments name, such as ``activation_fn=torch.nn.ReLU``."""
-
-
-def must_be_safe(trust: bool | None) -> bool:
-    """Whether only safe files may be read.
-
-    :param trust: the caller's word; None: the environment variable decides.
-    """
-    return os.environ.get(VARIABLE, "") not in ("", "0") if trust is None else not trust
-
-
-def require_safe(path: File, what: str) -> None:
-    """:raises ValueError: always; the sentence for a file whose reading could run code."""
-    raise ValueError(
-        f"{_shown(path)}: {what} runs code that the file brings, and only safe files may be read (trust=False or "
-        f'{VARIABLE}=1); expected a file written by save(…, format="safe")'
-    )
 
 
 def is_safe(path: File) -> bool:
@@ -132,14 +112,19 @@ def as_classic(path: File) -> io.BytesIO:
     description, tensors = _read(path, with_weights=True)
     try:
         data = {name: _decoded(value, tensors) for name, value in description["data"].items()}
+        missing = {"observation_space", "action_space", "_origin"} - data.keys()
+        if missing:
+            raise ValueError(f"no {min(missing)}")
         if not all(name.isidentifier() and not name.startswith("__") for name in data):
             raise ValueError("a name of an attribute is none")
         data |= {"policy_class": _policy_class(description["policy"]), **_NOT_KEPT}
         parameters = _decoded(description["parameters"], tensors)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise ValueError(f"cannot load {_shown(path)}: it holds what no safe model has ({error})") from error
-    file = io.BytesIO()
-    save_to_zip_file(file, data=data, params=parameters)
+        file = io.BytesIO()
+        save_to_zip_file(file, data=data, params=parameters)
+    # Absurd sizes and depths end in these.
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"cannot load {_shown(path)}: it holds what no safe model has ({said})") from error
     file.seek(0)
     return file
 
@@ -148,13 +133,15 @@ def _read(path: File, with_weights: bool) -> tuple[dict[str, Any], dict[str, tor
     file = open_path(path, "r", suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
-            if archive.getinfo(MODEL).file_size > _MOST_BYTES:
-                raise ValueError(f"{MODEL} claims more than {_MOST_BYTES} bytes")
-            description: dict[str, Any] = json.loads(archive.read(MODEL))
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its members are compressed, which may hide any size")
+            description: Any = json.loads(archive.read(MODEL))
             if not isinstance(description, dict) or description.get("format") != _FORMAT:
                 raise ValueError(f"its format is not {_FORMAT}")
+            if not isinstance(description.get("data"), dict):
+                raise ValueError("it has no data")
             return description, load_tensors(archive.read(WEIGHTS)) if with_weights else {}
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+    except (*_DAMAGE, SafetensorError) as error:
         raise ValueError(
             f"cannot load {_shown(path)}: it is damaged or not a safe model ({' '.join(str(error).split())}); expected "
             'a whole file written by save(…, format="safe")'
@@ -186,8 +173,13 @@ def _encoded(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
         if isinstance(value, np.ndarray) and value.dtype.hasobject:
             raise ValueError(f"{where} is an array of objects, expected numbers: a safe file cannot hold it")
         name = f"{where}/{len(tensors)}"
-        tensors[name] = torch.as_tensor(value).detach().cpu().clone().contiguous()
-        return {"$tensor": name} if isinstance(value, torch.Tensor) else {"$array": name}
+        if isinstance(value, np.ndarray):
+            # Of this machine's byte order and no views backwards, which torch does not take.
+            value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+            tensors[name] = torch.from_numpy(value.copy())
+            return {"$array": name}
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"$tensor": name}
     if isinstance(value, spaces.Space):
         return {"$space": described_spaces.describe(value)}
     if isinstance(value, ObservationStatistics):
@@ -227,8 +219,16 @@ def _decoded(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         return value
     kinds = [key for key in value if key.startswith("$")]
     if not kinds:
-        return {key: _decoded(part, tensors) for key, part in value.items()}
+        return _plain({key: _decoded(part, tensors) for key, part in value.items()})
     return _KINDS[kinds[0]](value, tensors)
+
+
+def _plain(value: dict[Any, Any]) -> dict[Any, Any]:
+    """The mapping, unless SB3 would take it for a pickle: it knows them by their key ``:serialized:``."""
+    marks = [key for key in value if isinstance(key, str) and key.startswith(":")]
+    if marks:
+        raise ValueError(f"it has the key {marks[0]!r}, which SB3 would unpickle")
+    return value
 
 
 _KINDS: Mapping[str, Callable[[dict[str, Any], Mapping[str, torch.Tensor]], Any]] = {
@@ -242,7 +242,9 @@ _KINDS: Mapping[str, Callable[[dict[str, Any], Mapping[str, torch.Tensor]], Any]
     "$class": lambda value, _: _class(value["$class"]),
     "$tuple": lambda value, tensors: tuple(_decoded(part, tensors) for part in value["$tuple"]),
     "$deque": lambda value, tensors: deque((_decoded(part, tensors) for part in value["$deque"]), value["maxlen"]),
-    "$items": lambda value, tensors: {_decoded(key, tensors): _decoded(part, tensors) for key, part in value["$items"]},
+    "$items": lambda value, tensors: _plain(
+        {_decoded(key, tensors): _decoded(part, tensors) for key, part in value["$items"]}
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from dipole_sb3.common.files import require_model_file
+from dipole_sb3.common.trust import require_trust
 
 ALGORITHMS = {
     "a2c": ("stable_baselines3", "A2C"),
@@ -53,12 +54,13 @@ def load_agent(algorithm: str, path: str | os.PathLike[str], *, device: torch.de
     :param path: file written by the model's ``save()``.
     :param device: where the model acts.
     :raises OSError: there is no such file.
-    :raises ValueError: an unknown algorithm, a file that is not a complete model, or a model saved by another
-        algorithm.
+    :raises ValueError: an unknown algorithm, a file that is not a complete model, a model saved by another algorithm,
+        or ``DIPOLE_SAFE=1`` in the environment.
     :raises ImportError: the algorithm's package is not installed.
     """
     kind = algorithm_class(algorithm)
     path = os.fspath(path)
+    require_trust(path, "loading an agent")
     require_model_file(path)
     data, _, _ = load_from_zip_file(path, device="cpu")
     if data is None or "policy_class" not in data:

@@ -22,9 +22,12 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.save_util import save_to_zip_file
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from dipole_sb3 import DIPOLE, ResumableCheckpoint
+from dipole_sb3 import DIPOLE, DatasetError, ResumableCheckpoint, load_dataset
 from dipole_sb3.cli import main
+from dipole_sb3.cli.models import load_model
+from dipole_sb3.common import trust
 from dipole_sb3.learning import safe_files
+from dipole_sb3.recording.agents import load_agent
 
 
 def small(reacher_data: Arrays, **arguments: Any) -> DIPOLE:
@@ -78,7 +81,7 @@ def test_nothing_runs_with_the_environment_variable(
     hostile: tuple[Path, Path], reacher_data: Arrays, monkeypatch: pytest.MonkeyPatch, capsys: Any, how: str
 ) -> None:
     path, ran = hostile
-    monkeypatch.setenv(safe_files.VARIABLE, "1")
+    monkeypatch.setenv(trust.VARIABLE, "1")
     if how in ("load", "set_parameters"):
         with pytest.raises(ValueError, match="DIPOLE_SAFE=1"):
             DIPOLE.load(path) if how == "load" else small(reacher_data).set_parameters(path)
@@ -94,18 +97,59 @@ def test_runs_and_buffers_are_refused_too(
 ) -> None:
     model = small(reacher_data).learn(2, callback=ResumableCheckpoint(1, tmp_path / "run"))
     model.save_replay_buffer(tmp_path / "buffer")
-    monkeypatch.setenv(safe_files.VARIABLE, "1")
+    monkeypatch.setenv(trust.VARIABLE, "1")
     with pytest.raises(ValueError, match="resuming a run runs code"):
         DIPOLE.resume(tmp_path / "run", dataset=reacher_data)
     with pytest.raises(ValueError, match="pickled replay buffer runs code"):
         model.load_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(DatasetError, match="DIPOLE_SAFE=1 refuses"):
+        load_dataset(str(tmp_path / "buffer.pkl"), trust_pickle=True)
+    with pytest.raises(ValueError, match="loading an agent runs code"):
+        load_agent("sac", tmp_path / "run" / "model_1_steps.zip")
+
+
+def test_not_even_the_module_of_the_algorithm_is_imported(
+    hostile: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, ran = hostile
+    (tmp_path / "attacker.py").write_text(f"open({str(ran)!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(trust.VARIABLE, "1")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    data = json.loads(members["data"])
+    data["_origin"] = {"algorithm": "attacker.DIPOLE", "version": "0"}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, "data": json.dumps(data).encode()}.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match="DIPOLE_SAFE=1"):
+        load_model(path, "cpu")
+    with pytest.raises(ValueError, match="DIPOLE_SAFE=1"):
+        DIPOLE.load(path)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("where", ["policy_kwargs", "nested", "items"])
+def test_a_pickle_hidden_in_a_safe_file_does_not_run(reacher_data: Arrays, tmp_path: Path, where: str) -> None:
+    """SB3's own reading would unpickle every mapping that has this key."""
+    ran = tmp_path / "ran"
+    marked = {":type:": "x", ":serialized:": base64.b64encode(pickle.dumps(Payload(ran))).decode()}
+    value: Any = {
+        "policy_kwargs": marked,
+        "nested": [{"inner": marked}],
+        "items": {"$items": [list(pair) for pair in marked.items()]},
+    }[where]
+    path = forged(reacher_data, tmp_path / "model.zip", put("data", "policy_kwargs", value=value))
+    with pytest.raises(ValueError, match="which SB3 would unpickle"):
+        DIPOLE.load(path, trust=False)
+    assert not ran.exists()
 
 
 def test_zero_means_that_files_are_trusted(
     reacher_data: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small(reacher_data).save(tmp_path / "model")
-    monkeypatch.setenv(safe_files.VARIABLE, "0")
+    monkeypatch.setenv(trust.VARIABLE, "0")
     assert DIPOLE.load(tmp_path / "model")
 
 
@@ -193,6 +237,22 @@ def put(*keys: str, value: Any) -> Any:
         (put("data", "_origin", value={"algorithm": "antigravity.DIPOLE"}), "names no algorithm of dipole_sb3"),
         (put("data", "_origin", value="DIPOLE"), "names no algorithm of dipole_sb3"),
         (put("format", value=99), "its format is not 1"),
+        (put("data", value=[]), "it has no data"),
+        (lambda description: {"format": 1}, "it has no data"),
+        (lambda description: description["data"].pop("observation_space") and None, "no observation_space"),
+        (put("data", "gamma", value={"$deque": [], "maxlen": 10**30}), "holds what no safe model has"),
+        (
+            put("data", "seed", value={"$space": {"type": "Discrete", "n": 10**40, "start": 0, "dtype": "int64"}}),
+            "what no",
+        ),
+        (
+            put(
+                "data",
+                "seed",
+                value={"$space": {"type": "Box", "shape": [10**6] * 3, "dtype": "float32", "low": 0, "high": 1}},
+            ),
+            "holds what no safe model has",
+        ),
         (lambda description: [description], "its format is not 1"),
     ],
 )
@@ -224,12 +284,36 @@ def test_damaged_weights(reacher_data: Arrays, tmp_path: Path) -> None:
         DIPOLE.load(tmp_path / "model.zip", trust=False)
 
 
-def test_a_small_file_that_claims_to_be_huge(reacher_data: Arrays, tmp_path: Path) -> None:
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def test_a_file_that_hides_its_size(reacher_data: Arrays, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(safe_files.MODEL, b" " * ((1 << 26) + 1))
+        archive.writestr(safe_files.MODEL, b" " * (1 << 20))
         archive.writestr(safe_files.WEIGHTS, b"")
-    with pytest.raises(ValueError, match="claims more than"):
+    with pytest.raises(ValueError, match="its members are compressed"):
         DIPOLE.load(tmp_path / "model.zip", trust=False)
+
+
+@pytest.mark.parametrize("depth", [600, 100_000])
+def test_a_file_that_is_too_deep(reacher_data: Arrays, tmp_path: Path, depth: int) -> None:
+    small(reacher_data).save(tmp_path / "model", format="safe")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        description, weights = archive.read(safe_files.MODEL).decode(), archive.read(safe_files.WEIGHTS)
+    description = description.replace('"seed": 0', f'"seed": {nested(depth)}')
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr(safe_files.MODEL, description)
+        archive.writestr(safe_files.WEIGHTS, weights)
+    with pytest.raises(ValueError, match="cannot load"):
+        DIPOLE.load(tmp_path / "model.zip", trust=False)
+
+
+def test_arrays_of_any_kind() -> None:
+    for array in (np.arange(5)[::-1], np.arange(3, dtype=">f4"), np.zeros((2, 0)), np.float32(3.0) * np.ones(())):
+        tensors: dict[str, torch.Tensor] = {}
+        plain = safe_files._encoded(array, "value", tensors)
+        np.testing.assert_array_equal(safe_files._decoded(plain, tensors), array)
 
 
 def test_classic_files_of_others_are_no_safe_ones(tmp_path: Path) -> None:

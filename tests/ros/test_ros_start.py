@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from bench import PERIOD, Bench
 from dipole_policy.contract import Contract, Tolerance
 from dipole_policy.deadlines import Deadlines
 from dipole_policy.errors import Cause, ContractError, Kind
+from dipole_policy.supervisor import State, StopRequest, Supervisor
 from dipole_policy.wire import Outlet, Wire
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +110,15 @@ def test_an_arm_that_is_moved_is_held_where_it_was_left(bundle: Path):
     bench = Bench(bundle, LIMITED.replace("on_stop: hold", "on_stop: hold, hold_within: [0.05, 0.05]"))
     bench.period()
     for place, held in (([0.3, 0.1], [0.3, 0.1]), ([0.34, 0.1], [0.3, 0.1]), ([0.4, 0.1], [0.4, 0.1])):
+        moved(bench, *place)
+        bench.loop.stop(Cause(Kind.EXCEPTION, "elsewhere"))
+        assert bench.sent[-1] == held
+
+
+def test_every_joint_is_held_by_itself(bundle: Path):
+    bench = Bench(bundle, LIMITED.replace("on_stop: hold", "on_stop: hold, hold_within: [0.05, 0.05]"))
+    bench.period()
+    for place, held in (([0.0, 0.0], [0.0, 0.0]), ([0.2, -0.04], [0.2, 0.0])):
         moved(bench, *place)
         bench.loop.stop(Cause(Kind.EXCEPTION, "elsewhere"))
         assert bench.sent[-1] == held
@@ -311,6 +322,48 @@ def test_a_period_that_hangs_counts_as_all_that_it_misses(bundle: Path):
     assert bench.sent[-1] == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("tolerance", ["3 of 100", "1 of 10"])
+def test_a_hanging_policy_is_stopped_whatever_the_tolerance(bundle: Path, tolerance: str):
+    """A deadline longer than the period: its misses leave a short window as fast as they come."""
+    bench = Bench(bundle, replaced("deadline_s: 0.5", f"deadline_s: 1.0\ndeadline_misses: {tolerance}"))
+    bench.period()
+    hanging, released = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hanging.set()
+        released.wait(10.0)
+
+    bench.replace_policy(hang)
+    thread = threading.Thread(target=bench.period)
+    thread.start()
+    assert hanging.wait(10.0)
+    for _ in range(200):
+        bench.now += 0.05
+        bench.loop.watch(0.5)
+    assert bench.sent[-1] == [0.0, 0.0]
+    released.set()
+    thread.join()
+
+
+def test_a_policy_that_is_always_late_is_stopped(bundle: Path):
+    bench = Bench(bundle, replaced("deadline_s: 0.5", "deadline_s: 1.0\ndeadline_misses: 3 of 100"))
+    bench.period()
+    for _ in range(8):
+        late(bench, by=1.2)
+    assert bench.sent[-1] == [0.0, 0.0]
+    assert bench.loop.supervisor.state is State.STOPPED
+
+
+def test_late_periods_during_a_stop_send_it_again(bundle: Path):
+    bench = Bench(bundle, replaced("deadline_s: 0.5", "deadline_s: 0.05\ndeadline_misses: 5 of 20"))
+    bench.period()
+    bench.loop.request_stop()
+    bench.sent.clear()
+    for _ in range(4):
+        late(bench)
+    assert bench.sent == [[0.0, 0.0]] * 4
+
+
 def test_the_rate_counts_from_the_command_before_the_late_one(bundle: Path):
     text = LIMITED.replace("deadline_s: 0.5", "deadline_s: 0.05\ndeadline_misses: 2 of 20")
     bench = Bench(bundle, text)
@@ -328,7 +381,7 @@ def test_the_rate_counts_from_the_command_before_the_late_one(bundle: Path):
 def test_never_more_misses_than_tolerated_in_any_window(allowed: int, of: int, periods: list[tuple[float, float]]):
     """Against counting anew in every window."""
     deadlines = Deadlines(0.05, Tolerance(allowed, of), 0.05)
-    now, misses = 0.0, []
+    now, misses, kept = 0.0, [], None
     for pause, spent in periods:
         now += pause
         started = now
@@ -336,11 +389,15 @@ def test_never_more_misses_than_tolerated_in_any_window(allowed: int, of: int, p
         if now - started > 0.05:
             misses += [now] * max(1, int((now - started) / 0.05))
         lately = [time for time in misses if now - time <= of * 0.05]
+        kept = started if kept is None else kept
         found = deadlines.check(started, now)
         if now - started > 0.05:
-            assert (found is not None) == (len(lately) > allowed)
+            too_many, silent = len(lately) > allowed, now - kept > 2 * (allowed + 1) * 0.05
+            assert (found is not None) == (too_many or silent)
         else:
             assert found is None
+            deadlines.kept(now)
+            kept = now
 
 
 # ---- topics that are published once
@@ -385,6 +442,55 @@ def test_entries_of_one_topic_share_its_quality():
     entry = "  - {topic: /speed, type: std_msgs/msg/Float64, field: data, max_age_s: 1, durability: transient_local}\n"
     with pytest.raises(ContractError, match="durability is transient_local, but /speed has volatile before"):
         contract(replaced("action:", entry + "action:"))
+
+
+def test_topics_that_become_one_are_refused():
+    """By a namespace or a remapping."""
+    text = ARM_AND_GRIPPER.replace("/gripper", "arm")
+    with pytest.raises(
+        ContractError, match=r"with resolved names, action\[1\].topic is /arm, which another action has"
+    ):
+        contract(text).with_topics(lambda topic: "/" + topic.lstrip("/"))
+
+
+def test_what_tells_of_a_fault_may_fail(bundle: Path):
+    """A loop that ended then would leave the robot to the watchdog."""
+    bench = Bench(bundle)
+    bench.period()
+
+    def fail(cause: Cause, news: bool) -> None:
+        raise RuntimeError("diagnostics")
+
+    bench.loop._on_fault = fail
+    bench.loop.stop(Cause(Kind.EXCEPTION, "elsewhere"))
+    bench.now += 5.0
+    bench.period(fresh=False)
+    assert bench.sent[-1] == [0.0, 0.0]
+    assert bench.loop.telling_failed == "diagnostics"
+
+
+def test_a_clock_jump_stops_first(bundle: Path):
+    bench = Bench(bundle)
+    bench.period()
+
+    def fail() -> None:
+        raise RuntimeError("middleware")
+
+    bench.loop.inputs.take = fail
+    with pytest.raises(RuntimeError, match="middleware"):
+        bench.loop.clock_jumped(Cause(Kind.CLOCK, "jumped"))
+    assert bench.sent[-1] == [0.0, 0.0]
+
+
+def test_a_request_outlives_the_supervisor():
+    request = StopRequest()
+    Supervisor(0.0, True, request).request_stop(Cause(Kind.REQUEST, "asked"))
+    later = Supervisor(0.0, True, request)
+    later.start()
+    assert not later.well(1.0)
+    assert later.resume() is None
+    assert later.well(2.0)
+    assert request.cause is None
 
 
 # ---- known receivers

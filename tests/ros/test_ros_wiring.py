@@ -154,7 +154,6 @@ def test_qualities_by_parameter(bundle: Path, contract: Path):
             node._parameter_overrides[name] = Parameter(name, value=value)
         assert found.change("configure")
         assert found.get(f"qos_overrides.{of}/speed.subscription.durability") == "transient_local"
-        assert found.get(f"qos_overrides.{of}/command.publisher.reliability") == "reliable"
         (info,) = [
             info
             for info in found.node.get_subscriptions_info_by_topic(f"{of}/speed")
@@ -195,6 +194,71 @@ def test_whoever_asks_learns_that_commands_stay_away(bundle: Path, contract: Pat
         assert found.change("deactivate")
         wait(lambda: missed, "a missed deadline")
         found.node.destroy_subscription(subscription)
+
+
+def test_an_override_of_a_latched_topic_keeps_what_came_before_activation(bundle: Path, contract: Path):
+    with pair(bundle, contract) as (node, found):
+        name = f"qos_overrides.{found.namespace}/speed.subscription.durability"
+        node._parameter_overrides[name] = Parameter(name, value="transient_local")
+        reliable = name.replace("durability", "reliability")
+        node._parameter_overrides[reliable] = Parameter(reliable, value="reliable")
+        found.node.destroy_publisher(found._speed)
+        found.speaks_speed = False
+        with publisher(found, Float64, "speed", LATCHED) as speed:
+            speed.publish(Float64(data=0.3))
+            assert found.change("configure")
+            wait(lambda: node.session.inputs.snapshot().get(f"{found.namespace}/speed"), "the speed, before activating")
+            assert node.session.inputs.latched == {f"{found.namespace}/speed"}
+
+
+def test_another_contract_counts_when_configured_anew(bundle: Path, tmp_path: Path):
+    path = tmp_path / "contract.yaml"
+    path.write_text(CONTRACT)
+    with pair(bundle, path) as (node, found):
+        assert found.change("configure")
+        assert found.change("cleanup")
+        path.write_text(CONTRACT.replace("field: data, max_age_s", "field: data, reliability: reliable, max_age_s"))
+        assert found.change("configure")
+        subscription = node.session._intake.subscriptions[f"{found.namespace}/speed"]
+        assert subscription.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+
+
+def test_a_depth_of_none(bundle: Path, contract: Path):
+    with pair(bundle, contract) as (node, found):
+        name = f"qos_overrides.{found.namespace}/speed.subscription.depth"
+        node._parameter_overrides[name] = Parameter(name, value=0)
+        assert not found.change("configure")
+        found.told("depth is 0, expected at least 1")
+
+
+def test_a_node_of_the_same_name_is_named(bundle: Path, contract: Path):
+    with pair(bundle, contract) as (_, found):
+        assert found.change("configure")
+        twin = Node("dipole_policy", namespace=found.namespace)
+        twin.create_publisher(Float64MultiArray, "command", 1)
+        problem(found, "command", f"2 nodes called {found.namespace}/dipole_policy publish on")
+        twin.destroy_node()
+
+
+def test_unreadable_messages_stop_and_the_loop_goes_on(bundle: Path, contract: Path):
+    """Truncated messages between valid ones; then driving resumes by itself."""
+    with driving(bundle, contract) as (node, found):
+        take = node.session._intake.subscriptions[f"{found.namespace}/speed"].handle
+        intake = node.session._intake
+        original = intake._take
+
+        def broken(topic: str, subscription: Any, now_ns: int) -> None:
+            original(topic, subscription, now_ns)
+            raise RuntimeError("truncated")
+
+        intake._take = broken
+        found.stops()
+        found.told("wrongly sized input")
+        assert "cannot be read (truncated)" in found.diagnostics[-1][1]["cause"]
+        time.sleep(0.5)
+        intake._take = original
+        found.drives()
+        assert take is not None
 
 
 # ---- sensors faster than the control loop
@@ -242,7 +306,9 @@ def test_a_requested_stop_holds_until_it_is_ended(bundle: Path, contract: Path):
     with pair(bundle, contract) as (_, found):
         found.node.create_subscription(DiagnosticStatus, "dipole_policy/status", hear, LATCHED)
         answer = found.trigger("stop")
-        assert (answer.success, answer.message) == (False, "the node is not configured: nothing drives")
+        assert (answer.success, answer.message) == (True, "stopped until ~/resume")
+        answer = found.trigger("resume")
+        assert (answer.success, answer.message) == (True, "no stop is asked for any more")
         assert found.change("configure")
         assert found.change("activate")
         found.drives()
@@ -252,12 +318,12 @@ def test_a_requested_stop_holds_until_it_is_ended(bundle: Path, contract: Path):
         assert all(command == STOP for command in found.silent(0.6)), "it does not resume by itself"
         wait(lambda: statuses[-1]["cause"] == "request", "a status that says why")
         assert statuses[-1]["message"] == "stopped: request: a stop was asked for, ~/resume ends it"
-        # Neither another fault nor a new activation ends it.
+        # Neither another fault ends it, nor all that a lifecycle manager does.
         found.speaks_speed = False
         time.sleep(0.8)
         found.speaks_speed = True
-        assert found.change("deactivate")
-        assert found.change("activate")
+        for transition in ("deactivate", "cleanup", "configure", "activate"):
+            assert found.change(transition)
         assert all(command == STOP for command in found.silent(0.6))
         answer = wait(lambda: found.trigger("resume").success, "resuming")
         found.drives()

@@ -57,6 +57,12 @@ class CommandWatchdog(Node):  # type: ignore[misc]  # rclpy is not typed
         suffix = given("stop_suffix", "", "Stops are sent on the command topic with this appended to its name.")
         self.stop_for_s = given("stop_for_s", 1.0, "Seconds of stops; afterwards others may use the topic.")
         contract = Contract.load(path)
+        for entry in contract.actions:
+            if entry.topic.startswith("~/"):
+                raise ContractError(
+                    f"contract {path}: the topic {entry.topic} is below the policy's node, whose name is unknown here, "
+                    "expected an absolute or relative name"
+                )
         self.deadline_s = deadline_s or _PERIODS * contract.period_s
         self._alive = self.create_publisher(Bool, "~/alive", _ALIVE)
         self._shown: bool | None = None

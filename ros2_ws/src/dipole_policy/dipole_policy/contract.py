@@ -148,7 +148,10 @@ class Contract:
         return (*self.observation, *starts)
 
     def with_topics(self, full: Callable[[str], str]) -> Contract:
-        """The same with other topic names, such as resolved ones."""
+        """The same with other topic names, such as resolved ones.
+
+        :raises ContractError: topics that must differ no longer do, or entries of one topic do not agree.
+        """
 
         def renamed(entry: Any) -> Any:
             start = {}
@@ -157,7 +160,13 @@ class Contract:
             return replace(entry, topic=full(entry.topic), **start)
 
         observation, actions = (tuple(map(renamed, entries)) for entries in (self.observation, self.actions))
-        return replace(self, observation=observation, actions=actions)
+        found = replace(self, observation=observation, actions=actions)
+        try:
+            # Two names of the file may come to one topic.
+            _require_agreement(found)
+        except ContractError as error:
+            raise ContractError(f"contract {self.where}: with resolved names, {error}") from error
+        return found
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Contract:
@@ -224,7 +233,9 @@ def _tolerance(table: Table, rate_hz: float, deadline_s: float) -> Tolerance:
     text = table.text("deadline_misses", None)
     if text is None:
         # Rounding must not take one from 0.05 s / 0.01 s.
-        return Tolerance(math.floor(_TOLERATED_SILENCE_S / deadline_s + 1e-9), max(1, round(rate_hz)))
+        of = max(1, round(rate_hz))
+        allowed = math.floor(_TOLERATED_SILENCE_S / max(deadline_s, 1.0 / rate_hz) + 1e-9)
+        return Tolerance(min(allowed, of - 1), of)
     match = _MISSES.fullmatch(text)
     if match is None or not int(match[1]) < int(match[2]):
         raise ContractError(f"deadline_misses is {shown(text)}, expected fewer misses than periods such as '3 of 100'")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
@@ -17,8 +18,9 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 
 from dipole_policy.contract import TopicQoS
+from dipole_policy.errors import one_line
 from dipole_policy.fields import message_class
-from dipole_policy.observation import Inputs
+from dipole_policy.observation import Inputs, Unreadable
 
 
 class _NeverWaited(CallbackGroup):  # type: ignore[misc]  # rclpy is not typed
@@ -44,9 +46,23 @@ def profile(qos: TopicQoS, **more: Any) -> QoSProfile:
     )
 
 
-def overridable() -> QoSOverridingOptions:
-    """Declares the parameters ``qos_overrides.TOPIC.….reliability``, ``durability``, ``depth`` of a topic."""
-    return QoSOverridingOptions([QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY, QoSPolicyKind.DEPTH])
+def overridable(node: Node, topic: str) -> QoSOverridingOptions | None:
+    """Declares the parameters ``qos_overrides.TOPIC.….reliability``, ``durability``, ``depth``, where one is given.
+
+    Only there: rclpy keeps their values, and another contract's must count once the node is configured anew.
+
+    :param topic: resolved.
+    """
+    given = getattr(node, "_parameter_overrides", {})
+    if not any(name.startswith(f"qos_overrides.{topic}.") for name in given):
+        return None
+    kinds = [QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY, QoSPolicyKind.DEPTH]
+    return QoSOverridingOptions(kinds, callback=_checked)
+
+
+def _checked(found: QoSProfile) -> SetParametersResult:
+    reason = "" if found.depth >= 1 else f"depth is {found.depth}, expected at least 1"
+    return SetParametersResult(successful=not reason, reason=reason)
 
 
 class Intake:
@@ -54,13 +70,14 @@ class Intake:
 
     :param inputs: whose topics are listened to, and where the messages go.
     :param now_ns: the node's clock.
-    :param simulated: whether that is a simulation's clock; then a message counts as arrived when it is taken, since the
-        middleware only knows the wall's time.
+    :param simulated: whether that is a simulation's clock, of which the middleware knows nothing: then a message counts
+        as arrived when its topic was looked at before.
     """
 
     def __init__(self, node: Node, inputs: Inputs, now_ns: Callable[[], int], simulated: bool) -> None:
         self._node, self._inputs, self._now_ns, self._simulated = node, inputs, now_ns, simulated
         self._lock = threading.Lock()
+        self._taken_ns: dict[str, int] = {}
         group = _NeverWaited()
         self.subscriptions: dict[str, Any] = {}
         """Topic → subscription; empty after closing."""
@@ -73,26 +90,31 @@ class Intake:
                     _nothing,
                     profile(deepest),
                     callback_group=group,
-                    qos_overriding_options=overridable(),
+                    qos_overriding_options=overridable(node, topic),
                 )
         except BaseException:
             self.close()
             raise
+        # As the parameters may have it, not as the contract does.
+        inputs.latched = frozenset(
+            topic
+            for topic, subscription in self.subscriptions.items()
+            if subscription.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        )
         inputs.take = self.take
 
     def take(self) -> None:
-        """Hands the newest message of each topic that the contract reads to the inputs.
-
-        :raises RuntimeError: a message cannot be read.
-        """
+        """Hands the newest message of each topic that the contract reads to the inputs. Never raises."""
         with self._lock:
+            now_ns = self._now_ns()
             for topic, subscription in self.subscriptions.items():
                 try:
-                    self._take(topic, subscription)
+                    self._take(topic, subscription, now_ns)
                 except Exception as error:
-                    raise RuntimeError(f"{topic} cannot be received ({error})") from error
+                    self._inputs.receive(topic, Unreadable(one_line(error)), now_ns)
+                self._taken_ns[topic] = now_ns
 
-    def _take(self, topic: str, subscription: Any) -> None:
+    def _take(self, topic: str, subscription: Any, now_ns: int) -> None:
         taken = []
         with subscription.handle:
             # What arrives meanwhile is left for the next period: a fast sensor must not keep this one busy.
@@ -103,14 +125,14 @@ class Intake:
                 taken.append(found)
         for serialized, info in reversed(taken):
             message = deserialize_message(serialized, subscription.msg_type)
-            if self._inputs.receive(topic, message, self._arrival_ns(info)):
+            if self._inputs.receive(topic, message, self._arrival_ns(topic, info, now_ns)):
                 return
 
-    def _arrival_ns(self, info: Any) -> int:
-        now_ns = self._now_ns()
+    def _arrival_ns(self, topic: str, info: Any, now_ns: int) -> int:
+        """When a message arrived or, where the middleware does not say so, the earliest time that it may have."""
         received = 0 if self._simulated else int(info.get("received_timestamp", 0))
-        # Not every middleware says when a message arrived.
-        return min(received, now_ns) if received > 0 else now_ns
+        earliest = min(self._taken_ns.get(topic, now_ns), now_ns)
+        return min(received, now_ns) if received > 0 else earliest
 
     def close(self) -> None:
         """Ends the subscriptions."""

@@ -20,9 +20,10 @@ from dipole_policy.holder import Loaded, PolicyHolder
 from dipole_policy.observation import Inputs, Received
 from dipole_policy.omega import OmegaControl, omega_problem
 from dipole_policy.statistics import Statistics
-from dipole_policy.supervisor import Supervisor
+from dipole_policy.supervisor import State, Supervisor
 from dipole_policy.wire import Wire
 
+REQUESTED = Cause(Kind.REQUEST, "a stop was asked for, ~/resume ends it")
 _LONGEST_SILENCE_OF_CLOCK_S = 1.0
 """Seconds of the wall until a simulation's clock that never spoke is told of, where any pause is allowed."""
 
@@ -63,6 +64,7 @@ class ControlLoop:
     :param now_ns: returns the time of the node's clock.
     :param on_decision: called with every decision, after its command was sent.
     :param on_fault: called with every cause, and whether it is new.
+    :param on_state: called after a period in which the supervisor's state has changed.
     :param shadow_only: whether decisions are made and reported, but no command is sent.
     :param steady: returns the seconds of a clock that never jumps.
     """
@@ -81,6 +83,7 @@ class ControlLoop:
         now_ns: Callable[[], int],
         on_decision: Callable[[Decision], None],
         on_fault: Callable[[Cause, bool], None],
+        on_state: Callable[[], None] = lambda: None,
         shadow_only: bool = False,
         steady: Callable[[], float] = monotonic,
     ) -> None:
@@ -97,6 +100,10 @@ class ControlLoop:
         self._one_at_a_time = threading.Lock()
         self._under_way: float | None = None
         self._last_end = steady()
+        self._on_state = on_state
+        self._shown_state = State.OFF
+        self.telling_failed = ""
+        """What went wrong the last time that something was told; empty: nothing."""
 
     def start(self) -> None:
         """The node has become active."""
@@ -135,6 +142,7 @@ class ControlLoop:
             finally:
                 self._under_way = None
                 self._last_end = self._steady()
+                self._show_state()
 
     def _decide(self, started: float, ticket: int) -> Decision | None:
         now_ns = self._now_ns()
@@ -154,6 +162,7 @@ class ControlLoop:
         if self.deadlines.is_late(started, now):
             self._miss(started, now, "took")
             return None
+        self.deadlines.kept(now)
         number = None
         if self.supervisor.well(self._steady()):
             number = self.wire.drive(command, ticket)
@@ -207,20 +216,38 @@ class ControlLoop:
             cause = Cause(Kind.EXCEPTION, f"the stop action cannot be sent ({one_line(error)}) after {cause}")
             news = True
         self.statistics.fault(cause.kind.value)
-        self._on_fault(cause, news)
+        self._tell(lambda: self._on_fault(cause, news))
 
     def request_stop(self) -> None:
-        """Stops until :meth:`Supervisor.resume`. Safe to call from any thread."""
-        cause = Cause(Kind.REQUEST, "a stop was asked for, ~/resume ends it")
-        self.supervisor.request_stop(cause)
-        self.stop(cause)
-        self._on_fault(cause, True)
+        """Stops until :meth:`Supervisor.resume`. Safe to call from any thread.
+
+        :raises Exception: the publisher's; the robot does not drive on all the same.
+        """
+        self.supervisor.request_stop(REQUESTED)
+        self.statistics.fault(REQUESTED.kind.value)
+        try:
+            self.wire.stop()
+        finally:
+            self._tell(lambda: self._on_fault(REQUESTED, True))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        """Nothing that is told may end the control loop."""
+        try:
+            call()
+        except Exception as error:
+            self.telling_failed = one_line(error)
+
+    def _show_state(self) -> None:
+        state = self.supervisor.state
+        if state is not self._shown_state:
+            self._shown_state = state
+            self._tell(self._on_state)
 
     def clock_jumped(self, cause: Cause) -> None:
         """The clock jumped: for inputs that arrived earlier, fresh and stale can no longer be distinguished."""
-        self.inputs.forget(self._now_ns())
-        self._clock.forget()
         self.stop(cause)
+        self._clock.forget()
+        self.inputs.forget(self._now_ns())
 
     def watch(self, largest_gap_s: float) -> None:
         """Stops the robot if the loop hangs or is not run. Call it from another thread, once a period.
@@ -242,14 +269,15 @@ class ControlLoop:
 
     def _miss(self, started: float, now: float, verb: str) -> None:
         """A period is late: its decision is dropped, and too many of them stop the robot."""
-        lately = self.deadlines.check(started, now)
-        if lately is None:
+        reason = self.deadlines.check(started, now)
+        if reason is not None:
+            detail = f"the control period {verb} {now - started:.4f} s, expected at most {self.deadlines.deadline_s} s"
+            self.stop(Cause(Kind.DEADLINE, f"{detail} ({reason})" if self.deadlines.tolerance.allowed else detail))
             return
-        tolerance = self.deadlines.tolerance
-        detail = f"the control period {verb} {now - started:.4f} s, expected at most {self.deadlines.deadline_s} s"
-        if tolerance.allowed:
-            detail += f" ({lately} misses in {tolerance.of} periods, {tolerance.allowed} are tolerated)"
-        self.stop(Cause(Kind.DEADLINE, detail))
+        self.supervisor.unwell()
+        if self.supervisor.state is not State.DRIVING and not self._shadow_only:
+            # A stop is sent in every period until driving resumes, also in late ones.
+            self.wire.stop()
 
 
 def _shadow_problem(omegas: Sequence[object], limits: OmegaRange | None) -> str | None:

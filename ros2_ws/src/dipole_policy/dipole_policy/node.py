@@ -24,6 +24,7 @@ from dipole_policy.announcements import Announcements
 from dipole_policy.errors import Cause, ContractError, one_line
 from dipole_policy.holder import Loaded, ReloadBusy, require_in_root
 from dipole_policy.session import Session
+from dipole_policy.stopping import StopServices
 from dipole_policy.supervisor import State
 from dipole_policy.transitions import guard_transitions
 
@@ -65,8 +66,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._parameter_service = ParameterService(self)
         self._announce = Announcements(self, lambda: self._session, lambda: self.state_label, lambda: self._problem)
         self.create_service(Trigger, "~/reload", self._on_reload, callback_group=MutuallyExclusiveCallbackGroup())
-        self.create_service(Trigger, "~/stop", self._on_stop, callback_group=MutuallyExclusiveCallbackGroup())
-        self.create_service(Trigger, "~/resume", self._on_resume, callback_group=MutuallyExclusiveCallbackGroup())
+        self._stops = StopServices(self, lambda: self._session, self._announce.status)
         self.create_subscription(
             Float64, "~/omega", self._on_omega, TURNS, callback_group=MutuallyExclusiveCallbackGroup()
         )
@@ -120,7 +120,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             self._bundle_root = os.path.realpath(root)
             require_in_root(settings.bundle, self._bundle_root)
         tell = self._announce
-        session = Session(self, settings, tell.record, tell.numbers, self._on_fault, tell.status)
+        session = Session(self, settings, tell.record, tell.numbers, self._on_fault, tell.status, self._stops.request)
         if unknown := parameters.unknown(parameters.undeclared(self), of_topics=True):
             session.close()
             raise ContractError("; ".join(unknown))
@@ -332,21 +332,6 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             response.success, response.message = False, one_line(error)
         else:
             response.success, response.message = True, loaded.policy.hash
-        return response
-
-    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        session = self._session
-        if session is None:
-            response.success, response.message = False, "the node is not configured: nothing drives"
-            return response
-        session.loop.request_stop()
-        response.success, response.message = True, "stopped until ~/resume"
-        return response
-
-    def _on_resume(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        session = self._session
-        problem = "the node is not configured" if session is None else session.loop.supervisor.resume()
-        response.success, response.message = problem is None, problem or "driving"
         return response
 
     def _on_omega(self, message: Float64) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,16 @@ class Received:
 
     message: Any
     received_ns: int
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What arrived in a message's place that could not be read.
+
+    :param problem: why not.
+    """
+
+    problem: str
 
 
 class EntryReader:
@@ -74,7 +85,7 @@ class EntryReader:
 
     def concerns(self, message: Any) -> bool:
         """Whether the message has any of the entry's names: several robots may publish on /joint_states."""
-        if self._name_field is None:
+        if self._name_field is None or isinstance(message, Unreadable):
             return True
         return not set(self.entry.names).isdisjoint(getattr(message, self._name_field))
 
@@ -88,6 +99,8 @@ class EntryReader:
         topic, received = self.entry.topic, inputs.get(self.entry.topic)
         if received is None:
             raise InputError(Cause(Kind.MISSING, f"nothing has arrived on {topic}"))
+        if isinstance(received.message, Unreadable):
+            raise InputError(Cause(Kind.WRONG_SIZE, f"{topic} cannot be read ({received.message.problem})"))
         age = self.age_s(received, now_ns)
         if age > self.entry.max_age_s:
             raise InputError(
@@ -176,8 +189,13 @@ class Inputs:
         self._readers: dict[str, list[EntryReader]] = {}
         for entry in readers:
             self._readers.setdefault(entry.entry.topic, []).append(entry)
+        self._lock = threading.Lock()
         self._latest: dict[str, Received] = {}
         self.take = take
+        self.latched = frozenset(
+            topic for topic, entries in self.topics.items() if entries[0].qos.durability == "transient_local"
+        )
+        """Topics whose messages are published once."""
 
     @property
     def topics(self) -> dict[str, list[ObservationEntry]]:
@@ -192,14 +210,16 @@ class Inputs:
         """
         is_ours = any(entry.concerns(message) for entry in self._readers[topic])
         if is_ours:
-            self._latest[topic] = Received(message, received_ns)
+            with self._lock:
+                self._latest[topic] = Received(message, received_ns)
         return is_ours
 
     def snapshot(self) -> Mapping[str, Received]:
         """All messages at one moment; later messages do not change it."""
         if self.take is not None:
             self.take()
-        return dict(self._latest)
+        with self._lock:
+            return dict(self._latest)
 
     def forget(self, now_ns: int) -> None:
         """Drops all messages: after a clock jump, fresh and stale can no longer be distinguished.
@@ -210,10 +230,9 @@ class Inputs:
         """
         if self.take is not None:
             self.take()
-        latched = {topic for topic, entries in self.topics.items() if entries[0].qos.durability == "transient_local"}
-        self._latest = {
-            topic: Received(found.message, now_ns) for topic, found in self._latest.items() if topic in latched
-        }
+        with self._lock:
+            kept = {topic: found for topic, found in self._latest.items() if topic in self.latched}
+            self._latest = {topic: Received(found.message, now_ns) for topic, found in kept.items()}
 
     def ages_s(self, now_ns: int) -> dict[str, float | None]:
         """Topic → seconds since its last message arrived; None: no message has arrived."""

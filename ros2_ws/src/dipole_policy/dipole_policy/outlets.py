@@ -45,7 +45,7 @@ def _measured(start: Start | None, inputs: Inputs, now_ns: Callable[[], int]) ->
         try:
             return start.read(inputs.snapshot(), now_ns())
         # A stop must go out whatever is wrong with the inputs.
-        except (InputError, RuntimeError):
+        except InputError:
             return None
 
     return measured

@@ -31,7 +31,7 @@ from dipole_policy.omega import OmegaControl, OmegaRecord
 from dipole_policy.outlets import outlets
 from dipole_policy.pacer import Pacer
 from dipole_policy.parameters import Settings
-from dipole_policy.supervisor import Supervisor
+from dipole_policy.supervisor import StopRequest, Supervisor
 from dipole_policy.watchdog import Watchdog
 from dipole_policy.wire import Wire
 
@@ -51,7 +51,8 @@ class Session:
     :param record: called with the audit's records.
     :param numbers: the numbers of those records.
     :param on_fault: called with every cause that stops the robot, and whether it is new.
-    :param on_driving: called when driving begins, also after a stop.
+    :param on_state: called when the drive's state has changed.
+    :param stop_request: outlives the session.
     :raises ContractError: settings, contract and bundle do not fit together.
     :raises GuidedPolicyError: the bundle is refused.
     """
@@ -63,13 +64,14 @@ class Session:
         record: Callable[[OmegaRecord], None],
         numbers: Iterator[int],
         on_fault: Callable[[Cause, bool], None],
-        on_driving: Callable[[], None],
+        on_state: Callable[[], None],
+        stop_request: StopRequest,
     ) -> None:
         for name in ("contract", "bundle"):
             if not getattr(settings, name):
                 raise ContractError(f"parameter {name} is empty, expected a path")
         self._node, self._settings = node, settings
-        self._tell_fault, self._tell_driving = on_fault, on_driving
+        self._tell_fault = on_fault
         self.contract = contract = Contract.load(settings.contract).with_topics(node.resolve_topic_name)
         self.fitting = Fitting(contract, describe_installed, settings.options)
         loaded = self.fitting.load(settings.bundle)
@@ -84,7 +86,7 @@ class Session:
             self._holder,
             self.inputs,
             Wire(outlets(contract, loaded, self.inputs, self.now_ns, self._publish), loaded.limits.size),
-            Supervisor(settings.recover_after_s, settings.recover_automatically),
+            Supervisor(settings.recover_after_s, settings.recover_automatically, stop_request),
             omega,
             ClockGuard(settings.simulated, settings.max_clock_jump_s),
             deadlines=Deadlines(contract.deadline_s, contract.deadline_misses, contract.period_s),
@@ -92,6 +94,7 @@ class Session:
             now_ns=self.now_ns,
             on_decision=self._report,
             on_fault=self._on_fault,
+            on_state=on_state,
             shadow_only=settings.shadow_only,
         )
         self._control_group = MutuallyExclusiveCallbackGroup()
@@ -211,7 +214,7 @@ class Session:
             message_class(entry.type),
             entry.topic,
             profile(entry.qos, **promises),
-            qos_overriding_options=overridable(),
+            qos_overriding_options=overridable(self._node, entry.topic),
         )
         self._entities.append((self._node.destroy_publisher, publisher))
         return publisher
@@ -249,7 +252,6 @@ class Session:
             self._is_driving = True
             omega = decision.action.omega
             self._node.get_logger().info("driving" if omega is None else f"driving at omega {omega}")
-            self._tell_driving()
         if decision.number is not None:
             self._driven.publish(reports.driven(decision))
         if decision.shadow:

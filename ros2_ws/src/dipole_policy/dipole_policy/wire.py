@@ -41,10 +41,10 @@ class Outlet:
         found = self.measured()
         if held is None:
             return found if found is not None else last if np.isfinite(last).all() else None
-        was_moved = (
-            self.hold_within is not None and found is not None and bool((abs(found - held) > self.hold_within).any())
-        )
-        return found if was_moved else held
+        if found is None or self.hold_within is None:
+            return held
+        # Each element by itself: one that sags must not creep down because another one is pushed.
+        return np.where(abs(found - held) > self.hold_within, found, held)
 
 
 class Wire:

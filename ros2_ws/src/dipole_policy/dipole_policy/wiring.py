@@ -10,6 +10,9 @@ from rclpy.qos import DurabilityPolicy, QoSCompatibility, qos_check_compatible
 
 from dipole_policy.fields import full_name
 
+WATCHDOG = "command_watchdog"
+"""Name of the node that sends stops on the command topics of a node that has died; see its module."""
+
 
 def problems(
     node: Node, commands: Mapping[str, Any], inputs: Mapping[str, Any], arrived: Container[str]
@@ -28,23 +31,26 @@ def problems(
 
 
 def _command_problem(node: Node, topic: str, publisher: Any) -> str | None:
-    others = [info for info in node.get_publishers_info_by_topic(topic) if not _is_own(node, info)]
+    speakers = [info for info in node.get_publishers_info_by_topic(topic) if _is_known(info)]
+    own = [info for info in speakers if _is_own(node, info)]
+    others = [info for info in speakers if info not in own and info.node_name != WATCHDOG]
+    found = []
     if others:
-        return f"{_who(others[0])} publishes on {topic}, too: the robot gets commands from both"
-    listeners = node.get_subscriptions_info_by_topic(topic)
+        found.append(f"{_who(others[0])} publishes on {topic}, too: the robot gets commands from both")
+    if len(own) > 1:
+        found.append(f"{len(own)} nodes called {_who(own[0])} publish on {topic}: the robot gets commands from all")
+    listeners = [info for info in node.get_subscriptions_info_by_topic(topic) if _is_known(info)]
     if not listeners:
-        return f"nobody listens to {topic}: no command reaches a robot"
-    own = type_name(publisher.msg_type)
+        found.append(f"nobody listens to {topic}: no command reaches a robot")
+    kind = type_name(publisher.msg_type)
     for info in listeners:
-        if (problem := _type_problem(topic, own, info, "listens with")) is not None:
-            return problem
-        if (problem := _qos_problem(topic, publisher.qos_profile, info.qos_profile, info)) is not None:
-            return problem
-    return None
+        problem = _type_problem(topic, kind, info, "listens with")
+        found.append(problem or _qos_problem(topic, publisher.qos_profile, info.qos_profile, info) or "")
+    return "; ".join(filter(None, found)) or None
 
 
 def _input_problem(node: Node, topic: str, subscription: Any, has_arrived: bool) -> str | None:
-    speakers = node.get_publishers_info_by_topic(topic)
+    speakers = [info for info in node.get_publishers_info_by_topic(topic) if _is_known(info)]
     if not speakers:
         return f"nobody publishes on {topic}"
     own = type_name(subscription.msg_type)
@@ -60,6 +66,11 @@ def _input_problem(node: Node, topic: str, subscription: Any, has_arrived: bool)
             "input durability: transient_local"
         )
     return None
+
+
+def _is_known(info: Any) -> bool:
+    """Whether discovery has come as far as the name of the endpoint's node."""
+    return str(info.node_name) != "_NODE_NAME_UNKNOWN_"
 
 
 def _is_own(node: Node, info: Any) -> bool:
