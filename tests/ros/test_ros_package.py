@@ -208,7 +208,15 @@ def test_what_is_newer_would_be_found():
 def test_the_core_needs_no_ros():
     """Contract, loop, safety and the check import nothing of ROS, whatever is installed."""
     needs_ros = {"node.py", "main.py", "session.py", "executor.py", "reports.py", "parameters.py"}
-    needs_ros |= {"simulated_arm.py", "demo.py", "announcements.py", "intake.py", "wiring.py", "command_watchdog.py"}
+    needs_ros |= {
+        "simulated_arm.py",
+        "demo.py",
+        "announcements.py",
+        "intake.py",
+        "stopping.py",
+        "wiring.py",
+        "command_watchdog.py",
+    }
     ros = {"rclpy", "std_msgs", "std_srvs", "diagnostic_msgs", "rcl_interfaces", "sensor_msgs", "rosgraph_msgs"}
     for path in SOURCES:
         if path.name not in needs_ros:

@@ -65,7 +65,8 @@ class Belonging:
 
     def __init__(self, bench: Bench, make_bundle: Callable[..., Path]) -> None:
         self.bench = bench
-        self.wide = bench.fitting.load(str(make_bundle(seed=5, omega=OmegaRange(0.5, -1.0, 40.0))))
+        bench.loop.swap(bench.fitting.load(str(make_bundle(omega=OmegaRange(0.5, -1.0, 1.0)))))
+        self.wide = bench.fitting.load(str(make_bundle(seed=5, omega=OmegaRange(0.5, -1.0, 4.0))))
 
     def meanwhile(self, do: Callable[[], Any]) -> None:
         """Starts it, and goes on when it is over or waits for us."""
@@ -75,7 +76,7 @@ class Belonging:
 
     def take_over(self) -> None:
         self.bench.loop.swap(self.wide)
-        self.bench.loop.omega.request(30.0, "topic")
+        self.bench.loop.omega.request(3.5, "topic")
 
 
 def test_no_period_sees_a_bundle_with_the_next_ones_omega(bench: Bench, make_bundle: Callable[..., Path]):
@@ -89,10 +90,10 @@ def test_no_period_sees_a_bundle_with_the_next_ones_omega(bench: Bench, make_bun
 
     bench.loop.inputs.snapshot = disturbed  # type: ignore[method-assign]
     bench.period()
-    wait_until(lambda: bench.loop.omega.target == 30.0)
+    wait_until(lambda: bench.loop.omega.target == 3.5)
     bench.period()
     assert [str(cause) for cause, _ in bench.faults] == []
-    assert [decision.action.omega for decision in bench.decisions] == [0.5, 30.0]
+    assert [decision.action.omega for decision in bench.decisions] == [0.5, 3.5]
 
 
 def test_no_omega_is_accepted_for_a_bundle_that_does_not_drive_yet(bench: Bench, make_bundle: Callable[..., Path]):
@@ -100,7 +101,7 @@ def test_no_omega_is_accepted_for_a_bundle_that_does_not_drive_yet(bench: Bench,
     swap = bench.loop.holder.swap
 
     def turn_and_drive() -> None:
-        bench.loop.omega.request(30.0, "topic")
+        bench.loop.omega.request(3.5, "topic")
         bench.period()
 
     def disturbed(loaded: Loaded) -> None:

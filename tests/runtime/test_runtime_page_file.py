@@ -195,7 +195,7 @@ class TestErrors:
 
     def test_a_bundle_that_acts_otherwise(self, files: Files, small: SmallPolicy, tmp_path: pathlib.Path) -> None:
         vectors = make_vectors(small)
-        other = replace(vectors, candidates=vectors.candidates + np.float32(0.5))
+        other = replace(vectors, candidates=vectors.candidates * np.float32(0.5))
         bundle = Bundle.from_files(rehashed({**files, VECTORS: other.to_bytes()}), "robot's bundle")
         assert "trainer" in refusal_of_call(write_page, bundle, tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -34,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: the exit status: 0 after a signal or the other process's end, 1 if the executor gave up.
     """
     given = list(sys.argv if arguments is None else arguments)
-    ending = Ending(_end_with(given))
+    other = _end_with(given)
+    if other is not None and other.has_ended():
+        # Nothing is to be driven, not even once.
+        print(f"process {other.number} has ended already, and this one with it", file=sys.stderr)
+        return 0
+    ending = Ending(other)
     # rclpy's own handlers shut the context down first; after that, no stop action can be published.
     ending.listen()
     problem = _initialize(given)
@@ -133,6 +138,12 @@ class OtherProcess:
         # and for a process that has ended already: then the process is looked for again and again.
         with suppress(AttributeError, OSError):
             self._descriptor = os.pidfd_open(number)
+
+    def has_ended(self) -> bool:
+        """Whether it has ended by now."""
+        if self._descriptor is not None:
+            return bool(select.select([self._descriptor], [], [], 0.0)[0])
+        return not self._is_there()
 
     def outlasts(self, reader: int) -> bool:
         """Waits until a pipe can be read or the process has ended.
