@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
@@ -239,17 +240,32 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: 
             models[0].learn(steps - models[0].num_timesteps, callbacks[0], **options)
         else:
             learn_together(models, [steps - model.num_timesteps for model in models], callbacks, **options)
-        if stop.stopped_by is not None and any(model.num_timesteps < steps for model in models):
-            print()
-            for model, checkpoint in zip(models, checkpoints, strict=True):
-                print(f"Stopped after {model.num_timesteps} of {steps} timesteps; saved {checkpoint.save()}")
-            command = go_on_with or f"dipole train {shlex.join(f'resume={run.folder}' for run in runs)}"
-            print(f"Go on with\n  {command}", flush=True)
-            raise SystemExit(128 + stop.stopped_by)
+        if stop.stopped_by is not None:
+            _stop(models, runs, checkpoints, steps, go_on_with, stop.stopped_by)
+    if stop.stopped_by is not None:
+        # It came while the last evaluations ended: what follows the learning was not to begin either.
+        _stop(models, runs, checkpoints, steps, go_on_with, stop.stopped_by)
     if config.checkpoint_freq:
         # A finished run can be resumed with more steps.
         for checkpoint in checkpoints:
             checkpoint.save()
+
+
+def _stop(
+    models: Sequence[OfflineAlgorithm],
+    runs: Sequence[Run],
+    checkpoints: Sequence[ResumableCheckpoint],
+    steps: int,
+    go_on_with: str | None,
+    by: signal.Signals,
+) -> NoReturn:
+    """Saves what has learned, says how to go on, and ends the process with the signal's status."""
+    print()
+    for model, checkpoint in zip(models, checkpoints, strict=True):
+        print(f"Stopped after {model.num_timesteps} of {steps} timesteps; saved {checkpoint.save()}")
+    command = go_on_with or f"dipole train {shlex.join(f'resume={run.folder}' for run in runs)}"
+    print(f"Go on with\n  {command}", flush=True)
+    raise SystemExit(128 + by)
 
 
 def _load_data(config: DictConfig, env: GymEnv | None) -> OfflineReplayBuffer:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import ModuleType
@@ -28,14 +29,20 @@ _ENVIRONMENT = {
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C, which is this process's to handle."""
-    main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else signal.SIG_DFL
+    """Processes started inside do not hear Ctrl-C, which is this process's to handle; for it, none is lost.
+
+    The signal is held back, not ignored: it arrives when the block ends, or inside of it by another thread.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # It would let the signal through when it starts.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if main_thread:
-            signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from commands import TINY, UNTESTED, Command, parameters, the_run, timesteps, tr
 
 import dipole_sb3
 from dipole_sb3 import DIPOLE
+from dipole_sb3.cli import train
 from dipole_sb3.cli.configuration import task_names
 from dipole_sb3.common.archived_state import read_state
 from dipole_sb3.learning.checkpoints import newest_checkpoint
@@ -87,6 +91,41 @@ def test_the_command_is_installed() -> None:
 
 
 # Training and evaluation
+
+
+@pytest.mark.parametrize("moment", ["last timestep", "last evaluations"])
+def test_a_signal_at_the_very_end_of_learning_is_heeded(
+    dipole: Command, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """What follows, minutes of evaluation, was not asked for any more."""
+    place = (train, "_evaluations") if moment == "last evaluations" else (DIPOLE, "learn")
+    original = getattr(*place)
+
+    if moment == "last evaluations":
+
+        @contextmanager
+        def disturbed(*arguments: Any) -> Iterator[Any]:
+            with original(*arguments) as found:
+                yield found
+            os.kill(os.getpid(), signal.SIGINT)
+    else:
+
+        def disturbed(*arguments: Any, **named: Any) -> Any:  # type: ignore[misc]
+            found = original(*arguments, **named)
+            os.kill(os.getpid(), signal.SIGINT)
+            return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*place, disturbed)
+        status, out, _ = dipole("train", "task=reacher", *TINY, "seed=3")
+    assert status == 128 + signal.SIGINT
+    assert "Go on with\n  dipole train resume=" in out
+    folder = the_run("runs/reacher")
+    assert not (folder / "omega_sweep.csv").exists()
+    assert list((folder / "checkpoints").glob("*.zip"))
+    status, _, err = dipole("train", f"resume={folder}")
+    assert (status, err) == (0, "")
+    assert (folder / "omega_sweep.csv").exists()
 
 
 def test_a_run_leaves_one_folder_with_everything(dipole: Command) -> None:
@@ -409,7 +448,7 @@ def test_who_stumbles_over_clearing_up_after_ctrl_c_was_interrupted(
             "scene-play-singletask-task9-v0 is no data set of OGBench",
         ),
         (["train", "resume=nowhere"], "nowhere: no config.yaml in it"),
-        (["evaluate"], "the option model is missing; give model=VALUE"),
+        (["evaluate", "episodes=2"], "the option model is missing; give model=VALUE"),
         (["evaluate", "model=a.zip", "algo.beta=1"], "there is no option algo.beta here; `dipole COMMAND --help`"),
         (["evaluate", "model=nowhere.zip"], "nowhere.zip: no such file"),
         (

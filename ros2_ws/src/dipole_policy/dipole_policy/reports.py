@@ -184,6 +184,8 @@ def diagnostics(
     values |= {f"faults.{kind}": count for kind, count in faults.items()}
     for topic, age in loop.inputs.ages_s(now_ns).items():
         values[f"age_s.{topic}"] = "never" if age is None else age
+    if loop.telling_failed:
+        values["telling_failed"] = loop.telling_failed
     wiring = wiring or {}
     values |= {f"wiring.{topic}": text for topic, text in wiring.items()}
     message = state.value if cause is None else f"{state.value}: {cause}"
