@@ -167,6 +167,11 @@ class Robot:
     def turn(self, omega: float) -> None:
         self._omega.publish(Float64(data=omega))
 
+    def has_no_speed(self) -> None:
+        """Its speed is not silent but not there: nobody publishes it."""
+        self.speaks_speed = False
+        self.node.destroy_publisher(self._speed)
+
     # ---- what a test waits for
 
     def drives(self) -> None:

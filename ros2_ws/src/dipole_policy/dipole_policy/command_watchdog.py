@@ -15,18 +15,18 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
 
+from dipole_policy import small_node
 from dipole_policy.action import ActionWriter, Command
 from dipole_policy.contract import ActionEntry, Contract
-from dipole_policy.errors import ContractError, one_line
+from dipole_policy.errors import ContractError
 from dipole_policy.fields import describe_installed, message_class, reader
+from dipole_policy.wiring import is_known, is_own, who
 
 # Its name until Iron, and its name since.
 _EVENTS = importlib.import_module("rclpy.event_handler" if find_spec("rclpy.event_handler") else "rclpy.qos_event")
@@ -140,13 +140,10 @@ class _Watched:
         self._out.publish(writer.message(command, lambda name: message_class(name)(), stamp))
 
     def _incompatible(self) -> None:
-        own = (self._node.get_namespace(), self._node.get_name())
         found = self._node.get_publishers_info_by_topic(self._entry.topic)
-        others = [info for info in found if (info.node_namespace, info.node_name) != own]
+        others = [info for info in found if not is_own(self._node, info)]
         if others:
-            # The middleware may know a publisher before it knows its node.
-            names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in others]
-            known = ", ".join(name for name in names if "UNKNOWN" not in name) or "a publisher"
+            known = ", ".join(map(who, filter(is_known, others))) or "a publisher"
             self._node.get_logger().error(
                 f"{known} cannot be watched on {self._entry.topic}: expected publishers that offer a deadline of at "
                 f"most {self._node.deadline_s:g} s and a liveliness lease of at most {self._node.lease_s:g} s"
@@ -155,19 +152,7 @@ class _Watched:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the watchdog until a signal ends it."""
-    rclpy.init(args=None if arguments is None else list(arguments))
-    try:
-        executor = SingleThreadedExecutor()
-        executor.add_node(CommandWatchdog())
-        executor.spin()
-    except ContractError as error:
-        print(one_line(error), file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
-    return 0
+    return small_node.run(CommandWatchdog, ContractError, arguments)
 
 
 if __name__ == "__main__":

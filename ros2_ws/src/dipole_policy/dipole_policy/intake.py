@@ -21,6 +21,8 @@ from dipole_policy.contract import TopicQoS
 from dipole_policy.errors import one_line
 from dipole_policy.fields import message_class
 from dipole_policy.observation import Inputs, Unreadable
+from dipole_policy.parameters import QOS_OVERRIDES
+from dipole_policy.rclpy_names import given_parameters
 
 
 class _NeverWaited(CallbackGroup):  # type: ignore[misc]  # rclpy is not typed
@@ -53,8 +55,7 @@ def overridable(node: Node, topic: str) -> QoSOverridingOptions | None:
 
     :param topic: resolved.
     """
-    given = getattr(node, "_parameter_overrides", {})
-    if not any(name.startswith(f"qos_overrides.{topic}.") for name in given):
+    if not any(name.startswith(f"{QOS_OVERRIDES}{topic}.") for name in given_parameters(node)):
         return None
     kinds = [QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY, QoSPolicyKind.DEPTH]
     return QoSOverridingOptions(kinds, callback=_checked)

@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 from dipole_policy.errors import one_line
 from dipole_policy.holder import PolicyOptions
 from dipole_policy.omega import NO_OMEGA, omega_problem
+from dipole_policy.rclpy_names import given_parameters
 
 QOS_OVERRIDES = "qos_overrides."
 
@@ -155,7 +156,7 @@ def undeclared(node: Node) -> list[str]:
 
     Those of the topics' quality of service (``qos_overrides.…``) are declared with the topics of a contract.
     """
-    return sorted(name for name in getattr(node, "_parameter_overrides", {}) if not node.has_parameter(name))
+    return sorted(name for name in given_parameters(node) if not node.has_parameter(name))
 
 
 def unknown(names: Sequence[str], of_topics: bool) -> list[str]:

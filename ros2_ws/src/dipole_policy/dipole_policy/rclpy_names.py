@@ -11,6 +11,11 @@ OF_THE_NODE = ("_service_change_state", "_state_machine", "_parameter_overrides"
 KNOWN = "3.3 (Humble) to 9.1 (Kilted)"
 
 
+def given_parameters(node: Any) -> dict[str, Any]:
+    """The parameters that the node was started with, by name, declared or not."""
+    return getattr(node, "_parameter_overrides", {})
+
+
 def problem(node: Any) -> str | None:
     """Why this rclpy cannot run the node safely, as one sentence; None if it can.
 

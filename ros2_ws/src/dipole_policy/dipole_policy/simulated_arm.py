@@ -9,17 +9,16 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import PointStamped, Vector3Stamped
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray
 
+from dipole_policy import small_node
 from dipole_policy.errors import one_line
 from dipole_policy.session import COMMAND, REPORT
 
@@ -162,19 +161,7 @@ def _make_environment(steps: int) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the arm until a signal ends it."""
-    rclpy.init(args=None if arguments is None else list(arguments))
-    try:
-        executor = SingleThreadedExecutor()
-        executor.add_node(SimulatedArm())
-        executor.spin()
-    except RuntimeError as error:
-        print(one_line(error), file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
-    return 0
+    return small_node.run(SimulatedArm, RuntimeError, arguments)
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ def problems(
 
 
 def _command_problem(node: Node, topic: str, publisher: Any) -> str | None:
-    speakers = [info for info in node.get_publishers_info_by_topic(topic) if _is_known(info)]
-    own = [info for info in speakers if _is_own(node, info)]
+    speakers = [info for info in node.get_publishers_info_by_topic(topic) if is_known(info)]
+    own = [info for info in speakers if is_own(node, info)]
     others = [info for info in speakers if info not in own and info.node_name != WATCHDOG]
     found = []
     if others:
-        found.append(f"{_who(others[0])} publishes on {topic}, too: the robot gets commands from both")
+        found.append(f"{who(others[0])} publishes on {topic}, too: the robot gets commands from both")
     if len(own) > 1:
-        found.append(f"{len(own)} nodes called {_who(own[0])} publish on {topic}: the robot gets commands from all")
-    listeners = [info for info in node.get_subscriptions_info_by_topic(topic) if _is_known(info)]
+        found.append(f"{len(own)} nodes called {who(own[0])} publish on {topic}: the robot gets commands from all")
+    listeners = [info for info in node.get_subscriptions_info_by_topic(topic) if is_known(info)]
     if not listeners:
         found.append(f"nobody listens to {topic}: no command reaches a robot")
     kind = type_name(publisher.msg_type)
@@ -50,7 +50,7 @@ def _command_problem(node: Node, topic: str, publisher: Any) -> str | None:
 
 
 def _input_problem(node: Node, topic: str, subscription: Any, has_arrived: bool) -> str | None:
-    speakers = [info for info in node.get_publishers_info_by_topic(topic) if _is_known(info)]
+    speakers = [info for info in node.get_publishers_info_by_topic(topic) if is_known(info)]
     if not speakers:
         return f"nobody publishes on {topic}"
     own = type_name(subscription.msg_type)
@@ -62,22 +62,22 @@ def _input_problem(node: Node, topic: str, subscription: Any, has_arrived: bool)
     is_latched = [info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in speakers]
     if not has_arrived and all(is_latched) and subscription.qos_profile.durability == DurabilityPolicy.VOLATILE:
         return (
-            f"{_who(speakers[0])} publishes {topic} transient local, perhaps only once and before this node: give the "
+            f"{who(speakers[0])} publishes {topic} transient local, perhaps only once and before this node: give the "
             "input durability: transient_local"
         )
     return None
 
 
-def _is_known(info: Any) -> bool:
+def is_known(info: Any) -> bool:
     """Whether discovery has come as far as the name of the endpoint's node."""
     return str(info.node_name) != "_NODE_NAME_UNKNOWN_"
 
 
-def _is_own(node: Node, info: Any) -> bool:
+def is_own(node: Node, info: Any) -> bool:
     return (info.node_name, info.node_namespace) == (node.get_name(), node.get_namespace())
 
 
-def _who(info: Any) -> str:
+def who(info: Any) -> str:
     return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 
@@ -89,11 +89,11 @@ def type_name(kind: Any) -> str:
 def _type_problem(topic: str, own: str, info: Any, verb: str) -> str | None:
     if full_name(info.topic_type) == own:
         return None
-    return f"{_who(info)} {verb} {info.topic_type} on {topic}, expected the contract's {own}"
+    return f"{who(info)} {verb} {info.topic_type} on {topic}, expected the contract's {own}"
 
 
 def _qos_problem(topic: str, offered: Any, requested: Any, info: Any) -> str | None:
     compatibility, reason = qos_check_compatible(offered, requested)
     if compatibility != QoSCompatibility.ERROR:
         return None
-    return f"{_who(info)} and this node do not connect on {topic}: incompatible QoS ({' '.join(reason.split())})"
+    return f"{who(info)} and this node do not connect on {topic}: incompatible QoS ({' '.join(reason.split())})"
