@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,25 @@ class Bench:
             raise RuntimeError("no context")
         self.topics.append(self.fitting.contract.actions[index].topic)
         self.sent.append(command.tolist())
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """A period is under way in another thread, and its policy answers only at the end of the block."""
+        begun, released = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            begun.set()
+            released.wait(10.0)
+
+        self.replace_policy(hang)
+        thread = threading.Thread(target=self.period)
+        thread.start()
+        assert begun.wait(10.0)
+        try:
+            yield
+        finally:
+            released.set()
+            thread.join()
 
     def now_ns(self) -> int:
         return int((self.now + self.wall_offset) * 1e9)

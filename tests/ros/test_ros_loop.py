@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -84,24 +83,13 @@ def test_a_late_answer_is_not_sent(bench: Bench):
 
 def test_an_answer_that_hangs_is_stopped_from_outside_and_its_action_dropped(bench: Bench):
     bench.period()
-    hanging, released = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        hanging.set()
-        released.wait(10.0)
-
-    bench.replace_policy(hang)
-    thread = threading.Thread(target=bench.period)
-    thread.start()
-    assert hanging.wait(10.0)
-    bench.loop.watch(0.0)
-    assert len(bench.sent) == 1, "it is not late yet"
-    bench.now += 0.6
-    bench.loop.watch(0.0)
-    bench.loop.watch(0.0)
-    assert bench.sent[1:] == [[0.0, 0.0]] * 2, "the stop goes out while the inference hangs"
-    released.set()
-    thread.join()
+    with bench.hanging():
+        bench.loop.watch(0.0)
+        assert len(bench.sent) == 1, "it is not late yet"
+        bench.now += 0.6
+        bench.loop.watch(0.0)
+        bench.loop.watch(0.0)
+        assert bench.sent[1:] == [[0.0, 0.0]] * 2, "the stop goes out while the inference hangs"
     assert bench.sent[1:] == [[0.0, 0.0]] * 3, "what it says at last is not sent"
     assert bench.loop.statistics.faults() == {"missed deadline": 1}
 
