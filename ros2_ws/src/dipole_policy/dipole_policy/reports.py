@@ -33,6 +33,13 @@ def status(level: bytes, name: str, message: str, hardware: str, values: Mapping
     )
 
 
+def _level(state: State) -> bytes:
+    level: bytes = DiagnosticStatus.OK
+    if state not in _SOUND:
+        level = DiagnosticStatus.ERROR if state is State.STOPPED else DiagnosticStatus.WARN
+    return level
+
+
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.9g}"
@@ -74,9 +81,8 @@ def driving(name: str, loop: ControlLoop | None, problem: str | None, stamp_ns: 
         "omega": omega,
         "time_ns": stamp_ns,
     }
-    level = {State.STOPPED: DiagnosticStatus.ERROR, State.OFF: DiagnosticStatus.OK, State.DRIVING: DiagnosticStatus.OK}
     message = values["state"] if cause is None else f"{values['state']}: {cause}"
-    return status(level.get(state, DiagnosticStatus.WARN), f"{name}: status", str(message), "", values)
+    return status(_level(state), f"{name}: status", str(message), "", values)
 
 
 def model_info(loaded: Loaded, name: str) -> DiagnosticStatus:
@@ -189,9 +195,7 @@ def diagnostics(
     wiring = wiring or {}
     values |= {f"wiring.{topic}": text for topic, text in wiring.items()}
     message = state.value if cause is None else f"{state.value}: {cause}"
-    level = DiagnosticStatus.OK
-    if state not in _SOUND:
-        level = DiagnosticStatus.ERROR if state is State.STOPPED else DiagnosticStatus.WARN
+    level = _level(state)
     told = [*([] if problem is None or state not in _SOUND else [problem]), *wiring.values()]
     if told:
         level = max(level, DiagnosticStatus.WARN)
