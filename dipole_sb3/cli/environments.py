@@ -1,9 +1,10 @@
-"""Environments that a run steps during training."""
+"""Environments in which a run learns and is evaluated."""
 
 from __future__ import annotations
 
 import functools
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -12,28 +13,44 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from dipole_sb3.datasets import make_env
+from dipole_sb3.evaluation.environment_pool import MakeEnv
+from dipole_sb3.evaluation.success import SuccessFromInfo
 from dipole_sb3.learning.replayable_episodes import ReplayableEpisodes
 
 
-def training_env(name: str, n_envs: int) -> GymEnv:
+def task_env(task: Mapping[str, Any]) -> MakeEnv:
+    """What makes a task's environment.
+
+    :param task: its ``env``, a name for :func:`dipole_sb3.datasets.make_env`, and perhaps ``success``, the arguments of
+        :class:`~dipole_sb3.evaluation.success.SuccessFromInfo`.
+    """
+    return functools.partial(_made, task["env"], task.get("success"))
+
+
+def _made(name: str, success: Mapping[str, Any] | None) -> gymnasium.Env[Any, Any]:
+    env = make_env(name)
+    return env if success is None else SuccessFromInfo(env, **success)
+
+
+def training_env(make: MakeEnv, n_envs: int) -> GymEnv:
     """One environment, or several, each in a separate process.
 
-    :param name: for :func:`dipole_sb3.datasets.make_env`.
+    :param make: makes one.
     :param n_envs: number of environments, ≥ 1.
     """
     if n_envs == 1:
-        return _monitored(name)
-    return SubprocVecEnv([functools.partial(_in_process, name)] * n_envs)
+        return _monitored(make)
+    return SubprocVecEnv([functools.partial(_in_process, make)] * n_envs)
 
 
-def _monitored(name: str) -> gymnasium.Env[Any, Any]:
-    env: gymnasium.Env[Any, Any] = Monitor(make_env(name))
+def _monitored(make: MakeEnv) -> gymnasium.Env[Any, Any]:
+    env: gymnasium.Env[Any, Any] = Monitor(make())
     # ReplayableEpisodes plays an episode again; an environment that is not repeatable (e.g. a robot) does not allow it.
     repeats = env.spec is None or not env.spec.nondeterministic
     return ReplayableEpisodes(env) if repeats else env
 
 
-def _in_process(name: str) -> gymnasium.Env[Any, Any]:
+def _in_process(make: MakeEnv) -> gymnasium.Env[Any, Any]:
     # Ctrl-C reaches the whole process group; only the training process decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return _monitored(name)
+    return _monitored(make)

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep
+from dipole_sb3.cli.environments import task_env
 from dipole_sb3.cli.models import config_of, load_model, model_path, run_of
 from dipole_sb3.cli.options import EvaluationOptions, check_knobs, check_options
 from dipole_sb3.evaluation.sweep import format_sweep_table
@@ -48,7 +49,9 @@ def evaluate(config: DictConfig, _: Path) -> None:
     own = env == (trained_with.get("task") or {}).get("env")
     folder = Path(config.out) if config.out else _new_folder(run_of(path))
     facts = run_folder.read_dataset_facts(run_of(path)) if own else {}
-    (result,) = sweep.run([model], env, config, [folder], facts)
+    asked = trained_with.get("task") if own else task if config.env is None else None
+    made = task_env({"env": env, "success": (asked or {}).get("success")})
+    (result,) = sweep.run([model], made, config, [folder], facts)
     print(format_sweep_table(result))
     if task is not None and config.env is None:
         task_id, online = config.get("task_id", trained_with.get("task_id")), trained_with.get("online_steps", 0) > 0

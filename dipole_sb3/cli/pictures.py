@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from dipole_sb3.cli import run_folder
+from dipole_sb3.cli.environments import task_env
 from dipole_sb3.cli.options import grid_of
-from dipole_sb3.datasets import make_env
 
 if TYPE_CHECKING:
     from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
@@ -77,7 +76,7 @@ def draw_paths(model: OfflineAlgorithm, config: DictConfig, folder: Path) -> lis
     from dipole_sb3 import plots
 
     first, rest = _first_knob(model)
-    make = functools.partial(make_env, config.task.env)
+    make = task_env(config.task)
     values = grid_of(model, config)[first.name]
     plots.plot_paths(model, make, folder / PATHS, [{first.name: value, **rest} for value in values])
     return [folder / PATHS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 from dipole_sb3.cli import pictures
 from dipole_sb3.cli.configuration import paper_target
 from dipole_sb3.cli.options import grid_of
-from dipole_sb3.datasets import make_env
+from dipole_sb3.evaluation.environment_pool import MakeEnv
 from dipole_sb3.evaluation.sweep import Grid, SweepResult, evaluate_sweeps, write_sweep_csv
 from dipole_sb3.learning.knobs import Knob
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
@@ -21,7 +20,7 @@ from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 def run(
     models: Sequence[OfflineAlgorithm],
-    env: str,
+    make_env: MakeEnv,
     config: DictConfig,
     folders: Sequence[Path],
     dataset_facts: Mapping[str, Any],
@@ -29,7 +28,7 @@ def run(
     """Evaluates every cell of every model on the same episodes; writes a table and a picture to each model's folder.
 
     :param models: models of the same algorithm.
-    :param env: name for :func:`dipole_sb3.datasets.make_env`.
+    :param make_env: makes one environment.
     :param config: contains the options of evaluation/sweep.yaml.
     :param folders: one folder per model.
     :param dataset_facts: ``data_return_mean`` and ``agent_return_mean``, if known, are drawn as lines.
@@ -47,7 +46,7 @@ def run(
     for grid, indices in grids:
         found = evaluate_sweeps(
             [models[index] for index in indices],
-            functools.partial(make_env, env),
+            make_env,
             grid,
             episodes=config.episodes,
             seed=config.eval_seed,

@@ -22,7 +22,7 @@ from stable_baselines3.common.utils import get_device
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import hydra_command, pictures, run_folder, shared_machine, summary, sweep
 from dipole_sb3.cli.configuration import config_folder, is_tuned
-from dipole_sb3.cli.environments import training_env
+from dipole_sb3.cli.environments import task_env, training_env
 from dipole_sb3.cli.interrupt import StopOnSignal
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_hyperparameters, check_knobs, check_options
@@ -38,7 +38,7 @@ from dipole_sb3.cli.runs import (
     stackable_groups,
 )
 from dipole_sb3.common.random_state import global_generators, restore_global_generators
-from dipole_sb3.datasets import is_file_name, load_dataset, make_env
+from dipole_sb3.datasets import is_file_name, load_dataset
 from dipole_sb3.evaluation.background_evaluation import BackgroundEvaluator
 from dipole_sb3.learning.checkpoints import ResumableCheckpoint, log_position, newest_checkpoint
 from dipole_sb3.learning.learn_together import learn_together
@@ -180,7 +180,7 @@ def train(runs: Sequence[Run], resume: bool = False, go_on_with: str | None = No
 def _open_env(config: DictConfig, opened: ExitStack) -> GymEnv | None:
     if config.task.env is None:
         return None
-    env = training_env(config.task.env, config.n_envs if config.online_steps else 1)
+    env = training_env(task_env(config.task), config.n_envs if config.online_steps else 1)
     opened.callback(env.close)
     return env
 
@@ -202,7 +202,7 @@ def evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> list[summary.Fi
             pictures.draw_training(model, dataset, each.folder, config.offline_steps)
     if not config.episodes or config.task.env is None:
         return [summary.Finished(each, None) for each in runs]
-    results = sweep.run(models, config.task.env, config, [each.folder for each in runs], dataset.metadata)
+    results = sweep.run(models, task_env(config.task), config, [each.folder for each in runs], dataset.metadata)
     return [summary.Finished(each, result) for each, result in zip(runs, results, strict=True)]
 
 
@@ -321,7 +321,7 @@ def _evaluations(runs: Sequence[Run]) -> Iterator[list[list[BaseCallback]]]:
     if not config.eval_freq:
         yield [[] for _ in runs]
         return
-    make_one = functools.partial(make_env, config.task.env)
+    make_one = task_env(config.task)
     phase_ends = {config.offline_steps, config.offline_steps + config.online_steps}
     with BackgroundEvaluator(make_one, config.eval_episodes, config.eval_seed, config.processes) as evaluator:
         yield [[PeriodicEvaluation(evaluator, config.eval_freq, phase_ends, run.folder / EVALUATIONS)] for run in runs]

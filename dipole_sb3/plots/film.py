@@ -58,7 +58,7 @@ def write_animation(frames: np.ndarray, titles: Sequence[str], seconds_per_frame
 
     panels, length, height, width = frames.shape[:4]
     canvas = Image.new("RGB", (panels * (width + _GAP) - _GAP, height + _TITLE), "white")
-    pen, font = ImageDraw.Draw(canvas), _font(15)
+    pen, font = ImageDraw.Draw(canvas), title_font(15)
     for index, title in enumerate(titles):
         left = index * (width + _GAP)
         pen.text((left + width / 2, _TITLE / 2), title, fill="black", font=font, anchor="mm")
@@ -80,7 +80,7 @@ def write_animation(frames: np.ndarray, titles: Sequence[str], seconds_per_frame
         file.write(written.getvalue())
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def title_font(size: int) -> ImageFont.FreeTypeFont:
     """Matplotlib's own font: Pillow's has no Greek letters."""
     from matplotlib import font_manager
     from PIL import ImageFont

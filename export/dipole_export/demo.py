@@ -20,6 +20,7 @@ from dipole_export.robot.drive import CANNOT_DRAW, CannotDrawError
 from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, train
 from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.dispatch import HydraCommand
+from dipole_sb3.cli.environments import task_env
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options
 from dipole_sb3.cli.runs import Run
@@ -119,7 +120,7 @@ def demo(config: DictConfig, folder: Path) -> None:
     dataset = trained.dataset
     result = None
     if config.episodes:
-        (result,) = sweep.run([model], config.task.env, config, [folder], dataset.metadata)
+        (result,) = sweep.run([model], task_env(config.task), config, [folder], dataset.metadata)
     drawn = [folder / f"{sweep.stem(result.knobs)}.png"] if config.pictures and result is not None else []
     if config.pictures:
         if config.film is None:
@@ -272,6 +273,12 @@ def _environment_options(name: str) -> tuple[str, ...]:
     return "--env", f"{module}{facts['env_id']}", "--env-kwargs", json.dumps(facts.get("env_kwargs", {}))
 
 
+def _success_options(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """How it tells success, where the environment does not."""
+    success = task.get("success")
+    return () if success is None else ("--success", success["info"], str(success["least"]))
+
+
 def _robot(
     bundle: Path,
     config: DictConfig,
@@ -288,7 +295,8 @@ def _robot(
     """
     program = Path(__file__).parent / "robot" / "drive.py"
     numbers = {"--omegas": omegas, "--candidates": counts}
-    command = [sys.executable, str(program), str(bundle), *_environment_options(config.task.env)]
+    command = [sys.executable, str(program), str(bundle)]
+    command += [*_environment_options(config.task.env), *_success_options(config.task)]
     command += [part for name, values in numbers.items() for part in (name, *map(str, values))]
     command += ["--episodes", str(episodes), "--seed", str(config.eval_seed)]
     command += [part for item in options.items() for part in item]

@@ -43,6 +43,8 @@ def main() -> int:
     parser.add_argument("--candidates", type=int, nargs="+", default=[None])
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the first episode, and of the noise")
+    success = "success where this number of the last step's info is at least so large; none: what the environment says"
+    parser.add_argument("--success", nargs=2, metavar=("KEY", "LEAST"), help=success)
     parser.add_argument("--film", metavar="FILE.npz", help="frames of one episode at each ω, instead of a table")
     parser.add_argument("--size", type=int, default=240, help="of a frame, in pixels")
     parser.add_argument("--every", type=int, default=2, help="steps between two frames")
@@ -116,7 +118,7 @@ def _play(
             total, last = total + reward, info
             latencies.append(answer.latency_s)
         returns.append(total)
-        successes.append(_success(last))
+        successes.append(_success(last, options.success))
     return returns, successes, latencies
 
 
@@ -135,7 +137,9 @@ def _steps(policy: Any, env: Any, seed: int, omega: float | None, candidates: in
         yield float(reward), answer, info
 
 
-def _success(info: dict[str, Any]) -> bool | None:
+def _success(info: dict[str, Any], told: list[str] | None) -> bool | None:
+    if told is not None:
+        return bool(info[told[0]] >= float(told[1]))
     found = info.get("success", info.get("is_success"))
     return None if found is None else bool(found)
 
@@ -157,7 +161,7 @@ def _filmed(policy: Any, options: argparse.Namespace) -> dict[str, Any]:
             last = info
             if frames is not None and steps % options.every == 0:
                 frames.append(env.render())
-        return {"success": _success(last), "steps": steps, "seconds": float(env.unwrapped.data.time)}
+        return {"success": _success(last, options.success), "steps": steps, "seconds": float(env.unwrapped.data.time)}
 
     first, best = options.omegas[0], options.omegas[-1]
     with _drawn(options) as env:
