@@ -9,8 +9,7 @@ from typing import Any
 
 import gymnasium
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from dipole_sb3.datasets import make_env
 from dipole_sb3.evaluation.environment_pool import MakeEnv
@@ -32,15 +31,18 @@ def _made(name: str, success: Mapping[str, Any] | None) -> gymnasium.Env[Any, An
     return env if success is None else SuccessFromInfo(env, **success)
 
 
-def training_env(make: MakeEnv, n_envs: int) -> GymEnv:
-    """One environment, or several, each in a separate process.
+def training_env(make: MakeEnv, n_envs: int, normalize: bool) -> VecEnv:
+    """One environment in this process, or several, each in one of its own.
 
     :param make: makes one.
     :param n_envs: number of environments, ≥ 1.
+    :param normalize: wrap them in VecNormalize, for their observations; the algorithm fits it to the recorded data.
     """
     if n_envs == 1:
-        return _monitored(make)
-    return SubprocVecEnv([functools.partial(_in_process, make)] * n_envs)
+        env: VecEnv = DummyVecEnv([functools.partial(_monitored, make)])
+    else:
+        env = SubprocVecEnv([functools.partial(_in_process, make)] * n_envs)
+    return VecNormalize(env, norm_reward=False) if normalize else env
 
 
 def _monitored(make: MakeEnv) -> gymnasium.Env[Any, Any]:

@@ -33,6 +33,7 @@ class TrainOptions(EvaluationOptions):
     offline_steps: int = MISSING
     online_steps: int = MISSING
     n_envs: int = MISSING
+    normalize: bool = MISSING
     runs: int = MISSING
     seed: int = MISSING
     run_dir: str = MISSING

@@ -58,6 +58,7 @@ the options that matter most (`dipole train task=… --cfg job` shows all):
   task=NAME            what to learn, see below (reacher); task_id=1..5 chooses among OGBench's tasks
   offline_steps=N      gradient updates on the data; online_steps=N: environment steps after them
   n_envs=N             environments that are stepped online
+  normalize=true       observations in the recorded data's own means and deviations
   seed=N; runs=R       R runs, of seeds N, N+1, …, that learn as one; each leaves its own folder
   algo.beta=X          temperature β of the weights σ(β·G + k); algo.shift=X is k
   algo.omega=X         greediness ω stored in the model; may be changed at any time later

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, NoReturn
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecEnv
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import hydra_command, pictures, run_folder, shared_machine, summary, sweep
@@ -45,7 +45,7 @@ from dipole_sb3.learning.learn_together import learn_together
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.profiling import TrainingProfile
 
-FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir")
+FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir", "normalize")
 """Options that a resumed run keeps from its first start."""
 
 
@@ -177,10 +177,11 @@ def train(runs: Sequence[Run], resume: bool = False, go_on_with: str | None = No
     return [Trained(model, dataset) for model in models]
 
 
-def _open_env(config: DictConfig, opened: ExitStack) -> GymEnv | None:
+def _open_env(config: DictConfig, opened: ExitStack) -> VecEnv | None:
     if config.task.env is None:
         return None
-    env = training_env(task_env(config.task), config.n_envs if config.online_steps else 1)
+    n_envs = config.n_envs if config.online_steps else 1
+    env = training_env(task_env(config.task), n_envs, config.normalize)
     opened.callback(env.close)
     return env
 
@@ -209,7 +210,7 @@ def evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> list[summary.Fi
 def _require_env_where_needed(config: DictConfig) -> None:
     if config.offline_steps + config.online_steps == 0:
         raise ValueError("offline_steps and online_steps are both 0, expected at least 1 step")
-    for option in ("online_steps", "eval_freq"):
+    for option in ("online_steps", "eval_freq", "normalize"):
         if config[option] and config.task.env is None:
             raise ValueError(f"{option} is {config[option]}, but the task has no environment; give task.env=ID")
 
@@ -268,7 +269,7 @@ def _stop(
     raise SystemExit(128 + by)
 
 
-def _load_data(config: DictConfig, env: GymEnv | None) -> OfflineReplayBuffer:
+def _load_data(config: DictConfig, env: VecEnv | None) -> OfflineReplayBuffer:
     options: dict[str, Any] = {}
     if config.task.get("dataset_dir") is not None:
         options["dataset_dir"] = config.task.dataset_dir
@@ -278,7 +279,7 @@ def _load_data(config: DictConfig, env: GymEnv | None) -> OfflineReplayBuffer:
     return load_dataset(config.task.dataset, device=config.algo.device, **options)
 
 
-def _new_model(config: DictConfig, env: GymEnv | None, dataset: OfflineReplayBuffer, quiet: bool) -> OfflineAlgorithm:
+def _new_model(config: DictConfig, env: VecEnv | None, dataset: OfflineReplayBuffer, quiet: bool) -> OfflineAlgorithm:
     arguments = {"env": env, "dataset": dataset, "seed": config.seed, "offline_steps": config.offline_steps}
     arguments |= {"verbose": 0} if quiet else {}
     model: OfflineAlgorithm = hydra.utils.instantiate(config.algo, **arguments, _convert_="all")
@@ -301,7 +302,7 @@ def _newest_checkpoint(folder: Path) -> Path:
 
 
 def _load_model(
-    config: DictConfig, checkpoint: Path, env: GymEnv | None, dataset: OfflineReplayBuffer
+    config: DictConfig, checkpoint: Path, env: VecEnv | None, dataset: OfflineReplayBuffer
 ) -> OfflineAlgorithm:
     with warnings.catch_warnings(record=True) as caught:
         model = algorithm_of(config).resume(

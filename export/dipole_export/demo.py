@@ -245,12 +245,11 @@ def film(folder: Path, config: DictConfig) -> list[Path]:
     ended = [
         f"ω = {omega:g}{_ending(end)}".replace("-", "−") for omega, end in zip(config.film, told["ends"], strict=True)
     ]
-    # The simulator's own clock.
-    seconds = told["every"] * told["ends"][0]["seconds"] / told["ends"][0]["steps"]
+    seconds = told["every"] * told["ends"][0]["seconds_of_a_step"]
     strip, animation = folder / "film.png", folder / "film.gif"
     from dipole_sb3 import plots
 
-    plots.plot_film_strip(frames, ended, seconds * np.arange(frames.shape[1]), strip)
+    plots.plot_film_strip(frames, ended, seconds * np.arange(1, frames.shape[1] + 1), strip)
     plots.write_animation(frames, ended, seconds, animation)
     print(f"\nFilmed: the start of episode {told['episode'] + 1} of {config.episodes}, N = 1, {', '.join(ended)}")
     return [strip, animation]

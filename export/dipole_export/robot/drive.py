@@ -154,14 +154,16 @@ def _filmed(policy: Any, options: argparse.Namespace) -> dict[str, Any]:
     def played(env: Any, episode: int, omega: float | None, frames: list[Any] | None = None) -> dict[str, Any]:
         rng = np.random.default_rng(options.seed + episode)
         last: dict[str, Any] = {}
-        steps = 0
+        clock = []  # the simulator's; an environment may let time pass before the first step
         for steps, (_, _, info) in enumerate(
             _steps(policy, env, options.seed + episode, omega, options.candidates[0], rng), start=1
         ):
             last = info
+            clock.append(float(env.unwrapped.data.time))
             if frames is not None and steps % options.every == 0:
                 frames.append(env.render())
-        return {"success": _success(last, options.success), "steps": steps, "seconds": float(env.unwrapped.data.time)}
+        step = (clock[-1] - clock[0]) / max(len(clock) - 1, 1)
+        return {"success": _success(last, options.success), "seconds": step * len(clock), "seconds_of_a_step": step}
 
     first, best = options.omegas[0], options.omegas[-1]
     with _drawn(options) as env:
