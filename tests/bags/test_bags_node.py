@@ -21,7 +21,7 @@ from dipole_policy.supervisor import Supervisor
 from dipole_policy.wire import Wire
 from rosbags.highlevel import AnyReader
 from small_bundles import Sizes, files_of, make_policy
-from written_bags import COMMAND, JOINTS, SPEED, STORE, Said, joints, nanoseconds, number, numbers, twist, write_bag
+from written_bags import JOINTS, SPEED, STORE, Said, joints, nanoseconds, number, numbers, twist, write_bag
 
 TEXT = """
 rate_hz: 50
