@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -248,3 +249,23 @@ def test_a_clock_jump_stops_first(bundle: Path):
     with pytest.raises(RuntimeError, match="middleware"):
         bench.loop.clock_jumped(Cause(Kind.CLOCK, "jumped"))
     assert bench.sent[-1] == [0.0, 0.0]
+
+
+def test_reading_the_inputs_keeps_no_reload_waiting(bench: Bench):
+    taken: list[bool] = []
+
+    def take() -> None:
+        def reload() -> None:
+            taken.append(bench.loop.omega.lock.acquire(timeout=5.0))
+            if taken[-1]:
+                bench.loop.omega.lock.release()
+
+        thread = threading.Thread(target=reload)
+        thread.start()
+        thread.join()
+
+    bench.loop.inputs.take = take
+    bench.period()
+    assert taken
+    assert all(taken)
+    assert bench.sent == [expected(bench)]
