@@ -8,7 +8,7 @@ from typing import Any
 
 _DESCRIPTION = """\
 Makes a data set of a rosbag2 recording: at the contract's rate, with the observation that the ROS 2 node builds
-from the same messages, and the command that was sent then. Needs no ROS.
+from the same messages, and what was commanded then on all of its action topics. Needs no ROS.
 
 Where inputs are stale, missing or not finite, or no command follows, the episode ends; nothing is bridged. Beside
 FILE.npz, FILE.json keeps where the data comes from: contract, options, why episodes ended, checksum."""
@@ -60,10 +60,14 @@ def add_parser(actions: Any) -> None:
         )
     parser.add_argument("--namespace", default="/", metavar="NS", help="of the contract's relative topics (/)")
     parser.add_argument(
-        "--delay", type=float, default=0.0, metavar="S", help="seconds from observation to its command (0)"
+        "--delay", type=float, default=0.0, metavar="S", help="seconds from observation to its commands (0)"
     )
     parser.add_argument(
-        "--hold", type=float, default=0.0, metavar="S", help="seconds that a command stays in force without another (0)"
+        "--hold",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="seconds that a topic's command stays in force without another (0)",
     )
     parser.add_argument(
         "--reward-max-age", type=float, metavar="S", help="seconds that a topic's reward counts (two periods)"

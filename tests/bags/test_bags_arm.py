@@ -104,18 +104,24 @@ def record(path: Path, noted: Noted) -> None:
         executors = [SingleThreadedExecutor(), SingleThreadedExecutor()]
         for executor, node in zip(executors, (arm, robot), strict=True):
             executor.add_node(node)
-        threads = [threading.Thread(target=executor.spin, daemon=True) for executor in executors]
+        is_over = threading.Event()
+
+        def spin(executor: SingleThreadedExecutor) -> None:
+            while not is_over.is_set():
+                executor.spin_once(timeout_sec=0.1)
+
+        threads = [threading.Thread(target=spin, args=(executor,), daemon=True) for executor in executors]
         for thread in threads:
             thread.start()
         end = time.monotonic() + 60.0
         while len(noted.rows) < STEPS and time.monotonic() < end:
             time.sleep(0.01)
+        is_over.set()
         for executor, thread in zip(executors, threads, strict=True):
+            thread.join()
             executor.shutdown(timeout_sec=5.0)
-            thread.join(5.0)
-        with lock:
-            arm.destroy_node()
-            robot.destroy_node()
+        arm.destroy_node()
+        robot.destroy_node()
 
 
 def test_a_recorded_arm_is_what_gymnasium_says(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dipole_policy.supervisor import Supervisor
 from dipole_policy.wire import Wire
 from rosbags.highlevel import AnyReader
 from small_bundles import Sizes, files_of, make_policy
-from written_bags import COMMAND, JOINTS, SPEED, STORE, Said, joints, nanoseconds, number, numbers, twist, write_bag
+from written_bags import JOINTS, SPEED, STORE, Said, joints, nanoseconds, number, numbers, twist, write_bag
 
 TEXT = """
 rate_hz: 50
@@ -35,8 +35,19 @@ observation:
     max_age_s: 0.08
   - {topic: /speed, type: std_msgs/msg/Float64, field: data, max_age_s: 0.15, stamp: received}
   - {topic: /base, type: geometry_msgs/msg/TwistStamped, fields: [twist.angular.z, twist.linear.x], max_age_s: 0.05}
-action: {topic: /command, type: std_msgs/msg/Float64MultiArray, field: data, on_stop: zero}
 """
+GRIPPER = "/gripper"
+ACTIONS = {
+    "one topic": "action: {topic: /command, type: std_msgs/msg/Float64MultiArray, field: data, on_stop: zero}\n",
+    "arm and gripper": """action:
+  - {topic: /command, type: std_msgs/msg/Float64MultiArray, field: data, on_stop: zero}
+  - {topic: /gripper, type: std_msgs/msg/Float64, field: data, on_stop: zero}
+""",
+    "gripper and arm": """action:
+  - {topic: /gripper, type: std_msgs/msg/Float64, field: data, on_stop: zero}
+  - {topic: /command, type: std_msgs/msg/Float64MultiArray, field: data, on_stop: zero}
+""",
+}
 
 
 @pytest.fixture(scope="module", params=["pair", "deterministic"])
@@ -82,6 +93,7 @@ class Node:
     def __init__(self, bundle: Path, contract: Contract) -> None:
         fitting = Fitting(contract, describe_recorded(STORE.fielddefs), PolicyOptions())
         loaded = fitting.load(str(bundle))
+        self._writers = loaded.writers
         self.now_s = 0.0
         self.commands: list[Said] = []
         self.seen: list[tuple[int, np.ndarray, np.ndarray]] = []
@@ -113,17 +125,24 @@ class Node:
         return nanoseconds(self.now_s)
 
     def _send(self, index: int, command: Any) -> None:
-        self.commands.append((self.now_s, COMMAND, numbers(command.tolist())))
+        writer = self._writers[index]
+        values = command[writer.part].tolist()
+        message = number(*values) if writer.entry.topic == GRIPPER else numbers(values)
+        self.commands.append((self.now_s, writer.entry.topic, message))
 
     def _decided(self, decision: Any) -> None:
         if decision.number is not None:
             self.seen.append((decision.time_ns, self._observation.copy(), decision.command.astype(np.float32)))
 
 
-@pytest.mark.parametrize("latency_s", [0.0, 0.003])
-def test_the_recording_shows_what_the_node_saw(tmp_path: Path, bundle: Path, latency_s: float) -> None:
+@pytest.mark.parametrize(
+    ("actions", "latency_s"),
+    [("one topic", 0.0), ("one topic", 0.003), ("arm and gripper", 0.003), ("gripper and arm", 0.0)],
+)
+def test_the_recording_shows_what_the_node_saw(tmp_path: Path, bundle: Path, actions: str, latency_s: float) -> None:
+    """Also if a recorder hears one of the topics a little later or earlier than the one that leads."""
     contract_path = tmp_path / "robot.yaml"
-    contract_path.write_text(TEXT)
+    contract_path.write_text(TEXT + ACTIONS[actions])
     random = np.random.default_rng(7)
     said = sensors(random, 20.0)
     node = Node(bundle, Contract.load(contract_path))
@@ -140,7 +159,11 @@ def test_the_recording_shows_what_the_node_saw(tmp_path: Path, bundle: Path, lat
             node.now_s = (time_ns - nanoseconds(0.0)) * 1e-9
             node.loop.inputs.receive(connection.topic, reader.deserialize(data, connection.msgtype), time_ns)
     assert 500 < len(node.seen) < 900, "it was to drive most of the time, and to be stopped by faults"
-    commands = [(at + latency_s, topic, message) for at, topic, message in node.commands]
+    lead = node.commands[0][1]
+    commands = [
+        (at + latency_s + (0.0 if topic == lead else float(random.uniform(-0.004, 0.004))), topic, message)
+        for at, topic, message in node.commands
+    ]
     bag = write_bag(tmp_path / "drive", [*said, *commands])
 
     recording = recording_of_bag(bag, contract_path, BagOptions("-abs(action[0])", bundle=bundle, delay_s=latency_s))

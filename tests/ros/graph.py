@@ -95,7 +95,7 @@ class Robot:
         self._executor.add_node(self.node)
         self._ended = threading.Event()
         self._threads = [
-            threading.Thread(target=_spin, args=(self._executor,), daemon=True),
+            threading.Thread(target=spin, args=(self._executor, self._ended), daemon=True),
             threading.Thread(target=self._speak, daemon=True),
         ]
         for thread in self._threads:
@@ -124,9 +124,9 @@ class Robot:
 
     def close(self) -> None:
         self._ended.set()
-        self._threads[1].join()
+        for thread in self._threads:
+            thread.join()
         self._executor.shutdown(timeout_sec=5.0)
-        self._threads[0].join(5.0)
         self.node.destroy_node()
 
     # ---- what an operator does
@@ -204,9 +204,16 @@ def _values(status: DiagnosticStatus) -> dict[str, str]:
     return {item.key: item.value for item in status.values}
 
 
-def _spin(executor: Any) -> None:
+def spin(executor: Any, ended: threading.Event) -> None:
+    """Spins until the event is set, within a tenth of a second, or ROS is shut down.
+
+    Join this thread before the executor is shut down and its node destroyed. rclpy's shutdown() does not wait for a
+    thread that spins, and may even leave it waiting for ever; a node that is destroyed meanwhile, or while one of its
+    callbacks runs, can crash the interpreter.
+    """
     with suppress(ExternalShutdownException):
-        executor.spin()
+        while executor.context.ok() and not ended.is_set():
+            executor.spin_once(timeout_sec=0.1)
 
 
 def namespace() -> str:
@@ -241,15 +248,21 @@ def policy(of: str, bundle: Path | str, contract: Path | str, /, **parameters: A
     )
     executor = ThreadsExecutor(THREADS, node.executor_failed)
     executor.add_node(node)
-    thread = threading.Thread(target=_spin, args=(executor,), daemon=True)
+    ended = threading.Event()
+    thread = threading.Thread(target=spin, args=(executor, ended), daemon=True)
     thread.start()
     try:
         yield node
     finally:
         node.halt("the test is over", 0.0)
+        ended.set()
+        thread.join()
         executor.shutdown(timeout_sec=5.0)
-        thread.join(5.0)
         executor.abandon()
+        wait(lambda: not executor._under_way, "the end of the callbacks under way")
+        # Ends the threads and the clock's callback of what is still configured.
+        if node.state_label in ("inactive", "active"):
+            node.trigger_shutdown()
         node.destroy_node()
 
 

@@ -72,6 +72,13 @@ def replaced(old: str, new: str, text: str = CONTRACT) -> str:
     return text.replace(old, new)
 
 
+LIMITED = replaced(
+    "on_stop: zero}",
+    "on_stop: hold, max_rate: [0.5, 0.5], start_from: {topic: /joint_states, field: position, names: [elbow, wrist]}}",
+)
+"""The same with positions: their rates count from where the arm is measured."""
+
+
 def describe(name: str) -> Mapping[str, str]:
     """As the installed messages describe themselves."""
     if full_name(name) not in TYPES:

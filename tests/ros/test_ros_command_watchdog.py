@@ -17,6 +17,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed: see the extra 'ros' or your ROS distribution")
 
 from dipole_policy.command_watchdog import CommandWatchdog, main  # noqa: E402
+from dipole_policy.errors import ContractError  # noqa: E402
 from graph import ALL, CONTRACT, STOP, namespace, wait  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
@@ -190,6 +191,22 @@ def test_a_publisher_that_offers_nothing_is_named(contract: Path, capfd: pytest.
     assert f"{of}/policy cannot be watched on command" in said or "a publisher cannot be watched on command" in said
     assert f"{of}/command_watchdog cannot" not in said
     assert "at most 1 s" in said
+
+
+@pytest.mark.parametrize("topics", [["~/command"], ["command", "~/gripper"]])
+def test_a_topic_below_the_policys_node_is_refused(contract: Path, topics: list[str]):
+    """It would be below the watchdog here, where nobody publishes: the robot would go unwatched."""
+    actions = [
+        f"  - {{topic: {topic}, type: std_msgs/msg/Float64MultiArray, field: data, size: 1, on_stop: zero}}\n"
+        for topic in topics
+    ]
+    contract.write_text(CONTRACT[: CONTRACT.index("action:")] + "action:\n" + "".join(actions))
+    with pytest.raises(ContractError) as error:
+        CommandWatchdog(parameter_overrides=[Parameter("contract", value=str(contract))])
+    assert str(error.value) == (
+        f"contract {contract}: the topic {topics[-1]} is below the policy's node, whose name is unknown here, expected "
+        "an absolute or relative name"
+    )
 
 
 def test_a_bad_contract_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

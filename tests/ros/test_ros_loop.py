@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,52 @@ def test_rates_hold_from_one_command_to_the_next_and_from_a_stop(bundle: Path):
     steps = np.diff(np.vstack([[0.0, 0.0], *bench.sent]), axis=0)
     assert np.abs(steps).max() <= 0.05 + 1e-9
     assert np.abs(steps).max() > 0.0
+
+
+def test_what_tells_of_a_fault_may_fail(bundle: Path):
+    """A loop that ended then would leave the robot to the watchdog."""
+    bench = Bench(bundle)
+    bench.period()
+
+    def fail(cause: Cause, news: bool) -> None:
+        raise RuntimeError("diagnostics")
+
+    bench.loop._on_fault = fail
+    bench.loop.stop(Cause(Kind.EXCEPTION, "elsewhere"))
+    bench.now += 5.0
+    bench.period(fresh=False)
+    assert bench.sent[-1] == [0.0, 0.0]
+    assert bench.loop.telling_failed == "diagnostics"
+
+
+def test_a_clock_jump_stops_first(bundle: Path):
+    bench = Bench(bundle)
+    bench.period()
+
+    def fail() -> None:
+        raise RuntimeError("middleware")
+
+    bench.loop.inputs.take = fail
+    with pytest.raises(RuntimeError, match="middleware"):
+        bench.loop.clock_jumped(Cause(Kind.CLOCK, "jumped"))
+    assert bench.sent[-1] == [0.0, 0.0]
+
+
+def test_reading_the_inputs_keeps_no_reload_waiting(bench: Bench):
+    taken: list[bool] = []
+
+    def take() -> None:
+        def reload() -> None:
+            taken.append(bench.loop.omega.lock.acquire(timeout=5.0))
+            if taken[-1]:
+                bench.loop.omega.lock.release()
+
+        thread = threading.Thread(target=reload)
+        thread.start()
+        thread.join()
+
+    bench.loop.inputs.take = take
+    bench.period()
+    assert taken
+    assert all(taken)
+    assert bench.sent == [expected(bench)]

@@ -12,7 +12,7 @@ from dipole_policy.clocks import ClockGuard
 from dipole_policy.errors import Cause, Kind
 from dipole_policy.omega import OmegaControl, OmegaRecord
 from dipole_policy.statistics import Statistics, summary
-from dipole_policy.supervisor import State, Supervisor
+from dipole_policy.supervisor import State, StopRequest, Supervisor
 from dipole_policy.watchdog import Watchdog
 from dipole_policy.wire import Outlet, Wire
 from dipole_runtime.manifest import OmegaRange
@@ -105,6 +105,17 @@ def test_whatever_happens_nothing_drives_sooner_than_allowed(events: list[tuple[
         else:
             well_since = min(well_since, now)
             assert supervisor.well(now) == (now - well_since >= 1.0)
+
+
+def test_a_request_outlives_the_supervisor():
+    request = StopRequest()
+    Supervisor(0.0, True, request).request_stop(Cause(Kind.REQUEST, "asked"))
+    later = Supervisor(0.0, True, request)
+    later.start()
+    assert not later.well(1.0)
+    assert later.resume() is None
+    assert later.well(2.0)
+    assert request.cause is None
 
 
 # ---- wire

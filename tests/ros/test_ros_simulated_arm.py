@@ -20,7 +20,7 @@ pytest.importorskip("mujoco", reason="mujoco is not installed")
 
 from dipole_policy.simulated_arm import SimulatedArm  # noqa: E402
 from dipole_runtime import GuidedPolicy  # noqa: E402
-from graph import Robot, _spin, namespace, policy, robot, wait  # noqa: E402
+from graph import Robot, namespace, policy, robot, spin, wait  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
@@ -44,13 +44,15 @@ def arm(of: str, **parameters: Any) -> Iterator[SimulatedArm]:
     )
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    thread = threading.Thread(target=_spin, args=(executor,), daemon=True)
+    ended = threading.Event()
+    thread = threading.Thread(target=spin, args=(executor, ended), daemon=True)
     thread.start()
     try:
         yield node
     finally:
+        ended.set()
+        thread.join()
         executor.shutdown(timeout_sec=5.0)
-        thread.join(5.0)
         node.destroy_node()
 
 

@@ -1,4 +1,4 @@
-"""What the node and its graph show of each other: connections, quality of service, status, requested stops."""
+"""What the node and its graph show of each other: connections, quality of service, what is shown."""
 
 from __future__ import annotations
 
@@ -284,44 +284,6 @@ def test_another_robots_joints_do_not_hide_ours(bundle: Path, contract: Path):
             other.publish(JointState(name=["wheel"], position=[1.0]))
             time.sleep(0.01)
         assert STOP not in found.commands[count:]
-
-
-# ---- stop, resume, status
-
-
-def test_a_requested_stop_holds_until_it_is_ended(bundle: Path, contract: Path):
-    statuses: list[dict[str, str]] = []
-
-    def hear(status: DiagnosticStatus) -> None:
-        statuses.append({"message": status.message, **{item.key: item.value for item in status.values}})
-
-    with pair(bundle, contract) as (_, found):
-        found.node.create_subscription(DiagnosticStatus, "dipole_policy/status", hear, LATCHED)
-        answer = found.trigger("stop")
-        assert (answer.success, answer.message) == (True, "stopped until ~/resume")
-        answer = found.trigger("resume")
-        assert (answer.success, answer.message) == (True, "no stop is asked for any more")
-        assert found.change("configure")
-        assert found.change("activate")
-        found.drives()
-        wait(lambda: statuses and statuses[-1]["state"] == "driving", "a status that says driving")
-        assert found.trigger("stop").success
-        found.stops()
-        assert all(command == STOP for command in found.silent(0.6)), "it does not resume by itself"
-        wait(lambda: statuses[-1]["cause"] == "request", "a status that says why")
-        assert statuses[-1]["message"] == "stopped: request: a stop was asked for, ~/resume ends it"
-        # Neither another fault ends it, nor all that a lifecycle manager does.
-        found.speaks_speed = False
-        time.sleep(0.8)
-        found.speaks_speed = True
-        for transition in ("deactivate", "cleanup", "configure", "activate"):
-            assert found.change(transition)
-        assert all(command == STOP for command in found.silent(0.6))
-        answer = wait(lambda: found.trigger("resume").success, "resuming")
-        found.drives()
-        wait(lambda: statuses[-1]["state"] == "driving", "a status that says driving")
-        assert found.change("deactivate")
-        wait(lambda: statuses[-1]["state"] == "off", "a status that says off")
 
 
 # ---- what is shown

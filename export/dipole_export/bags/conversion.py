@@ -16,9 +16,9 @@ from dipole_policy.observation import EntryReader, Inputs, ObservationLayout, en
 from dipole_runtime import read_bundle
 from dipole_runtime.manifest import Manifest, ObservationPart, ObservationSpec
 
-from dipole_export.bags.commands import CommandReader
+from dipole_export.bags.commands import Commands, command_readers
 from dipole_export.bags.expressions import Expression, Vector
-from dipole_export.bags.reading import CLOCK, CLOCK_TYPE, Bag, BagError, answered_earlier
+from dipole_export.bags.reading import CLOCK, CLOCK_TYPE, Bag, BagError, earlier
 from dipole_export.bags.rewards import ExpressionReward, Reward, TopicReward, signal
 from dipole_export.bags.transitions import END, NO_COMMAND, Sources, Transitions
 from dipole_sb3.recording.recording_files import Recording
@@ -81,29 +81,23 @@ def recording_of_bag(path: Path, contract_path: Path, options: BagOptions) -> Re
             layout = ObservationLayout(readers, spec)
         except ContractError as error:
             raise ContractError(f"contract {contract.where}: {error}") from error
-        count = None if manifest is None else manifest.action.size
-        command = CommandReader(contract, bag.describe, count)
-        first = next(bag.events([command.topic]), None)
-        if first is None:
-            raise BagError(f"{path}: {command.topic} cannot be read, expected commands; the recording is damaged")
-        command.settle(first.message)
-        assert command.size is not None
-        action = contract.actions[0]
-        names = action.elements or action.names if manifest is None else manifest.action.names
-        reward = _reward(bag, options, contract, spec, command.size, names)
+        commands = _commands(bag, contract, manifest, _nanoseconds(options.hold_s))
+        names = _action_names(contract, commands) if manifest is None else manifest.action.names
+        reward = _reward(bag, options, contract, spec, commands.size, names)
         terminal = None if options.terminal is None else signal(bag, options.terminal, "the terminal")
         set_back = None if options.set_back is None else signal(bag, options.set_back, "the reset")
-        low, high = _bounds(options, manifest, command.size)
+        low, high = _bounds(options, manifest, commands.size)
         inputs = Inputs(readers)
         transitions = Transitions(
-            Sources(inputs, layout, command, reward, terminal, set_back),
+            Sources(inputs, layout, commands, reward, terminal, set_back),
             _nanoseconds(contract.period_s),
             _nanoseconds(options.hold_s),
         )
-        topics = {*inputs.topics, command.topic}
+        topics = {*inputs.topics, *commands.topics}
         topics |= {one.topic for one in (reward, terminal, set_back) if one is not None and one.topic is not None}
         events = bag.events(topics, options.use_sim_time)
-        transitions.read(answered_earlier(events, command.topic, _nanoseconds(options.delay_s)))
+        delay_ns = _nanoseconds(options.delay_s)
+        transitions.read(earlier(events, {topic: delay_ns + ahead for topic, ahead in commands.ahead_ns.items()}))
     _require_steps(path, transitions, contract)
     arrays = transitions.rows.arrays()
     _require_within(path, arrays["actions"], low, high)
@@ -133,6 +127,29 @@ def _require_topics(bag: Bag, contract: Contract, simulated: bool) -> None:
         bag.require(action.topic, "the action", action.type)
     if simulated:
         bag.require(CLOCK, "simulated time", CLOCK_TYPE)
+
+
+def _commands(bag: Bag, contract: Contract, manifest: Manifest | None, hold_ns: int) -> Commands:
+    readers = command_readers(contract, bag.describe, None if manifest is None else manifest.action)
+    for one in readers:
+        topic = one.entry.topic
+        first = next(bag.events([topic]), None)
+        if first is None:
+            raise BagError(f"{bag.path}: {topic} cannot be read, expected commands; the recording is damaged")
+        try:
+            one.settle(first.message)
+        except ContractError as error:
+            raise ContractError(f"contract {contract.where}: {error}") from error
+    return Commands(readers, bag.counts, _nanoseconds(contract.period_s), hold_ns)
+
+
+def _action_names(contract: Contract, commands: Commands) -> tuple[str, ...]:
+    """A name for each element of the action: the contract's where it has one for each of a topic's."""
+    names: list[str] = []
+    for entry, count in zip(contract.actions, commands.sizes, strict=True):
+        given = entry.elements or entry.names
+        names += given if len(given) == count else (f"action_{len(names) + index}" for index in range(count))
+    return tuple(names)
 
 
 def _own_spec(readers: list[EntryReader]) -> ObservationSpec:

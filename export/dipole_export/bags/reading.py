@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from heapq import heappop, heappush
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -114,26 +114,27 @@ class Bag:
             raise BagError(f"{self.path}: cannot be read after {count} messages ({reason}); it is damaged") from error
 
 
-def answered_earlier(events: Iterable[Event], topic: str, delay_ns: int) -> Iterator[Event]:
-    """Moves one topic's messages to an earlier time, and sorts all messages accordingly.
+def earlier(events: Iterable[Event], shifts: Mapping[str, int]) -> Iterator[Event]:
+    """Moves the messages of some topics to an earlier time, and sorts all messages accordingly.
 
-    A command is sent some time after its observation was taken; this removes the delay. Only the messages within one
-    delay are in memory.
+    A command is sent some time after its observation was taken; this removes the delay. Only the messages within the
+    longest shift are in memory.
 
-    :param topic: topic of the commands.
-    :param delay_ns: the delay in nanoseconds, at least 0.
+    :param shifts: topic → nanoseconds, at least 0.
     """
-    if not delay_ns:
+    longest = max(shifts.values(), default=0)
+    if not longest:
         yield from events
         return
-    waiting: deque[Event] = deque()
-    for event in events:
-        limit = event.time_ns - delay_ns
+    waiting: list[tuple[int, int, Event]] = []
+    newest = None
+    for number, event in enumerate(events):
         # A restarted simulation sets its clock back; then the messages that wait with old times are released at once.
-        while waiting and (waiting[0].time_ns <= limit or event.time_ns < waiting[-1].time_ns):
-            yield waiting.popleft()
-        if event.topic == topic:
-            yield event._replace(time_ns=limit)
-        else:
-            waiting.append(event)
-    yield from waiting
+        has_restarted = newest is not None and event.time_ns < newest
+        newest = event.time_ns
+        while waiting and (has_restarted or waiting[0][0] <= newest - longest):
+            yield heappop(waiting)[2]
+        at = newest - shifts.get(event.topic, 0)
+        heappush(waiting, (at, number, event._replace(time_ns=at)))
+    while waiting:
+        yield heappop(waiting)[2]

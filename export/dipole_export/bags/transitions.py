@@ -12,7 +12,7 @@ from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_lin
 from dipole_policy.observation import Inputs, ObservationLayout, Received
 from numpy.typing import NDArray
 
-from dipole_export.bags.commands import CommandReader
+from dipole_export.bags.commands import Commands
 from dipole_export.bags.reading import Event
 from dipole_export.bags.rewards import Reward, Signal, Step
 
@@ -45,7 +45,7 @@ class Sources(NamedTuple):
 
     inputs: Inputs
     layout: ObservationLayout
-    command: CommandReader
+    commands: Commands
     reward: Reward
     terminal: Signal | None
     set_back: Signal | None
@@ -95,6 +95,9 @@ class Transitions:
     there as by a time limit, after a last step of one period. It also ends if an observation, a command or a reward is
     not available; the step that needs it is left out.
 
+    The leading topic's commands are meant here; see :class:`Commands`. Those of other topics are read ahead of their
+    time, by :attr:`Commands.ahead_ns`.
+
     :param sources: the sources of observations, commands, rewards and episode ends.
     :param period_ns: the contract's control period in nanoseconds.
     :param hold_ns: in nanoseconds; 0: commands do not count again.
@@ -131,12 +134,13 @@ class Transitions:
 
     def _hear(self, event: Event) -> None:
         now, topic, message = event.time_ns, event.topic, event.message
+        sources = self._sources
         if self._now_ns is not None and now < self._now_ns:
             self._end(Kind.CLOCK.value)
             self._forget(now)
+            sources.commands.forget()
         self._now_ns = now
         self._advance(now)
-        sources = self._sources
         if topic in sources.inputs.topics:
             sources.inputs.receive(topic, message, now)
         if topic == sources.reward.topic:
@@ -147,8 +151,11 @@ class Transitions:
             self._set_back_at = now
             # Earlier inputs do not show where the robot is now.
             self._forget(now)
-        if topic == sources.command.topic:
+            sources.commands.forget(now)
+        if topic == sources.commands.lead:
             self._hear_command(message, now)
+        elif topic in sources.commands.topics:
+            sources.commands.hear(topic, message, now + sources.commands.ahead_ns[topic])
 
     def _hear_terminal(self, terminal: Signal, message: Any, now: int) -> None:
         is_on = terminal.is_on(message)
@@ -210,7 +217,7 @@ class Transitions:
                 if problem is not None:
                     raise InputError(problem)
                 assert observation is not None
-                self._tick = Tick(view.time_ns, observation, self._sources.command.read(command))
+                self._tick = Tick(view.time_ns, observation, self._sources.commands.read(command, view.time_ns))
             except InputError as error:
                 reason = self._begin_failed(error.cause, reason, tick)
         elif command is None:

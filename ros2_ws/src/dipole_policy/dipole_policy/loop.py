@@ -150,9 +150,12 @@ class ControlLoop:
         if (cause := self._clock.check(now_ns, started)) is not None:
             self.clock_jumped(cause)
             return None
-        # One snapshot of each: a reload, a message or a change of ω after this takes effect in the next period.
+        # One snapshot of each: a reload, a message or a change of ω after this takes effect in the next period. Bundle
+        # and ω belong together; the messages are those of the contract whichever bundle drives, and reading them may
+        # take a while.
+        inputs = self.inputs.snapshot()
         with self.omega.lock:
-            loaded, inputs, shadow = self.holder.current, self.inputs.snapshot(), self.shadow_omegas
+            loaded, shadow = self.holder.current, self.shadow_omegas
             omega = self.omega.step(self._period_s if elapsed is None else elapsed)
         observation = loaded.layout.build(inputs, now_ns)
         driven, *others = loaded.decide(observation, omega, shadow)
