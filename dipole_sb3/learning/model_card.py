@@ -121,7 +121,7 @@ def versions_in(system_info: str) -> dict[str, str]:
 
 def without_folders(text: str) -> str:
     """A text without the folders of absolute paths, which are the machine's own business."""
-    return re.sub(r"(?<![\w.:/~-])[/~](?:[^\s/'\"]+/)+", "", text)
+    return re.sub(r"(?<![\w.:/~-])(?:~\w*)?/(?:[^\s/'\"]+/)*(?=[^\s/'\"])", "", text)
 
 
 def write_card(model: Any, repo_id: str, story: Story) -> str:

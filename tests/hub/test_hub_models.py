@@ -181,7 +181,7 @@ def test_a_push_replaces_all_of_the_earlier_model_and_nothing_else(local_hub: Lo
     old = ("omega_sweep.csv", "omega_sweep.png", "film.gif", "robot.dipole", "arm/manifest.json", "arm/policy.onnx")
     theirs = ("notes.md", "figures/omega_sweep.png", ".gitattributes", "logs/model.zip")
     local_hub.repositories["me/model"] = Repository()
-    local_hub.commit("me/model", "main", {name: b"old" for name in (*old, *theirs)})
+    local_hub.commit("me/model", "main", dict.fromkeys((*old, *theirs), b"old"))
     small(reacher_data).push_to_hub("me/model")
     assert sorted(local_hub.files("me/model")) == sorted([*theirs, "README.md", "model.zip"])
     assert len(local_hub.repositories["me/model"].branches["main"]) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +32,10 @@ def cell(omega: float, candidates: float, mean: float, half: float = 1.0, **succ
 
 
 @pytest.fixture(scope="module")
-def model(reacher_data: Arrays) -> Iterator[DIPOLE]:
+def model(reacher_data: Arrays) -> DIPOLE:
     """Its own setting is ω = 0.5, N = 4."""
     kwargs = {"net_arch": [4, 8]}
-    yield DIPOLE("MlpPolicy", dataset=reacher_data, policy_kwargs=kwargs, device="cpu", seed=7).learn(3)
+    return DIPOLE("MlpPolicy", dataset=reacher_data, policy_kwargs=kwargs, device="cpu", seed=7).learn(3)
 
 
 def table_in(card: str, header: str) -> list[list[str]]:
@@ -133,7 +133,8 @@ def test_no_folder_of_the_machine_is_told(model: DIPOLE) -> None:
         ("--out /a/b/c.npz --x 1", "--out c.npz --x 1"),
         ("dataset=/a/b.npz", "dataset=b.npz"),
         ("see https://a.org/b/c", "see https://a.org/b/c"),
-        ("1/2 and ../x/y", "1/2 and ../x/y"),
+        ("1/2 and ../x/y, a / b", "1/2 and ../x/y, a / b"),
+        ("~/a/b ~ann/c.npz /d", "b c.npz d"),
     ],
 )
 def test_folders(text: str, expected: str) -> None:
