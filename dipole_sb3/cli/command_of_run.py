@@ -62,9 +62,9 @@ def _composed(program: str, options: Sequence[str]) -> dict[str, Any]:
 
 
 def _values(config: DictConfig) -> dict[str, Any]:
-    """Every option by its dotted name; what is missing or not told is not there."""
+    """Every option that is told, by its dotted name; ``???`` is still to be given."""
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    return {name: value for name, value in dotted(plain) if name not in _NOT_TOLD and value != "???"}
+    return {name: value for name, value in dotted(plain) if name not in _NOT_TOLD}
 
 
 def _target(algorithm: str) -> str:
