@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.files import replaced_when_complete
 from dipole_sb3.learning import profiling
+from dipole_sb3.learning.model_card import data_facts
 
 CONFIG = "config.yaml"
 DATASET = "dataset.json"
@@ -87,9 +88,8 @@ def read_config(folder: Path) -> DictConfig:
 
 def write_dataset_facts(folder: Path, dataset: OfflineReplayBuffer) -> None:
     """Writes what is known about the data (provenance, returns, checksum), for pictures and for people."""
-    facts = {**dataset.metadata, "transitions": dataset.n_transitions, "checksum": dataset.checksum}
     with replaced_when_complete(folder / DATASET) as file:
-        file.write(f"{json.dumps(facts, indent=2, ensure_ascii=False, default=str)}\n".encode())
+        file.write(f"{json.dumps(data_facts(dataset), indent=2, ensure_ascii=False, default=str)}\n".encode())
 
 
 def read_dataset_facts(folder: Path) -> dict[str, Any]:

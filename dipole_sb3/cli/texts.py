@@ -28,6 +28,7 @@ examples:
   dipole curves runs/multirun/FOLDER               learning curves, mean and interval over seeds
   dipole benchmark suite=smoke                     every algorithm on the same data and episodes, one table
   dipole export runs/FOLDER robot.dipole           everything a robot needs to act, without torch
+  dipole hub push runs/FOLDER USER/NAME            publish the model on the Hugging Face hub, with a card
 
 `dipole COMMAND --help` says more about each."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import itertools
 import math
@@ -286,6 +287,31 @@ def write_sweep_csv(result: SweepResult, path: str | Path) -> None:
     :raises OSError: the file cannot be written; an earlier file with this name is unchanged.
     """
     write_csv(path, [sweep_columns(result.rows), *(sweep_values(row, result.rows) for row in result.rows)])
+
+
+def read_sweep_csv(path: str | Path) -> list[SweepRow]:
+    """The rows that :func:`write_sweep_csv` wrote.
+
+    :raises ValueError: the file is no such table, or has no rows.
+    """
+    names = [field.name for field in fields(SweepRow) if field.name != "setting"]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [
+                SweepRow(
+                    {name: float(value) for name, value in row.items() if name not in names},
+                    int(row["episodes"]),
+                    **{name: float(row[name]) for name in names if name != "episodes" and name in row},
+                )
+                for row in csv.DictReader(file, strict=True)
+            ]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path}: is no table of an evaluation ({error}), expected what dipole evaluate wrote"
+        ) from error
+    if not rows:
+        raise ValueError(f"{path}: has no rows, expected the table of an evaluation")
+    return rows
 
 
 def sweep_columns(rows: Sequence[SweepRow]) -> list[str]:

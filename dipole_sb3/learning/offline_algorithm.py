@@ -54,7 +54,7 @@ from dipole_sb3.common.random_state import (
     restore_generator,
     restore_global_generators,
 )
-from dipole_sb3.learning import checkpoints, safe_files
+from dipole_sb3.learning import checkpoints, hub, model_card, safe_files
 from dipole_sb3.learning.advantage_weights import AdvantageWeights
 from dipole_sb3.learning.callbacks import RecordedSpaces, TimestepProgressBar
 from dipole_sb3.learning.compilation import OnCPU, way_on_cpu
@@ -939,6 +939,69 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         knobs = {knob.name for knob in cls.knobs()}
         attributes = {f"_{name}" if name in knobs else name: value for name, value in kwargs.items()}
         return super().load(file, env, device, custom_objects, print_system_info, force_reset, **attributes)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        evaluation: model_card.Evaluation | None = None,
+        license: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Publishes the model on the Hugging Face hub, with a card, in one commit; ``dipole hub push`` knows more.
+
+        The file is a safe one (JSON and safetensors) without paths of this machine. An earlier model in the repository,
+        and its card, are replaced. Needs the extra ``hub``.
+
+        :param repo_id: ``"USER/NAME"``, or ``"NAME"`` among your own; made when it is not there.
+        :param evaluation: what :func:`~dipole_sb3.evaluate_sweep` found in the environment of the data, for the card.
+        :param license: the hub's name of a licence, e.g. ``"mit"``; None: the card names none.
+        :param private: whether a new repository is private; None: as the account's default says.
+        :param revision: an existing branch; None: main.
+        :param token: None: that of ``hf auth login``, or the environment variable HF_TOKEN.
+        :return: the address of the commit.
+        :raises OSError: the hub cannot be reached or refuses; nothing is committed then.
+        :raises ValueError: an attribute that a safe file cannot hold, or no id of a repository.
+        :raises ModuleNotFoundError: the extra is not installed.
+        """
+        hub.library()
+        content, story = io.BytesIO(), model_card.story_of(self, evaluation, license)
+        self.save(content, format="safe")
+        return hub.push(
+            repo_id,
+            {hub.MODEL: content.getvalue()},
+            lambda full_id: model_card.write_card(self, full_id, story),
+            private=private,
+            revision=revision,
+            token=token,
+        )
+
+    @classmethod
+    def from_hub(
+        cls: type[Self],
+        repo_id: str,
+        env: GymEnv | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Loads a model from the Hugging Face hub; nothing of it can run: only safe files are read.
+
+        Needs the extra ``hub``. A model that was downloaded before comes from the hub's cache.
+
+        :param repo_id: ``"USER/NAME"``, as :meth:`push_to_hub` or ``dipole hub push`` filled it.
+        :param env: as in :meth:`load`.
+        :param revision: branch, tag or commit; None: main.
+        :param token: None: that of ``hf auth login``, or the environment variable HF_TOKEN.
+        :param kwargs: further arguments of :meth:`load`, except ``trust``.
+        :raises OSError: the repository, the revision or the model is not there, may not be read, or cannot be reached.
+        :raises ValueError: the model is in SB3's format, damaged, or of another algorithm.
+        :raises ModuleNotFoundError: the extra is not installed.
+        """
+        return cls.load(hub.download(repo_id, revision=revision, token=token), env, trust=False, **kwargs)
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """As in SB3, but any device can load them, and networks that share memory with other runs are copied."""

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from hostile_models import Payload, write_hostile_model
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import Arrays
@@ -35,30 +36,11 @@ def small(reacher_data: Arrays, **arguments: Any) -> DIPOLE:
     return DIPOLE("MlpPolicy", dataset=reacher_data, policy_kwargs=kwargs, device="cpu", seed=0, **arguments)
 
 
-class Payload:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
 @pytest.fixture
 def hostile(reacher_data: Arrays, tmp_path: Path) -> tuple[Path, Path]:
     """A model in SB3's format that makes a file when it is loaded, and that file."""
-    small(reacher_data).save(tmp_path / "hostile")
-    ran, path = tmp_path / "ran", tmp_path / "hostile.zip"
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    data = json.loads(members["data"])
-    pickled = base64.b64encode(pickle.dumps(Payload(ran))).decode()
-    data["_last_obs"] = {":type:": "<class 'numpy.ndarray'>", ":serialized:": pickled}
-    members["data"] = json.dumps(data).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+    path, ran = tmp_path / "hostile.zip", tmp_path / "ran"
+    write_hostile_model(small(reacher_data), path, ran)
     return path, ran
 
 
