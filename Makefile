@@ -5,6 +5,7 @@
 #   make benchmark every algorithm on three small tasks, one table; 20 minutes, runs/benchmark/smoke
 #   make ros-demo  what that trained drives a simulated arm over ROS 2, no ROS install needed; runs/ros-demo
 #   make test      the test suite
+#   make docs      the documentation as a site, in site/; opens from the file system
 #   make test-kilted  the node's tests on the wire with the rclpy of ROS 2 Kilted; those of `make test` have Jazzy's
 #   make lint      ruff and strict mypy
 
@@ -23,7 +24,7 @@ KILTED := $(VENV)-kilted
 TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 
 
-.PHONY: demo cube-demo benchmark ros-demo test test-kilted lint format clean
+.PHONY: demo cube-demo benchmark ros-demo docs test test-kilted lint format clean
 
 demo: $(VENV)/.demo
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo $(ARGS)
@@ -39,6 +40,10 @@ ros-demo: $(VENV)/.ros runs/demo/bundle/manifest.json
 
 runs/demo/bundle/manifest.json:
 	$(MAKE) demo ARGS=
+
+# Without the notice that Material for MkDocs prints about its successor.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
 
 test: $(VENV)/.dev
 	$(TEST_ENVIRONMENT) $(RUN) -m pytest tests $(PYTEST_ARGS)
@@ -83,9 +88,13 @@ $(VENV)/.ros: $(METADATA) $(VENV)/.torch
 	$(INSTALL) --editable ".[ros]"
 	@touch $@
 
+$(VENV)/.docs: $(METADATA) $(VENV)/.torch
+	$(INSTALL) --editable ".[docs]"
+	@touch $@
+
 $(VENV)/.dev: $(METADATA) $(VENV)/.torch
 	$(INSTALL) --editable ".[dev]"
-	@touch $@ $(VENV)/.benchmark $(VENV)/.demo $(VENV)/.ros
+	@touch $@ $(VENV)/.benchmark $(VENV)/.demo $(VENV)/.docs $(VENV)/.ros
 
 # No torch: the node needs none.
 $(KILTED)/.done: tests/ros/kilted.txt $(VENV)/bin/python
@@ -94,4 +103,4 @@ $(KILTED)/.done: tests/ros/kilted.txt $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(KILTED) build dist *.egg-info ros2_ws/src/*/build ros2_ws/src/*/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(KILTED) build dist site *.egg-info ros2_ws/src/*/build ros2_ws/src/*/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -177,7 +177,7 @@ def open_arrays(path: Path, expected: str | None) -> StoredArrays:
 
     :param path: of the folder.
     :param expected: its checksum; None: any.
-    :raises DatasetError: as :func:`load`, or other data lie there.
+    :raises DatasetError: as :func:`~dipole_sb3.datasets.storage.load`, or other data lie there.
     """
     description = read_description(path)
     if expected is not None and description["checksum"] != expected:

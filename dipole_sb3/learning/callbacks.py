@@ -18,7 +18,10 @@ class HasIterations(Protocol):
 
 
 class IterationCallback(BaseCallback):
-    """A callback that runs at the end of every iteration; see :meth:`OfflineAlgorithm.at_iteration_ends`."""
+    """A callback that runs at the end of every iteration.
+
+    What that is: :meth:`~dipole_sb3.learning.offline_algorithm.OfflineAlgorithm.at_iteration_ends`.
+    """
 
     def _on_training_start(self) -> None:
         model: HasIterations = self.model  # type: ignore[assignment]

@@ -188,7 +188,7 @@ def resume(
     device: torch.device | str,
     **arguments: Any,
 ) -> Any:
-    """See :meth:`OfflineAlgorithm.resume`."""
+    """See :meth:`dipole_sb3.learning.offline_algorithm.OfflineAlgorithm.resume`."""
     path = pathlib.Path(path)
     if path.is_dir():
         path, damaged = newest_checkpoint(path)

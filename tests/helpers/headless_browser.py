@@ -30,6 +30,8 @@ for descriptor, number in zip((3, 4), numbers):
 os.execvp(sys.argv[3], sys.argv[3:])
 """
 
+_READY_OR_REFUSED = "document.body && ['ready', 'refused'].includes(document.body.dataset.state)"
+
 
 def program() -> str:
     """Chromium's path; without one the test is skipped, or fails where CI=true."""
@@ -78,13 +80,13 @@ class Browser:
         message: dict[str, Any] = json.loads(raw)
         return message
 
-    def open(self, path: pathlib.Path, width: int = 1280, height: int = 900) -> Tab:
-        """Opens a file in a new tab and waits until the page is ready or refuses."""
+    def open(self, path: pathlib.Path, width: int = 1280, height: int = 900, ready: str = _READY_OR_REFUSED) -> Tab:
+        """Opens a file in a new tab and waits until a JavaScript expression is true: as given, for a bundle's page."""
         tab = Tab(self, self.call("Target.createTarget", url="about:blank")["targetId"])
         tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         tab.call("Emulation.setScrollbarsHidden", hidden=True)
         tab.call("Page.navigate", url=path.resolve().as_uri())
-        tab.wait("document.body && ['ready', 'refused'].includes(document.body.dataset.state)")
+        tab.wait(ready)
         return tab
 
 
