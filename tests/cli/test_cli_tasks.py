@@ -1,0 +1,66 @@
+"""What a task's file says beyond its data: how success is told, and that observations are normalised."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import TINY, UNTESTED, Command, parameters, the_run
+
+from dipole_sb3 import DIPOLE, load_dataset
+
+SUCCESS = "+task.success={info: reward_dist, least: -0.12}"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_success_is_a_column_of_every_table(dipole: Command) -> None:
+    options = [*TINY, "task=reacher", "episodes=4", "omegas=[0]", "candidates=[1]", SUCCESS, "run_dir=run"]
+    status, out, err = dipole("train", *options, "eval_freq=10", "eval_episodes=3")
+    assert (status, err) == (0, "")
+    assert out.index("Success rate") < out.index("Return, mean")
+    (row,) = rows(Path("run/omega_sweep.csv"))
+    assert 0 < float(row["success_mean"]) < 1, "a bound that some of the episodes hold"
+    assert np.load("run/evaluations.npz")["successes"].shape[1] == 3
+    assert (
+        dipole("evaluate", "model=run", "episodes=4", "omegas=[0]", "candidates=[1]", "pictures=false", "out=again")[0]
+        == 0
+    )
+    assert rows(Path("again/omega_sweep.csv")) == [row]
+    # Another environment's success is its own matter.
+    assert dipole("evaluate", "model=run", "env=Reacher-v4", "episodes=2", "pictures=false", "out=other")[0] in (0, 1)
+    if Path("other").exists():
+        assert "success_mean" not in rows(Path("other/omega_sweep.csv"))[0]
+
+
+def test_observations_are_normalised_by_the_recorded_data(dipole: Command) -> None:
+    observations = load_dataset("demo/reacher-tqc-10k", device="cpu").observations[:, 0]
+    assert dipole("train", *UNTESTED, "task=reacher", "normalize=true")[0] == 0
+    run = the_run("runs/reacher")
+    model = DIPOLE.load(run / "model.zip", device="cpu")
+    mean, deviation, _ = model.observation_statistics[None]
+    np.testing.assert_allclose(mean, observations.mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(deviation, observations.std(axis=0), rtol=1e-3, atol=1e-3)
+
+
+def test_normalised_runs_learn_together_as_alone(dipole: Command) -> None:
+    assert dipole("train", *UNTESTED, "task=reacher", "normalize=true", "runs=2", "run_dir=both/${seed}")[0] == 0
+    assert dipole("train", *UNTESTED, "task=reacher", "normalize=true", "seed=1", "run_dir=alone")[0] == 0
+    found, expected = parameters(Path("both/1/model.zip")), parameters(Path("alone/model.zip"))
+    assert all(np.allclose(found[name], value, rtol=1e-3, atol=1e-5) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_normalising_needs_an_environment_and_stays_as_it_was(dipole: Command, resumed: bool) -> None:
+    if resumed:
+        assert dipole("train", *UNTESTED, "task=reacher", "checkpoint_freq=10", "run_dir=run")[0] == 0
+        status, _, err = dipole("train", "resume=run", "normalize=true")
+        assert (status, "a resumed run stays as it was" in err) == (1, True)
+    else:
+        status, _, err = dipole("train", *UNTESTED, "task=reacher", "task.env=null", "normalize=true")
+        assert (status, err) == (1, "dipole: normalize is True, but the task has no environment; give task.env=ID\n")
