@@ -21,6 +21,8 @@ _DEPTH = 100
 """Messages of the other side that may wait; all bonds of a robot share the topic."""
 _NO_TIMEOUT = "/bond_disable_heartbeat_timeout"
 """bond's parameter: whether the other side's silence leaves the bond as it is."""
+_NO_EVENTS: Any = SimpleNamespace(create_event_handlers=lambda *_: [])
+"""In place of rclpy's event callbacks, whose module has another name in Humble."""
 
 
 class ManagerBond:
@@ -72,6 +74,8 @@ class _Side:
     - They have a group of their own: a bundle that is being loaded would hold up those of the node's.
     - The other side's silence breaks nothing. Nav2's nodes set a parameter for that, which bondpy before 4.4 cannot
       bear (https://github.com/ros/bond_core/pull/114).
+    - Its topics have no handlers of QoS events. bondpy ends its topics without telling the node, and rclpy's executor
+      fails, again and again, when a topic with such handlers has gone.
     - Its subscription is deep: bondpy asked for one message only, and lost heartbeats among those of other bonds
       (https://github.com/ros/bond_core/issues/95).
     """
@@ -85,7 +89,7 @@ class _Side:
         return getattr(self._node, name)
 
     def create_publisher(self, kind: type, topic: str, qos: Any) -> Any:
-        publisher = self._node.create_publisher(kind, topic, qos)
+        publisher = self._node.create_publisher(kind, topic, qos, event_callbacks=_NO_EVENTS)
         self._entities.append((self._node.destroy_publisher, publisher))
         return publisher
 
@@ -96,7 +100,9 @@ class _Side:
             except Exception as error:
                 self._node.get_logger().warning(f"bond: {one_line(error)}")
 
-        subscription = self._node.create_subscription(kind, topic, guarded, _DEPTH, callback_group=self._group)
+        subscription = self._node.create_subscription(
+            kind, topic, guarded, _DEPTH, callback_group=self._group, event_callbacks=_NO_EVENTS
+        )
         self._entities.append((self._node.destroy_subscription, subscription))
         return subscription
 
@@ -110,6 +116,6 @@ class _Side:
         return SimpleNamespace(value=True) if name == _NO_TIMEOUT else self._node.get_parameter(name)
 
     def close(self) -> None:
-        """bondpy ends its topics without telling the node, which would keep them for ever."""
+        """Tells the node, which would keep them for ever."""
         for destroy, entity in self._entities:
             destroy(entity)

@@ -174,6 +174,11 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._clean_up()
         return TransitionCallbackReturn.SUCCESS
 
+    def destroy_node(self) -> None:
+        """As rclpy's method; bondpy's heartbeats end before."""
+        self._bond.end()
+        super().destroy_node()
+
     def halt(self, why: str, wait_s: float = 0.5) -> bool:
         """Sends the stop action as the last command of this process and refuses to drive again.
 
