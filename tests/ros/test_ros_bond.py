@@ -97,7 +97,7 @@ def test_formed_when_active_and_broken_when_not(bundle: Path, patient_contract: 
                 time.sleep(1.0)
                 assert not manager.broken
                 assert found.change("deactivate")
-                wait(lambda: manager.broken, "a broken bond", timeout_s=1.5)  # noqa: B023
+                wait(lambda: manager.broken, "a broken bond", timeout_s=1.5)
 
 
 def test_the_managers_farewell_and_its_silence_leave_the_robot_driving(bundle: Path, patient_contract: Path):

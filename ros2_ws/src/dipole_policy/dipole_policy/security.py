@@ -11,7 +11,7 @@ from dipole_policy.errors import ContractError, shown
 from dipole_policy.typed import TOPICS as TYPED
 
 SUBSCRIBED = ("/clock", "bond", "~/omega")
-"""Topics that the node subscribes to besides the contract's: /clock under ``use_sim_time`` only, the bond with bondpy."""
+"""Topics that the node subscribes to besides the contract's: /clock under ``use_sim_time``, the bond with bondpy."""
 PUBLISHED = (
     "/diagnostics",
     "/parameter_events",
@@ -26,7 +26,7 @@ PUBLISHED = (
     "~/transition_event",
     *TYPED.values(),
 )
-"""Topics that the node publishes besides the contract's command: the bond with bondpy, the typed ones with dipole_msgs."""
+"""Topics that the node publishes besides the contract's commands: the bond with bondpy, the typed with dipole_msgs."""
 SERVICES = (
     "~/reload",
     "~/resume",
