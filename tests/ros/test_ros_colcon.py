@@ -47,8 +47,10 @@ def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         command.append("--symlink-install")
     elif not missing_for_messages():
         command.append("dipole_msgs")
-    prefixes = os.pathsep.join(filter(None, [sys.prefix, os.environ.get("CMAKE_PREFIX_PATH")]))
-    environment = {**os.environ, "CMAKE_PREFIX_PATH": prefixes}
+    # What sourcing a ROS install sets; the wheels have nothing to source.
+    environment = dict(os.environ)
+    for name in ("AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH"):
+        environment[name] = os.pathsep.join(filter(None, [os.environ.get(name), sys.prefix]))
     options = [f"-DPython3_EXECUTABLE={sys.executable}", f"-DCMAKE_PROJECT_INCLUDE={TESTS / 'wheels.cmake'}"]
     command += ["--cmake-args", "-DBUILD_TESTING=OFF", *options]
     built = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)

@@ -16,9 +16,9 @@ from dipole_policy.loop import distance
 
 pytest.importorskip("rosbags", reason="rosbags is not installed: see the extra 'bags'")
 
-from rosbags.highlevel import AnyReader  # noqa: E402
-from rosbags.rosbag2 import StoragePlugin, Writer  # noqa: E402
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore  # noqa: E402
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 PACKAGE = Path(__file__).resolve().parents[2] / "ros2_ws/src/dipole_msgs"
 DEFINITIONS = {path.stem: path.read_text() for path in sorted((PACKAGE / "msg").glob("*.msg"))}
