@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from importlib.util import find_spec
@@ -126,6 +127,8 @@ def test_a_broken_package_does_not_keep_the_node_from_driving(
     (tmp_path / "dipole_msgs/msg/__init__.py").write_text("raise ImportError('built for Python 3.8')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with driving(bundle, contract) as (_, robot):
+        # It was imported; other tests must not find it.
+        del sys.modules["dipole_msgs"]
         topics = {name for name, _ in robot.node.get_topic_names_and_types() if name.startswith(robot.namespace)}
         assert not [name for name in topics if "/typed/" in name]
         assert f"{robot.namespace}/dipole_policy/driven" in topics
