@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.duration import Duration
 from rclpy.node import Node
 
 from dipole_policy.errors import one_line
@@ -19,8 +20,8 @@ TIMEOUT_S = 4.0
 """Heartbeats as Nav2's nodes send them, and the time without one that they announce."""
 _DEPTH = 100
 """Messages of the other side that may wait; all bonds of a robot share the topic."""
-_NO_TIMEOUT = "/bond_disable_heartbeat_timeout"
-"""bond's parameter: whether the other side's silence leaves the bond as it is."""
+_FAREWELL_S = 0.1
+"""Longest time that breaking the bond waits for the other side, as bondcpp's."""
 _NO_EVENTS: Any = SimpleNamespace(create_event_handlers=lambda *_: [])
 """In place of rclpy's event callbacks, whose module has another name in Humble."""
 
@@ -44,8 +45,16 @@ class ManagerBond:
         try:
             from bondpy.bondpy import Bond
 
-            self._side = _Side(self._node)
-            bond = Bond(self._side, TOPIC, self._node.get_name())
+            self._side = side = _Side(self._node)
+            bond = Bond(side, TOPIC, self._node.get_name())
+
+            def settle() -> None:
+                """Formed, or nobody has answered: what the other side says from now on changes nothing."""
+                side.stop_listening()
+                bond.heartbeat_timer.cancel()
+
+            bond.set_formed_callback(settle)
+            bond.set_broken_callback(settle)
             bond.set_heartbeat_period(PERIOD_S)
             bond.set_heartbeat_timeout(TIMEOUT_S)
             bond.start()
@@ -58,7 +67,9 @@ class ManagerBond:
         bond, self._bond = self._bond, None
         side, self._side = self._side, None
         try:
-            if bond is not None:
+            if bond is not None and side is not None:
+                bond.break_bond()
+                side.wait_until_heard()
                 bond.shutdown()
         except Exception as error:
             self._node.get_logger().error(f"the bond cannot be broken in order: {one_line(error)}")
@@ -70,10 +81,11 @@ class ManagerBond:
 class _Side:
     """The node as bondpy gets it: with what would harm the node kept away.
 
-    - What its callbacks raise ends here: the executor would stop the robot for it.
-    - They have a group of their own: a bundle that is being loaded would hold up those of the node's.
-    - The other side's silence breaks nothing. Nav2's nodes set a parameter for that, which bondpy before 4.4 cannot
-      bear (https://github.com/ros/bond_core/pull/114).
+    - What its callback raises ends here: the executor would stop the robot for it.
+    - The callback has a group of its own: a bundle that is being loaded would hold up one of the node's.
+    - It listens until the bond is formed, and no longer. Every bond of a robot is on this one topic, and taking the
+      heartbeats of ten others cost more than driving. The other side's silence is nothing that bondpy should act on:
+      it would end its own heartbeats, and a manager that was merely slow would take the robot down.
     - Its topics have no handlers of QoS events. bondpy ends its topics without telling the node, and rclpy's executor
       fails, again and again, when a topic with such handlers has gone.
     - Its subscription is deep: bondpy asked for one message only, and lost heartbeats among those of other bonds
@@ -83,39 +95,41 @@ class _Side:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._group = MutuallyExclusiveCallbackGroup()
-        self._entities: list[tuple[Callable[[Any], object], Any]] = []
+        self._publisher: Any = None
+        self._subscription: Any = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
 
     def create_publisher(self, kind: type, topic: str, qos: Any) -> Any:
-        publisher = self._node.create_publisher(kind, topic, qos, event_callbacks=_NO_EVENTS)
-        self._entities.append((self._node.destroy_publisher, publisher))
-        return publisher
+        self._publisher = self._node.create_publisher(kind, topic, qos, event_callbacks=_NO_EVENTS)
+        return self._publisher
 
     def create_subscription(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> Any:
         def guarded(message: Any) -> None:
             try:
-                callback(message)
+                if self._subscription is not None:
+                    callback(message)
             except Exception as error:
                 self._node.get_logger().warning(f"bond: {one_line(error)}")
 
-        subscription = self._node.create_subscription(
+        self._subscription = self._node.create_subscription(
             kind, topic, guarded, _DEPTH, callback_group=self._group, event_callbacks=_NO_EVENTS
         )
-        self._entities.append((self._node.destroy_subscription, subscription))
-        return subscription
+        return SimpleNamespace(destroy=self.stop_listening)
 
-    def has_parameter(self, name: str) -> bool:
-        return name == _NO_TIMEOUT or bool(self._node.has_parameter(name))
+    def stop_listening(self) -> None:
+        """Safe to call from any thread, and more than once."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            self._node.destroy_subscription(subscription)
 
-    def declare_parameter(self, name: str, *arguments: Any) -> Any:
-        return self.get_parameter(name) if name == _NO_TIMEOUT else self._node.declare_parameter(name, *arguments)
-
-    def get_parameter(self, name: str) -> Any:
-        return SimpleNamespace(value=True) if name == _NO_TIMEOUT else self._node.get_parameter(name)
+    def wait_until_heard(self) -> None:
+        """A moment, for the farewell: bondpy would take its publisher away while the message is on its way."""
+        self._publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_S))
 
     def close(self) -> None:
-        """Tells the node, which would keep them for ever."""
-        for destroy, entity in self._entities:
-            destroy(entity)
+        """Tells the node what bondpy has ended, or it would keep it for ever."""
+        self.stop_listening()
+        if self._publisher is not None:
+            self._node.destroy_publisher(self._publisher)
