@@ -63,7 +63,7 @@ class ManagerBond:
             self._node.get_logger().error(f"there is no bond with a lifecycle manager: {one_line(error)}")
 
     def end(self) -> None:
-        """Tells the other side that this one goes, and why it is no failure that heartbeats end. Never raises."""
+        """Tells the other side that this one goes on purpose. Never raises."""
         bond, self._bond = self._bond, None
         side, self._side = self._side, None
         try:
