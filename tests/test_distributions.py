@@ -166,7 +166,7 @@ def test_the_extras_ask_for_the_versions_that_are_here() -> None:
 
 
 def test_licences_are_the_same() -> None:
-    for name in ("dipole_runtime", "dipole_policy"):
+    for name in ("dipole_msgs", "dipole_runtime", "dipole_policy"):
         assert (WORKSPACE / name / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 

@@ -24,7 +24,7 @@ HUMBLE = json.loads((Path(__file__).parent / "humble_api.json").read_text())
 
 KEYS = {"numpy": "python3-numpy", "yaml": "python3-yaml"}
 """Import → rosdep key, where they differ."""
-OPTIONAL = {"rosbags", "gymnasium", "mujoco", "matplotlib"}
+OPTIONAL = {"bondpy", "rosbags", "gymnasium", "mujoco", "matplotlib"}
 """Imported where they are needed, with a sentence when they are not there."""
 
 
@@ -209,7 +209,7 @@ def test_the_core_needs_no_ros():
     """Contract, loop, safety and the check import nothing of ROS, whatever is installed."""
     needs_ros = {"node.py", "main.py", "session.py", "executor.py", "reports.py", "parameters.py"}
     needs_ros |= {"simulated_arm.py", "demo.py", "announcements.py", "intake.py", "stopping.py", "wiring.py"}
-    needs_ros |= {"command_watchdog.py", "small_node.py"}
+    needs_ros |= {"bond.py", "command_watchdog.py", "small_node.py"}
     ros = {"rclpy", "std_msgs", "std_srvs", "diagnostic_msgs", "rcl_interfaces", "sensor_msgs", "rosgraph_msgs"}
     for path in SOURCES:
         if path.name not in needs_ros:

@@ -11,9 +11,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from dipole_policy import reports
+from dipole_policy import reports, typed
 from dipole_policy.omega import OmegaRecord
 from dipole_policy.session import LATCHED, REPORT, Session
+from dipole_policy.typed import TypedTopic
 
 AUDIT = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -36,6 +37,7 @@ class Announcements:
         self._node, self._session, self._lifecycle, self._problem = node, session, lifecycle, problem
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", REPORT)
         self._audit = node.create_publisher(DiagnosticArray, "~/audit", AUDIT)
+        self._omega_change = TypedTopic(node, "OmegaChange", AUDIT, typed.omega_change, to_nobody=True)
         self._status = node.create_publisher(DiagnosticStatus, "~/status", LATCHED)
         self.numbers: Iterator[int] = count(1)
         """Of the audit's records."""
@@ -80,6 +82,7 @@ class Announcements:
         """Publishes a record of ω."""
         stamp = self._node.get_clock().now().to_msg()
         self._audit.publish(reports.audit(record, self._node.get_fully_qualified_name(), stamp))
+        self._omega_change.publish(record)
 
     def record_early(self, before: float, value: Any, source: str, refused: str | None) -> None:
         """Records a request for ω that comes while the node is unconfigured.

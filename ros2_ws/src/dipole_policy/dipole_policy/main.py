@@ -20,8 +20,8 @@ from dipole_policy.errors import one_line
 from dipole_policy.executor import ThreadsExecutor
 from dipole_policy.node import PolicyNode
 
-THREADS = 8
-"""For inputs, lifecycle and clock, parameters, reload, resume, ω, diagnostics, a simulation's control loop."""
+THREADS = 9
+"""For inputs, lifecycle and clock, parameters, reload, resume, ω, diagnostics, a bond, a simulation's control loop."""
 _LARGEST_RUN_OF_FAILURES = 100
 _LOOK_AGAIN_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -21,6 +21,7 @@ from std_srvs.srv import Trigger
 
 from dipole_policy import parameters, rclpy_names
 from dipole_policy.announcements import Announcements
+from dipole_policy.bond import ManagerBond
 from dipole_policy.errors import Cause, ContractError, one_line
 from dipole_policy.holder import Loaded, ReloadBusy, require_in_root
 from dipole_policy.session import Session
@@ -66,6 +67,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         self._parameter_service = ParameterService(self)
         self._announce = Announcements(self, lambda: self._session, lambda: self.state_label, lambda: self._problem)
         self.create_service(Trigger, "~/reload", self._on_reload, callback_group=MutuallyExclusiveCallbackGroup())
+        self._bond = ManagerBond(self)
         self._stops = StopServices(self, lambda: self._session, self._announce.status)
         self.create_subscription(
             Float64, "~/omega", self._on_omega, TURNS, callback_group=MutuallyExclusiveCallbackGroup()
@@ -146,6 +148,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
             # A signal arrived in the meantime.
             self._end(session)
             return TransitionCallbackReturn.FAILURE
+        self._bond.form()
         self.publish_diagnostics()
         return TransitionCallbackReturn.SUCCESS
 
@@ -170,6 +173,11 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         """Returns to unconfigured."""
         self._clean_up()
         return TransitionCallbackReturn.SUCCESS
+
+    def destroy_node(self) -> None:
+        """As rclpy's method; bondpy's heartbeats end before."""
+        self._bond.end()
+        super().destroy_node()
 
     def halt(self, why: str, wait_s: float = 0.5) -> bool:
         """Sends the stop action as the last command of this process and refuses to drive again.
@@ -359,6 +367,9 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         except Exception as error:
             self._fail("the stop action cannot be sent", error)
             return False
+        finally:
+            # After the stop: nothing may delay it.
+            self._bond.end()
         return True
 
     def _clean_up(self) -> None:

@@ -8,13 +8,15 @@ from xml.sax.saxutils import escape, quoteattr
 
 from dipole_policy.contract import Contract
 from dipole_policy.errors import ContractError, shown
+from dipole_policy.typed import TOPICS as TYPED
 
-SUBSCRIBED = ("/clock", "~/omega")
-"""Topics that the node subscribes to besides the contract's; /clock under ``use_sim_time`` only."""
+SUBSCRIBED = ("/clock", "bond", "~/omega")
+"""Topics that the node subscribes to besides the contract's: /clock under ``use_sim_time``, the bond with bondpy."""
 PUBLISHED = (
     "/diagnostics",
     "/parameter_events",
     "/rosout",
+    "bond",
     "~/audit",
     "~/driven",
     "~/latency",
@@ -22,8 +24,9 @@ PUBLISHED = (
     "~/shadow",
     "~/status",
     "~/transition_event",
+    *TYPED.values(),
 )
-"""Topics that the node publishes besides the contract's command."""
+"""Topics that the node publishes besides the contract's commands: the bond with bondpy, the typed with dipole_msgs."""
 SERVICES = (
     "~/reload",
     "~/resume",

@@ -16,7 +16,7 @@ from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, Reliabilit
 from rclpy.time import Time
 from std_msgs.msg import Float64MultiArray
 
-from dipole_policy import reports, wiring
+from dipole_policy import reports, typed, wiring
 from dipole_policy.action import Command
 from dipole_policy.clocks import ClockGuard
 from dipole_policy.contract import ActionEntry, Contract
@@ -32,6 +32,7 @@ from dipole_policy.outlets import outlets
 from dipole_policy.pacer import Pacer
 from dipole_policy.parameters import Settings
 from dipole_policy.supervisor import StopRequest, Supervisor
+from dipole_policy.typed import TypedTopic
 from dipole_policy.watchdog import Watchdog
 from dipole_policy.wire import Wire
 
@@ -126,6 +127,9 @@ class Session:
         self._driven = self._publisher("~/driven")
         self._shadow = self._publisher("~/shadow")
         self._latency = self._publisher("~/latency")
+        self._typed_driven = self._typed("Driven", typed.driven)
+        self._typed_shadow = self._typed("Shadow", typed.shadow)
+        self._typed_latency = self._typed("Latency", typed.latency)
         self._model_info = self._node.create_publisher(DiagnosticStatus, "~/model_info", LATCHED)
         self._entities.append((self._node.destroy_publisher, self._model_info))
         self.announce()
@@ -203,6 +207,11 @@ class Session:
         self._entities.append((self._node.destroy_publisher, publisher))
         return publisher
 
+    def _typed(self, name: str, fill: Callable[[Decision, typed.Make], Any]) -> TypedTopic[Decision]:
+        topic = TypedTopic(self._node, name, REPORT, fill)
+        self._entities.append((TypedTopic.close, topic))
+        return topic
+
     def _command_publisher(self, entry: ActionEntry) -> Any:
         """Of one action; whoever asks for a deadline or for liveliness learns when commands stay away."""
         promises = {
@@ -254,9 +263,12 @@ class Session:
             self._node.get_logger().info("driving" if omega is None else f"driving at omega {omega}")
         if decision.number is not None:
             self._driven.publish(reports.driven(decision))
+            self._typed_driven.publish(decision)
         if decision.shadow:
             self._shadow.publish(reports.shadow(decision))
+            self._typed_shadow.publish(decision)
         self._latency.publish(reports.latency(decision))
+        self._typed_latency.publish(decision)
 
     def _watch_failed(self, error: Exception) -> None:
         self._node.get_logger().error(f"the watchdog failed: {one_line(error)}")
