@@ -7,6 +7,8 @@
 #   make test      the test suite
 #   make docs      the documentation as a site, in site/; opens from the file system
 #   make test-kilted  the node's tests on the wire with the rclpy of ROS 2 Kilted; those of `make test` have Jazzy's
+#   make packages  wheels and source distributions of all three packages, in dist/, checked as an index checks them
+#   make test-packages  these, installed in new environments of every Python version that is here; gigabytes of torch
 #   make lint      ruff and strict mypy
 
 PYTHON ?= python3
@@ -14,6 +16,8 @@ VENV ?= .venv
 # Pinned, so that a machine that has (or points pip to) a CPU build does not pull gigabytes of CUDA with a newer one.
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2 --dist loadfile
+# Python versions that `make test-packages` tries.
+PYTHONS ?= 3.10 3.11 3.12 3.13
 
 RUN := $(VENV)/bin/python
 # The robot's two distributions are on no index: the extras that need them find them in the same command.
@@ -24,7 +28,7 @@ KILTED := $(VENV)-kilted
 TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 
 
-.PHONY: demo cube-demo benchmark ros-demo docs test test-kilted lint format clean
+.PHONY: demo cube-demo benchmark ros-demo docs test test-kilted packages test-packages lint format clean
 
 demo: $(VENV)/.demo
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo $(ARGS)
@@ -52,6 +56,17 @@ test: $(VENV)/.dev
 test-kilted: $(KILTED)/.done
 	$(TEST_ENVIRONMENT) $(KILTED)/bin/python -m pytest --confcutdir=tests/ros $(PYTEST_ARGS) \
 		$(addprefix tests/ros/test_ros_,wiring.py stop_requests.py node.py greediness.py faults.py process.py security.py takeover.py)
+
+packages: $(VENV)/.dev
+	rm -rf dist
+	for folder in . ros2_ws/src/dipole_runtime ros2_ws/src/dipole_policy; do \
+		$(RUN) -m build --quiet --outdir dist $$folder || exit 1; done
+	$(RUN) -m twine check --strict dist/*
+
+# CLEAN=wheel: of these tests only the one of the wheel with the README's first lines.
+test-packages: packages
+	PYTHONS="$(PYTHONS)" TORCH="$(TORCH)" $(RUN) -m pytest tests/packages/clean_environments.py -rs \
+		-o tmp_path_retention_policy=failed -k "$(CLEAN)"
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .

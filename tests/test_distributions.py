@@ -9,43 +9,79 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
+from email import message_from_bytes
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[1]
 WORKSPACE = ROOT / "ros2_ws/src"
-# What each is built of; dipole-sb3 with the workspace beside it, whose packages it must not take.
 PARTS = {
-    "dipole-sb3": (ROOT, ("pyproject.toml", "README.md", "LICENSE", "dipole_sb3", "export", "configs", "ros2_ws")),
-    "dipole-runtime": (WORKSPACE / "dipole_runtime", None),
-    "dipole-policy": (WORKSPACE / "dipole_policy", None),
+    "dipole-sb3": ROOT,
+    "dipole-runtime": WORKSPACE / "dipole_runtime",
+    "dipole-policy": WORKSPACE / "dipole_policy",
 }
-UNWANTED = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+# What the wheels of pure packages hold: folder of the source → folder in the wheel. Nothing else, and all of it.
+MODULES = {
+    "dipole-sb3": {
+        "dipole_sb3": "dipole_sb3",
+        "configs": "dipole_sb3/configs",
+        "export/dipole_export": "dipole_export",
+    },
+    "dipole-runtime": {"dipole_runtime": "dipole_runtime"},
+    "dipole-policy": {"dipole_policy": "dipole_policy"},
+}
 
 # Not find_spec("pip"): setuptools takes that for pip starting, and no longer replaces a distutils that is loaded.
 needs_pip = pytest.mark.skipif(not any(distributions(name="pip")), reason="pip is not installed in this environment")
+needs_git = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout: what git tracks is what is packaged")
+
+
+def tracked(source: Path) -> list[str]:
+    """The files of a source folder that git tracks, or would after ``git add``."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
+    return [name for name in run(command, cwd=source).splitlines() if (source / name).is_file()]
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Distribution → its wheel, built from a copy, without a package index."""
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Distribution → a copy of what git tracks of it."""
     found = {}
-    for name, (source, parts) in PARTS.items():
-        folder = tmp_path_factory.mktemp("source") / name
-        if parts is None:
-            shutil.copytree(source, folder, ignore=UNWANTED)
-        else:
-            folder.mkdir()
-            for part in parts:
-                copy = shutil.copytree if (source / part).is_dir() else shutil.copy
-                copy(source / part, folder / part, **({"ignore": UNWANTED} if (source / part).is_dir() else {}))
+    for name, source in PARTS.items():
+        found[name] = tmp_path_factory.mktemp("source") / name
+        for file in tracked(source):
+            (found[name] / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / file, found[name] / file)
+    return found
+
+
+def build(source: Path, out: Path, *options: str) -> None:
+    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), *options, str(source)])
+
+
+@pytest.fixture(scope="module")
+def wheels(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Distribution → its wheel, built of the copy."""
+    found = {}
+    for name, source in sources.items():
         out = tmp_path_factory.mktemp("wheels")
-        options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", str(out)]
-        run([sys.executable, "-m", "pip", "wheel", *options, str(folder)], cwd=folder)
+        build(source, out, "--wheel")
         (found[name],) = out.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def released(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Distribution → its source distribution, and the wheel built of that one, as `make packages` leaves them."""
+    found = {}
+    for name, source in sources.items():
+        out = tmp_path_factory.mktemp("released")
+        build(source, out)
+        found[name] = (next(out.glob("*.tar.gz")), next(out.glob("*.whl")))
     return found
 
 
@@ -61,7 +97,73 @@ def files(wheel: Path) -> set[str]:
         return {re.sub(r"^[^/]+\.data/data/", "", name) for name in archive.namelist()}
 
 
-@needs_pip
+@needs_git
+@pytest.mark.parametrize("name", PARTS)
+def test_a_wheel_holds_the_packages_files_and_no_others(wheels: dict[str, Path], name: str) -> None:
+    """The lists of packages and of data are written by hand: modules, configuration, recordings and py.typed."""
+    expected = {
+        f"{inside}/{file}" for folder, inside in MODULES[name].items() for file in tracked(PARTS[name] / folder)
+    }
+    found = {file for file in files(wheels[name]) if not re.match(r"[^/]+\.dist-info/|share/", file)}
+    assert found == expected
+    assert {file for file in found if file.endswith("/py.typed")}
+
+
+@needs_git
+@pytest.mark.parametrize("name", PARTS)
+def test_a_source_distribution_is_the_whole_checkout(released: dict[str, tuple[Path, Path]], name: str) -> None:
+    """With its docs, examples, tests and Makefile: who repackages it tests it with them."""
+    with tarfile.open(released[name][0]) as archive:
+        found = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    made = {file for file in found if re.match(r"PKG-INFO$|setup\.cfg$|[^/]+\.egg-info/", file)}
+    assert "PKG-INFO" in made
+    assert found - made == set(tracked(PARTS[name])) - made
+
+
+@needs_git
+@pytest.mark.parametrize("name", PARTS)
+def test_the_source_distributions_wheel_is_the_checkouts(
+    wheels: dict[str, Path], released: dict[str, tuple[Path, Path]], name: str
+) -> None:
+    contents = []
+    for wheel in (wheels[name], released[name][1]):
+        with zipfile.ZipFile(wheel) as archive:
+            contents.append({file: archive.read(file) for file in sorted(archive.namelist())})
+    assert contents[0] == contents[1]
+
+
+@needs_git
+def test_the_packages_are_as_an_index_wants_them(released: dict[str, tuple[Path, Path]]) -> None:
+    run(
+        [
+            sys.executable,
+            "-m",
+            "twine",
+            "check",
+            "--strict",
+            *(str(file) for pair in released.values() for file in pair),
+        ]
+    )
+
+
+@needs_git
+@pytest.mark.parametrize("name", PARTS)
+def test_links_of_the_packages_page_lead_out_of_the_checkout(wheels: dict[str, Path], name: str) -> None:
+    """On the page of an index there is no file beside it."""
+    with zipfile.ZipFile(wheels[name]) as archive:
+        (metadata,) = (file for file in archive.namelist() if file.endswith(".dist-info/METADATA"))
+        page = message_from_bytes(archive.read(metadata)).get_payload()
+    tokens = [child for token in MarkdownIt().parse(str(page)) for child in token.children or []]
+    targets = [
+        str(token.attrs.get("href") or token.attrs["src"]) for token in tokens if token.type in ("link_open", "image")
+    ]
+    assert [target for target in targets if not target.startswith("https://")] == []
+    if name == "dipole-sb3":
+        assert "https://arxiv.org/abs/2601.00898" in targets
+        assert "your own data: `docs/data.md`" in str(page)
+
+
+@needs_git
 def test_no_file_has_two_owners(wheels: dict[str, Path]) -> None:
     owned = {name: files(wheel) for name, wheel in wheels.items()}
     names = list(owned)
@@ -97,6 +199,7 @@ class Environment:
         return run([str(self.python), "-c", code], env={**os.environ, "PYTHONPATH": paths}).split()
 
 
+@needs_git
 @needs_pip
 @pytest.mark.parametrize("removed", PARTS)
 def test_each_survives_the_removal_of_another(wheels: dict[str, Path], tmp_path: Path, removed: str) -> None:
@@ -122,6 +225,7 @@ def test_each_survives_the_removal_of_another(wheels: dict[str, Path], tmp_path:
         assert place.startswith(str(environment.site))
 
 
+@needs_git
 @needs_pip
 def test_the_scripts_of_an_installed_distribution(wheels: dict[str, Path], tmp_path: Path) -> None:
     """setup.cfg sends them where ros2 run looks; in a virtual environment they belong into bin all the same."""

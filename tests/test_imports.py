@@ -85,20 +85,3 @@ def test_importing_the_package_and_its_command_loads_no_optional_package() -> No
 def test_modules_that_need_an_extra_are_seen_where_they_are_imported() -> None:
     """Otherwise the test above could not fail."""
     assert "matplotlib" in modules_loaded_by("import matplotlib")
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="reads pyproject.toml with tomllib")
-def test_wheels_hold_every_folder() -> None:
-    """The list of packages is written by hand: configuration files count as well as modules."""
-    import tomllib
-
-    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    missing = []
-    for package, place in setuptools["package-dir"].items():
-        for file in (ROOT / place).rglob("*.*"):
-            parts = file.parent.relative_to(ROOT / place).parts
-            name = ".".join([package, *parts])
-            # A checkout may have a link to the configuration tree in the package.
-            if file.suffix in (".py", ".yaml") and parts[:1] != ("configs",) and name not in setuptools["packages"]:
-                missing.append(name)
-    assert not missing

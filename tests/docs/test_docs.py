@@ -1,19 +1,48 @@
-"""The README and the docs: links lead somewhere, and the example runs."""
+"""The README and the docs: links lead somewhere, and the examples run."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 from dipole_export import export_bundle
+from dipole_runtime import GuidedPolicy
+from recordings import Arrays
+from stable_baselines3 import SAC
+
+from dipole_sb3 import DIPOLE, OfflineReplayBuffer, ReBRAC, load_dataset
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "ros2_ws/src").glob("*/README.md")),
+]
+SMALL: dict[str, Any] = {"dataset": "demo/reacher-tqc-10k", "policy_kwargs": {"net_arch": [16]}}
+
+# Pages whose Python is run here, and those whose is not, with the reason.
+RUN = {
+    "README.md",
+    *(f"docs/{name}.md" for name in ("commands", "data", "deployment", "online", "recording", "resuming", "speed")),
+    "ros2_ws/src/dipole_runtime/README.md",
+}
+NOT_RUN = {
+    "docs/bags.md": "reads what a bag became; tests/bags does",
+    "docs/exorl.md": "tests/datasets/exorl runs it, on a recording made there",
+    "docs/ogbench.md": "reads data sets that are downloaded; tests/datasets/ogbench makes the same calls on small ones",
+}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def python_of(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     local = [target for target in targets if not target.startswith(("http://", "https://"))]
@@ -21,7 +50,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_examples_of_going_on_online_run() -> None:
-    in_one, in_two = re.findall(r"```python\n(.*?)```", (ROOT / "docs/online.md").read_text(), flags=re.DOTALL)
+    in_one, in_two = python_of("docs/online.md")
     names: dict[str, Any] = {}
     exec(compile(in_one.replace("3_000", "3").replace("7_000", "5"), "online.md", "exec"), names)
     assert (names["model"].num_timesteps, names["model"]._n_updates) == (5, 5)
@@ -32,10 +61,10 @@ def test_examples_of_going_on_online_run() -> None:
 
 def test_examples_of_resuming_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one process, but with a new model: what a crash leaves is the folder."""
-    page = (
-        (ROOT / "docs" / "resuming.md").read_text().replace("8_000", "3").replace("16_000", "9").replace("2_000", "4")
+    begun, resumed = (
+        example.replace("8_000", "3").replace("16_000", "9").replace("2_000", "4")
+        for example in python_of("docs/resuming.md")
     )
-    begun, resumed = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(begun, "resuming.md", "exec"), names)
@@ -46,7 +75,7 @@ def test_examples_of_resuming_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, then, after what its command line does, driving."""
-    training, online, driving = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    training, online, driving = python_of("README.md")
     shorter = training.replace("8_000", "3").replace("progress_bar=True", "progress_bar=False")
     assert shorter != training
     monkeypatch.chdir(tmp_path)
@@ -61,3 +90,84 @@ def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     exec(compile(driving, "README.md", "exec"), names)
     assert names["decision"].action.shape == (2,)
     assert names["decision"].omega == 2.0
+
+
+def test_examples_of_deployment_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime's own page among them: a pair, then a policy without greediness."""
+    monkeypatch.chdir(tmp_path)
+    model = DIPOLE("MlpPolicy", **SMALL).learn(1)
+    names: dict[str, Any] = {"observation": model.replay_buffer.observations[0, 0]}
+    export_bundle(model, "robot.dipole")
+    pair, deterministic = python_of("docs/deployment.md")
+    for example in (pair, *python_of("ros2_ws/src/dipole_runtime/README.md")):
+        exec(compile(example, "deployment.md", "exec"), names)
+        assert names["decision"].action.shape == (2,)
+    export_bundle(ReBRAC("MlpPolicy", **SMALL).learn(1), "plain.dipole")
+    names["policy"] = GuidedPolicy.load("plain.dipole")
+    exec(compile(deterministic, "deployment.md", "exec"), names)
+    assert names["decision"].omega is None
+
+
+def test_examples_of_your_own_data_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reacher_data: Arrays) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("drive.npz", **reacher_data)
+    names: dict[str, Any] = {"env": gymnasium.make("Reacher-v5"), "episodes": [reacher_data]}
+    in_memory, stored = python_of("docs/data.md")
+    exec(compile(stored, "data.md", "exec"), names)
+    assert names["buffer"].size() == len(reacher_data["rewards"])
+    exec(compile(in_memory, "data.md", "exec"), names)
+    assert names["model"].replay_buffer.size() == len(reacher_data["rewards"])
+
+
+def test_examples_of_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    SAC("MlpPolicy", "Hopper-v5").save("sac")
+    played, _, taken, pickled = python_of("docs/recording.md")  # the second reads a set that Minari downloads
+    names: dict[str, Any] = {"OfflineReplayBuffer": OfflineReplayBuffer, "load_dataset": load_dataset}
+    exec(compile(played.replace("100_000", "60").replace("n_envs=8", "n_envs=1"), "recording.md", "exec"), names)
+    exec(compile(taken.replace("100_000", "120"), "recording.md", "exec"), names)
+    assert names["dataset"].size() == 120
+    names["agent"].save_replay_buffer("sac.pkl")
+    exec(compile(pickled, "recording.md", "exec"), names)
+    assert names["dataset"].size() == 120
+
+
+def test_examples_of_profiling_and_of_many_runs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (profiled,) = python_of("docs/commands.md")
+    exec(compile(profiled.replace("1_000", "40"), "commands.md", "exec"), {"model": DIPOLE("MlpPolicy", **SMALL)})
+    assert any(Path("profile").iterdir())
+    _, together = python_of("docs/speed.md")  # the first is one line of a constructor, with an ellipsis
+    together = together.replace("8_000, callbacks=[...]", "2")
+    exec(compile(together, "speed.md", "exec"), names := {})  # type: ignore[var-annotated]
+    assert [model.num_timesteps for model in names["models"]] == [2] * 8
+    assert Path("seed3.zip").is_file()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="reads pyproject.toml with tomllib")
+def test_the_oldest_versions_of_the_docs_are_those_of_the_package() -> None:
+    import tomllib
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = project["dependencies"] + [line for name in extras if name not in ("dev", "ros") for line in extras[name]]
+    oldest = {}
+    for requirement in map(Requirement, asked):
+        for bound in requirement.specifier:
+            if bound.operator == ">=" and not requirement.name.startswith("dipole"):
+                assert oldest.setdefault(requirement.name, bound.version) == bound.version
+    table = (ROOT / "docs/installing.md").read_text().split("|---|---|\n")[1]
+    named = {
+        name: row[1]
+        for line in table.splitlines()
+        for row in [line.strip("| ").split(" | ")]
+        for name in row[0].split(", ")
+    }
+    assert named == oldest
+
+
+def test_every_page_with_an_example_is_run() -> None:
+    """A page whose Python nobody runs goes stale unseen: it has to be named with its test, or with a reason."""
+    pages = {str(page.relative_to(ROOT)) for page in PAGES if "```python\n" in page.read_text()}
+    assert pages == RUN | set(NOT_RUN)
