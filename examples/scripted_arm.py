@@ -1,4 +1,4 @@
-"""Record a controller of your own: a scripted arm that goes to its target in some episodes and elsewhere in the others."""
+"""Record a controller of your own: a scripted arm that goes to its target in some episodes only."""
 
 import argparse
 
@@ -19,7 +19,7 @@ args = parser.parse_args()
 class ScriptedArm:
     """A proportional-derivative controller. Aim, gains and carelessness are drawn anew in every episode.
 
-    What ``record_dataset`` asks of a model: two spaces, ``predict`` for a batch, and statistics to normalise by, if any.
+    ``record_dataset`` asks a model for its spaces, for ``predict`` on a batch, and for VecNormalize, if it has one.
     """
 
     def __init__(self, seed: int) -> None:
