@@ -106,9 +106,7 @@ class Outcome(NamedTuple):
     details: dict[str, Tensor]
 
     @classmethod
-    def of(
-        cls, losses: Sequence[Tensor], gates: Sequence[Tensor | None] | None = None, **details: Tensor
-    ) -> Outcome:
+    def of(cls, losses: Sequence[Tensor], gates: Sequence[Tensor | None] | None = None, **details: Tensor) -> Outcome:
         """From losses of shape [...], which are added up; only their sum keeps its gradient.
 
         :param gates: for each loss 1, or 0 where it does not count in this update, [...]; None: it counts.
