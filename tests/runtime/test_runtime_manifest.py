@@ -362,7 +362,7 @@ class TestForms:
     @pytest.mark.parametrize(
         ("betas", "words"),
         [
-            ([], "at betas: found [], expected at least 1 items"),
+            ([], "at betas: found a list of 0, expected at least 1 items"),
             ([0.5, 0.0], "at betas[1]: found 0.0, expected more than 0"),
             ([0.5, 1.0], "at betas[1]: found 1.0, expected less than 1"),
             ([0.5, "0.5"], "at betas[1]: found '0.5', expected type number"),
@@ -402,7 +402,7 @@ def checked(value: dict[str, Any]) -> bytes:
 
 class TestVersions:
     def test_a_newer_format_says_what_to_do(self, files: dict[str, bytes]) -> None:
-        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 3')
+        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 4')
         words = refusal(data)
         assert "newer version" in words
         assert "update dipole_runtime" in words

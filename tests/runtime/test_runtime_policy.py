@@ -20,6 +20,7 @@ from small_bundles import (
     Sizes,
     SmallPolicy,
     candidates_of,
+    denoised_of,
     edited,
     make_files,
     make_policy,
