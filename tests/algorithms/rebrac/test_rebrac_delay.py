@@ -93,11 +93,13 @@ def test_graphs_of_each_order_of_updates_and_none_before_it_was_warm(delay: int)
     warm: set[bool] = set()
     replays: list[int] = []
     inside: list[bool] = []
+    outside: list[bool] = []
 
     def losses(networks: Any, batch: Any, noise: Noise, objective: Any) -> Outcome:
         waits = noise.actor_gate is None
         assert not inside or waits in warm
         warm.add(waits)
+        outside.extend([waits] * (not inside))
         return compute_losses(networks, batch, noise, objective)
 
     def record(function: Callable[[], Outcome]) -> Callable[[], Outcome]:
@@ -111,10 +113,13 @@ def test_graphs_of_each_order_of_updates_and_none_before_it_was_warm(delay: int)
         return replay
 
     recorded._updates = CapturedUpdates(OneRun(recorded), losses, record)
-    for count in (31, 25, 12):
+    for count in (31, 25, 12, 200):
         for model in (recorded, plain):
             model.train(count, 32)
-    assert len(replays) > 3
+    made = len(outside)
+    for model in (recorded, plain):
+        model.train(100, 32)
+    assert len(outside) == made, "each order of ten updates is recorded in the end"
     same(recorded, plain, 1e-6)
     for model in (recorded, plain):
         model.record_training()
