@@ -145,6 +145,7 @@ class CapturedUpdates:
             if constants != self._constants:
                 # The first update creates the optimiser's state; a recording is possible once the state stays in place.
                 self._recordings, self._constants, self._warm = {}, constants, 0
+                self._warm_kinds.clear()
             is_warm = self._warm >= _WARM_UP
             size = self.per_replay if is_warm and updates >= self.per_replay else 1
             with section("batch"):
