@@ -116,7 +116,8 @@ class DiffusionPolicy(CandidatePolicy):
     def start_and_added(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noise [rows, T · action] → x_T [rows, action], and z of each step, [T, rows, action]; the last adds none."""
         parts = noise.reshape(noise.shape[0], len(self.times), -1).transpose(0, 1)
-        return parts[0], torch.cat([parts[1:], parts[:1]])
+        # Scan takes what it carries as it returns it: contiguous.
+        return parts[0].contiguous(), torch.cat([parts[1:], parts[:1]])
 
     def stepped(self, x: Tensor, predicted: Tensor, added: Tensor, numbers: Tensor) -> Tensor:
         """x_t [rows, action], its predicted noise, what is added, and the step's numbers [3] → x_(t−1)."""
