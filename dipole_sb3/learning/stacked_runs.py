@@ -247,7 +247,7 @@ def _with_gates_alike(noises: Sequence[Any]) -> list[Any]:
     for parts in zip(*noises, strict=True):
         opened = next((part for part in parts if part is not None), None)
         fields.append([torch.zeros_like(opened) if part is None and opened is not None else part for part in parts])
-    return [type(noises[0])(*parts) for parts in zip(*fields, strict=True)]
+    return [type(noise)(*(parts[run] for parts in fields)) for run, noise in enumerate(noises)]
 
 
 def _stack(*tensors: Tensor) -> Tensor:
