@@ -103,7 +103,7 @@ class Decomposed(TwoNetworkPolicy):
         source = exported.source
         batch = torch.export.Dim("batch")
         example = (torch.zeros(2, len(model.observation_space.low)), torch.zeros(2, len(source.low)), torch.zeros(2, 1))  # type: ignore[attr-defined]
-        for name, network in (("_positive", 0), ("_negative", 1)):
+        for network in range(2):
             program = torch.onnx.export(
                 graphs.VelocityField(source, network).eval(),
                 example,
@@ -117,7 +117,7 @@ class Decomposed(TwoNetworkPolicy):
             assert program is not None
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
-            setattr(self, name, onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options))
+            self._networks[network] = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
 
 
 def contenders(

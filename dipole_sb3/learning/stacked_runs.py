@@ -158,7 +158,7 @@ class OneRun:
         generator = torch.Generator(model.device).manual_seed(_VALIDATION_SEED)
         batch = self.normalized(validation.draw(_VALIDATION_TRANSITIONS, generator, *self._what_to_take()))
         model.policy.set_training_mode(False)
-        noise = rule.draw_noise(model.policy, _VALIDATION_TRANSITIONS, generator, 1)
+        noise = rule.draw_noise(model.policy, _VALIDATION_TRANSITIONS, generator, 0)
         with torch.no_grad():
             outcome = rule.losses(model.policy, batch, noise, model.objective())
         for name, loss in zip(rule.loss_names, outcome.losses.tolist(), strict=True):
@@ -188,7 +188,7 @@ class ManyRuns:
     def draw_inputs(self, batch_size: int) -> Inputs:
         drawn = [run.draw_inputs(batch_size) for run in self._runs]
         indices = [inputs.indices for inputs in drawn if inputs.indices is not None]
-        noise = merged(_stack, *(inputs.noise for inputs in drawn))
+        noise = merged(_stack, *_with_gates_alike([inputs.noise for inputs in drawn]))
         if len(indices) == len(drawn) and self._share_data():
             return Inputs(torch.stack(indices), None, noise)
         batches = [run.gathered(inputs) for run, inputs in zip(self._runs, drawn, strict=True)]
@@ -239,6 +239,15 @@ def without_vec_normalize(model: str) -> ValueError:
         f"{model} has learned from normalised observations: found no VecNormalize, expected env= to be an environment "
         "in VecNormalize.load(...) with the statistics of that run"
     )
+
+
+def _with_gates_alike(noises: Sequence[Any]) -> list[Any]:
+    """The noise of several runs, where a gate that is closed (None) for some runs only is 0 for these."""
+    fields = []
+    for parts in zip(*noises, strict=True):
+        opened = next((part for part in parts if part is not None), None)
+        fields.append([torch.zeros_like(opened) if part is None and opened is not None else part for part in parts])
+    return [type(noise)(*(parts[run] for parts in fields)) for run, noise in enumerate(noises)]
 
 
 def _stack(*tensors: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Learner(Protocol):
         ...
 
     def take_note(self, outcome: Outcome, updates: int) -> None:
-        """Adds updates to the statistics; the outcome is the last update's, but ``losses`` is the sum over all."""
+        """Adds updates to the statistics; the outcome is theirs together."""
         ...
 
 
@@ -133,11 +133,10 @@ class CapturedUpdates:
         self, learner: Learner, losses: LossFunction, record: Callable[[Callable[[], Any]], Callable[[], Any]]
     ) -> None:
         self._learner, self._losses, self._record = learner, losses, record
-        self._plain = PlainUpdates(learner, losses)
-        self._recordings: dict[int, _Recording] = {}
+        self._recordings: dict[tuple[_Kind, ...], _Recording] = {}
         self._constants: tuple[Any, ...] | None = None
         self._warm = 0
-        self._is_warm = False
+        self._warm_kinds: set[_Kind] = set()
 
     def run(self, updates: int, batch_size: int) -> None:
         """As :meth:`PlainUpdates.run`, on the same batches and noise."""
@@ -146,30 +145,40 @@ class CapturedUpdates:
             if constants != self._constants:
                 # The first update creates the optimiser's state; a recording is possible once the state stays in place.
                 self._recordings, self._constants, self._warm = {}, constants, 0
-            if self._warm < _WARM_UP:
-                for optimizer in self._learner.optimizers():
-                    keep_on_device(optimizer, self._learner.device)
-                with beside(self._learner.device):
-                    self._plain.run(1, batch_size)
-                self._warm, self._is_warm = self._warm + 1, True
-                self._constants = (batch_size, *self._learner.constants())
-                updates -= 1
-                continue
-            size = self.per_replay if updates >= self.per_replay else 1
-            if size not in self._recordings and not self._is_warm:
-                # Something may have changed that needs compiling, which must not happen during recording: warm up.
-                self._warm = _WARM_UP - 1
-                continue
+                self._warm_kinds.clear()
+            is_warm = self._warm >= _WARM_UP
+            size = self.per_replay if is_warm and updates >= self.per_replay else 1
             with section("batch"):
                 drawn = [self._learner.draw_inputs(batch_size) for _ in range(size)]
-            if size not in self._recordings:
-                self._recordings[size] = _Recording(self._learner, self._losses, drawn, self._record)
+            kinds = tuple(map(_kind, drawn))
             with section("update"):
-                outcome = self._recordings[size].replay(drawn)
-            self._is_warm = False
+                if is_warm and (kinds in self._recordings or self._warm_kinds.issuperset(kinds)):
+                    outcome = self._replay(kinds, drawn)
+                else:
+                    # What is recorded must not compile then: each kind of update is made first, just before.
+                    outcome = self._warmed_up(kinds, drawn)
+                    self._constants = (batch_size, *self._learner.constants())
             with section("logging"):
                 self._learner.take_note(outcome, size)
             updates -= size
+
+    def _replay(self, kinds: tuple[_Kind, ...], drawn: list[Inputs]) -> Outcome:
+        if kinds not in self._recordings:
+            self._recordings[kinds] = _Recording(self._learner, self._losses, drawn, self._record)
+        self._warm_kinds.clear()
+        return self._recordings[kinds].replay(drawn)
+
+    def _warmed_up(self, kinds: tuple[_Kind, ...], drawn: list[Inputs]) -> Outcome:
+        for optimizer in self._learner.optimizers():
+            keep_on_device(optimizer, self._learner.device)
+        with beside(self._learner.device):
+            outcomes = [self._learner.update(inputs, self._losses) for inputs in drawn]
+        if self._warm >= _WARM_UP:
+            # At once, for the next updates may be of another order, which is recorded already and leaves nothing warm.
+            self._recordings[kinds] = _Recording(self._learner, self._losses, drawn, self._record)
+        self._warm += 1
+        self._warm_kinds.update(kinds)
+        return Outcome.of_all(outcomes)
 
 
 class _Recording:
@@ -185,8 +194,7 @@ class _Recording:
         self._inputs = [_copy(inputs) for inputs in drawn]
 
         def run() -> Outcome:
-            outcomes = [learner.update(inputs, losses) for inputs in self._inputs]
-            return outcomes[-1]._replace(losses=torch.stack([outcome.losses for outcome in outcomes]).sum(0))
+            return Outcome.of_all([learner.update(inputs, losses) for inputs in self._inputs])
 
         self._replay = record(run)
 
@@ -242,6 +250,14 @@ def without_device(optimizer_state: dict[str, Any]) -> dict[str, Any]:
 def addresses(tensors: Iterator[Tensor]) -> tuple[int, ...]:
     """Memory addresses of tensors, for :meth:`Learner.constants`."""
     return tuple(tensor.data_ptr() for tensor in tensors)
+
+
+_Kind = tuple[bool, ...]
+
+
+def _kind(inputs: Inputs) -> _Kind:
+    """Which gates are closed: an update of another kind is another computation."""
+    return tuple(part is None for part in inputs.noise)
 
 
 def _tensors(inputs: Inputs) -> list[Tensor]:

@@ -92,32 +92,45 @@ class Objective:
 class Outcome(NamedTuple):
     """The result of one evaluation of the losses; detached tensors are for the log only.
 
-    =======  ================================================================================
+    =======  =====================================================================================
     total    sum of all losses, of all runs, with gradient
-    losses   [..., losses], in the order of the rule's ``loss_names``
+    losses   [..., losses], in the order of the rule's ``loss_names``; 0 where a loss does not count
+    counts   likewise 1 where a loss counts in this update, else 0
     details  what the log describes: name → tensor with leading axes [...], of the last update
-    =======  ================================================================================
+    =======  =====================================================================================
     """
 
     total: Tensor
     losses: Tensor
+    counts: Tensor
     details: dict[str, Tensor]
 
     @classmethod
-    def of(cls, losses: Sequence[Tensor], gates: Sequence[Tensor | float] | None = None, **details: Tensor) -> Outcome:
+    def of(cls, losses: Sequence[Tensor], gates: Sequence[Tensor | None] | None = None, **details: Tensor) -> Outcome:
         """From losses of shape [...], which are added up; only their sum keeps its gradient.
 
-        :param gates: for each loss 1, or 0 where it does not count in this update; the log shows it all the same.
+        :param gates: for each loss 1, or 0 where it does not count in this update, [...]; None: it counts.
         """
         stacked = torch.stack(list(losses), dim=-1)
-        counted = stacked
+        counts = torch.ones_like(stacked)
         if gates is not None:
-            counted = torch.stack([gate * loss for gate, loss in zip(gates, losses, strict=True)])
-        return cls(counted.sum(), stacked.detach(), {name: value.detach() for name, value in details.items()})
+            each = [torch.ones_like(losses[0]) if gate is None else gate for gate in gates]
+            counts = torch.stack(each, dim=-1)
+            stacked = counts * stacked
+        detached = {name: value.detach() for name, value in details.items()}
+        return cls(stacked.sum(), stacked.detach(), counts, detached)
+
+    @classmethod
+    def of_all(cls, outcomes: Sequence[Outcome]) -> Outcome:
+        """The outcome of several updates: sums of losses and counts; each detail is of the last update that has it."""
+        losses, counts = (torch.stack(each).sum(0) for each in zip(*(one[1:3] for one in outcomes), strict=True))
+        details = {name: value for outcome in outcomes for name, value in outcome.details.items()}
+        return cls(outcomes[-1].total, losses, counts, details)
 
     def of_run(self, run: int) -> Outcome:
         """One run's part of several runs' outcome; ``total`` stays that of all."""
-        return Outcome(self.total, self.losses[run], {name: value[run] for name, value in self.details.items()})
+        details = {name: value[run] for name, value in self.details.items()}
+        return Outcome(self.total, self.losses[run], self.counts[run], details)
 
 
 def of_losses(number: float | Tensor) -> float | Tensor:
@@ -136,12 +149,14 @@ class UpdateRule:
     :param objective: the class of the numbers that the losses depend on.
     :param loss_names: names of the losses in the log.
     :param draw_noise: (policy, batch size, generator, number of the update from 1) → a named tuple of tensors on the
-        generator's device: all that differs between two updates besides the batch: randomness [batch, …], and 0/1
-        gates [] of what happens in some updates only.
+        generator's device: all that differs between two updates besides the batch: randomness [batch, …], and gates
+        [] of what happens in some updates only: 1, or None where it does not and need not be computed. Among stacked
+        runs a gate that is open for some only is 0 for the others. In update 0, which stands for all, all are open.
     :param losses: (networks, batch, noise, objective) → outcome; ``networks`` are a policy's, or a stack of several
         policies': each has ``features(observations)`` and ``head``.
     :param after_step: (policy, objective, noise): what follows the optimiser's step: Polyak steps of targets.
-    :param statistics: (means of the losses by name, details of the last update) → further numbers for the log.
+    :param statistics: (means of the losses by name, details of the last update) → further numbers for the log; a loss
+        that has not counted since the last row is missing.
     :param needs_next_actions: whether batches have ``next_actions`` and ``continues``.
     """
 
@@ -177,8 +192,15 @@ def apply_update(
 
 
 def step(rule: UpdateRule, policy: Any, objective: Objective, noise: Any) -> None:
-    """The optimiser's step with the current gradients, and what follows it."""
+    """The optimiser's step with the current gradients, and what follows it.
+
+    What a closed gate left out has a gradient of 0, so that the optimiser's momentum goes on moving it.
+    """
     with section("optimiser"):
+        if any(part is None for part in noise):
+            for parameter in policy.trained_parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         policy.optimizer.step()
     with section("target step"), torch.no_grad():
         rule.after_step(policy, objective, noise)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dipole_sb3.networks.diffusion import Schedule
 from dipole_sb3.networks.feature_network import FeatureNetwork
 from dipole_sb3.networks.heads import DeterministicActor, OneStepActor, QEnsemble
 from dipole_sb3.networks.residual import NoisePredictor
@@ -66,12 +67,12 @@ class Diffusion:
 
     :param actor: the predictor of the noise.
     :param critic: two critics.
-    :param steps: T ≥ 1, denoising steps.
+    :param schedule: of the T ≥ 1 denoising steps.
     """
 
     actor: FeatureNetwork[NoisePredictor]
     critic: FeatureNetwork[QEnsemble]
-    steps: int
+    schedule: Schedule
 
 
 @dataclass(frozen=True)

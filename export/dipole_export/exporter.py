@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from dipole_runtime import GuidedPolicy
@@ -36,13 +36,14 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from dipole_export import graphs
 from dipole_export.deterministic import ExportedDeterministic
+from dipole_export.diffusion import ExportedDiffusion
 from dipole_export.exported_form import SEED, ExportedForm
-from dipole_export.pair import ExportedPair
+from dipole_export.pair import ExportedPair, omega_of
 from dipole_export.trainer import drawn_observations, random_observations
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3.buffers.normalization import ObservationStatistics
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
-from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, GuidedConditional
+from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, Diffusion, GuidedConditional
 
 Precision = Literal["fp32", "int8"]
 
@@ -71,7 +72,7 @@ def export_bundle(
     Before anything is written, the runtime and the model act on the same 1,000 observations and are compared, at
     ω = −1 … 4 if the policy has an ω. The same model gives the same bytes.
 
-    :param model: trained or loaded; of any algorithm whose policy has a form that bundles support.
+    :param model: trained or loaded, of any algorithm.
     :param path: a folder, or a single file if it ends in ``.dipole``; an existing bundle is replaced.
     :param precision: ``"fp32"``, or ``"int8"``: the large matrices in 8 bits, a quarter of the size and faster.
     :param omega_range: smallest and largest ω that the runtime accepts, −1 ≤ low ≤ high; None: −1 … 4. Must be None for
@@ -154,8 +155,8 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
     """Copies of the acting networks, in the form needed to write a bundle.
 
     :param omega_range: see :func:`export_bundle`.
-    :raises ValueError: observations are images, bounds are not finite, normalisation statistics are missing, bundles do
-        not support this form of policy, or ``omega_range`` is given for a policy without greediness.
+    :raises ValueError: observations are images, bounds are not finite, normalisation statistics are missing, or
+        ``omega_range`` is given for a policy without greediness.
     """
     for key, space in graphs.flat_order(model.observation_space).items():
         name = "observations" if key is None else f"the observation {key!r}"
@@ -169,19 +170,13 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
     bounds = _inside(space)
     policy: Any = model.policy
     form = copy.deepcopy(policy.acting_form())
-    algorithm = type(model).__name__
-    if not isinstance(form, graphs.SampledForm | Deterministic):
-        held = ", ".join(kind.__name__ for kind in (*get_args(graphs.SampledForm), Deterministic))
-        raise ValueError(
-            f"{algorithm} acts as a {type(form).__name__}, expected one of the forms that bundles hold: {held}"
-        )
     for network in (form.actor, form.critic):
         network.cpu().eval()
-    if not isinstance(form, Deterministic):
-        return ExportedPair(model, graphs.Source(form, statistics, *bounds), omega_range)
-    if omega_range is not None:
-        raise ValueError(f"omega_range is {omega_range}, expected none: {algorithm} acts without greediness")
-    return ExportedDeterministic(model, graphs.Source(form, statistics, *bounds))
+    source: graphs.Source[Any] = graphs.Source(form, statistics, *bounds)
+    omega = omega_of(model, form, omega_range)
+    if isinstance(form, Deterministic):
+        return ExportedDeterministic(model, source)
+    return (ExportedDiffusion if isinstance(form, Diffusion) else ExportedPair)(model, source, omega)
 
 
 def _inside(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ computed once per action. The flow steps are one Scan, so the packed matrices of
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -24,6 +25,7 @@ from dipole_sb3.buffers.normalization import ObservationStatistics
 from dipole_sb3.networks.acting_forms import (
     ActingForm,
     Deterministic,
+    Diffusion,
     Flow,
     GuidedConditional,
     GuidedPair,
@@ -44,11 +46,20 @@ GuidedForm = GuidedPair | GuidedConditional
 """Two fields, of which one is followed and the other fled."""
 SampledForm = GuidedPair | GuidedConditional | Flow | OneStep
 """From noise to an action by Euler steps."""
+CandidateForm = SampledForm | Diffusion
+"""From noise to N actions, of which the critics choose."""
 
 
 def flow_steps(form: SampledForm) -> int:
     """Euler steps from noise to the action."""
     return 1 if isinstance(form, OneStep) else form.flow_steps
+
+
+def steps_and_betas(form: CandidateForm) -> tuple[int, tuple[float, ...]]:
+    """Number of steps from noise to the action, and the variances of a diffusion's steps; of others none."""
+    if isinstance(form, Diffusion):
+        return len(form.schedule.betas), form.schedule.betas
+    return flow_steps(form), ()
 
 
 Form = TypeVar("Form", bound=ActingForm, covariant=True)
@@ -81,12 +92,12 @@ class Perceptron(nn.Module):
     def __init__(self, stack: StackedMLP, member: int, columns: Sequence[int]) -> None:
         super().__init__()
         layers = cast("list[StackedLinear]", [*stack.hidden, stack.output])
-        self.inputs = _frozen(torch.split(layers[0].weight[member], list(columns)))
-        self.weights = _frozen(layer.weight[member] for layer in layers[1:])
-        self.biases = _frozen(layer.bias[member, 0] for layer in layers)
+        self.inputs = frozen(torch.split(layers[0].weight[member], list(columns)))
+        self.weights = frozen(layer.weight[member] for layer in layers[1:])
+        self.biases = frozen(layer.bias[member, 0] for layer in layers)
         norms = cast("Iterable[StackedLayerNorm]", stack.norms or ())
         self.scales, self.offsets = (
-            _frozen(getattr(norm, name)[member, 0] for norm in norms) for name in ("weight", "bias")
+            frozen(getattr(norm, name)[member, 0] for norm in norms) for name in ("weight", "bias")
         )
         self.activation, self.norm_first = stack.activation, stack.norm_order == "before"
 
@@ -107,8 +118,8 @@ class Perceptron(nn.Module):
         """
         parts = list(self.inputs)
         assert part == len(parts) - 1
-        self.biases[0] = _frozen([self.biases[0] + value.detach() @ parts.pop()])[0]
-        self.inputs = _frozen(parts)
+        self.biases[0] = frozen([self.biases[0] + value.detach() @ parts.pop()])[0]
+        self.inputs = frozen(parts)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +141,8 @@ class Perceptron(nn.Module):
         return inputs, x
 
 
-def _frozen(tensors: Iterable[Tensor]) -> nn.ParameterList:
+def frozen(tensors: Iterable[Tensor]) -> nn.ParameterList:
+    """Copies of tensors, as parameters that do not learn."""
     return nn.ParameterList(nn.Parameter(tensor.detach().clone(), requires_grad=False) for tensor in tensors)
 
 
@@ -293,11 +305,30 @@ class Critic(nn.Module):
         return self.minimum(observation, self.scale.scale(action)).squeeze(-1)
 
 
-class GuidedPolicy(nn.Module):
-    """The complete policy for one observation and several ω: N guided candidates for each, and the critic's choice.
+class CandidatePolicy(nn.Module):
+    """The complete policy for one observation and several ω: N candidates for each, and the critic's choice."""
 
-    A policy of one field has no ω: its graph has the input, and does not read it.
-    """
+    observation: Observation
+    critic: Critic
+
+    def forward(self, observation: Tensor, noise: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
+        """Observation [1, observation], noise [N, noise], ω [W] → actions [W, action], min(Q₁, Q₂) [W, N]."""
+        omegas, (candidates, width), size = omega.shape[0], noise.shape, self.critic.scale.low.shape[0]
+        start = noise.expand(omegas, candidates, width).reshape(-1, width)
+        rows = omega.reshape(-1, 1).expand(omegas, candidates).reshape(-1, 1)
+        scaled = self.sampled(self.observation(observation), start, rows).clamp(-1.0, 1.0)
+        q = self.critic.minimum(observation, scaled).reshape(omegas, candidates)
+        best = q.argmax(dim=1).reshape(omegas, 1, 1).expand(omegas, 1, size)
+        chosen = scaled.reshape(omegas, candidates, size).gather(1, best).reshape(omegas, size)
+        return self.critic.scale.unscale(chosen), q
+
+    @abstractmethod
+    def sampled(self, features: Tensor, noise: Tensor, omega: Tensor) -> Tensor:
+        """Features [1, features], noise [rows, noise], ω [rows, 1] → actions [rows, action], not yet clipped."""
+
+
+class GuidedPolicy(CandidatePolicy):
+    """Guided candidates; a policy of one field has no ω: its graph has the input, and does not read it."""
 
     def __init__(self, source: Source[SampledForm]) -> None:
         super().__init__()
@@ -308,18 +339,7 @@ class GuidedPolicy(nn.Module):
         self.critic = Critic(source)
         self.times = nn.Buffer(torch.tensor(uniform_schedule(flow_steps(source.form))[:-1]).reshape(-1, 1))
 
-    def forward(self, observation: Tensor, noise: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
-        """Observation [1, observation], x₀ [N, action], ω [W] → actions [W, action], min(Q₁, Q₂) [W, N]."""
-        omegas, (candidates, size) = omega.shape[0], noise.shape
-        start = noise.expand(omegas, candidates, size).reshape(-1, size)
-        rows = omega.reshape(-1, 1).expand(omegas, candidates).reshape(-1, 1)
-        scaled = self._integrate(self.observation(observation), start, rows).clamp(-1.0, 1.0)
-        q = self.critic.minimum(observation, scaled).reshape(omegas, candidates)
-        best = q.argmax(dim=1).reshape(omegas, 1, 1).expand(omegas, 1, size)
-        chosen = scaled.reshape(omegas, candidates, size).gather(1, best).reshape(omegas, size)
-        return self.critic.scale.unscale(chosen), q
-
-    def _integrate(self, features: Tensor, x: Tensor, omega: Tensor) -> Tensor:
+    def sampled(self, features: Tensor, noise: Tensor, omega: Tensor) -> Tensor:
         """Euler's method on (1 + ω)·v⁺ − ω·v⁻: features [1, features], x₀ [rows, action], ω [rows, 1] → x₁."""
         steps = len(self.times)
         towards, away = (1.0 + omega) / steps, omega / steps
@@ -334,7 +354,7 @@ class GuidedPolicy(nn.Module):
             return x + change, change
 
         shares = tuple(field.share(features, self.times) for field in fields)
-        end, _ = scan(guided if len(fields) > 1 else alone, x, shares)
+        end, _ = scan(guided if len(fields) > 1 else alone, noise, shares)
         return end  # type: ignore[no-any-return]
 
     def each_field(self) -> list[Field]:

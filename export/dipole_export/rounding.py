@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dipole_export.denoising import Denoiser, DiffusionPolicy
 from dipole_export.graphs import DeterministicPolicy, Field, GuidedPolicy, Perceptron
 
 LEAST_WIDTH = 64
@@ -67,11 +68,34 @@ def rounded_actor(policy: DeterministicPolicy, observations: Tensor) -> list[Rou
     return _rounded_layers(policy.actor, [(values.T @ values).double().numpy() for values in inputs])
 
 
-def _rounded_layers(perceptron: Perceptron, products: Sequence[np.ndarray]) -> list[Rounded]:
+def rounded_denoiser(policy: DiffusionPolicy, observations: Tensor, noise: Tensor) -> list[Rounded]:
+    """The hidden layers of a predictor of noise, rounded and fitted to their inputs during sampling of actions.
+
+    :param observations: raw and flat, shape [vectors, observation].
+    :param noise: shape [vectors, T · action].
+    """
+    denoiser = policy.denoiser
+    totals = _no_products(denoiser)
+    with torch.no_grad():
+        features = policy.observation(observations)
+        x, added = policy.start_and_added(noise)
+        for time, more, numbers in zip(policy.times, added, policy.numbers, strict=True):
+            inputs, predicted = denoiser.traced(denoiser.share(features, time.expand(len(x), 1)), x)
+            for total, values in zip(totals, inputs, strict=True):
+                total += (values.T @ values).double()
+            x = policy.stepped(x, predicted, more, numbers)
+    return _rounded_layers(denoiser, [total.numpy() for total in totals])
+
+
+def _rounded_layers(network: Perceptron | Denoiser, products: Sequence[np.ndarray]) -> list[Rounded]:
     return [
         rounded(weight.numpy(), product) if min(weight.shape) >= LEAST_WIDTH else NOT_ROUNDED
-        for weight, product in zip(perceptron.weights, products, strict=True)
+        for weight, product in zip(network.weights, products, strict=True)
     ]
+
+
+def _no_products(network: Perceptron | Denoiser) -> list[Tensor]:
+    return [torch.zeros(len(weight), len(weight), dtype=torch.float64) for weight in network.weights]
 
 
 NOT_ROUNDED = Rounded(np.empty((0, 0), np.int8), np.empty(0, np.float32))
@@ -105,9 +129,7 @@ def _input_products(
     policy: GuidedPolicy, fields: Sequence[Field], observations: Tensor, noise: Tensor, omegas: Tensor
 ) -> list[list[np.ndarray]]:
     """XᵀX of every later layer's inputs, by field and layer, over all observations, ω and flow steps."""
-    totals = [
-        [torch.zeros(len(weight), len(weight), dtype=torch.float64) for weight in f.perceptron.weights] for f in fields
-    ]
+    totals = [_no_products(field.perceptron) for field in fields]
     with torch.no_grad():
         features = policy.observation(observations).repeat_interleave(len(omegas), dim=0)
         x = noise.repeat_interleave(len(omegas), dim=0)

@@ -14,34 +14,31 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
-from dipole_export.graphs import GuidedForm, SampledForm, Statistics, flat_order, flat_size
+from dipole_export.graphs import CandidateForm, GuidedForm, Statistics, flat_order, flat_size
 from dipole_sb3.buffers.normalization import normalized
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
-from dipole_sb3.networks import flow
-from dipole_sb3.networks.acting_forms import Deterministic, Flow, OneStep
+from dipole_sb3.networks import diffusion, flow
+from dipole_sb3.networks.acting_forms import Deterministic, Diffusion, Flow, OneStep
 
 _ROWS_AT_ONCE = 16_384
 
 
 def trainer_candidates(
     model: OfflineAlgorithm,
-    form: SampledForm,
+    form: CandidateForm,
     observations: np.ndarray,
-    num_candidates: int,
+    noise: np.ndarray,
     omegas: Sequence[float],
-    seed: int,
 ) -> TestVectors:
-    """The trainer's own candidates and Q-values at every ω; each observation has its own noise.
+    """The trainer's own candidates and Q-values at every ω.
 
     :param model: not changed; its random generators are not used.
     :param form: the form in which its policy acts.
     :param observations: flat, in the robot's units, shape [vectors, observation].
-    :param num_candidates: N, number of candidates.
+    :param noise: what the candidates of each observation start from, shape [vectors, N, noise], float32.
     :param omegas: each ω ≥ −1.
-    :param seed: seed of the noise.
     """
-    size = get_action_dim(model.action_space)
-    noise = np.random.default_rng(seed).standard_normal((len(observations), num_candidates, size)).astype(np.float32)
+    size, num_candidates = get_action_dim(model.action_space), noise.shape[1]
     shape = (len(observations), len(omegas), num_candidates)
     candidates, q = np.empty((*shape, size), np.float32), np.empty(shape, np.float32)
     vectors_at_once = max(1, _ROWS_AT_ONCE // num_candidates)
@@ -53,18 +50,21 @@ def trainer_candidates(
 
 
 def _candidates(
-    model: OfflineAlgorithm, form: SampledForm, observations: np.ndarray, noise: np.ndarray, omega: float
+    model: OfflineAlgorithm, form: CandidateForm, observations: np.ndarray, noise: np.ndarray, omega: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Actions in the actuators' units, shape [vectors, N, action], and their Q-values, [vectors, N], at one ω."""
     policy = model.policy
     policy.set_training_mode(False)
-    vectors, count, size = noise.shape
+    vectors, count, width = noise.shape
     tensors, _ = policy.obs_to_tensor(_as_networks_see(observations, model))
     with torch.no_grad():
-        rows = torch.as_tensor(noise.reshape(-1, size), device=policy.device)
+        rows = torch.as_tensor(noise.reshape(-1, width), device=policy.device)
         features = form.actor.features(tensors).repeat_interleave(count, dim=0)
         if isinstance(form, OneStep):
             scaled = form.actor.head(features, rows).clamp(-1.0, 1.0)
+        elif isinstance(form, Diffusion):
+            predictor = form.actor.head
+            scaled = diffusion.sample_actions(lambda x, step: predictor(features, x, step), form.schedule, rows)
         else:
             scaled = flow.sample_actions(_velocity(form, features, omega), rows, form.flow_steps)
         values = form.critic.head(form.critic.features(_repeated(tensors, count)), scaled).amin(dim=0)
@@ -72,7 +72,7 @@ def _candidates(
     assert isinstance(space, spaces.Box)
     actions = policy.unscale_action(scaled.cpu().numpy().reshape(-1, *space.shape))
     actions = np.clip(actions, space.low, space.high)
-    return actions.reshape(vectors, count, size), values.cpu().numpy().reshape(vectors, count)
+    return actions.reshape(vectors, count, -1), values.cpu().numpy().reshape(vectors, count)
 
 
 def _velocity(form: GuidedForm | Flow, features: Tensor, omega: float) -> flow.Velocity:

@@ -18,12 +18,9 @@ from dipole_export import export_bundle
 from dipole_runtime import GuidedPolicy
 from recordings import Arrays
 
-from dipole_sb3 import DIPOLE, IDQL, IQL, evaluate_sweep, learn_together, load_dataset
+from dipole_sb3 import DIPOLE, IQL, evaluate_sweep, learn_together, load_dataset
 from dipole_sb3.learning.stacked_runs import OneRun
 from dipole_sb3.learning.update_execution import CapturedUpdates
-
-NOT_IN_BUNDLES = (IDQL,)
-"""It acts in a form that bundles do not hold yet."""
 
 make_reacher = functools.partial(gymnasium.make, "Reacher-v5")
 
@@ -101,11 +98,6 @@ def test_a_bundle_acts_as_the_model_does(algorithm: Any, reacher_data: Arrays, t
     model = small(algorithm, dataset=reacher_data).learn(2)
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", device="cpu")
-    if algorithm in NOT_IN_BUNDLES:
-        with pytest.raises(ValueError, match=r"acts as a \w+, expected one of the forms that bundles hold"):
-            export_bundle(loaded, tmp_path / "bundle")
-        assert not (tmp_path / "bundle").exists()
-        return
     export_bundle(loaded, tmp_path / "bundle")
     policy = GuidedPolicy.load(tmp_path / "bundle")
     for observation in reacher_data["observations"][:5]:

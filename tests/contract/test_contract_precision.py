@@ -109,6 +109,8 @@ def test_weights_are_cast_once_and_not_per_flow_step(make: Callable[..., Any]) -
 
 def test_losses_values_and_gradients_are_those_of_single_precision_within_rounding(make: Callable[..., Any]) -> None:
     model = make().learn(50)
+    if hasattr(model, "policy_delay"):
+        drawn(model)  # an update in which the actor waits
     parameters = [each for each in model.policy.parameters() if each.requires_grad]
 
     def evaluated(products: Any, arguments: tuple[Any, ...]) -> tuple[Any, Tensor]:

@@ -1,7 +1,8 @@
-"""Bundles of policies that sample in another form than DIPOLE's pair: one flow, one step, a flow with a condition."""
+"""Bundles of policies that sample in another form than DIPOLE's pair: one flow, one step, a condition, diffusion."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from dipole_export import export_bundle
 from dipole_runtime import GuidedPolicy, GuidedPolicyError
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.inspection import describe
-from dipole_runtime.manifest import NEGATIVE, POSITIVE, OmegaRange
+from dipole_runtime.manifest import CRITIC, GUIDED, MANIFEST, NEGATIVE, POSITIVE, PREDICTOR, VECTORS, OmegaRange
 from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
 
 from dipole_sb3 import CFGRL, DIPOLE, FAWAC, FQL, IDQL, IFQL, OfflineReplayBuffer, ReBRAC
 
 OBSERVATION, ACTION = 5, spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 3.0]), dtype=np.float32)
-SAMPLED = (IFQL, FAWAC, FQL, CFGRL)
+SAMPLED = (IFQL, FAWAC, FQL, CFGRL, IDQL)
 EXORL = {"norm_order": "before", "actor_layer_norm": 1, "actor_output_init": "lecun", "time_features": 16}
 EXORL |= {"time_frequencies": (3.0, 10_000.0), "activation_fn": "mish"}
 
@@ -60,9 +61,11 @@ def acted(model: Any, observation: np.ndarray, noise: np.ndarray, **setting: Any
 
 @pytest.mark.parametrize("algorithm", SAMPLED)
 def test_a_bundle_acts_as_the_model_does_with_the_same_noise(algorithm: type[Any], tmp_path: Path) -> None:
-    model = make(algorithm, flow_steps=4)
+    model = make(algorithm, **({"actor_tau": 0.1} if algorithm is IDQL else {"flow_steps": 4}))
     export_bundle(model, tmp_path / "bundle")
     policy, random = GuidedPolicy.load(tmp_path / "bundle"), np.random.default_rng(1)
+    width = policy.manifest.noise_size
+    assert width == (10 if algorithm is IDQL else 2)
     settings: list[tuple[dict[str, Any], dict[str, Any], int]] = [({}, {}, 1)]
     if algorithm is CFGRL:
         settings = [({"guidance": w}, {"omega": w - 1}, 1) for w in (0.0, 1.0, 1.5, 3.0)]
@@ -70,7 +73,7 @@ def test_a_bundle_acts_as_the_model_does_with_the_same_noise(algorithm: type[Any
         settings = [({"num_candidates": count}, {}, count) for count in (1, 4)]
     for observation in random.normal(size=(5, OBSERVATION)).astype(np.float32):
         for of_model, of_bundle, count in settings:
-            noise = random.normal(size=(count, 2)).astype(np.float32)
+            noise = random.normal(size=(count, width)).astype(np.float32)
             found = policy.act(observation, noise=noise, **of_bundle)
             np.testing.assert_allclose(found.action, acted(model, observation, noise, **of_model), atol=2e-4)
             assert found.q.shape == (count,)
@@ -110,9 +113,11 @@ def test_the_weight_of_cfgrl_is_an_omega_one_less(tmp_path: Path) -> None:
         export_bundle(model, tmp_path / "other", omega_range=(-2.0, 2.0))
 
 
-@pytest.mark.parametrize("algorithm", [FQL, CFGRL])
+@pytest.mark.parametrize("algorithm", [FQL, CFGRL, IDQL])
 def test_int8(algorithm: type[Any], tmp_path: Path) -> None:
-    model = make(algorithm, width=96, updates=2)
+    # Each denoising step enlarges the rounding of those before: one block keeps it small.
+    of_policy = {"policy_kwargs": {"net_arch": {"pi": [96], "qf": [96, 96]}}} if algorithm is IDQL else {}
+    model = make(algorithm, width=96, updates=2, **of_policy)
     whole = export_bundle(model, tmp_path / "fp32")
     short = export_bundle(model, tmp_path / "int8", "int8", max_int8_error=LARGEST_INT8_ERROR)
     assert 0 < short.parity.action_error < LARGEST_INT8_ERROR
@@ -141,7 +146,36 @@ def test_a_tanh_ends_rebracs_graph(tmp_path: Path) -> None:
         np.testing.assert_allclose(policy.act(observation).action, model.predict(observation)[0], atol=2e-4)
 
 
-def test_diffusion_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="IDQL acts as a Diffusion, expected one of the forms that bundles hold"):
-        export_bundle(make(IDQL, updates=1), tmp_path / "bundle")
-    assert not list(tmp_path.iterdir())
+def test_diffusion_has_its_own_manifest(tmp_path: Path) -> None:
+    model = make(IDQL, updates=1, diffusion_steps=3)
+    manifest = export_bundle(model, tmp_path / "bundle")
+    assert (manifest.policy, manifest.format_version) == ("diffusion", 3)
+    guidance = manifest.guidance
+    assert guidance is not None
+    assert (guidance.flow_steps, guidance.num_candidates, guidance.omega) == (3, 32, OmegaRange(0.0, 0.0, 0.0))
+    # exp(−0.1/3 − ½·9.9·(2t − 1)/9), t = 1, 2, 3
+    assert guidance.betas == pytest.approx([1 - np.exp(-0.1 / 3 - 0.55 * odd) for odd in (1, 3, 5)])
+    written = json.loads((tmp_path / "bundle" / MANIFEST).read_bytes())
+    assert not {"omega", "flow_steps"} & set(written)
+    files = read_bundle(tmp_path / "bundle").files
+    assert sorted(files) == sorted([GUIDED, PREDICTOR, CRITIC, VECTORS])
+    told = describe(read_bundle(tmp_path / "bundle"))
+    assert "policy       diffusion\ndenoising    3 steps, 32 candidates\nparity" in told
+    policy = GuidedPolicy.load(tmp_path / "bundle")
+    assert policy.deterministic_noise(2).shape == (2, 6)
+    with pytest.raises(GuidedPolicyError, match=r"noise has shape \(1, 2\), expected \(1, 6\)"):
+        policy.act(np.zeros(OBSERVATION), noise=np.zeros((1, 2)))
+    with pytest.raises(GuidedPolicyError, match=r"omega is 1\.0, expected 0\.0 to 0\.0"):
+        policy.act(np.zeros(OBSERVATION), omega=1.0)
+    with pytest.raises(ValueError, match="expected none: IDQL acts without greediness"):
+        export_bundle(model, tmp_path / "other", omega_range=(0.0, 1.0))
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("steps", "blocks"), [(1, 1), (2, 0)])
+def test_diffusion_in_few_steps_and_without_blocks(steps: int, blocks: int, tmp_path: Path) -> None:
+    model = make(IDQL, diffusion_steps=steps, policy_kwargs={"net_arch": {"pi": [16] * blocks, "qf": [16]}})
+    export_bundle(model, tmp_path / "bundle")
+    policy, observation = GuidedPolicy.load(tmp_path / "bundle"), np.ones(OBSERVATION, np.float32)
+    found = policy.act(observation, noise=policy.deterministic_noise()).action
+    np.testing.assert_allclose(found, model.predict(observation, deterministic=True)[0], atol=2e-4)

@@ -66,6 +66,12 @@ def deterministic_bundle(make_bundle: Callable[..., Path]) -> Path:
     return make_bundle(form="deterministic")
 
 
+@pytest.fixture(scope="session")
+def diffusion_bundle(make_bundle: Callable[..., Path]) -> Path:
+    """The same observations, actions and bounds; candidates of a diffusion model, no ω."""
+    return make_bundle(form="diffusion")
+
+
 @pytest.fixture(scope="module")
 def ros() -> Iterator[None]:
     """The context that nodes are made in."""

@@ -19,6 +19,7 @@ from small_bundles import (
     dict_parts,
     files_of,
     make_deterministic_files,
+    make_diffusion_files,
     make_files,
     make_policy,
     written,
@@ -40,6 +41,12 @@ def files(small: SmallPolicy) -> dict[str, bytes]:
 def deterministic_files(small: SmallPolicy) -> dict[str, bytes]:
     """Of a good bundle of a deterministic policy."""
     return make_deterministic_files(small)
+
+
+@pytest.fixture(scope="session")
+def diffusion_files(small: SmallPolicy) -> dict[str, bytes]:
+    """Of a good bundle of a diffusion policy."""
+    return make_diffusion_files(small)
 
 
 @pytest.fixture(scope="session", params=FORMS)

@@ -22,6 +22,7 @@ from dipole_runtime.manifest import (
     NEGATIVE,
     NETWORK_FILES,
     POSITIVE,
+    PREDICTOR,
     VECTORS,
     ActionSpec,
     FileEntry,
@@ -41,7 +42,9 @@ Array = np.ndarray[Any, Any]
 PAIR_NETWORKS = NETWORK_FILES["pair"]
 PAIR_DATA = (*PAIR_NETWORKS, VECTORS)
 PAIR_FILES = (MANIFEST, *PAIR_DATA)
-FORMS = ("pair", "deterministic")
+FORMS = ("pair", "deterministic", "diffusion")
+BETAS = (0.1, 0.3, 0.6)
+"""Of the diffusion policy's steps."""
 NETWORKS_OF_FORMS = [(form, name) for form, names in NETWORK_FILES.items() for name in names]
 
 
@@ -66,7 +69,8 @@ PAPER = Sizes(28, 5, (512, 512, 512), 10, 4)
 class SmallPolicy:
     """Weights of two velocity fields and two critics, with everything that is known of them.
 
-    As a deterministic policy it acts by ``deterministic`` and the same critics.
+    As a deterministic policy it acts by ``deterministic`` and the same critics, as a diffusion policy by ``positive``,
+    which predicts the noise then.
     """
 
     sizes: Sizes
@@ -172,6 +176,23 @@ def candidates_of(policy: SmallPolicy, observation: Array, noise: Array, omega: 
     return policy.low + (np.clip(x, -1, 1) + 1) / 2 * (policy.high - policy.low).astype(np.float64)
 
 
+def denoised_of(policy: SmallPolicy, observation: Array, noise: Array) -> Array:
+    """[N, act] of the diffusion policy in the robot's units, from one raw observation [obs] and noise [N, T·act]."""
+    x, *added = np.split(noise.astype(np.float64), len(BETAS), axis=1)
+    seen = np.tile(normalized(policy, observation.astype(np.float64)), (len(x), 1))
+    for (time, factor, divisor, spread), z in zip(denoising_numbers(), [*added, 0.0], strict=True):
+        rows = np.concatenate([seen, x, np.full((len(x), 1), time)], axis=1)
+        x = np.clip((x - factor * perceptron(policy.positive, rows)) / divisor + spread * z, -1, 1)
+    return policy.low + (x + 1) / 2 * (policy.high - policy.low).astype(np.float64)
+
+
+def denoising_numbers() -> Array:
+    """Of the steps from the first to the last: t, and the factors β/√(1 − ᾱ), √(1 − β) and √β (the last: 0), [T, 4]."""
+    betas, kept = np.array(BETAS), np.cumprod(1 - np.array(BETAS))
+    times = np.arange(1, len(betas) + 1)
+    return np.stack([times, betas / np.sqrt(1 - kept), np.sqrt(1 - betas), np.sqrt(betas) * (times > 1)], axis=1)[::-1]
+
+
 def action_of(policy: SmallPolicy, observation: Array) -> Array:
     """[act] of the deterministic policy, in the robot's units, from one raw observation [obs]."""
     x = perceptron(policy.deterministic, normalized(policy, observation.astype(np.float64))[None])[0]
@@ -186,14 +207,20 @@ def q_of(policy: SmallPolicy, observation: Array, actions: Array) -> Array:
     return np.min([perceptron(layers, rows)[:, 0] for layers in policy.critics], axis=0)
 
 
-def make_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1) -> Vectors:
+def make_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1, form: str = "pair") -> Vectors:
     """The trainer's, by the mathematics above."""
     rng = np.random.default_rng(seed)
+    is_pair = form == "pair"
+    each = policy.omegas if is_pair else (0.0,)
+    width = policy.sizes.action * (1 if is_pair else len(BETAS))
     observations = rng.normal(size=(count, policy.sizes.observation)).astype(np.float32)
-    noise = rng.normal(size=(count, policy.sizes.candidates, policy.sizes.action)).astype(np.float32)
+    noise = rng.normal(size=(count, policy.sizes.candidates, width)).astype(np.float32)
     candidates = np.array(
         [
-            [candidates_of(policy, observation, start, omega) for omega in policy.omegas]
+            [
+                candidates_of(policy, observation, start, omega) if is_pair else denoised_of(policy, observation, start)
+                for omega in each
+            ]
             for observation, start in zip(observations, noise, strict=True)
         ]
     )
@@ -203,7 +230,7 @@ def make_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1) -> Vectors:
             for observation, of_omegas in zip(observations, candidates, strict=True)
         ]
     )
-    omegas = np.array(policy.omegas, np.float32)
+    omegas = np.array(each, np.float32)
     return Vectors(observations, noise, omegas, candidates.astype(np.float32), q.astype(np.float32))
 
 
@@ -291,19 +318,44 @@ def critic_model(policy: SmallPolicy) -> onnx.ModelProto:
     )
 
 
-def guided_model(policy: SmallPolicy) -> onnx.ModelProto:
-    """One Scan over the flow's times; rows are ordered ω by ω."""
-    sizes = policy.sizes
-    body = Graph("body_")
+def predictor_model(policy: SmallPolicy) -> onnx.ModelProto:
+    graph, sizes = Graph(), policy.sizes
+    rows = graph.add("Concat", graph.normalized(policy, "observation"), "action_t", "step", axis=1)
+    graph.add("Identity", graph.perceptron(policy.positive, rows), to="noise")
+    return graph.model(
+        {"observation": ["B", sizes.observation], "action_t": ["B", sizes.action], "step": ["B", 1]},
+        {"noise": ["B", sizes.action]},
+    )
+
+
+def flow_body(policy: SmallPolicy) -> tuple[Graph, onnx.GraphProto]:
+    """One step of the flow: x and t → the next x."""
+    sizes, body = policy.sizes, Graph("body_")
     rows = body.add("Concat", "seen_rows", "x", body.add("Mul", "ones", "t"), axis=1)
     push = body.add("Mul", body.add("Add", "omega_rows", body.weight(1.0)), body.perceptron(policy.positive, rows))
     pull = body.add("Mul", "omega_rows", body.perceptron(policy.negative, rows))
     step = body.add("Div", body.add("Sub", push, pull), body.weight(float(sizes.steps)))
     body.add("Add", "x", step, to="x_next")
-    scan_body = helper.make_graph(
-        body.nodes, "body", values({"x": ["M", sizes.action], "t": []}), values({"x_next": ["M", sizes.action]})
-    )
+    inputs = values({"x": ["M", sizes.action], "t": []})
+    return body, helper.make_graph(body.nodes, "body", inputs, values({"x_next": ["M", sizes.action]}))
 
+
+def denoising_body(policy: SmallPolicy) -> tuple[Graph, onnx.GraphProto]:
+    """One denoising step: x, its four numbers and z → the next x."""
+    sizes, body = policy.sizes, Graph("body_")
+    rows = body.add("Concat", "seen_rows", "x", body.add("Mul", "ones", "t"), axis=1)
+    less = body.add("Sub", "x", body.add("Mul", "factor", body.perceptron(policy.positive, rows)))
+    x = body.add("Add", body.add("Div", less, "divisor"), body.add("Mul", "spread", "z"))
+    body.add("Clip", x, body.weight(-1.0), body.weight(1.0), to="x_next")
+    shapes: dict[str, Any] = {"x": ["M", sizes.action], "t": [], "factor": [], "divisor": [], "spread": []}
+    inputs = values({**shapes, "z": ["M", sizes.action]})
+    return body, helper.make_graph(body.nodes, "body", inputs, values({"x_next": ["M", sizes.action]}))
+
+
+def guided_model(policy: SmallPolicy, form: str = "pair") -> onnx.ModelProto:
+    """One Scan over the steps; rows are ordered ω by ω."""
+    sizes, is_pair = policy.sizes, form == "pair"
+    body, scan_body = (flow_body if is_pair else denoising_body)(policy)
     graph = Graph()
     count = graph.add("Shape", "noise", start=0, end=1)
     omegas = graph.add("Shape", "omega", start=0, end=1)
@@ -317,8 +369,16 @@ def guided_model(policy: SmallPolicy) -> onnx.ModelProto:
     total = graph.add("Shape", start, start=0, end=1)
     seen = graph.normalized(policy, "observation")
     graph.add("Tile", seen, graph.add("Concat", total, one, axis=0), to="seen_rows")
-    times = graph.weight(np.arange(sizes.steps) / sizes.steps)
-    final = graph.add("Scan", start, times, body=scan_body, num_scan_inputs=1)
+    if is_pair:
+        of_steps = [graph.weight(np.arange(sizes.steps) / sizes.steps)]
+    else:
+        parts = graph.add("Reshape", start, graph.weight([-1, len(BETAS), sizes.action], np.int64))
+        by_step = graph.add("Transpose", parts, perm=[1, 0, 2])
+        start = graph.add("Gather", by_step, graph.weight(0, np.int64), axis=0)
+        # The last step adds none of what it is given.
+        added = graph.add("Gather", by_step, graph.weight([*range(1, len(BETAS)), 0], np.int64), axis=0)
+        of_steps = [*map(graph.weight, denoising_numbers().T), added]
+    final = graph.add("Scan", start, *of_steps, body=scan_body, num_scan_inputs=len(of_steps))
     candidates = graph.unscaled(policy, final)
     flat_q = graph.smaller_q(policy, "seen_rows", candidates)
     shape = graph.add("Concat", omegas, count, axis=0)
@@ -332,7 +392,11 @@ def guided_model(policy: SmallPolicy) -> onnx.ModelProto:
     graph.add("Identity", picked, to="action")
     graph.weights += body.weights
     return graph.model(
-        {"observation": [1, sizes.observation], "noise": ["N", sizes.action], "omega": ["W"]},
+        {
+            "observation": [1, sizes.observation],
+            "noise": ["N", sizes.action * (1 if is_pair else len(BETAS))],
+            "omega": ["W"],
+        },
         {"action": ["W", sizes.action], "q": ["W", "N"]},
     )
 
@@ -349,9 +413,11 @@ def deterministic_model(policy: SmallPolicy) -> onnx.ModelProto:
 
 
 def make_manifest(policy: SmallPolicy, files: Mapping[str, bytes]) -> Manifest:
-    """Of a deterministic policy where the files are such a one's."""
+    """Of a deterministic or a diffusion policy where the files are such a one's."""
     sizes = policy.sizes
     guidance = Guidance(sizes.steps, sizes.candidates, OmegaRange(0.5, -1.0, 4.0))
+    if PREDICTOR in files:
+        guidance = Guidance(len(BETAS), sizes.candidates, OmegaRange(0.0, 0.0, 0.0), BETAS)
     return Manifest(
         files={name: entry_of(content) for name, content in files.items() if name != MANIFEST},
         observation=ObservationSpec(
@@ -397,9 +463,21 @@ def make_deterministic_files(policy: SmallPolicy) -> dict[str, bytes]:
     return {MANIFEST: make_manifest(policy, files).to_bytes(), **files}
 
 
+def make_diffusion_files(policy: SmallPolicy) -> dict[str, bytes]:
+    """The five files of a diffusion policy's bundle."""
+    files = {
+        GUIDED: guided_model(policy, "diffusion").SerializeToString(deterministic=True),
+        PREDICTOR: predictor_model(policy).SerializeToString(deterministic=True),
+        CRITIC: critic_model(policy).SerializeToString(deterministic=True),
+        VECTORS: make_vectors(policy, form="diffusion").to_bytes(),
+    }
+    return {MANIFEST: make_manifest(policy, files).to_bytes(), **files}
+
+
 def files_of(form: str, policy: SmallPolicy) -> dict[str, bytes]:
     """A bundle's files, of the policy in one of FORMS."""
-    return make_files(policy) if form == "pair" else make_deterministic_files(policy)
+    makers = {"pair": make_files, "deterministic": make_deterministic_files, "diffusion": make_diffusion_files}
+    return makers[form](policy)
 
 
 def rehashed(files: Mapping[str, bytes], **changes: Any) -> dict[str, bytes]:
@@ -408,7 +486,7 @@ def rehashed(files: Mapping[str, bytes], **changes: Any) -> dict[str, bytes]:
     :param changes: of the manifest; those of its guidance by their own names.
     """
     manifest = Manifest.from_bytes(files[MANIFEST], "the original")
-    guided = {name: changes.pop(name) for name in ("flow_steps", "num_candidates", "omega") if name in changes}
+    guided = {name: changes.pop(name) for name in ("flow_steps", "num_candidates", "omega", "betas") if name in changes}
     if guided:
         assert manifest.guidance is not None
         changes["guidance"] = replace(manifest.guidance, **guided)

@@ -19,6 +19,7 @@ from dipole_runtime.manifest import (
     MANIFEST,
     NEGATIVE,
     POSITIVE,
+    PREDICTOR,
     VECTORS,
 )
 from dipole_runtime.vectors import ActionVectors
@@ -32,6 +33,7 @@ from small_bundles import (
     deterministic_model,
     make_action_vectors,
     make_deterministic_files,
+    make_diffusion_files,
     make_files,
     make_policy,
     make_vectors,
@@ -189,6 +191,17 @@ class TestMixedUp:
         other = make_deterministic_files(make_policy(seed=9))
         refusal_of(rehashed({**deterministic_files, name: other[name]}), words)
 
+    @pytest.mark.parametrize(
+        ("name", "words"), [(GUIDED, "the fused graph"), (PREDICTOR, "the noise predictor"), (CRITIC, "another q")]
+    )
+    def test_a_network_of_another_diffusion_bundle(self, diffusion_files: Files, name: str, words: str) -> None:
+        other = make_diffusion_files(make_policy(seed=9))
+        refusal_of(rehashed({**diffusion_files, name: other[name]}), words)
+
+    def test_another_schedule(self, diffusion_files: Files) -> None:
+        refusal_of(rehashed(diffusion_files, betas=(0.1, 0.3, 0.5)), "the noise predictor", "action")
+        refusal_of(rehashed(diffusion_files, betas=(0.1, 0.3)), GUIDED, "noise has shape [any, 6], expected [any, 4]")
+
     def test_a_policy_that_values_its_actions_otherwise(self, small: SmallPolicy, deterministic_files: Files) -> None:
         """The right actions, with the returns of other critics."""
         other = replace(small, critics=make_policy(seed=9).critics)
@@ -243,7 +256,7 @@ class TestMixedUp:
 
     def test_a_newer_format(self, folder: pathlib.Path, files: Files) -> None:
         """It may have other files, too: what to do about it comes first."""
-        newer = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 3')
+        newer = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 4')
         (folder / MANIFEST).write_bytes(newer)
         refusal(folder, "newer version", "update dipole_runtime")
         (folder / CRITIC).rename(folder / "value.onnx")

@@ -30,7 +30,7 @@ from dipole_runtime.tolerances import ACTION_TOLERANCE
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from runtime_helpers import assert_one_sentence
-from small_bundles import PAIR_DATA
+from small_bundles import BETAS, FORMS, PAIR_DATA
 
 WHERE = "/robot/the.dipole"
 
@@ -65,11 +65,14 @@ def manifests(draw: st.DrawFn) -> Manifest:
     omegas = sorted(draw(st.lists(st.floats(-1, 100), min_size=3, max_size=3)))
     error, tolerance = sorted(draw(st.lists(st.floats(0, ACTION_TOLERANCE), min_size=2, max_size=2)))
     entries = st.builds(FileEntry, st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(1, 1 << 20))
-    guidance = None
-    if draw(st.booleans()):
+    form, guidance = draw(st.sampled_from(FORMS)), None
+    if form == "pair":
         range_of_omega = OmegaRange(omegas[1], omegas[0], omegas[2])
         guidance = Guidance(draw(st.integers(1, 1000)), draw(st.integers(1, 4096)), range_of_omega)
-    names_of_files = (*NETWORK_FILES["deterministic" if guidance is None else "pair"], VECTORS)
+    elif form == "diffusion":
+        betas = draw(st.lists(st.floats(0, 1, exclude_min=True, exclude_max=True), min_size=1, max_size=8))
+        guidance = Guidance(len(betas), draw(st.integers(1, 4096)), OmegaRange(0.0, 0.0, 0.0), tuple(betas))
+    names_of_files = (*NETWORK_FILES[form], VECTORS)
     return Manifest(
         files={name: draw(entries) for name in names_of_files},
         observation=ObservationSpec(size, unique(draw, size), parts),
@@ -136,9 +139,13 @@ class TestSchema:
     @given(data=st.data())
     @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_ours_agrees_with_a_complete_validator(
-        self, files: dict[str, bytes], deterministic_files: dict[str, bytes], data: st.DataObject
+        self,
+        files: dict[str, bytes],
+        deterministic_files: dict[str, bytes],
+        diffusion_files: dict[str, bytes],
+        data: st.DataObject,
     ) -> None:
-        good = json.loads(data.draw(st.sampled_from([files, deterministic_files]))[MANIFEST])
+        good = json.loads(data.draw(st.sampled_from([files, deterministic_files, diffusion_files]))[MANIFEST])
         value = data.draw(mutations(good))
         # Of NaN, which JSON does not have, the complete one holds that it is at least -1.
         assume(not any(number != number for number in _floats(value)))
@@ -205,9 +212,13 @@ class TestFuzz:
     @given(data=st.data())
     @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_mutated_manifests(
-        self, files: dict[str, bytes], deterministic_files: dict[str, bytes], data: st.DataObject
+        self,
+        files: dict[str, bytes],
+        deterministic_files: dict[str, bytes],
+        diffusion_files: dict[str, bytes],
+        data: st.DataObject,
     ) -> None:
-        good = json.loads(data.draw(st.sampled_from([files, deterministic_files]))[MANIFEST])
+        good = json.loads(data.draw(st.sampled_from([files, deterministic_files, diffusion_files]))[MANIFEST])
         value = data.draw(mutations(good))
         try:
             content = canonical(value)
@@ -340,6 +351,43 @@ class TestForms:
             deterministic = {**json.loads(deterministic_files[MANIFEST]), "policy": policy}
             assert "at policy: found" in refusal(checked(deterministic))
 
+    def test_a_diffusion_policy_has_its_schedule(self, diffusion_files: dict[str, bytes]) -> None:
+        value = json.loads(diffusion_files[MANIFEST])
+        assert (value["format_version"], value["policy"], value["betas"]) == (3, "diffusion", list(BETAS))
+        assert not value.keys() & {"omega", "flow_steps"}
+        manifest = Manifest.from_bytes(diffusion_files[MANIFEST], WHERE)
+        assert (manifest.policy, manifest.noise_size) == ("diffusion", len(BETAS) * manifest.action.size)
+        assert manifest.guidance == Guidance(len(BETAS), 3, OmegaRange(0.0, 0.0, 0.0), BETAS)
+
+    @pytest.mark.parametrize(
+        ("betas", "words"),
+        [
+            ([], "at betas: found a list of 0, expected at least 1 items"),
+            ([0.5, 0.0], "at betas[1]: found 0.0, expected more than 0"),
+            ([0.5, 1.0], "at betas[1]: found 1.0, expected less than 1"),
+            ([0.5, "0.5"], "at betas[1]: found '0.5', expected type number"),
+            ([0.5] * 1001, "expected at most 1000 items"),
+            (0.5, "at betas: found 0.5, expected type array"),
+        ],
+        ids=str,
+    )
+    def test_what_is_no_schedule(self, diffusion_files: dict[str, bytes], betas: Any, words: str) -> None:
+        assert words in refusal(checked({**json.loads(diffusion_files[MANIFEST]), "betas": betas}))
+
+    def test_noise_without_end(self, diffusion_files: dict[str, bytes]) -> None:
+        """Bounds of each number alone would let a decision draw gigabytes."""
+        value = {**json.loads(diffusion_files[MANIFEST]), "betas": [0.5] * 1000, "num_candidates": 4096}
+        actions = 2100
+        value["action"] = {
+            "size": actions, "shape": [actions], "names": [f"a{index}" for index in range(actions)],
+            "low": [0.0] * actions, "high": [1.0] * actions,
+        }  # fmt: skip
+        assert "numbers of noise for a decision, expected at most 16777216" in refusal(checked(value))
+
+    def test_a_form_of_the_future(self, diffusion_files: dict[str, bytes]) -> None:
+        value = {**json.loads(diffusion_files[MANIFEST]), "format_version": 4, "policy": "telepathy"}
+        assert "at format_version: found 4, expected at most 3" in refusal(checked(value))
+
     def test_the_version_of_the_other_form(self, good: dict[str, Any], deterministic_files: dict[str, bytes]) -> None:
         assert "the key 'policy'" in refusal(checked({**good, "format_version": 2}))
         deterministic = json.loads(deterministic_files[MANIFEST])
@@ -354,7 +402,7 @@ def checked(value: dict[str, Any]) -> bytes:
 
 class TestVersions:
     def test_a_newer_format_says_what_to_do(self, files: dict[str, bytes]) -> None:
-        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 3')
+        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 4')
         words = refusal(data)
         assert "newer version" in words
         assert "update dipole_runtime" in words

@@ -111,6 +111,25 @@ class TestNumbers:
         assert "deterministic" in seen
         assert not re.search("ω|noise|andidate|undefined|NaN", seen), seen
 
+    def test_a_diffusion_policy(self, opened: Open, diffusion_files: Files, small: SmallPolicy) -> None:
+        tab, policy = opened(diffusion_files), policy_of(diffusion_files)
+        random, observation = np.random.default_rng(0), make_vectors(small, form="diffusion").observations[0]
+        for count in (1, 3, 7):
+            noise = random.normal(size=(count, policy.manifest.noise_size)).astype(np.float32)
+            expected = policy.act(observation, noise=noise)
+            action, q = computed(tab, observation, noise, [0.0])
+            require(action, expected.action)
+            require(q, expected.q)
+        for count in (3, 5):
+            tab.type("#candidates + input", str(count))
+            require(shown_action(tab), policy.act(observation, noise=policy.deterministic_noise(count)).action)
+        click(tab, "#new-noise")
+        settled(tab)
+        assert tab.run("dipole.noise().length") == 5 * policy.manifest.noise_size
+        seen = str(tab.run("document.body.innerText"))
+        assert "from noise to an action in 3 steps" in seen
+        assert not re.search("ω|undefined|NaN", seen), seen
+
     def test_it_says_how_far_it_is_from_the_trainer(self, opened: Open, any_files: Files) -> None:
         tab = opened(any_files)
         assert re.match("Agrees with the trainer to .* on 3 test vectors, in this browser", text(tab, "#status"))

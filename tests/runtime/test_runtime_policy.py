@@ -13,13 +13,14 @@ import pytest
 from dipole_runtime import Bundle, GuidedAction, GuidedPolicy, GuidedPolicyError
 from dipole_runtime.manifest import GUIDED, OmegaRange
 from dipole_runtime.observations import observation_of
-from dipole_runtime.reference import TwoNetworkPolicy
+from dipole_runtime.reference import DiffusionSteps, TwoNetworkPolicy
 from dipole_runtime.sessions import Network
 from runtime_helpers import assert_one_sentence, refusal_of_call
 from small_bundles import (
     Sizes,
     SmallPolicy,
     candidates_of,
+    denoised_of,
     edited,
     make_files,
     make_policy,
@@ -63,6 +64,36 @@ class TestMathematics:
         action, same = reference.run(observation, noise, omegas)
         np.testing.assert_array_equal(action, candidates[np.arange(len(omegas)), q.argmax(axis=1)])
         np.testing.assert_array_equal(same, q)
+
+    @pytest.mark.parametrize("candidates", [1, 2, 32])
+    def test_diffusion(self, diffusion_files: Files, small: SmallPolicy, candidates: int) -> None:
+        bundle = Bundle.from_files(diffusion_files, "small")
+        policy, reference = GuidedPolicy.from_bundle(bundle), DiffusionSteps(bundle)
+        size = policy.manifest.noise_size
+        for seed in range(5):
+            random = np.random.default_rng(seed)
+            observation = random.normal(size=small.sizes.observation).astype(np.float32)
+            noise = random.normal(size=(candidates, size)).astype(np.float32)
+            expected = denoised_of(small, observation, noise)
+            q = q_of(small, observation, expected)
+            for result in (policy.act(observation, noise=noise), policy.sweep(observation, [0.0, 0.0], noise)[1]):
+                np.testing.assert_allclose(result.q, q, atol=1e-5)
+                np.testing.assert_allclose(result.action, expected[q.argmax()], atol=1e-5)
+                assert result.omega == 0.0
+            found = reference.candidates(observation, noise, np.zeros(2, np.float32))
+            np.testing.assert_allclose(found, [expected, expected], atol=1e-5)
+
+    def test_diffusion_draws_from_the_generator_it_is_given(self, diffusion_files: Files) -> None:
+        policy = GuidedPolicy.from_bundle(Bundle.from_files(diffusion_files, "small"))
+        noise = np.random.default_rng(5).standard_normal((3, policy.manifest.noise_size), np.float32)
+        drawn = policy.act(np.ones(3), rng=np.random.default_rng(5))
+        np.testing.assert_array_equal(drawn.q, policy.act(np.ones(3), noise=noise).q)
+        fixed = policy.deterministic_noise(2)
+        assert fixed.shape == (2, policy.manifest.noise_size)
+        assert not fixed[0].any()
+        noise[1, 3] = np.nan
+        with pytest.raises(GuidedPolicyError, match="noise is nan for 'joint_1' of candidate 1"):
+            policy.act(np.ones(3), noise=noise)
 
     def test_the_normaliser_clips_somewhere(self, small: SmallPolicy) -> None:
         """Otherwise the tests above would not see whether it is there."""

@@ -79,8 +79,8 @@ class TestRangeOfActions:
 
     @pytest.mark.parametrize("factor", [1.01, 10.0, 1e6, 1e30, 1.7e38])
     def test_wider_than_the_policys(self, any_files: Files, factor: float) -> None:
-        words = "the two networks" if manifest_of(any_files).guidance is not None else "action.low"
-        refusal_of(stretched(any_files, factor), words)
+        words = {"pair": "the two networks", "deterministic": "action.low", "diffusion": "the noise predictor"}
+        refusal_of(stretched(any_files, factor), words[manifest_of(any_files).policy])
 
     @pytest.mark.parametrize("factor", [0.99, 0.5, 1e-30])
     def test_narrower_than_the_policys(self, any_files: Files, factor: float) -> None:

@@ -76,6 +76,7 @@ class IDQLPolicy(OfflinePolicy):
             if not holds:
                 raise ValueError(f"{name} is {value}, expected {expected}")
         self.diffusion_steps = diffusion_steps
+        self.schedule = Schedule.variance_preserving(diffusion_steps)
         self.dropout = dropout
         self.actor_weight_decay = actor_weight_decay
         self.actor_decay_steps = actor_decay_steps
@@ -121,7 +122,7 @@ class IDQLPolicy(OfflinePolicy):
         return [actor, float(not rests)]
 
     def acting_form(self) -> Diffusion:
-        return Diffusion(self.actor_target, self.critic_target, self.diffusion_steps)
+        return Diffusion(self.actor_target, self.critic_target, self.schedule)
 
     def acting_noise(self, batch: int, deterministic: bool, **setting: Any) -> Tensor:
         """The noise of all denoising steps, [batch · N, T · action]; the first candidate's is zero if deterministic."""
@@ -130,8 +131,8 @@ class IDQLPolicy(OfflinePolicy):
     def act(self, networks: Any, features: Features, noise: Tensor, **setting: Any) -> Tensor:
         count = setting["num_candidates"]
         of_actor = features("actor_target").repeat_interleave(count, dim=-2)
-        schedule = Schedule.variance_preserving(self.diffusion_steps)
-        candidates = sample_actions(lambda x, step: networks.actor_target.head(of_actor, x, step), schedule, noise)
+        predictor = networks.actor_target.head
+        candidates = sample_actions(lambda x, step: predictor(of_actor, x, step), self.schedule, noise)
         return best_candidates(networks.critic_target, features("critic_target"), candidates, count)
 
     def _predict_by_actor(self, *arguments: Any, **named: Any) -> tuple[np.ndarray, Any]:

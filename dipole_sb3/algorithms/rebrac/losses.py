@@ -65,14 +65,15 @@ class ReBRACObjective(ValueObjective):
 class Noise(NamedTuple):
     """What differs between updates besides the batch.
 
-    ==========  ===========================================================================
+    ==========  ==============================================================================
     of_target   ε ~ N(0, I) of the target policy's action, [..., batch, action]
-    actor_gate  1 where the actor learns and the targets move in this update, else 0, [...]
-    ==========  ===========================================================================
+    actor_gate  1 where the actor learns and the targets move in this update, else 0, [...];
+                None: in no run
+    ==========  ==============================================================================
     """
 
     of_target: Tensor
-    actor_gate: Tensor
+    actor_gate: Tensor | None
 
 
 class HasPolicyDelay(HasActionDim, Protocol):
@@ -83,7 +84,7 @@ class HasPolicyDelay(HasActionDim, Protocol):
 
 def draw_noise(policy: HasPolicyDelay, batch_size: int, generator: torch.Generator, update: int) -> Noise:
     """Fresh randomness for one update, drawn on the generator's device."""
-    gate = torch.full((), float(update % policy.policy_delay == 0), device=generator.device)
+    gate = torch.ones((), device=generator.device) if update % policy.policy_delay == 0 else None
     return Noise(standard_normal(policy, batch_size, generator), gate)
 
 
@@ -108,7 +109,7 @@ def target_returns(networks: ReBRACNetworks, batch: Batch, noise: Noise, objecti
 
 
 def compute_losses(networks: ReBRACNetworks, batch: Batch, noise: Noise, objective: ReBRACObjective) -> Outcome:
-    """All losses on one batch; the actor's two count only where the gate is open.
+    """All losses on one batch; the actor's two count only where the gate is open, else they are 0.
 
     Critics:         mean of (Qᵢ − y)², see :func:`target_returns`.
     Critics' term:   −λ·min(Q₁, Q₂)(s, π(s)) with λ = 1/mean|min(Q₁, Q₂)|; no gradient through λ or into the critics.
@@ -122,22 +123,23 @@ def compute_losses(networks: ReBRACNetworks, batch: Batch, noise: Noise, objecti
         q = networks.critic.head(of_critic, actions)
         critic_loss = (q - returns.unsqueeze(-2)).square().mean((-2, -1))
 
+        gate = noise.actor_gate
+        if gate is None:
+            nothing = torch.zeros_like(critic_loss)
+            return Outcome.of([nothing, nothing, critic_loss], gates=[nothing, nothing, None], q=q)
         chosen = networks.actor.head(networks.actor.features(observations))
         q_of_actor = aggregate(networks.critic.head(of_critic.detach(), chosen, frozen=True), "min")
         q_loss = negative_relative(q_of_actor)
         behaviour_loss = of_losses(objective.actor_bc_coef) * (chosen - actions).square().sum(-1).mean(-1)
 
-        gate = noise.actor_gate
-        return Outcome.of(
-            [q_loss, behaviour_loss, critic_loss],
-            gates=[gate, gate, 1.0],
-            q=q,
-            q_of_actor=q_of_actor,
-        )
+        losses = [q_loss, behaviour_loss, critic_loss]
+        return Outcome.of(losses, gates=[gate, gate, None], q=q, q_of_actor=q_of_actor)
 
 
 def targets_follow(policy: ReBRACNetworks, objective: ReBRACObjective, noise: Noise) -> None:
     """After an optimiser's step: where the gate is open, both targets move."""
+    if noise.actor_gate is None:
+        return
     rate = objective.tau * noise.actor_gate
     polyak_step(policy.critic_target, policy.critic, rate)
     polyak_step(policy.actor_target, policy.actor, rate)
@@ -145,6 +147,8 @@ def targets_follow(policy: ReBRACNetworks, objective: ReBRACObjective, noise: No
 
 def statistics(losses: Mapping[str, float], details: Mapping[str, Tensor]) -> dict[str, float]:
     """The actor's loss; means of Q at recorded actions and at the policy's."""
+    if "q_loss" not in losses:
+        return means(details, "q")
     actor_loss = losses["q_loss"] + losses["behaviour_loss"]
     return {"actor_loss": actor_loss, **means(details, "q", "q_of_actor")}
 

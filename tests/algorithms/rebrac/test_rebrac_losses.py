@@ -68,14 +68,18 @@ def test_noise_on_the_targets_action_is_clipped_and_so_is_the_action() -> None:
 def test_losses_by_hand_and_the_gate() -> None:
     batch = batch_of([[0.2, 0.4], [0.2, 0.4]], [1.0, 1.0])
     objective = ReBRACObjective(gamma=0.0, actor_bc_coef=2.0)
-    outcomes = [
-        compute_losses(FixedNetworks(), batch, Noise(torch.zeros(2, 2), gate), objective) for gate in (OPEN, CLOSED)
-    ]
+    opened, *closed = (
+        compute_losses(FixedNetworks(), batch, Noise(torch.zeros(2, 2), gate), objective)
+        for gate in (OPEN, CLOSED, None)
+    )
     # y = 0.5; critics: (0.25 + 2.25 + 6.25 + 0.25)/4. min Q = 1, 1 at the actor's actions: −1/1. ‖π − a‖² = 0.3125.
-    for outcome in outcomes:
-        assert outcome.losses.tolist() == pytest.approx([-1.0, 2 * 0.3125, 2.25])
-    assert outcomes[0].total.item() == pytest.approx(-1.0 + 2 * 0.3125 + 2.25)
-    assert outcomes[1].total.item() == pytest.approx(2.25)
+    assert opened.losses.tolist() == pytest.approx([-1.0, 2 * 0.3125, 2.25])
+    assert opened.counts.tolist() == [1, 1, 1]
+    assert opened.total.item() == pytest.approx(-1.0 + 2 * 0.3125 + 2.25)
+    for outcome in closed:
+        assert outcome.losses.tolist() == pytest.approx([0.0, 0.0, 2.25])
+        assert outcome.counts.tolist() == [0, 0, 1]
+        assert outcome.total.item() == pytest.approx(2.25)
 
 
 def test_the_actors_optimum_for_a_linear_critic() -> None:
@@ -100,8 +104,8 @@ def test_the_gate_opens_every_second_update_counted_from_one() -> None:
         action_dim, policy_delay = 2, 2
 
     generator = torch.Generator().manual_seed(0)
-    gates = [draw_noise(Policy(), 4, generator, update).actor_gate.item() for update in range(1, 6)]
-    assert gates == [0, 1, 0, 1, 0]
+    gates = [draw_noise(Policy(), 4, generator, update).actor_gate for update in range(6)]
+    assert gates == [1, None, 1, None, 1, None]
 
 
 def parameters(network: Any) -> torch.Tensor:

@@ -12,6 +12,8 @@ from dipole_runtime.tolerances import LARGEST_TOLERANCES
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
 
+MAX_NOISE = 4096 * 4096
+"""Largest number of numbers that are drawn for a decision."""
 MAX_BUNDLE_SIZE = 256 << 20
 """Largest size of all files together, in bytes."""
 
@@ -48,7 +50,11 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     for name, low, high in zip(action.names, action.low, action.high, strict=False):
         if not low < high:
             yield f"at action.low: found {low} for {shown(name)}, expected less than its high {high}"
-    omega = None if manifest.guidance is None else manifest.guidance.omega
+    guidance = manifest.guidance
+    drawn = 0 if guidance is None else guidance.num_candidates * manifest.noise_size
+    if drawn > MAX_NOISE:
+        yield f"at num_candidates: found {drawn} numbers of noise for a decision, expected at most {MAX_NOISE}"
+    omega = manifest.omega
     if omega is not None and not omega.low <= omega.default <= omega.high:
         yield f"at omega: found low {omega.low}, default {omega.default}, high {omega.high}, expected that order"
     largest = LARGEST_TOLERANCES[manifest.precision]

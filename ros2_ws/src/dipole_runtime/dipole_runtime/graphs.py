@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipole_runtime.errors import GuidedPolicyError, shown
-from dipole_runtime.manifest import CRITIC, DETERMINISTIC, GUIDED, NEGATIVE, POSITIVE, Manifest
+from dipole_runtime.manifest import CRITIC, DETERMINISTIC, GUIDED, NEGATIVE, POSITIVE, PREDICTOR, Manifest
 from dipole_runtime.protobuf import FIXED32, FIXED64, Budget, Message
 
 Shape = tuple[int | None, ...]
@@ -126,19 +126,21 @@ def expected_signatures(manifest: Manifest) -> dict[str, Signature]:
     if manifest.policy == "deterministic":
         acting = Signature({"observation": (None, observation)}, {"action": (None, action), "q": (None,)})
         return {DETERMINISTIC: acting, CRITIC: critic}
+    guided = Signature(
+        {"observation": (1, observation), "noise": (None, manifest.noise_size), "omega": (None,)},
+        {"action": (None, action), "q": (None, None)},
+    )
+    if manifest.policy == "diffusion":
+        predictor = Signature(
+            {"observation": (None, observation), "action_t": (None, action), "step": (None, 1)},
+            {"noise": (None, action)},
+        )
+        return {GUIDED: guided, PREDICTOR: predictor, CRITIC: critic}
     velocity = Signature(
         {"observation": (None, observation), "action_t": (None, action), "time": (None, 1)},
         {"velocity": (None, action)},
     )
-    return {
-        GUIDED: Signature(
-            {"observation": (1, observation), "noise": (None, action), "omega": (None,)},
-            {"action": (None, action), "q": (None, None)},
-        ),
-        POSITIVE: velocity,
-        NEGATIVE: velocity,
-        CRITIC: critic,
-    }
+    return {GUIDED: guided, POSITIVE: velocity, NEGATIVE: velocity, CRITIC: critic}
 
 
 def require_graph(name: str, data: bytes, manifest: Manifest) -> None:

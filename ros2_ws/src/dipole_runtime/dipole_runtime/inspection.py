@@ -55,6 +55,10 @@ def _policy(manifest: Manifest) -> Iterator[str]:
     if guidance is None:
         yield "policy       deterministic: one action for an observation, nothing to turn"
         return
+    if guidance.betas:
+        yield "policy       diffusion"
+        yield f"denoising    {guidance.flow_steps} steps, {guidance.num_candidates} candidates"
+        return
     omega = guidance.omega
     yield "policy       guided pair"
     yield f"flow         {guidance.flow_steps} steps, {guidance.num_candidates} candidates"

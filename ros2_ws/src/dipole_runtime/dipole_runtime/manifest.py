@@ -14,10 +14,10 @@ from dipole_runtime.errors import GuidedPolicyError, refusing, shown
 from dipole_runtime.schema import Json, first_problem, manifest_schema
 
 FORMAT = "dipole-bundle"
-PolicyForm = Literal["pair", "deterministic"]
+PolicyForm = Literal["pair", "deterministic", "diffusion"]
 """How a bundle's policy acts: ``pair`` draws N guided candidates and the critics choose; ``deterministic`` has one
-action for an observation."""
-FORMAT_VERSIONS: Mapping[PolicyForm, int] = {"pair": 1, "deterministic": 2}
+action for an observation; ``diffusion`` draws N candidates in steps that add noise, and the critics choose."""
+FORMAT_VERSIONS: Mapping[PolicyForm, int] = {"pair": 1, "deterministic": 2, "diffusion": 3}
 """First format version with this form. A pair keeps version 1, so programs that know only version 1 can run it."""
 OPSET = 20
 IR_VERSION = 10
@@ -27,11 +27,13 @@ GUIDED = "guided_policy.onnx"
 POSITIVE = "policy_positive.onnx"
 NEGATIVE = "policy_negative.onnx"
 DETERMINISTIC = "deterministic_policy.onnx"
+PREDICTOR = "noise_predictor.onnx"
 CRITIC = "critic.onnx"
 VECTORS = "test_vectors.npz"
 NETWORK_FILES: Mapping[PolicyForm, tuple[str, ...]] = {
     "pair": (GUIDED, POSITIVE, NEGATIVE, CRITIC),
     "deterministic": (DETERMINISTIC, CRITIC),
+    "diffusion": (GUIDED, PREDICTOR, CRITIC),
 }
 
 MAX_MANIFEST_SIZE = 1 << 20
@@ -126,15 +128,18 @@ class OmegaRange:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a pair gets from noise to its action.
+    """How a pair or a diffusion policy gets from noise to its action.
 
-    :param flow_steps: K, 1 to 1,000.
+    :param flow_steps: K, 1 to 1,000; of a diffusion policy T, its denoising steps.
     :param num_candidates: default number of candidates N, 1 to 4,096.
+    :param omega: of a diffusion policy 0 alone.
+    :param betas: β₁ … β_T in (0, 1), the variances of a diffusion policy's steps; empty: a pair.
     """
 
     flow_steps: int
     num_candidates: int
     omega: OmegaRange
+    betas: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,14 @@ class Manifest:
     @property
     def policy(self) -> PolicyForm:
         """How the policy acts."""
-        return "deterministic" if self.guidance is None else "pair"
+        if self.guidance is None:
+            return "deterministic"
+        return "diffusion" if self.guidance.betas else "pair"
+
+    @property
+    def noise_size(self) -> int:
+        """Standard normal numbers that a candidate starts from: an action's size, for each step if it is diffusion."""
+        return 0 if self.guidance is None else self.action.size * max(1, len(self.guidance.betas))
 
     @property
     def omega(self) -> OmegaRange | None:
@@ -339,17 +351,25 @@ def _action(value: Json) -> ActionSpec:
 
 def _guidance(value: Json) -> Guidance | None:
     """Version 1 has only pairs, and no field for the form."""
-    if "policy" in value:
+    form = value.get("policy", "pair")
+    if form == "deterministic":
         return None
+    candidates = int(value["num_candidates"])
+    if form == "diffusion":
+        betas = _floats(value["betas"])
+        return Guidance(len(betas), candidates, OmegaRange(0.0, 0.0, 0.0), betas)
     omega = OmegaRange(**{name: float(number) for name, number in value["omega"].items()})
-    return Guidance(int(value["flow_steps"]), int(value["num_candidates"]), omega)
+    return Guidance(int(value["flow_steps"]), candidates, omega)
 
 
 def _guidance_to_json(guidance: Guidance | None) -> dict[str, Json]:
     """Fields that a policy does not have are left out of its manifest."""
     if guidance is None:
         return {"policy": "deterministic"}
-    return {**vars(guidance), "omega": dict(vars(guidance.omega))}
+    candidates = {"num_candidates": guidance.num_candidates}
+    if guidance.betas:
+        return {"policy": "diffusion", "betas": list(guidance.betas), **candidates}
+    return {"flow_steps": guidance.flow_steps, "omega": dict(vars(guidance.omega)), **candidates}
 
 
 def _floats(values: Sequence[float]) -> tuple[float, ...]:

@@ -128,6 +128,7 @@ def _description(policy: GuidedPolicy, vectors: Vectors) -> dict[str, Any]:
         else {
             "flow_steps": guidance.flow_steps,
             "num_candidates": guidance.num_candidates,
+            "noise_size": manifest.noise_size,
             "omega": vars(guidance.omega),
             "knob": _knob(manifest),
             **_fixed_noise(policy, guidance.num_candidates),

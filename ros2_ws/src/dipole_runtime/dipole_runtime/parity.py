@@ -12,7 +12,7 @@ from dipole_runtime.sessions import Floats
 from dipole_runtime.vectors import ActionVectors, TestVectors
 
 Run = Callable[[Floats, Floats, Floats], tuple[Floats, Floats]]
-"""(observation [obs], noise [N, act], omegas [W]) → (action [W, act], q [W, N])."""
+"""(observation [obs], noise [N, noise], omegas [W]) → (action [W, act], q [W, N])."""
 
 Act = Callable[[Floats], tuple[Floats, Floats]]
 """observation [1, obs] → (action [1, act], q [1])."""

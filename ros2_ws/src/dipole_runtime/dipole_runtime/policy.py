@@ -51,7 +51,7 @@ class GuidedAction:
 
 
 class GuidedPolicy:
-    """A loaded bundle, of a guided pair or of a deterministic policy. Safe to use from several threads at once.
+    """A loaded bundle, of a policy of any form. Safe to use from several threads at once.
 
     A deterministic policy gives one action for an observation. It has no greediness, no noise and no candidates.
     Methods that need one of these, or are given one, raise GuidedPolicyError.
@@ -66,7 +66,7 @@ class GuidedPolicy:
         self._network = acting_network(bundle, threads, providers)
         self._read_observation = ObservationReader(self.manifest.observation).read
         self._rng = np.random.default_rng()
-        self._action_size = self.manifest.action.size
+        self._noise_size = self.manifest.noise_size
         self._action_shape = self.manifest.action.shape
 
     @classmethod
@@ -103,14 +103,14 @@ class GuidedPolicy:
         rng: np.random.Generator | None = None,
         num_candidates: int | None = None,
     ) -> GuidedAction:
-        """The best of N guided candidates, or a deterministic policy's only action.
+        """The best of N candidates, or a deterministic policy's only action.
 
         :param observation: raw: an array with the observation's shape or already flat; for a Dict observation, a
             mapping with exactly its keys.
         :param omega: greediness in the manifest's range (−1: negative policy, 0: positive policy); None: its default.
             Must be None for a deterministic policy.
-        :param noise: the flow's starting points [N, act], standard normal; None: drawn. Must be None for a
-            deterministic policy.
+        :param noise: the flow's starting points [N, act], standard normal; None: drawn. For a diffusion policy
+            [N, T·act]: the start, and what each step but the last adds. Must be None for a deterministic policy.
         :param rng: draws the noise; None: the policy's own generator. A deterministic policy draws nothing.
         :param num_candidates: N, 1 to 4,096; None: the manifest's value, or the number of rows of ``noise``. Must be
             None or 1 for a deterministic policy.
@@ -160,14 +160,16 @@ class GuidedPolicy:
         ]
 
     def deterministic_noise(self, num_candidates: int | None = None) -> Floats:
-        """The noise of dipole_sb3's ``predict(deterministic=True)``: fixed, with a first row of zeros; shape [N, act].
+        """The noise of dipole_sb3's ``predict(deterministic=True)``: fixed, with a first row of zeros.
+
+        :return: as the noise of :meth:`act`, float32.
 
         :raises GuidedPolicyError: for a deterministic policy, which uses no noise.
         """
         guidance = self.manifest.guidance
         if guidance is None:
             raise GuidedPolicyError(f"there is no noise: {_NOTHING_TO_TURN}")
-        shape = (_require_num_candidates(num_candidates, guidance.num_candidates), self._action_size)
+        shape = (_require_num_candidates(num_candidates, guidance.num_candidates), self._noise_size)
         noise = np.random.default_rng(0).standard_normal(shape)
         noise[0] = 0.0
         return noise.astype(np.float32)
@@ -211,7 +213,7 @@ class GuidedPolicy:
         return action, q
 
     def _draw(self, num_candidates: int, rng: np.random.Generator | None) -> Floats:
-        shape = (num_candidates, self._action_size)
+        shape = (num_candidates, self._noise_size)
         if rng is not None:
             return rng.standard_normal(shape, np.float32)
         # Safe from several threads: NumPy's generators hold their own lock while they draw.
@@ -228,12 +230,12 @@ class GuidedPolicy:
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(given, np.float32)
         rows = len(array) if num_candidates is None and array.ndim else num_candidates
-        expected = (_require_num_candidates(rows, guidance.num_candidates), self._action_size)
+        expected = (_require_num_candidates(rows, guidance.num_candidates), self._noise_size)
         if array.shape != expected:
             raise GuidedPolicyError(f"noise has shape {array.shape}, expected {expected}")
         if not all_finite(array):
             row, column = np.argwhere(~np.isfinite(array))[0]
-            name = self.manifest.action.names[column]
+            name = self.manifest.action.names[column % self.manifest.action.size]
             raise GuidedPolicyError(f"noise is {array[row, column]} for {shown(name)} of candidate {row}")
         return array
 

@@ -124,6 +124,10 @@ def _exclusive_minimum(value: Json, rule: float) -> str | None:
     return None if not _is_number(value) or value > rule else f"more than {rule}"
 
 
+def _exclusive_maximum(value: Json, rule: float) -> str | None:
+    return None if not _is_number(value) or value < rule else f"less than {rule}"
+
+
 def _min_items(value: Json, rule: int) -> str | None:
     return None if not isinstance(value, list) or len(value) >= rule else f"at least {rule} items"
 
@@ -152,6 +156,7 @@ _RULES: dict[str, Callable[[Json, Any], str | None]] = {
     "minimum": _minimum,
     "maximum": _maximum,
     "exclusiveMinimum": _exclusive_minimum,
+    "exclusiveMaximum": _exclusive_maximum,
     "minItems": _min_items,
     "maxItems": _max_items,
     "minLength": _min_length,

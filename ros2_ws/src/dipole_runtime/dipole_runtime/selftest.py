@@ -10,14 +10,14 @@ from dipole_runtime.bundle import Bundle
 from dipole_runtime.errors import GuidedPolicyError
 from dipole_runtime.manifest import CRITIC, DETERMINISTIC, GUIDED, Parity
 from dipole_runtime.parity import compare, compare_actions
-from dipole_runtime.reference import TwoNetworkPolicy, ValuedPolicy
+from dipole_runtime.reference import ValuedPolicy, network_by_network
 from dipole_runtime.sessions import Floats, Network, Provider
 from dipole_runtime.vectors import TestVectors
 
 
 def acting_network(bundle: Bundle, threads: int = 1, providers: Sequence[Provider] | None = None) -> Network:
     """The graph with which a robot acts."""
-    name = GUIDED if bundle.manifest.policy == "pair" else DETERMINISTIC
+    name = DETERMINISTIC if bundle.manifest.guidance is None else GUIDED
     return Network(name, bundle.files[name], threads, providers)
 
 
@@ -50,7 +50,8 @@ def measure_parity(
         return action, q
 
     yield "the fused graph", compare(fused, vectors, bundle.manifest)
-    yield "the two networks", compare(TwoNetworkPolicy(bundle, threads, options).run, vectors, bundle.manifest)
+    single = network_by_network(bundle, threads, options)
+    yield single.name, compare(single.run, vectors, bundle.manifest)
 
 
 def require_parity(path: str, measured: Parity) -> None:

@@ -37,10 +37,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TestVectors:
-    """For a pair: V observations, each with its noise, at the same W values of ω; all float32.
+    """For a policy with candidates: V observations, each with its noise, at the same W values of ω; all float32.
 
     :param observations: [V, obs], raw.
-    :param noise: [V, N, act], the flow's starting points.
+    :param noise: [V, N, act], the flow's starting points; of a diffusion policy [V, N, T·act].
     :param omegas: [W].
     :param candidates: [V, W, N, act], the trainer's actions in the robot's units.
     :param q: [V, W, N], the trainer's returns.
@@ -65,7 +65,7 @@ class TestVectors:
         candidates = min(manifest.guidance.num_candidates, VECTOR_CANDIDATES)
         return {
             "observations": (vectors, observation),
-            "noise": (vectors, candidates, action),
+            "noise": (vectors, candidates, manifest.noise_size),
             "omegas": (omegas,),
             "candidates": (vectors, omegas, candidates, action),
             "q": (vectors, omegas, candidates),
@@ -140,7 +140,7 @@ def read_vectors(data: bytes, manifest: Manifest) -> Vectors:
 
     :raises GuidedPolicyError: other arrays, types or sizes, or NaN or infinity in them.
     """
-    kind: type[Vectors] = TestVectors if manifest.policy == "pair" else ActionVectors
+    kind: type[Vectors] = ActionVectors if manifest.guidance is None else TestVectors
     try:
         members = {field.name: f"{field.name}.npy" for field in fields(kind)}
         archive = Archive(io.BytesIO(data))

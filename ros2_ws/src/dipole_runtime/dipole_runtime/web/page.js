@@ -54,7 +54,7 @@ function explanation() {
   const choice = " Of N candidates the critics choose the one with the largest q, the return they expect.";
   if (!knob.turns)
     return [
-      `Change the observation and watch the action. The policy flows from noise to an action in ${guidance.flow_steps} ` +
+      `Change the observation and watch the action. The policy gets from noise to an action in ${guidance.flow_steps} ` +
         `steps; how greedily it does so cannot be turned.${choice}${here}`,
     ];
   const formula = element("span", { class: "formula" }, "v = (1 + ω)·v⁺ − ω·v⁻");
@@ -69,9 +69,9 @@ function explanation() {
 }
 
 function noise() {
-  const count = guidance.most_candidates * bundle.action.size;
+  const count = guidance.most_candidates * guidance.noise_size;
   const all = state.noiseSeed === null ? floatsOf(guidance.noise) : normals(count, state.noiseSeed);
-  return all.slice(0, state.candidates * bundle.action.size);
+  return all.slice(0, state.candidates * guidance.noise_size);
 }
 
 function changed() {

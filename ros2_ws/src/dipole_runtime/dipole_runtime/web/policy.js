@@ -32,7 +32,7 @@ class Policy {
     return new Policy(ort, session, bundle);
   }
 
-  // observation [obs], noise [N·act], omegas [W] → {action [W·act], q [W·N], milliseconds}; without noise and omegas for
+  // observation [obs], noise [N·noise_size], omegas [W] → {action [W·act], q [W·N], milliseconds}; without noise and omegas for
   // a deterministic policy: {action [act], q [1], milliseconds}. One run at a time, in the order of the calls.
   run(observation, noise, omegas) {
     const result = this.last.then(() => this.runNow(observation, noise, omegas));
@@ -45,7 +45,7 @@ class Policy {
     const started = performance.now();
     const inputs = { observation: new Tensor("float32", observation, [1, observation.length]) };
     if (noise) {
-      const size = this.bundle.action.size;
+      const size = this.bundle.guidance.noise_size;
       inputs.noise = new Tensor("float32", noise, [noise.length / size, size]);
       inputs.omega = new Tensor("float32", omegas, [omegas.length]);
     }
@@ -78,10 +78,11 @@ class Policy {
     const omegas = pair ? floatsOf(vectors.omegas) : new Float32Array(1);
     const candidates = floatsOf(pair ? vectors.candidates : vectors.actions);
     const noise = pair ? floatsOf(vectors.noise) : null;
-    const each = pair ? noise.length / vectors.count / size : 1;
+    const each = pair ? noise.length / vectors.count / this.bundle.guidance.noise_size : 1;
+    const ofNoise = pair ? each * this.bundle.guidance.noise_size : 0;
     for (let vector = 0; vector < vectors.count; vector += 1) {
       const seen = observations.slice(vector * observation.size, (vector + 1) * observation.size);
-      const start = pair ? noise.slice(vector * each * size, (vector + 1) * each * size) : null;
+      const start = pair ? noise.slice(vector * ofNoise, (vector + 1) * ofNoise) : null;
       const { action: actions, q } = await this.run(seen, start, pair ? omegas : null);
       for (let row = 0; row < omegas.length; row += 1) {
         const first = (vector * omegas.length + row) * each;
