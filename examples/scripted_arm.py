@@ -12,7 +12,7 @@ UPPER, LOWER = 0.1, 0.11  # Reacher's links, in metres
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("out", nargs="?", default="reacher-scripted.npz")
 parser.add_argument("--steps", type=int, default=30_000)
-parser.add_argument("--aimed", type=float, default=0.3, help="share of the episodes that go to the target")
+parser.add_argument("--aimed", type=float, default=0.4, help="share of the episodes that go to the target")
 args = parser.parse_args()
 
 
@@ -41,22 +41,27 @@ class ScriptedArm:
         self.aim = target if self.random.uniform() < args.aimed else elsewhere
         self.stiffness = np.exp(self.random.uniform(np.log(0.1), np.log(0.6)))
         self.damping = self.stiffness * self.random.uniform(0.1, 0.25)
-        self.carelessness = 0.3 * self.random.uniform() ** 2
+        self.carelessness = self.random.uniform(0, 0.3)
 
     def to_aim(self, angles: np.ndarray) -> np.ndarray:
-        """The turns of both joints that bring the fingertip to the aim, with the elbow on the nearer side."""
+        """The turns of both joints that bring the fingertip to the aim, the elbow always bent to the same side."""
         cosine = (self.aim @ self.aim - UPPER**2 - LOWER**2) / (2 * UPPER * LOWER)
-        turns = []
-        for elbow in (np.arccos(np.clip(cosine, -1, 1)), -np.arccos(np.clip(cosine, -1, 1))):
-            past = np.arctan2(LOWER * np.sin(elbow), UPPER + LOWER * np.cos(elbow))
-            shoulder = np.arctan2(self.aim[1], self.aim[0]) - past
-            turns.append(np.array([(shoulder - angles[0] + np.pi) % (2 * np.pi) - np.pi, elbow - angles[1]]))
-        return min(turns, key=lambda turn: np.abs(turn).sum())
+        elbow = np.arccos(np.clip(cosine, -1, 1))
+        past = np.arctan2(LOWER * np.sin(elbow), UPPER + LOWER * np.cos(elbow))
+        shoulder = np.arctan2(self.aim[1], self.aim[0]) - past
+        return np.array([(shoulder - angles[0] + np.pi) % (2 * np.pi) - np.pi, elbow - angles[1]])
 
     def get_vec_normalize_env(self):
         return None
 
 
-buffer = record_dataset(ScriptedArm(seed=0), "Reacher-v5", args.steps, args.out, progress=True)
+buffer = record_dataset(
+    ScriptedArm(seed=0),
+    "Reacher-v5",
+    args.steps,
+    args.out,
+    metadata={"command": f"python examples/scripted_arm.py --steps {args.steps} --aimed {args.aimed}"},
+    progress=True,
+)
 facts = buffer.metadata
 print(f"{buffer.size()} transitions in {args.out}, mean return of an episode {facts['data_return_mean']:.2f}")

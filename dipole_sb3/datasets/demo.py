@@ -9,8 +9,8 @@ import torch
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.datasets import files
 
-NAMES = ("reacher-tqc-10k",)
-"""Of the data sets."""
+NAMES = ("reacher-scripted-30k", "reacher-tqc-10k")
+"""Of the data sets: the demo's, of a scripted arm; and that of an agent while it learned."""
 
 
 def load(name: str, *, device: torch.device | str = "auto") -> OfflineReplayBuffer:

@@ -28,6 +28,7 @@ SHORTER = {
         r"recorded: mean return -\d+\nω = 0: mean return -\d+ ±",
     ),
     "robot_log.py": (["--updates", "2"], r"1980 transitions of 20 episodes\nangle -1: torque [+-]\d"),
+    "scripted_arm.py": (["--steps", "150"], r"150 transitions in reacher-scripted.npz, mean return of an episode -\d"),
     "without_environment.py": (["--updates", "2"], r"10000 transitions, 200 episodes\nω = 0: action \[.*\]\nω = 2"),
 }
 

@@ -6,7 +6,6 @@ import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bench import Bench, expected, wait_until
@@ -110,16 +109,16 @@ def test_no_period_sees_a_bundle_with_the_other_ones_omega(first: str, make_bund
     bench = Bench(make_bundle(form=first))
     second = "deterministic" if first == "pair" else "pair"
     other = bench.fitting.replace(bench.loop.holder.current, str(make_bundle(form=second)))
-    snapshot = bench.loop.inputs.snapshot
+    step = bench.loop.omega.step
 
-    def disturbed() -> Any:
-        bench.loop.inputs.snapshot = snapshot  # type: ignore[method-assign]
+    def disturbed(elapsed: float) -> float:
+        bench.loop.omega.step = step  # type: ignore[method-assign]
         thread = threading.Thread(target=bench.loop.swap, args=(other,), daemon=True)
         thread.start()
         thread.join(0.3)
-        return snapshot()
+        return step(elapsed)
 
-    bench.loop.inputs.snapshot = disturbed  # type: ignore[method-assign]
+    bench.loop.omega.step = disturbed  # type: ignore[method-assign]
     bench.period()
     wait_until(lambda: bench.loop.holder.current is other)
     bench.period()

@@ -81,14 +81,14 @@ class Belonging:
 
 def test_no_period_sees_a_bundle_with_the_next_ones_omega(bench: Bench, make_bundle: Callable[..., Path]):
     belonging = Belonging(bench, make_bundle)
-    snapshot = bench.loop.inputs.snapshot
+    step = bench.loop.omega.step
 
-    def disturbed() -> Any:
-        bench.loop.inputs.snapshot = snapshot  # type: ignore[method-assign]
+    def disturbed(elapsed: float) -> float:
+        bench.loop.omega.step = step  # type: ignore[method-assign]
         belonging.meanwhile(belonging.take_over)
-        return snapshot()
+        return step(elapsed)
 
-    bench.loop.inputs.snapshot = disturbed  # type: ignore[method-assign]
+    bench.loop.omega.step = disturbed  # type: ignore[method-assign]
     bench.period()
     wait_until(lambda: bench.loop.omega.target == 3.5)
     bench.period()
