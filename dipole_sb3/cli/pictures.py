@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CURVES = "curves.png"
 WEIGHTS = "weights.png"
 PATHS = "paths.png"
+ARM = "arm.gif"
 ACTIONS = "actions.png"
 
 _SHOWN = 2.0
@@ -68,10 +69,11 @@ def draw_training(
     return [folder / CURVES, folder / WEIGHTS]
 
 
-def draw_paths(model: OfflineAlgorithm, config: DictConfig, folder: Path) -> list[Path]:
+def draw_arm(model: OfflineAlgorithm, config: DictConfig, folder: Path, film: Sequence[float]) -> list[Path]:
     """Draws how the first knob changes the paths of Reacher's arm; other knobs have their smallest value.
 
     :param config: contains the options of evaluation/sweep.yaml.
+    :param film: values of the first knob in an animation; empty: none.
     """
     from dipole_sb3 import plots
 
@@ -79,7 +81,10 @@ def draw_paths(model: OfflineAlgorithm, config: DictConfig, folder: Path) -> lis
     make = task_env(config.task)
     values = grid_of(model, config)[first.name]
     plots.plot_paths(model, make, folder / PATHS, [{first.name: value, **rest} for value in values])
-    return [folder / PATHS]
+    if not film:
+        return [folder / PATHS]
+    plots.write_arm_animation(model, make, folder / ARM, [{first.name: value, **rest} for value in film])
+    return [folder / PATHS, folder / ARM]
 
 
 def draw_actions(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) -> list[Path]:

@@ -123,8 +123,8 @@ def demo(config: DictConfig, folder: Path) -> None:
         (result,) = sweep.run([model], task_env(config.task), config, [folder], dataset.metadata)
     drawn = [folder / f"{sweep.stem(result.knobs)}.png"] if config.pictures and result is not None else []
     if config.pictures:
-        if config.film is None:
-            drawn += pictures.draw_paths(model, config, folder)
+        if _is_arm(config):
+            drawn += pictures.draw_arm(model, config, folder, config.film or [])
         drawn += pictures.draw_actions(model, dataset, folder)
         drawn += pictures.draw_training(model, dataset, folder, config.offline_steps)
     manifests = export(model, dataset, folder)
@@ -136,7 +136,7 @@ def demo(config: DictConfig, folder: Path) -> None:
         for precision, name in BUNDLES.items():
             write_sweep_csv(driven[precision].result, folder / f"{name}.csv")
         print(f"\n{format_bundle_table(result, driven)}")
-    if config.pictures and config.film is not None:
+    if config.pictures and not _is_arm(config):
         drawn += film(folder, config)
     print()
     for manifest in manifests.values():
@@ -158,12 +158,17 @@ def require_demonstrable(config: DictConfig) -> None:
             f"algo is {algorithm.__name__.lower()}, expected one whose ω and N the demo can turn: dipole; dipole train "
             "takes any"
         )
-    if config.film is None and not config.task.env.startswith("Reacher"):
+    if config.film is None and not _is_arm(config):
         own = ", ".join(file.stem for file in sorted((config_folder() / "demo").rglob("*.yaml")))
         raise ValueError(
             f"task.env is {config.task.env}, expected Reacher's arm, which the demo draws, or a task with its own "
             f"demo: {own}; dipole train takes any"
         )
+
+
+def _is_arm(config: DictConfig) -> bool:
+    """Whether the task is Reacher's, whose arm is drawn; others are rendered by MuJoCo."""
+    return bool(config.task.env.startswith("Reacher"))
 
 
 def make_data(config: DictConfig) -> None:
