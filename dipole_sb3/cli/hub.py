@@ -37,7 +37,11 @@ examples:
 then, anywhere:
   DIPOLE.from_hub("me/reacher")"""
 
-_SEEN = {"film.gif": "The same start at several settings", pictures.PATHS: "Paths to the same targets, by setting"}
+_SEEN = {
+    "film.gif": "The same start at several settings",
+    pictures.ARM: "The same targets at several settings",
+    pictures.PATHS: "Paths to the same targets, by setting",
+}
 """Pictures of a run that show the policy acting, the better first → what is seen."""
 
 

@@ -25,6 +25,7 @@ _OWN = (
     "evaluation.csv",
     "evaluation.png",
     "film.gif",
+    "arm.gif",
     "paths.png",
     "*.dipole",
 )

@@ -233,9 +233,10 @@ def write_arm_animation(
         with seeded_torch(0):
             panels.append(_paths(model, make_env, setting, seeds, deterministic=False))
     films = np.stack([np.concatenate([_arm_frames(each, near) for each in paths]) for paths in panels])
+    reached = [sum(each.distance < near for each in paths) for paths in panels]
     titles = [
-        f"{turned_text(model, settings, setting)}: reaches {sum(each.distance < near for each in paths)} of {len(paths)}"
-        for setting, paths in zip(settings, panels, strict=True)
+        f"{turned_text(model, settings, setting)}: reaches {count} of {len(seeds)}"
+        for setting, count in zip(settings, reached, strict=True)
     ]
     write_animation(films, titles, _SLOWER * _STEP, path)
 

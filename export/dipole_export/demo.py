@@ -53,7 +53,7 @@ RENDERERS = ("egl", "osmesa")
 """MuJoCo's, off screen, in the order in which they are tried: with a GPU's driver or Mesa's, and on the processor."""
 
 _DESCRIPTION = """\
-The main job on a CPU: trains on 10,000 transitions of an agent that was learning MuJoCo's Reacher,
+The main job on a CPU: trains on 30,000 transitions of a scripted arm of MuJoCo's Reacher,
 evaluates ω = −1 … 4, exports the policy, drives the arm from the exported bundle where torch cannot be
 imported, and leaves model, bundles, figures, pictures and a page for the browser in runs/demo/. Needs the
 extra `demo`. With a task of configs/demo/ it does the same there, at the sizes of that file."""

@@ -77,13 +77,13 @@ def test_examples_of_resuming_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, then, after what its command line does, driving."""
     training, online, driving = python_of("README.md")
-    shorter = training.replace("8_000", "3").replace("progress_bar=True", "progress_bar=False")
+    shorter = training.replace("24_000", "3").replace("progress_bar=True", "progress_bar=False")
     assert shorter != training
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(shorter, "README.md", "exec"), names)
     assert (tmp_path / "reacher.zip").is_file()
-    assert names["model"].omega == 2.0
+    assert names["model"].omega == 1.0
     export_bundle(names["model"], "robot.dipole")
     names["observation"] = names["model"].get_env().reset()[0]
     exec(compile(online.replace("3_000", "3").replace("7_000", "5"), "README.md", "exec"), names)

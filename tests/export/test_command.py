@@ -51,7 +51,7 @@ def test_the_demo_ends_with_bundles_that_drive_without_torch(demo_run: tuple[Pat
     for name, precision in (("bundle", "fp32"), ("bundle-int8", "int8")):
         manifest = GuidedPolicy.load(folder / name).manifest
         assert manifest.precision == precision
-        assert manifest.provenance["dataset"]["name"] == "demo/reacher-tqc-10k"
+        assert manifest.provenance["dataset"]["name"] == "demo/reacher-scripted-30k"
         assert manifest.provenance["timesteps"] == 20
         with open(folder / f"{name}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -132,13 +132,13 @@ def test_films_a_start_at_several_values(demo_run: tuple[Path, str], tmp_path: P
 def test_a_run_is_exported_with_what_is_known_of_it(demo_run: tuple[Path, str], tmp_path: Path) -> None:
     finished = dipole(
         *["export", demo_run[0], "robot.dipole", "--omega", "2", "--omega-range", "0", "3", "--precision", "int8"],
-        *["--dataset", "demo/reacher-tqc-10k"],
+        *["--dataset", "demo/reacher-scripted-30k"],
         folder=tmp_path,
     )
     assert finished.returncode == 0, finished.stderr
     assert "robot.dipole: int8, observation 10 → action 2, ω 0 … 3 (default 2)" in finished.stdout
     policy = GuidedPolicy.load(tmp_path / "robot.dipole")
-    assert policy.manifest.provenance["dataset"]["name"] == "demo/reacher-tqc-10k"
+    assert policy.manifest.provenance["dataset"]["name"] == "demo/reacher-scripted-30k"
     model = DIPOLE.load(demo_run[0] / "model.zip", device="cpu")
     observation, noise = np.full(10, 0.1), policy.deterministic_noise()
     expected, _ = model.predict(observation, deterministic=True, omega=2.0)

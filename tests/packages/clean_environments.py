@@ -108,8 +108,8 @@ def test_the_wheel_alone_and_then_the_first_lines_of_the_readme(version: str, tm
     assert 'pip install ".[record]"' in readme
     environment.install(f"{wheel}[record]", TORCH)
     snippet = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)[0]
-    assert "8_000" in snippet
-    environment.run("python", "-c", snippet.replace("8_000", "3"))
+    assert "24_000" in snippet
+    environment.run("python", "-c", snippet.replace("24_000", "3"))
     assert (environment.work / "reacher.zip").is_file()
 
 

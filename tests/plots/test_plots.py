@@ -27,6 +27,7 @@ from dipole_sb3.plots import acting as plots_acting
 from dipole_sb3.plots import curves as plots_learning
 from dipole_sb3.plots import drawing
 from dipole_sb3.plots import film as plots_film
+from dipole_sb3.plots import reacher as plots_reacher
 from dipole_sb3.plots import results as plots_results
 from dipole_sb3.plots.curves import average
 
@@ -67,6 +68,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     monkeypatch.setattr(plots_acting, "drawing", kept)
     monkeypatch.setattr(plots_learning, "drawing", kept)
     monkeypatch.setattr(plots_film, "drawing", kept)
+    monkeypatch.setattr(plots_reacher, "drawing", kept)
     return drawn
 
 
@@ -157,24 +159,49 @@ def test_paths_have_a_panel_per_omega(
     assert all(each == targets[0] for each in targets)
 
 
-def test_the_parts_of_reachers_return_are_its_own(model: DIPOLE) -> None:
-    (path,) = plots_acting._paths(model, make_reacher, {"omega": 0.0, "num_candidates": 1}, [3], deterministic=True)
+def test_a_drawn_arm_is_the_simulated_one(model: DIPOLE) -> None:
+    (path,) = plots_reacher._paths(model, make_reacher, {"omega": 0.0, "num_candidates": 1}, [3], deterministic=True)
     env = make_reacher()
     observation, _ = env.reset(seed=3)
-    distance = control = 0.0
+    total, tips = 0.0, [observation[8:10] + observation[4:6]]
     for _ in range(50):
         action, _ = model.predict(observation, deterministic=True, omega=0.0, num_candidates=1)
-        observation, _, _, _, info = env.step(action)
-        distance += info["reward_dist"]
-        control += info["reward_ctrl"]
-    assert path.distance_reward == pytest.approx(distance, abs=1e-3)
-    assert path.total_reward - path.distance_reward == pytest.approx(control, abs=1e-3)
+        observation, reward, _, _, info = env.step(action)
+        total += float(reward)
+        tips.append(observation[8:10] + observation[4:6])
+    assert path.distance == pytest.approx(-100 * info["reward_dist"], abs=1e-6)
+    assert path.total_reward == pytest.approx(total)
+    np.testing.assert_allclose(path.points, 100 * np.array(tips), atol=1e-6)
+    # The upper link is 10 cm long, the lower one 11 cm.
+    np.testing.assert_allclose(np.linalg.norm(path.elbows, axis=1), 10, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(path.points - path.elbows, axis=1), 11, atol=1e-6)
+
+
+def test_the_arm_moves_side_by_side_to_the_same_targets(tmp_path: Path, model: DIPOLE) -> None:
+    settings = [{"omega": omega, "num_candidates": 1} for omega in (-1.0, 4.0)]
+    plots.write_arm_animation(model, make_reacher, tmp_path / "arm.gif", settings, near=8.0, seeds=[3, 4])
+    film = Image.open(tmp_path / "arm.gif")
+    assert film.info["loop"] == 0
+    held = plots_reacher._HELD
+    arrived = []
+    for seed in range(2):
+        # The first frame of an episode; its last one is held.
+        shown = []
+        for frame in (seed * 51, seed * 51 + 50):
+            film.seek(frame)
+            shown.append(np.asarray(film.convert("RGB")).astype(int))
+        left, right = shown[0][30:, :240], shown[0][30:, 246:]
+        assert np.abs(left - right).max() < 60, "the same start and target"
+        assert np.abs(shown[1][30:, :240] - shown[1][30:, 246:]).max() > 150, "another end"
+        arrived.append(shown[1])
+    assert film.n_frames == 102, "frames that are held are not written again"  # type: ignore[attr-defined]
+    assert held * 40 <= film.info["duration"]
 
 
 def test_default_targets_lie_all_around() -> None:
     env = make_reacher()
     angles = []
-    for seed in plots_acting.spread_seeds(make_reacher, 5):
+    for seed in plots_reacher.spread_seeds(make_reacher, 5):
         env.reset(seed=seed)
         x, y = env.unwrapped.get_body_com("target")[:2]  # type: ignore[attr-defined]
         angles.append(np.arctan2(y, x) % (2 * np.pi))
