@@ -15,7 +15,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Pinned, so that a machine that has (or points pip to) a CPU build does not pull gigabytes of CUDA with a newer one.
 TORCH ?= torch==2.13.0
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # Python versions that `make test-packages` tries.
 PYTHONS ?= 3.10 3.11 3.12 3.13
 

@@ -28,8 +28,21 @@ with suppress(ImportError):
     absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
+LONG = (
+    "test_accelerator.py",
+    "test_command.py",
+    "test_killed_runs.py",
+    "test_benchmark.py",
+    "test_train_speed.py",
+    "test_ros_colcon.py",
+    "test_notebook.py",
+)
+"""Files of few tests that take long: where files run side by side, one that began last would run alone."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``cuda`` are skipped where there is no such device."""
+    """Files that take long come first; tests marked ``cuda`` are skipped where there is no such device."""
+    items.sort(key=lambda item: item.path.name not in LONG)
     if torch.cuda.is_available():
         return
     for item in items:
