@@ -186,7 +186,10 @@ class Environment:
         (self.site,) = folder.glob("lib/python*/site-packages")
 
     def pip(self, *arguments: str) -> None:
-        run([sys.executable, "-m", "pip", "--python", str(self.python), "--disable-pip-version-check", *arguments])
+        # Without PYTHONPATH: pip takes the metadata that it finds there for packages that are installed.
+        outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        command = [sys.executable, "-m", "pip", "--python", str(self.python), "--disable-pip-version-check"]
+        run([*command, *arguments], env=outside)
 
     def installed(self) -> dict[str, Distribution]:
         return {found.metadata["Name"].replace("_", "-"): found for found in distributions(path=[str(self.site)])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ def test_rows_are_what_the_environment_answered(env_id: str, data_format: str) -
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
 def test_dict_observations_with_an_image(data_format: str) -> None:
-    rows = collect(dict_env(), data_format=data_format, jpeg_encoding=False)
+    # Before 0.5.3 Minari compressed no images, and has no such option.
+    has_option = "jpeg_encoding" in inspect.signature(minari.DataCollector).parameters
+    as_it_is: dict[str, Any] = {"jpeg_encoding": False} if has_option else {}
+    rows = collect(dict_env(), data_format=data_format, **as_it_is)
     buffer = load_dataset("minari/test/set-v0", device="cpu")
     assert isinstance(buffer.observations, dict)
     assert buffer.observations["camera"].dtype == np.uint8

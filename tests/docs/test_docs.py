@@ -152,8 +152,8 @@ def test_the_oldest_versions_of_the_docs_are_those_of_the_package() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    unsupported = ("dev", "docs", "messages", "ros")  # for development, and pinned
-    asked = project["dependencies"] + [line for name in extras if name not in unsupported for line in extras[name]]
+    for_developers = ("dev", "docs", "messages", "ros")
+    asked = project["dependencies"] + [line for name in extras if name not in for_developers for line in extras[name]]
     oldest = {}
     for requirement in map(Requirement, asked):
         for bound in requirement.specifier:
