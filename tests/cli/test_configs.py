@@ -217,7 +217,7 @@ def test_averages_of_the_other_algorithms() -> None:
 
 def test_every_task_is_in_a_table() -> None:
     expected = {f"ogbench/{row[0]}" for row in rows(OGBENCH)} | {f"exorl/{row[0]}" for row in rows(EXORL)}
-    assert set(task_names()) == expected | {"reacher", "custom"}
+    assert set(task_names()) == expected | {"reacher", "reacher-scripted", "custom"}
 
 
 @pytest.mark.parametrize("task_id", range(1, 6))
@@ -282,7 +282,9 @@ def test_reacher_and_demo() -> None:
     assert config["algo"]["policy_kwargs"]["net_arch"] == [128, 128, 128]
     assert config["offline_steps"] == 8000
     demo = compose("demo")
-    assert demo.task.dataset == "demo/reacher-tqc-10k"
+    assert demo.task.dataset == "demo/reacher-scripted-30k"
+    assert hyperparameters(demo.algo, *names) == (40.0, 0.0, 0.95, 0.9, "policy", "min", 10, 256)
+    assert (demo.offline_steps, demo.normalize, demo.film) == (24_000, True, [-1, 0, 1])
     assert (demo.omegas, list(demo.candidates), demo.episodes) == (None, [1, 4], 50)
     assert list(OMEGA.swept) == [-1, 0, 0.5, 1, 2, 4]
     assert demo.run_dir == "runs/demo"
