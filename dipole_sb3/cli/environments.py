@@ -22,8 +22,12 @@ def task_env(task: Mapping[str, Any]) -> MakeEnv:
 
     :param task: its ``env``, a name for :func:`dipole_sb3.datasets.make_env`, and perhaps ``success``, the arguments of
         :class:`~dipole_sb3.evaluation.success.SuccessFromInfo`.
+    :raises ValueError: ``success`` is something else.
     """
-    return functools.partial(_made, task["env"], task.get("success"))
+    success = task.get("success")
+    if success is not None and (not isinstance(success, Mapping) or set(success) != {"info", "least"}):
+        raise ValueError(f"task.success is {success}, expected {{info: KEY, least: NUMBER}}")
+    return functools.partial(_made, task["env"], success)
 
 
 def _made(name: str, success: Mapping[str, Any] | None) -> gymnasium.Env[Any, Any]:

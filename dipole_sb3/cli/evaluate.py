@@ -49,8 +49,9 @@ def evaluate(config: DictConfig, _: Path) -> None:
     own = env == (trained_with.get("task") or {}).get("env")
     folder = Path(config.out) if config.out else _new_folder(run_of(path))
     facts = run_folder.read_dataset_facts(run_of(path)) if own else {}
-    asked = trained_with.get("task") if own else task if config.env is None else None
-    made = task_env({"env": env, "success": (asked or {}).get("success")})
+    # So is what counts as success, unless a task is asked for.
+    judged = task if config.env is None else trained_with["task"] if own else {}
+    made = task_env({"env": env, "success": (judged or {}).get("success")})
     (result,) = sweep.run([model], made, config, [folder], facts)
     print(format_sweep_table(result))
     if task is not None and config.env is None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -180,6 +180,11 @@ def train(runs: Sequence[Run], resume: bool = False, go_on_with: str | None = No
 def _open_env(config: DictConfig, opened: ExitStack) -> VecEnv | None:
     if config.task.env is None:
         return None
+    if config.task.get("success") is not None:
+        # A wrong key would else be noticed by the evaluation that ends the run.
+        with closing(task_env(config.task)()) as tried:
+            tried.reset(seed=0)
+            tried.step(tried.action_space.sample())
     n_envs = config.n_envs if config.online_steps else 1
     env = training_env(task_env(config.task), n_envs, config.normalize)
     opened.callback(env.close)

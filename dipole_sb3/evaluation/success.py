@@ -17,7 +17,7 @@ class SuccessFromInfo(gymnasium.Wrapper[Any, Any, Any, Any]):
     :param env: an environment.
     :param info: the number's key in the info of every step.
     :param least: from this value on the step is a success.
-    :raises KeyError: on the first step, if its info has no such key; the message lists those that it has.
+    :raises ValueError: on the first step, if its info has no such key; the message lists those that it has.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], info: str, least: float) -> None:
@@ -27,7 +27,7 @@ class SuccessFromInfo(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         if self._info not in info:
-            raise KeyError(
+            raise ValueError(
                 f"the environment's info has no {self._info!r}, which success is read from; found {', '.join(info)}"
             )
         return observation, reward, terminated, truncated, {**info, "is_success": bool(info[self._info] >= self._least)}

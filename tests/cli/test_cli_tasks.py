@@ -67,3 +67,27 @@ def test_normalising_needs_an_environment_and_stays_as_it_was(dipole: Command, r
     else:
         status, _, err = dipole("train", *UNTESTED, "task=reacher", "task.env=null", "normalize=true")
         assert (status, err) == (1, "dipole: normalize is True, but the task has no environment; give task.env=ID\n")
+
+
+@pytest.mark.parametrize(
+    ("success", "says"),
+    [
+        ("{info: reward_dist}", "task.success is {'info': 'reward_dist'}, expected {info: KEY, least: NUMBER}"),
+        ("-0.02", "task.success is -0.02, expected {info: KEY, least: NUMBER}"),
+        ("{info: distance, least: 0}", "info has no 'distance', which success is read from; found reward_dist"),
+    ],
+)
+def test_a_wrong_success_is_one_sentence(dipole: Command, success: str, says: str) -> None:
+    status, _, err = dipole("train", *TINY, "task=reacher", "episodes=2", f"+task.success={success}", "run_dir=run")
+    assert (status, err.count("\n")) == (1, 1)
+    assert says in err
+    assert not Path("run").exists(), "refused before anything was learned"
+
+
+def test_the_success_of_a_task_that_is_asked_for_counts(dipole: Command) -> None:
+    assert dipole("train", *UNTESTED, "task=reacher", "run_dir=run")[0] == 0
+    few = ["evaluate", "model=run", "omegas=[0]", "candidates=[1]", "pictures=false", "episodes=2"]
+    assert dipole(*few, "out=own")[0] == 0
+    assert "success_mean" not in rows(Path("own/omega_sweep.csv"))[0]
+    assert dipole(*few, "task=reacher-scripted", "out=asked")[0] == 0
+    assert "success_mean" in rows(Path("asked/omega_sweep.csv"))[0]

@@ -46,6 +46,6 @@ def test_an_info_without_the_number_is_refused() -> None:
     env = reacher(info="distance")
     env.reset(seed=0)
     with pytest.raises(
-        KeyError, match="info has no 'distance', which success is read from; found reward_dist, reward_ctrl"
+        ValueError, match="info has no 'distance', which success is read from; found reward_dist, reward_ctrl"
     ):
         env.step(np.zeros(2, np.float32))
