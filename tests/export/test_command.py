@@ -148,6 +148,12 @@ def test_a_run_is_exported_with_what_is_known_of_it(demo_run: tuple[Path, str], 
     np.testing.assert_allclose(policy.act(observation, noise=noise).action, expected, atol=0.05)
 
 
+@pytest.mark.parametrize(("least", "given"), [(-0.02, "-0.02"), (-0.00001, "-0.00001"), (3, "3.0")])
+def test_what_is_success_is_handed_on(least: float, given: str) -> None:
+    options = demo._success_options({"success": {"info": "reward_dist", "least": least}})
+    assert options == ("--success", "reward_dist", given)
+
+
 def test_provenance_has_no_folder_of_the_machine(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("task: {dataset: /home/ann/a.npz}\nseed: 3\n")
     facts = {
