@@ -88,7 +88,10 @@ def push(
 
 def _of_model(files: Sequence[str]) -> set[str]:
     """The files that belong to the model of a repository: another model's push replaces or deletes them."""
-    bundles = {folder for folder, _, name in (file.rpartition("/") for file in files) if folder and name == MANIFEST}
+    folders = [(folder, name) for folder, _, name in (file.rpartition("/") for file in files) if folder]
+    # The manifest of a web page has the same name.
+    bundles = {folder for folder, name in folders if name == MANIFEST}
+    bundles &= {folder for folder, name in folders if name.endswith(".onnx")}
     return {
         file
         for file in files

@@ -27,6 +27,9 @@ _LIBRARIES = {
 }
 """SB3's names for what a model depends on → the packages' own."""
 
+_SOURCES = ("demo/", "exorl/", "minari/", "ogbench/")
+"""How names of data begin that :func:`~dipole_sb3.load_dataset` knows; all others are files and folders."""
+
 _FACTS = {
     "transitions": "transitions",
     "data_episodes": "episodes",
@@ -109,8 +112,8 @@ def story_of(model: Any, evaluation: Evaluation | None, licence: str | None) -> 
 
 
 def public_name(dataset: str) -> str:
-    """The name of a data set; of a file or folder, without where it lies."""
-    return Path(dataset).name if Path(dataset).exists() else dataset
+    """The name of a data set; of a file or folder, without where it lies, or lay before it was moved."""
+    return dataset if dataset.startswith(_SOURCES) and not Path(dataset).exists() else Path(dataset).name
 
 
 def versions_in(system_info: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.cli import run_folder
 from dipole_sb3.cli.models import load_model, model_path
+from dipole_sb3.learning.model_card import public_name, without_folders
 
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
@@ -105,15 +106,17 @@ def error_phrase(manifest: Manifest) -> str:
 
 
 def provenance_of_run(model: Path) -> dict[str, Any]:
-    """Facts from the run's folder that the model does not contain: data set and seed; empty without a run."""
+    """Facts from the run's folder that the model does not contain: data set and seed; empty without a run.
+
+    Bundles go to robots and are published, so files and folders have their names only.
+    """
     folder = next((one for one in (model.parent, model.parent.parent) if (one / run_folder.CONFIG).is_file()), None)
     if folder is None:
         return {}
-    config = run_folder.read_config(folder)
-    return {
-        "dataset": {"name": str(config.task.dataset), **run_folder.read_dataset_facts(folder)},
-        "seed": config.seed,
-    }
+    config, facts = run_folder.read_config(folder), run_folder.read_dataset_facts(folder)
+    told = {"source": public_name, "bundle": public_name, "command": without_folders}
+    facts |= {key: tell(facts[key]) for key, tell in told.items() if isinstance(facts.get(key), str)}
+    return {"dataset": {"name": public_name(str(config.task.dataset)), **facts}, "seed": config.seed}
 
 
 def flat_rows(dataset: OfflineReplayBuffer) -> Any:

@@ -280,7 +280,10 @@ def _environment_options(name: str) -> tuple[str, ...]:
 def _success_options(task: Mapping[str, Any]) -> tuple[str, ...]:
     """How it tells success, where the environment does not."""
     success = task.get("success")
-    return () if success is None else ("--success", success["info"], str(success["least"]))
+    if success is None:
+        return ()
+    # argparse takes -1e-05 for an option.
+    return "--success", success["info"], np.format_float_positional(success["least"], trim="0")
 
 
 def _robot(

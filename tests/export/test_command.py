@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dipole_export import demo
+from dipole_export.command import provenance_of_run
 from dipole_export.robot.drive import CANNOT_DRAW
 from dipole_runtime import GuidedPolicy
 
@@ -145,6 +146,27 @@ def test_a_run_is_exported_with_what_is_known_of_it(demo_run: tuple[Path, str], 
     seen = normalized_observations(model, observation)  # SB3's predict takes what VecNormalize gives
     expected, _ = model.predict(seen, deterministic=True, omega=2.0)
     np.testing.assert_allclose(policy.act(observation, noise=noise).action, expected, atol=0.05)
+
+
+@pytest.mark.parametrize(("least", "given"), [(-0.02, "-0.02"), (-0.00001, "-0.00001"), (3, "3.0")])
+def test_what_is_success_is_handed_on(least: float, given: str) -> None:
+    options = demo._success_options({"success": {"info": "reward_dist", "least": least}})
+    assert options == ("--success", "reward_dist", given)
+
+
+def test_provenance_has_no_folder_of_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("task: {dataset: /home/ann/a.npz}\nseed: 3\n")
+    facts = {
+        "command": "dipole data from-bag /home/ann/bag --out ../a.npz",
+        "bundle": "/home/ann/robot.dipole",
+        "source": "/home/ann/my data/bag",
+        "contract": "topic: /joint_states",
+        "transitions": 5,
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    found = provenance_of_run(tmp_path / "model.zip")
+    names = {"command": "dipole data from-bag bag --out ../a.npz", "bundle": "robot.dipole", "source": "bag"}
+    assert found == {"dataset": {**facts, **names, "name": "a.npz"}, "seed": 3}
 
 
 def test_failures_are_one_sentence(demo_run: tuple[Path, str], tmp_path: Path) -> None:

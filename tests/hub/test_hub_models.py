@@ -180,6 +180,7 @@ def test_a_licence_that_the_hub_does_not_know(local_hub: LocalHub, reacher_data:
 def test_a_push_replaces_all_of_the_earlier_model_and_nothing_else(local_hub: LocalHub, reacher_data: Arrays) -> None:
     old = ("omega_sweep.csv", "omega_sweep.png", "film.gif", "robot.dipole", "arm/manifest.json", "arm/policy.onnx")
     theirs = ("notes.md", "figures/omega_sweep.png", ".gitattributes", "logs/model.zip")
+    theirs += ("page/index.html", "page/manifest.json")
     local_hub.repositories["me/model"] = Repository()
     local_hub.commit("me/model", "main", dict.fromkeys((*old, *theirs), b"old"))
     small(reacher_data).push_to_hub("me/model")

@@ -15,7 +15,7 @@ from recordings import Arrays
 
 from dipole_sb3 import DIPOLE, IQL
 from dipole_sb3.evaluation.sweep import SweepRow
-from dipole_sb3.learning.model_card import Story, versions_in, without_folders, write_card
+from dipole_sb3.learning.model_card import Story, public_name, versions_in, without_folders, write_card
 
 
 @dataclass
@@ -139,6 +139,21 @@ def test_no_folder_of_the_machine_is_told(model: DIPOLE) -> None:
 )
 def test_folders(text: str, expected: str) -> None:
     assert without_folders(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("minari/mujoco/reacher/medium-v0", "minari/mujoco/reacher/medium-v0"),
+        ("demo/reacher-tqc-10k", "demo/reacher-tqc-10k"),
+        # Files that are no longer there, or not as seen from here.
+        ("clients/acme/a.npz", "a.npz"),
+        ("../ann/a", "a"),
+        ("/home/ann/my data/a.npz", "a.npz"),
+    ],
+)
+def test_names_of_data(dataset: str, expected: str) -> None:
+    assert public_name(dataset) == expected
 
 
 def test_versions_of_the_software_that_saved_a_model() -> None:

@@ -265,3 +265,20 @@ def test_a_simulations_clock_that_jumps_back(bundle: Path, contract: Path):
         assert found.change("deactivate")
         time.sleep(0.2)
         assert found.commands[-1] == STOP
+
+
+def test_an_unforeseen_error_in_a_bundle_leaves_the_robot_driving(bundle: Path, patient_contract: Path):
+    def prepare(path: str) -> None:
+        raise ZeroDivisionError("float division by zero")
+
+    with driving(bundle, patient_contract) as (node, found):
+        node.session.prepare = prepare  # type: ignore[union-attr, method-assign]
+        count = len(found.commands)
+        answer = found.set(bundle=str(bundle))
+        assert (answer.successful, answer.reason) == (False, "float division by zero")
+        assert (
+            found.told("reloading failed")["problem"] == "reloading failed: ZeroDivisionError: float division by zero"
+        )
+        time.sleep(0.5)
+        assert len(found.commands) > count
+        assert STOP not in found.commands[count:]

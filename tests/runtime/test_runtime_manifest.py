@@ -70,7 +70,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         range_of_omega = OmegaRange(omegas[1], omegas[0], omegas[2])
         guidance = Guidance(draw(st.integers(1, 1000)), draw(st.integers(1, 4096)), range_of_omega)
     elif form == "diffusion":
-        betas = draw(st.lists(st.floats(0, 1, exclude_min=True, exclude_max=True), min_size=1, max_size=8))
+        betas = draw(st.lists(st.floats(2.0**-52, 1, exclude_max=True), min_size=1, max_size=8))
         guidance = Guidance(len(betas), draw(st.integers(1, 4096)), OmegaRange(0.0, 0.0, 0.0), tuple(betas))
     names_of_files = (*NETWORK_FILES[form], VECTORS)
     return Manifest(
@@ -366,6 +366,7 @@ class TestForms:
             ([0.5, 0.0], "at betas[1]: found 0.0, expected more than 0"),
             ([0.5, 1.0], "at betas[1]: found 1.0, expected less than 1"),
             ([0.5, "0.5"], "at betas[1]: found '0.5', expected type number"),
+            ([1e-17, 0.5], "at betas[0]: found 1e-17, expected at least 2.2e-16"),
             ([0.5] * 1001, "expected at most 1000 items"),
             (0.5, "at betas: found 0.5, expected type array"),
         ],

@@ -21,7 +21,7 @@ from dipole_policy.executor import ThreadsExecutor
 from dipole_policy.node import PolicyNode
 
 THREADS = 9
-"""For inputs, lifecycle and clock, parameters, reload, resume, ω, diagnostics, a bond, a simulation's control loop."""
+"""For lifecycle and clock, parameters, reload, stop, resume, ω, diagnostics, a bond, a simulation's control loop."""
 _LARGEST_RUN_OF_FAILURES = 100
 _LOOK_AGAIN_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -225,7 +225,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # rclpy is not typed
         session, changes = self._session, [parameters.as_numbers(change) for change in requested]
         try:
             loaded = None if session is None else self._prepare(session, changes)
-        except _REFUSALS as error:
+        # Whatever is wrong with a bundle, the robot drives on with the one it has.
+        except Exception as error:
             self._fail("reloading failed", error)
             for change in changes:
                 if change.name == "omega" and session is not None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MAX_NOISE = 4096 * 4096
 """Largest number of numbers that are drawn for a decision."""
+_SMALLEST_BETA = 2.0**-52
+"""Of a diffusion policy's step 1: 1 − β must differ from 1, because √(1 − ᾱ) divides."""
 MAX_BUNDLE_SIZE = 256 << 20
 """Largest size of all files together, in bytes."""
 
@@ -54,6 +56,9 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     drawn = 0 if guidance is None else guidance.num_candidates * manifest.noise_size
     if drawn > MAX_NOISE:
         yield f"at num_candidates: found {drawn} numbers of noise for a decision, expected at most {MAX_NOISE}"
+    betas = () if guidance is None else guidance.betas
+    if betas and betas[0] < _SMALLEST_BETA:
+        yield f"at betas[0]: found {betas[0]}, expected at least {_SMALLEST_BETA:.2g}"
     omega = manifest.omega
     if omega is not None and not omega.low <= omega.default <= omega.high:
         yield f"at omega: found low {omega.low}, default {omega.default}, high {omega.high}, expected that order"
