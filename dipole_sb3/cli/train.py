@@ -183,8 +183,9 @@ def _open_env(config: DictConfig, opened: ExitStack) -> VecEnv | None:
     if config.task.get("success") is not None:
         # A wrong key would else be noticed by the evaluation that ends the run.
         with closing(task_env(config.task)()) as tried:
-            tried.reset(seed=0)
-            tried.step(tried.action_space.sample())
+            if tried.spec is None or not tried.spec.nondeterministic:  # what cannot be repeated may be a robot
+                tried.reset(seed=0)
+                tried.step(tried.action_space.sample())
     n_envs = config.n_envs if config.online_steps else 1
     env = training_env(task_env(config.task), n_envs, config.normalize)
     opened.callback(env.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +122,19 @@ def test_a_measured_state_that_is_gone_leaves_the_last_command_to_hold(bundle: P
     bench.loop.period()
     assert bench.faults[-1][0].kind in (Kind.STALE, Kind.CLOCK)
     assert bench.sent[-1] == last
+
+
+def test_a_measured_state_that_cannot_be_read_stops_no_stop(bundle: Path):
+    bench = Bench(bundle, LIMITED)
+    bench.period()
+    last, sent = bench.sent[-1], len(bench.sent)
+
+    def unforeseen() -> Any:
+        raise RuntimeError("nobody thought of this")
+
+    bench.loop.inputs.snapshot = unforeseen  # type: ignore[method-assign]
+    bench.loop.stop(Cause(Kind.EXCEPTION, "elsewhere"))
+    assert bench.sent[sent:] == [last]
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,10 @@ def _steps(policy: Any, env: Any, seed: int, omega: float | None, candidates: in
 
 def _success(info: dict[str, Any], told: list[str] | None) -> bool | None:
     if told is not None:
-        return bool(info[told[0]] >= float(told[1]))
+        key, least = told
+        if key not in info:
+            raise SystemExit(f"drive.py: the environment's info has no {key!r}, expected by --success")
+        return bool(info[key] >= float(least))
     found = info.get("success", info.get("is_success"))
     return None if found is None else bool(found)
 
