@@ -199,7 +199,11 @@ def polyak_step(target: nn.Module, source: nn.Module, rate: float | Tensor) -> N
         torch._foreach_add_(targets, steps)
     else:
         torch._foreach_lerp_(targets, sources, rate)
-    # Statistics of batch normalisation are averages already; SB3's targets copy them, too.
+    copy_statistics(target, source)
+
+
+def copy_statistics(target: nn.Module, source: nn.Module) -> None:
+    """Gives a target network the statistics of batch normalisation, as SB3's have them: they are averages already."""
     for kept, statistic in zip(target.buffers(), source.buffers(), strict=True):
         kept.copy_(statistic)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from dipole_runtime import GuidedPolicy
@@ -72,7 +72,7 @@ def export_bundle(
     Before anything is written, the runtime and the model act on the same 1,000 observations and are compared, at
     ω = −1 … 4 if the policy has an ω. The same model gives the same bytes.
 
-    :param model: trained or loaded, of any algorithm.
+    :param model: trained or loaded; of any algorithm whose policy has a form that bundles support.
     :param path: a folder, or a single file if it ends in ``.dipole``; an existing bundle is replaced.
     :param precision: ``"fp32"``, or ``"int8"``: the large matrices in 8 bits, a quarter of the size and faster.
     :param omega_range: smallest and largest ω that the runtime accepts, −1 ≤ low ≤ high; None: −1 … 4. Must be None for
@@ -155,8 +155,8 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
     """Copies of the acting networks, in the form needed to write a bundle.
 
     :param omega_range: see :func:`export_bundle`.
-    :raises ValueError: observations are images, bounds are not finite, normalisation statistics are missing, or
-        ``omega_range`` is given for a policy without greediness.
+    :raises ValueError: observations are images, bounds are not finite, normalisation statistics are missing, bundles do
+        not support this form of policy, or ``omega_range`` is given for a policy without greediness.
     """
     for key, space in graphs.flat_order(model.observation_space).items():
         name = "observations" if key is None else f"the observation {key!r}"
@@ -170,6 +170,12 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
     bounds = _inside(space)
     policy: Any = model.policy
     form = copy.deepcopy(policy.acting_form())
+    if not isinstance(form, ActingForm):
+        held = ", ".join(kind.__name__ for kind in get_args(ActingForm))
+        raise ValueError(
+            f"{type(model).__name__} acts as a {type(form).__name__}, expected one of the forms that bundles hold: "
+            f"{held}"
+        )
     for network in (form.actor, form.critic):
         network.cpu().eval()
     source: graphs.Source[Any] = graphs.Source(form, statistics, *bounds)

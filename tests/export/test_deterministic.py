@@ -176,11 +176,11 @@ def test_a_graph_that_values_another_action_is_not_written(tmp_path: Path, monke
 
 def test_an_unknown_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True)
-    class Diffusion:
-        steps: int
+    class Mixture:
+        parts: int
 
-    monkeypatch.setattr(IQLPolicy, "acting_form", lambda self: Diffusion(5))
-    with pytest.raises(ValueError, match="IQL acts as a Diffusion, expected one of the forms that bundles hold"):
+    monkeypatch.setattr(IQLPolicy, "acting_form", lambda self: Mixture(5))
+    with pytest.raises(ValueError, match="IQL acts as a Mixture, expected one of the forms that bundles hold"):
         export_bundle(one_action_model(unbounded(4), UNEVEN_ACTIONS), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 

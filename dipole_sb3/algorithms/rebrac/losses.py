@@ -23,6 +23,7 @@ from dipole_sb3.learning.value_losses import (
     ValueObjective,
     aggregate,
     bootstrapped_returns,
+    copy_statistics,
     finite_and_at_least,
     means,
     negative_relative,
@@ -139,6 +140,8 @@ def compute_losses(networks: ReBRACNetworks, batch: Batch, noise: Noise, objecti
 def targets_follow(policy: ReBRACNetworks, objective: ReBRACObjective, noise: Noise) -> None:
     """After an optimiser's step: where the gate is open, both targets move."""
     if noise.actor_gate is None:
+        copy_statistics(policy.critic_target, policy.critic)
+        copy_statistics(policy.actor_target, policy.actor)
         return
     rate = objective.tau * noise.actor_gate
     polyak_step(policy.critic_target, policy.critic, rate)
