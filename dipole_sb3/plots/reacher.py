@@ -76,10 +76,7 @@ def plot_paths(
     :raises ValueError: the environment has no fingertip and target.
     """
     seeds = spread_seeds(make_env) if seeds is None else list(seeds)
-    panels = []
-    for setting in settings:
-        with seeded_torch(0):
-            panels.append(_paths(model, make_env, setting, seeds, deterministic))
+    panels = [_paths(model, make_env, setting, seeds, deterministic) for setting in settings]
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with drawing(path, 2.9 * columns + 0.5, 3.35 * rows + 0.8) as figure:
@@ -133,19 +130,20 @@ def _paths(
     efforts: list[list[float]] = [[] for _ in seeds]
     totals = [0.0] * len(seeds)
     playing = list(range(len(seeds)))
-    while playing:
-        batch = normalized_observations(model, stack_observations([observations[index] for index in playing]))
-        actions, _ = model.predict(batch, deterministic=deterministic, **setting)
-        ended = set()
-        for index, action in zip(playing, actions, strict=True):
-            observations[index], reward, terminated, truncated, _ = environments[index].step(action)
-            points[index].append(_position(environments[index], "fingertip"))
-            elbows[index].append(_position(environments[index], "body1"))
-            efforts[index].append(float(np.linalg.norm(action)))
-            totals[index] += float(reward)
-            if terminated or truncated:
-                ended.add(index)
-        playing = [index for index in playing if index not in ended]
+    with seeded_torch(0):  # every setting draws the same noise
+        while playing:
+            batch = normalized_observations(model, stack_observations([observations[index] for index in playing]))
+            actions, _ = model.predict(batch, deterministic=deterministic, **setting)
+            ended = set()
+            for index, action in zip(playing, actions, strict=True):
+                observations[index], reward, terminated, truncated, _ = environments[index].step(action)
+                points[index].append(_position(environments[index], "fingertip"))
+                elbows[index].append(_position(environments[index], "body1"))
+                efforts[index].append(float(np.linalg.norm(action)))
+                totals[index] += float(reward)
+                if terminated or truncated:
+                    ended.add(index)
+            playing = [index for index in playing if index not in ended]
     for environment in environments:
         environment.close()
     columns = zip(points, elbows, efforts, targets, totals, strict=True)
@@ -228,10 +226,7 @@ def write_arm_animation(
     :raises ValueError: the environment has no fingertip and target.
     """
     seeds = spread_seeds(make_env, 4) if seeds is None else list(seeds)
-    panels = []
-    for setting in settings:
-        with seeded_torch(0):
-            panels.append(_paths(model, make_env, setting, seeds, deterministic=False))
+    panels = [_paths(model, make_env, setting, seeds, deterministic=False) for setting in settings]
     films = np.stack([np.concatenate([_arm_frames(each, near) for each in paths]) for paths in panels])
     reached = [sum(each.distance < near for each in paths) for paths in panels]
     titles = [
