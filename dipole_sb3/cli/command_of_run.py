@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dipole_sb3.cli.configuration import algorithm_names, config_folder, dotted, task_names
-from dipole_sb3.learning.model_card import public_name
+from dipole_sb3.common.public_names import public_name
 
 _NOT_TOLD = (
     *("run_dir", "replace", "runs", "processes", "progress_bar", "pictures", "profile", "log_interval"),

@@ -16,9 +16,10 @@ from dipole_sb3.cli import pictures, run_folder
 from dipole_sb3.cli.command_of_run import command_of
 from dipole_sb3.cli.models import load_model
 from dipole_sb3.cli.sweep import stem
+from dipole_sb3.common.public_names import public_name
 from dipole_sb3.evaluation.sweep import read_sweep_csv
 from dipole_sb3.learning import hub
-from dipole_sb3.learning.model_card import Story, public_name, versions_in, write_card
+from dipole_sb3.learning.model_card import Story, versions_in, write_card
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 _DESCRIPTION = "Shares models on the Hugging Face hub. Needs the extra `hub`; log in once by `hf auth login`."

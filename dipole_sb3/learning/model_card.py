@@ -7,13 +7,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
 from stable_baselines3.common.utils import get_system_info
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.common.public_names import public_name, without_folders
 from dipole_sb3.common.version import VERSION
 from dipole_sb3.learning import hub
 from dipole_sb3.learning.knobs import Knob
@@ -26,9 +26,6 @@ _LIBRARIES = {
     "Numpy": "numpy",
 }
 """SB3's names for what a model depends on → the packages' own."""
-
-_SOURCES = ("demo/", "exorl/", "minari/", "ogbench/")
-"""How names of data begin that :func:`~dipole_sb3.load_dataset` knows; all others are files and folders."""
 
 _FACTS = {
     "transitions": "transitions",
@@ -111,20 +108,10 @@ def story_of(model: Any, evaluation: Evaluation | None, licence: str | None) -> 
     return Story(facts.get("env_id"), cells, public_name(model.dataset.source), facts, licence=licence)
 
 
-def public_name(dataset: str) -> str:
-    """The name of a data set; of a file or folder, without where it lies, or lay before it was moved."""
-    return dataset if dataset.startswith(_SOURCES) and not Path(dataset).exists() else Path(dataset).name
-
-
 def versions_in(system_info: str) -> dict[str, str]:
     """Package → version, from the text that SB3 puts into its models."""
     found = dict(line[2:].split(": ", 1) for line in system_info.splitlines() if line.startswith("- ") and ": " in line)
     return {package: found[name] for name, package in _LIBRARIES.items() if name in found}
-
-
-def without_folders(text: str) -> str:
-    """A text without the folders of absolute paths, which are the machine's own business."""
-    return re.sub(r"(?<![\w.:/~-])(?:~\w*)?/(?:[^\s/'\"]+/)*(?=[^\s/'\"])", "", text)
 
 
 def write_card(model: Any, repo_id: str, story: Story) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.cli import run_folder
 from dipole_sb3.cli.models import load_model, model_path
-from dipole_sb3.learning.model_card import public_name, without_folders
+from dipole_sb3.common.public_names import public_name, without_folders
 
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest

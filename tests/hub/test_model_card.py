@@ -14,8 +14,9 @@ from local_hub import LocalHub
 from recordings import Arrays
 
 from dipole_sb3 import DIPOLE, IQL
+from dipole_sb3.common.public_names import public_name, without_folders
 from dipole_sb3.evaluation.sweep import SweepRow
-from dipole_sb3.learning.model_card import Story, public_name, versions_in, without_folders, write_card
+from dipole_sb3.learning.model_card import Story, versions_in, write_card
 
 
 @dataclass
