@@ -1,8 +1,8 @@
 """What a driving scene is: what the agent sees, and what its plan is scored against.
 
 Lengths are metres, times seconds, angles radians. The *ego frame* has its origin at the middle of the rear axle, x
-forward, y to the left. The *map frame* is the log's own. A **plan** is the poses (x, y, yaw) of the rear axle in the ego
-frame of now, at 0.5, 1.0, … 4.0 s: an array [8, 3].
+forward, y to the left. The *map frame* is the log's own. A **plan** is the poses (x, y, yaw) of the rear axle in the
+ego frame of now, at 0.5, 1.0, … 4.0 s: an array [8, 3].
 """
 
 from __future__ import annotations
