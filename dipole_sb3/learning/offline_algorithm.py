@@ -938,7 +938,15 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         # Knobs are properties; the file has the attributes behind them.
         knobs = {knob.name for knob in cls.knobs()}
         attributes = {f"_{name}" if name in knobs else name: value for name, value in kwargs.items()}
-        return super().load(file, env, device, custom_objects, print_system_info, force_reset, **attributes)
+        try:
+            return super().load(file, env, device, custom_objects, print_system_info, force_reset, **attributes)
+        except ValueError:
+            raise
+        except safe_files.WRONG_CONTENT as error:
+            # Values of a safe file may be of any kind; a file in SB3's format is trusted, and its errors are a bug's.
+            if file is path:
+                raise
+            raise safe_files.wrong_content(path, error) from error
 
     def push_to_hub(
         self,

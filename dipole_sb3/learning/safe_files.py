@@ -39,6 +39,19 @@ MODEL, WEIGHTS = "model.json", "weights.safetensors"
 _FORMAT = 1
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, LookupError, ValueError, OSError, MemoryError)
 """What reading damaged or hostile bytes may raise; RecursionError is a RuntimeError."""
+WRONG_CONTENT = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    RuntimeError,
+)
+"""What values of the wrong kind, absurd sizes and depths end in; RecursionError is a RuntimeError."""
+_DEEPEST = 100
+"""How deep its values may lie in each other. A model's lie ten deep; Python's own limit depends on the process."""
 _REBUILT = frozenset({"lr_schedule", "clip_range", "policy_class"})
 """Attributes that loading makes anew from others."""
 _NOT_KEPT: Mapping[str, Any] = {"tensorboard_log": None}
@@ -111,6 +124,7 @@ def as_classic(path: File) -> io.BytesIO:
     """
     description, tensors = _read(path, with_weights=True)
     try:
+        _require_shallow(description)
         data = {name: _decoded(value, tensors) for name, value in description["data"].items()}
         missing = {"observation_space", "action_space", "_origin"} - data.keys()
         if missing:
@@ -121,12 +135,19 @@ def as_classic(path: File) -> io.BytesIO:
         parameters = _decoded(description["parameters"], tensors)
         file = io.BytesIO()
         save_to_zip_file(file, data=data, params=parameters)
-    # Absurd sizes and depths end in these.
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot load {_shown(path)}: it holds what no safe model has ({said})") from error
+    except WRONG_CONTENT as error:
+        raise wrong_content(path, error) from error
     file.seek(0)
     return file
+
+
+def wrong_content(path: File, error: BaseException) -> ValueError:
+    """The one sentence about a file whose values make no model.
+
+    :param error: what making it raised, one of :data:`WRONG_CONTENT`.
+    """
+    said = " ".join(str(error).split()) or type(error).__name__
+    return ValueError(f"cannot load {_shown(path)}: it holds what no safe model has ({said})")
 
 
 def _read(path: File, with_weights: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -210,6 +231,20 @@ def _encoded_container(value: Any, where: str, tensors: dict[str, torch.Tensor])
         f"{where} is a {type(value).__name__}, expected a number, text, space or class of torch.nn: a safe file cannot "
         'hold it; save it with format="classic", or without it'
     )
+
+
+def _require_shallow(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            part
+            for one in level
+            if isinstance(one, list | dict)
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise ValueError(f"its values lie more than {_DEEPEST} deep in each other")
 
 
 def _decoded(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import pickle
+import sys
 import zipfile
 from collections import deque
 from pathlib import Path
@@ -246,6 +247,28 @@ def test_hostile_safe_files(reacher_data: Arrays, tmp_path: Path, change: Any, m
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("value", [[], "text", {}, -1, None, {"$float": "nan"}, [[[1]]]])
+def test_values_of_another_kind_are_one_sentence_or_no_matter(
+    reacher_data: Arrays, tmp_path: Path, value: object
+) -> None:
+    """Whatever stands in an attribute's place, nothing but a ValueError of one line comes out."""
+    small(reacher_data).save(tmp_path / "model.zip", format="safe")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        description, weights = json.loads(archive.read(safe_files.MODEL)), archive.read(safe_files.WEIGHTS)
+    refused = 0
+    for name in description["data"]:
+        changed = {**description, "data": {**description["data"], name: value}}
+        with zipfile.ZipFile(tmp_path / "changed.zip", "w") as archive:
+            archive.writestr(safe_files.MODEL, json.dumps(changed))
+            archive.writestr(safe_files.WEIGHTS, weights)
+        try:
+            DIPOLE.load(tmp_path / "changed.zip", trust=False)
+        except ValueError as error:
+            assert "\n" not in str(error), name
+            refused += 1
+    assert refused > 5
+
+
 @pytest.mark.parametrize("end", [100, 3000, -30])
 def test_truncated_safe_files(reacher_data: Arrays, tmp_path: Path, end: int) -> None:
     small(reacher_data).save(tmp_path / "model", format="safe")
@@ -287,8 +310,14 @@ def test_a_file_that_is_too_deep(reacher_data: Arrays, tmp_path: Path, depth: in
     with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
         archive.writestr(safe_files.MODEL, description)
         archive.writestr(safe_files.WEIGHTS, weights)
-    with pytest.raises(ValueError, match="cannot load"):
-        DIPOLE.load(tmp_path / "model.zip", trust=False)
+    limit = sys.getrecursionlimit()
+    try:
+        # As libraries set it that are imported in the same process.
+        sys.setrecursionlimit(10_000)
+        with pytest.raises(ValueError, match="cannot load"):
+            DIPOLE.load(tmp_path / "model.zip", trust=False)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_arrays_of_any_kind() -> None:
