@@ -255,7 +255,7 @@ def test_values_of_another_kind_are_one_sentence_or_no_matter(
     small(reacher_data).save(tmp_path / "model.zip", format="safe")
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         description, weights = json.loads(archive.read(safe_files.MODEL)), archive.read(safe_files.WEIGHTS)
-    refused = 0
+    sentences = []
     for name in description["data"]:
         changed = {**description, "data": {**description["data"], name: value}}
         with zipfile.ZipFile(tmp_path / "changed.zip", "w") as archive:
@@ -264,9 +264,9 @@ def test_values_of_another_kind_are_one_sentence_or_no_matter(
         try:
             DIPOLE.load(tmp_path / "changed.zip", trust=False)
         except ValueError as error:
-            assert "\n" not in str(error), name
-            refused += 1
-    assert refused > 5
+            sentences.append(str(error))
+    assert len(sentences) > 5
+    assert not [sentence for sentence in sentences if "\n" in sentence]
 
 
 @pytest.mark.parametrize("end", [100, 3000, -30])
