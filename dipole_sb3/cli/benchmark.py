@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from dipole_sb3.cli import benchmark_table, pictures, shared_machine, train
-from dipole_sb3.cli.benchmark_plan import Group, Suite, is_begun, is_finished, load_suite, planned, require_same
+from dipole_sb3.cli.benchmark_plan import Group, Suite, load_suite, planned, require_same
 from dipole_sb3.cli.benchmark_results import Scores, read_scores, write_results
+from dipole_sb3.cli.resuming import is_begun, is_finished
+from dipole_sb3.cli.runs import claim_folders
 from dipole_sb3.common.files import replaced_when_complete
 
 RESULTS, TABLE = "results.csv", "table.md"
@@ -50,7 +53,7 @@ def run(arguments: list[str]) -> int:
     groups = planned(asked.suite, asked.algos, asked.seeds, asked.out, asked.overrides)
     _require_packages(groups)
     for group in groups:
-        train.require_startable(group.runs, resume=True)
+        train.require_startable(group.runs)
     code = require_same(groups, asked.out)
     if hint := shared_machine.hint():
         print(hint)
@@ -124,10 +127,12 @@ def _learn(asked: _Asked, groups: Sequence[Group]) -> None:
         seeds = ", ".join(str(each.config.seed) for each in waiting)
         steps = group.config.offline_steps + group.config.online_steps
         print(f"[{number}/{len(todo)}] {group.algorithm} on {group.task}, seeds {seeds}: {steps} timesteps", flush=True)
-        begun = [each for each in waiting if is_begun(each)]
-        for runs, resume in (([each for each in waiting if each not in begun], False), (begun, True)):
-            if runs:
-                train.evaluate(runs, train.train(runs, resume, go_on_with=asked.command))
+        begun = [each for each in waiting if is_begun(each.folder)]
+        with ExitStack() as opened:
+            claim_folders(waiting, opened, may_be_used=True)
+            for runs, resume in (([each for each in waiting if each not in begun], False), (begun, True)):
+                if runs:
+                    train.evaluate(runs, train.train(runs, resume, go_on_with=asked.command))
         seconds.append(time.perf_counter() - start)
         (scores,) = read_scores([group])
         left = len(todo) - number

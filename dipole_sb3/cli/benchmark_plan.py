@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dipole_sb3.cli import errors, run_folder, sweep
+from dipole_sb3.cli import errors, run_folder
 from dipole_sb3.cli.configuration import algorithm_names, config_folder, dotted, is_tuned, suite_names, task_names
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options, grid_in
@@ -189,17 +189,6 @@ def _require_own_setting(group: Group) -> None:
                 f"{knob.option} is {grid[knob.name]}, expected {own[knob.name]} among them: {group.algorithm}'s own "
                 f"value on {group.task} ({knob.name}), which the table compares"
             )
-
-
-def is_finished(run: Run) -> bool:
-    """Whether a run has learned and been evaluated; its table is the last file that it writes."""
-    table = run.folder / f"{sweep.stem(algorithm_of(run.config).knobs())}.csv"
-    return table.is_file() and (run.folder / run_folder.MODEL).is_file()
-
-
-def is_begun(run: Run) -> bool:
-    """Whether there is something to go on from."""
-    return any((run.folder / run_folder.CHECKPOINTS).glob("*.zip"))
 
 
 def require_same(groups: Sequence[Group], out: Path) -> dict[str, str]:

@@ -17,7 +17,15 @@ from dipole_sb3.common.public_names import public_name
 
 _NOT_TOLD = (
     *("run_dir", "replace", "runs", "processes", "progress_bar", "pictures", "profile", "log_interval"),
-    *("checkpoint_freq", "algo.verbose", "algo.device", "task.dataset_dir", "driven_episodes", "film"),
+    *(
+        "checkpoint_freq",
+        "checkpoint_minutes",
+        "algo.verbose",
+        "algo.device",
+        "task.dataset_dir",
+        "driven_episodes",
+        "film",
+    ),
 )
 """Options that are the machine's business, or change nothing of the model."""
 

@@ -71,6 +71,9 @@ def main(
     try:
         if known.command in hydra_commands:
             command, following = hydra_commands[known.command], arguments[arguments.index(known.command) + 1 :]
+            if (rank := _rank_without_work()) is not None:
+                print(f"dipole {known.command}: {rank} has nothing to do: the command is one process, that of rank 0")
+                return 0
             if command.needs_options and not following:
                 # argparse prints the help of a sub-command, and exits.
                 with suppress(SystemExit):
@@ -91,6 +94,14 @@ def main(
             raise
         print(f"dipole: {errors.sentence(error, arguments)}", file=sys.stderr)
         return 1
+
+
+def _rank_without_work() -> str | None:
+    """The name of this process if torchrun has started it beside that of rank 0."""
+    rank = os.environ.get("RANK", "0")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or rank == "0":
+        return None
+    return f"rank {rank} of {os.environ.get('WORLD_SIZE', '?')}"
 
 
 def build_parser(

@@ -61,6 +61,13 @@ def sweep_folder() -> Path | None:
     return _short(Path(config.runtime.cwd, config.sweep.dir)) if config.mode == RunMode.MULTIRUN else None
 
 
+def folder_was_named() -> bool:
+    """Whether the command line of the running job says where its output goes, instead of a name made of the time."""
+    given = HydraConfig.get().overrides
+    names = {override.split("=")[0].lstrip("+") for override in (*given.task, *given.hydra)}
+    return not names.isdisjoint({"run_dir", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"})
+
+
 def choices() -> tuple[str, str]:
     """The running job's values of ``algo=`` and ``task=``."""
     chosen = HydraConfig.get().runtime.choices

@@ -1,4 +1,4 @@
-"""Stops training between two timesteps on Ctrl-C or SIGTERM."""
+"""Stops training between two timesteps: on Ctrl-C, and when a scheduler wants the machine back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from typing import Any
 
 from dipole_sb3.learning.callbacks import IterationCallback
 
+STOPPED = 75
+"""Exit status of a run that a scheduler's signal has stopped and that can go on: "temporary failure" in sysexits.h."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C; what Kubernetes, Slurm and others send before they kill; what Slurm sends before that, if it is asked to."""
+
+
+def exit_status(stopped_by: signal.Signals) -> int:
+    """The status with which a stopped training ends: 130 after Ctrl-C, as shells have it, else :data:`STOPPED`."""
+    return 128 + stopped_by if stopped_by == signal.SIGINT else STOPPED
+
 
 class StopOnSignal:
-    """Ends ``learn()`` after the timestep in which Ctrl-C (or SIGTERM) arrives, so that the run can be saved.
+    """Ends ``learn()`` after the timestep in which SIGINT, SIGTERM or SIGUSR1 arrives, so that the run can be saved.
 
     A second Ctrl-C interrupts at once. Use it as a context manager around ``learn()``, in the main thread, with one
     :meth:`callback` for each model in training.
@@ -25,7 +36,7 @@ class StopOnSignal:
         return _StopBetweenTimesteps(self)
 
     def __enter__(self) -> StopOnSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             self._previous[number] = signal.signal(number, self._remember)
         return self
 

@@ -40,6 +40,7 @@ class TrainOptions(EvaluationOptions):
     replace: bool = MISSING
     log_interval: int = MISSING
     checkpoint_freq: int = MISSING
+    checkpoint_minutes: float = MISSING
     eval_freq: int = MISSING
     eval_episodes: int = MISSING
     progress_bar: bool | None = MISSING
@@ -63,6 +64,7 @@ _AT_LEAST = {
     "eval_seed": 0,
     "log_interval": 1,
     "checkpoint_freq": 0,
+    "checkpoint_minutes": 0,
     "eval_freq": 0,
     "eval_episodes": 1,
     "episodes": 0,

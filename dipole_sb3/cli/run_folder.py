@@ -49,12 +49,17 @@ _LEFT_BY_RUNS = (
 )
 
 
+def is_used(folder: Path) -> bool:
+    """Whether there is a run in the folder."""
+    return (folder / CONFIG).exists()
+
+
 def require_unused(folder: Path) -> None:
     """Refuses a folder that already has a run, whose checkpoints would be mistaken for those of the new run.
 
     :raises ValueError: the folder has a run; the message says what can be done.
     """
-    if (folder / CONFIG).exists():
+    if is_used(folder):
         raise ValueError(
             f"{folder}: holds a run already; go on with it by resume={folder}, replace it by replace=true, or give "
             "another run_dir"

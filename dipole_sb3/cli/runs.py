@@ -8,12 +8,13 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from dipole_sb3.cli import run_folder
+from dipole_sb3.cli import claim, run_folder
 from dipole_sb3.cli.configuration import dotted
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options
@@ -30,15 +31,19 @@ class Run(NamedTuple):
     :param setting: overrides of the command line (in a sweep: of this job), except ``seed``, ``runs``, ``run_dir`` and
         ``replace``; runs that differ only in their seed have the same setting.
     :param collection: folder that contains only the runs of this command line; None if there is none.
+    :param own_name: whether the command line gave the folder's name; if not, another may be taken when it is in use.
     """
 
     config: DictConfig
     folder: Path
     setting: tuple[str, ...] = ()
     collection: Path | None = None
+    own_name: bool = True
 
 
-def runs_of(config: DictConfig, folder: Path, overrides: Sequence[str], sweep_folder: Path | None) -> list[Run]:
+def runs_of(
+    config: DictConfig, folder: Path, overrides: Sequence[str], sweep_folder: Path | None, own_name: bool = True
+) -> list[Run]:
     """The runs that a composed configuration asks for: ``runs`` of them, with seeds ``seed``, ``seed + 1``, ….
 
     ``run_dir`` of each run is composed with its own seed. If the folders are then not different, or the job has another
@@ -48,6 +53,7 @@ def runs_of(config: DictConfig, folder: Path, overrides: Sequence[str], sweep_fo
     :param folder: Hydra's folder for the job.
     :param overrides: overrides of the job.
     :param sweep_folder: in a sweep, the folder of all jobs; else None.
+    :param own_name: as of :class:`Run`.
     :raises ValueError: an option has the wrong type or is out of range.
     """
     check_options(config, TrainOptions)
@@ -61,7 +67,7 @@ def runs_of(config: DictConfig, folder: Path, overrides: Sequence[str], sweep_fo
     setting = tuple(each for each in overrides if each.split("=")[0].lstrip("+") not in _OF_ONE_RUN)
     for each, own in zip(configs, folders, strict=True):
         each.run_dir = str(own)
-    return [Run(each, own, setting, collection) for each, own in zip(configs, folders, strict=True)]
+    return [Run(each, own, setting, collection, own_name) for each, own in zip(configs, folders, strict=True)]
 
 
 def with_seed(config: DictConfig, seed: int) -> DictConfig:
@@ -95,14 +101,29 @@ def require_different(runs: Sequence[Run]) -> None:
             raise ValueError(f"{count} runs have the folder {folder}, expected one for each")
 
 
-def require_unused_folders(runs: Sequence[Run]) -> None:
-    """Refuses all runs if the folder of one of them already has a run, unless it may be replaced.
+def claim_folders(runs: Sequence[Run], opened: ExitStack, may_be_used: bool = False) -> list[Run]:
+    """Keeps other processes from writing the folders of all runs, or refuses all of them.
 
-    :raises ValueError: the message names the folder.
+    A folder whose name nobody gave gets another name if it is in use: two commands may begin in the same second.
+
+    :param opened: keeps the claims until it is closed.
+    :param may_be_used: whether there may be a run in a folder, which is to go on.
+    :return: the runs, with the folders that they have got.
+    :raises ValueError: a folder is claimed by another process, or has a run already that may not be replaced.
     """
+    claimed = []
     for run in runs:
-        if not run.config.replace:
-            run_folder.require_unused(run.folder)
+        if may_be_used or run.own_name or run.config.replace:
+            advice = "wait for it or stop it" if may_be_used else "wait for it, stop it, or give another run_dir"
+            opened.enter_context(claim.claimed(run.folder, advice))
+            if not may_be_used and not run.config.replace:
+                run_folder.require_unused(run.folder)
+            claimed.append(run)
+        else:
+            folder = claim.claim_free(run.folder, opened, run_folder.is_used)
+            run.config.run_dir = str(folder)
+            claimed.append(run._replace(folder=folder))
+    return claimed
 
 
 def stackable_groups(runs: Sequence[Run]) -> list[list[Run]]:

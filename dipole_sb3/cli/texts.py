@@ -65,10 +65,13 @@ the options that matter most (`dipole train task=… --cfg job` shows all):
   algo.omega=X         greediness ω stored in the model; may be changed at any time later
   algo.device=cpu      cpu, cuda or auto
   episodes=N           of each cell of the evaluation that ends the run; 0: none
-  checkpoint_freq=N    timesteps between checkpoints; eval_freq=N: between evaluations
+  checkpoint_freq=N    timesteps between checkpoints; checkpoint_minutes=M: minutes, beside these
+  eval_freq=N          timesteps between evaluations
   run_dir=FOLDER       instead of runs/TASK/DATE-seedN
   resume=FOLDER        go on with a run; of the other options only those of its length, evaluation and
                        logging may be given again, e.g. online_steps=2000000
+  resume=auto          begin the run in run_dir=FOLDER, or go on with it: the same command at every start,
+                       for schedulers; SIGTERM and SIGUSR1 save the run and end it with status 75
 
 tasks:
 {tasks}

@@ -9,29 +9,36 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import hydra.utils
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import hydra_command, pictures, run_folder, shared_machine, summary, sweep
-from dipole_sb3.cli.configuration import config_folder, is_tuned
+from dipole_sb3.cli.configuration import is_tuned
 from dipole_sb3.cli.environments import task_env, training_env
-from dipole_sb3.cli.interrupt import StopOnSignal
+from dipole_sb3.cli.interrupt import StopOnSignal, exit_status
 from dipole_sb3.cli.models import algorithm_of
-from dipole_sb3.cli.options import TrainOptions, check_hyperparameters, check_knobs, check_options
+from dipole_sb3.cli.options import check_hyperparameters, check_knobs
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation
+from dipole_sb3.cli.resuming import (
+    AUTO,
+    Resume,
+    checkpoint_of,
+    require_named_folders,
+    resumed_config,
+    unfinished,
+)
 from dipole_sb3.cli.runs import (
     Run,
+    claim_folders,
     distinguished,
     require_different,
-    require_unused_folders,
     resumed,
     runs_of,
     settings,
@@ -40,13 +47,10 @@ from dipole_sb3.cli.runs import (
 from dipole_sb3.common.random_state import global_generators, restore_global_generators
 from dipole_sb3.datasets import is_file_name, load_dataset
 from dipole_sb3.evaluation.background_evaluation import BackgroundEvaluator
-from dipole_sb3.learning.checkpoints import ResumableCheckpoint, log_position, newest_checkpoint
+from dipole_sb3.learning.checkpoints import ResumableCheckpoint, log_position
 from dipole_sb3.learning.learn_together import learn_together
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.profiling import TrainingProfile
-
-FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir", "normalize")
-"""Options that a resumed run keeps from its first start."""
 
 
 class Trained(NamedTuple):
@@ -59,10 +63,13 @@ class Trained(NamedTuple):
 def run(arguments: list[str]) -> int:
     """``dipole train``; resuming does not need Hydra, because the configuration is already resolved."""
     resume = [argument for argument in arguments if argument.startswith("resume=")]
-    if resume:
+    how: Resume = AUTO if resume == [f"resume={AUTO}"] else False
+    if how == AUTO:
+        arguments = [argument for argument in arguments if argument not in resume]
+    elif resume:
         folders = [Path(argument.removeprefix("resume=")) for argument in resume]
         others = [argument for argument in arguments if argument not in resume]
-        train_and_evaluate([resumed(_resumed_config(folder, others), folder) for folder in folders], resume=True)
+        train_and_evaluate([resumed(resumed_config(folder, others), folder) for folder in folders], resume=True)
         return 0
     runs: list[Run] = []
 
@@ -78,26 +85,41 @@ def run(arguments: list[str]) -> int:
             print(
                 f"{algorithm} has no hyperparameters of its own for {task}: those of configs/algo/{algorithm}.yaml hold"
             )
-        if hydra_command.job_stands_alone():
-            train_and_evaluate(runs_of(config, folder, hydra_command.overrides(), sweep_folder=None))
+        alone, named = hydra_command.job_stands_alone(), hydra_command.folder_was_named()
+        sweep_folder = None if alone else hydra_command.sweep_folder()
+        asked = runs_of(config, folder, hydra_command.overrides(), sweep_folder, named)
+        if alone:
+            train_and_evaluate(asked, how)
         else:
-            runs.extend(runs_of(config, folder, hydra_command.overrides(), hydra_command.sweep_folder()))
+            runs.extend(asked)
 
     hydra_command.run("train", collect, arguments)
     if runs:
-        train_and_evaluate(runs)
+        train_and_evaluate(runs, how)
     return 0
 
 
-def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
+def train_and_evaluate(runs: Sequence[Run], resume: Resume = False) -> None:
     """Trains and evaluates any number of runs, in groups that can learn together, and prints a summary of all.
 
-    :param resume: continue from the newest checkpoint in each folder.
-    :raises ValueError: the options of a run are not valid; no run has started then.
+    No other process can write their folders meanwhile.
+
+    :raises ValueError: the options of a run are not valid, or its folder is in use; no run has started then.
     :raises SystemExit: stopped by a signal; the models are saved.
     """
     runs = distinguished(runs)
-    require_startable(runs, resume)
+    require_startable(runs)
+    if resume == AUTO:
+        require_named_folders(runs)
+    with ExitStack() as opened:
+        runs = claim_folders(runs, opened, may_be_used=bool(resume))
+        if resume == AUTO:
+            runs = unfinished(runs)
+        if runs:
+            _train_and_evaluate(runs, resume)
+
+
+def _train_and_evaluate(runs: Sequence[Run], resume: Resume) -> None:
     if get_device(runs[0].config.algo.device).type == "cpu" and (hint := shared_machine.hint()):
         print(hint)
     groups, order = stackable_groups(runs), {each.folder: index for index, each in enumerate(runs)}
@@ -125,10 +147,10 @@ def train_and_evaluate(runs: Sequence[Run], resume: bool = False) -> None:
     summary.report(sorted(finished, key=lambda each: order[each.run.folder]))
 
 
-def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
+def require_startable(runs: Sequence[Run]) -> None:
     """Refuses all runs if the options of one of them are not valid.
 
-    :raises ValueError: the message names the option or the folder.
+    :raises ValueError: the message names the option.
     """
     for each in runs:
         pictures.require_matplotlib(each.config)
@@ -137,15 +159,13 @@ def require_startable(runs: Sequence[Run], resume: bool = False) -> None:
         check_hyperparameters(each.config, algorithm.update_rule.objective)
         _require_env_where_needed(each.config)
     require_different(runs)
-    if not resume:
-        require_unused_folders(runs)
 
 
-def train(runs: Sequence[Run], resume: bool = False, go_on_with: str | None = None) -> list[Trained]:
+def train(runs: Sequence[Run], resume: Resume = False, go_on_with: str | None = None) -> list[Trained]:
     """Trains (or continues to train) the models of runs that can learn together, and saves each as model.zip.
 
     :param runs: the runs of one group; they share one copy of the data set in memory.
-    :param resume: continue from the newest checkpoint in each folder.
+    :param resume: whether to go on from the newest checkpoint in each folder.
     :param go_on_with: the command that a stopped training names; None: ``dipole train resume=…``.
     :return: one per run, in order.
     :raises SystemExit: stopped by a signal; the runs are saved as checkpoints, and the command to continue is printed.
@@ -155,7 +175,7 @@ def train(runs: Sequence[Run], resume: bool = False, go_on_with: str | None = No
         envs = [_open_env(config, opened) for _ in runs]
         dataset = shared = _load_data(config, envs[0])
         models: list[OfflineAlgorithm] = []
-        checkpoints = [_newest_checkpoint(each.folder) if resume else None for each in runs]
+        checkpoints = [checkpoint_of(each.folder, resume) for each in runs]
         for each, env, checkpoint in zip(runs, envs, checkpoints, strict=True):
             if checkpoint is not None:
                 models.append(_load_model(each.config, checkpoint, env, shared))
@@ -229,7 +249,12 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: 
     if not going:
         return
     models, runs = zip(*going, strict=True)
-    checkpoints = [ResumableCheckpoint(config.checkpoint_freq, run.folder / run_folder.CHECKPOINTS) for run in runs]
+    checkpoints = [
+        ResumableCheckpoint(
+            config.checkpoint_freq, run.folder / run_folder.CHECKPOINTS, save_minutes=config.checkpoint_minutes
+        )
+        for run in runs
+    ]
     with StopOnSignal() as stop, _evaluations(runs) as evaluations:
         callbacks = [
             [*evaluation, checkpoint, stop.callback()]
@@ -272,7 +297,7 @@ def _stop(
         print(f"Stopped after {model.num_timesteps} of {steps} timesteps; saved {checkpoint.save()}")
     command = go_on_with or f"dipole train {shlex.join(f'resume={run.folder}' for run in runs)}"
     print(f"Go on with\n  {command}", flush=True)
-    raise SystemExit(128 + by)
+    raise SystemExit(exit_status(by))
 
 
 def _load_data(config: DictConfig, env: VecEnv | None) -> OfflineReplayBuffer:
@@ -293,18 +318,6 @@ def _new_model(config: DictConfig, env: VecEnv | None, dataset: OfflineReplayBuf
     # Each model seeds the global generators; with several, each must start training from the state it would have alone.
     model.when_learning_begins(functools.partial(restore_global_generators, global_generators()))
     return model
-
-
-def _newest_checkpoint(folder: Path) -> Path:
-    try:
-        path, damaged = newest_checkpoint(folder / run_folder.CHECKPOINTS)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{folder}: no checkpoint in {run_folder.CHECKPOINTS}/ to go on from; start it anew, with replace=true"
-        ) from error
-    for sentence in damaged:
-        print(f"{sentence}; going on from {path.name}")
-    return path
 
 
 def _load_model(
@@ -332,48 +345,3 @@ def _evaluations(runs: Sequence[Run]) -> Iterator[list[list[BaseCallback]]]:
     phase_ends = {config.offline_steps, config.offline_steps + config.online_steps}
     with BackgroundEvaluator(make_one, config.eval_episodes, config.eval_seed, config.processes) as evaluator:
         yield [[PeriodicEvaluation(evaluator, config.eval_freq, phase_ends, run.folder / EVALUATIONS)] for run in runs]
-
-
-def _resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
-    config = run_folder.read_config(folder)
-    if "online_steps" not in config:
-        raise ValueError(
-            f"{folder}: {run_folder.CONFIG} has no online_steps: the run is of an earlier version, and its checkpoints "
-            "do not hold all of it; expected a run of this version"
-        )
-    defaults: Any = OmegaConf.load(config_folder() / "train.yaml")
-    for field in fields(TrainOptions):
-        # An option that is newer than the run.
-        if field.name not in config and field.name in defaults:
-            config[field.name] = defaults[field.name]
-    before, length = config.offline_steps, config.offline_steps + config.online_steps
-    for override in overrides:
-        name, equals, _ = override.partition("=")
-        if not equals or name.split(".")[0] in FIXED_OPTIONS:
-            raise ValueError(
-                f"{override}: a resumed run stays as it was; only its length, evaluation and logging may change, "
-                "such as offline_steps=2000000"
-            )
-    OmegaConf.set_struct(config, True)
-    config.merge_with_dotlist(overrides)
-    check_options(config, TrainOptions)
-    total = config.offline_steps + config.online_steps
-    phases_moved = bool(config.offline_steps != before and config.online_steps)
-    # The checkpoint can be large, so it is read only if one of the two may be wrong.
-    done = _timesteps(folder) if total < length or phases_moved else 0
-    if total < done:
-        raise ValueError(
-            f"offline_steps + online_steps is {total}, but the run in {folder} has {done} timesteps already; "
-            "expected at least as many"
-        )
-    if phases_moved and done > before:
-        raise ValueError(
-            f"offline_steps is {config.offline_steps}, but the run has gone on online after {before}; expected only "
-            "online_steps to change now"
-        )
-    return config
-
-
-def _timesteps(folder: Path) -> int:
-    """Number of timesteps in the newest checkpoint of a run."""
-    return run_folder.timesteps_of(_newest_checkpoint(folder))

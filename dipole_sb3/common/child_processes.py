@@ -31,14 +31,15 @@ _ENVIRONMENT = {
 def without_interrupts() -> Iterator[None]:
     """Processes started inside do not hear Ctrl-C, which is this process's to handle; for it, none is lost.
 
-    The signal is held back, not ignored: it arrives when the block ends, or inside of it by another thread.
+    Nor SIGUSR1, by which schedulers warn every process of a job, and which would end those. The signals are held back,
+    not ignored: they arrive when the block ends, or inside of it by another thread.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     # It would let the signal through when it starts.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -77,17 +78,25 @@ class ResumableCheckpoint(IterationCallback):
         taken at the end of the rollout that reaches its timestep. 0: only when :meth:`save` is called.
     :param save_path: folder for the checkpoints of this run alone.
     :param verbose: 1: print the path of every checkpoint.
-    :raises ValueError: ``save_freq`` is negative, or a new run begins in a folder that holds checkpoints.
+    :param save_minutes: minutes between checkpoints, at least 0, beside ``save_freq``, whose checkpoints count; so that
+        a run that is killed loses no more than that, however slow it is. 0: none.
+    :raises ValueError: ``save_freq`` or ``save_minutes`` is negative, or a new run begins in a folder that holds
+        checkpoints.
     :raises OSError: a checkpoint cannot be written (for example, the disk is full). This ends ``learn``; earlier
         checkpoints stay as they are.
     """
 
     model: Any
 
-    def __init__(self, save_freq: int, save_path: str | pathlib.Path, verbose: int = 0) -> None:
+    def __init__(
+        self, save_freq: int, save_path: str | pathlib.Path, verbose: int = 0, save_minutes: float = 0.0
+    ) -> None:
         super().__init__(verbose)
-        if save_freq < 0:
-            raise ValueError(f"save_freq is {save_freq}, expected at least 0")
+        for name, value in (("save_freq", save_freq), ("save_minutes", save_minutes)):
+            if not value >= 0:
+                raise ValueError(f"{name} is {value}, expected at least 0")
+        self.save_minutes = save_minutes
+        self._clock = time.monotonic()
         self.save_freq = save_freq
         self.save_path = pathlib.Path(save_path)
         self._saved_at = -1
@@ -104,7 +113,7 @@ class ResumableCheckpoint(IterationCallback):
         # These are damaged, or the run was resumed from an earlier checkpoint: they will be written again.
         for path in (*beyond, *self.save_path.glob(".model_*_steps.zip.*.partial")):
             path.unlink()
-        self._saved_at = start
+        self._saved_at, self._clock = start, time.monotonic()
         env = self.model.env
         if self.model.goes_online and env is not None and not replayable_episodes.replayable(env):
             warnings.warn(
@@ -114,7 +123,9 @@ class ResumableCheckpoint(IterationCallback):
             )
 
     def _on_iteration_end(self) -> bool:
-        if self.save_freq and self.model.num_timesteps // self.save_freq > self._saved_at // self.save_freq:
+        minutes = (time.monotonic() - self._clock) / 60.0
+        by_steps = self.save_freq and self.model.num_timesteps // self.save_freq > self._saved_at // self.save_freq
+        if by_steps or (self.save_minutes and minutes >= self.save_minutes):
             self.save()
         return True
 
@@ -131,7 +142,7 @@ class ResumableCheckpoint(IterationCallback):
                 save_checkpoint(self.model, path)
             if self.verbose:
                 print(f"Saved {path}")
-        self._saved_at = self.model.num_timesteps
+        self._saved_at, self._clock = self.model.num_timesteps, time.monotonic()
         for _, old in _checkpoints(self.save_path)[KEPT:]:
             old.unlink()
         return path

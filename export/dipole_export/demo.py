@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from dipole_sb3.cli.dispatch import HydraCommand
 from dipole_sb3.cli.environments import task_env
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options
-from dipole_sb3.cli.runs import Run
+from dipole_sb3.cli.runs import Run, claim_folders
 from dipole_sb3.datasets import make_env
 from dipole_sb3.datasets.environments import environment_facts
 from dipole_sb3.evaluation.sweep import (
@@ -113,6 +114,13 @@ def demo(config: DictConfig, folder: Path) -> None:
     require_demonstrable(config)
     runs = [Run(config, folder)]
     train.require_startable(runs)
+    with ExitStack() as opened:
+        claim_folders(runs, opened)
+        _demo(config, runs)
+
+
+def _demo(config: DictConfig, runs: Sequence[Run]) -> None:
+    folder = runs[0].folder
     if config.made_episodes:
         make_data(config)
     (trained,) = train.train(runs)

@@ -1,0 +1,166 @@
+"""How a run goes on: from which checkpoint, with which options, and whether there is anything left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from dipole_sb3.cli import run_folder, sweep
+from dipole_sb3.cli.configuration import config_folder, dotted
+from dipole_sb3.cli.models import algorithm_of
+from dipole_sb3.cli.options import TrainOptions, check_options
+from dipole_sb3.cli.runs import Run
+from dipole_sb3.learning.checkpoints import newest_checkpoint
+
+FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir", "normalize")
+"""Options that a resumed run keeps from its first start."""
+
+AUTO: Literal["auto"] = "auto"
+Resume = Literal[False, True, "auto"]
+"""Whether runs begin (False), go on from their checkpoints (True), or do whichever it is (``"auto"``)."""
+
+
+def require_named_folders(runs: Sequence[Run]) -> None:
+    """Refuses ``resume=auto`` where the next start would look elsewhere.
+
+    :raises ValueError: nobody gave the folders' names.
+    """
+    if not all(run.own_name for run in runs):
+        raise ValueError(
+            "resume=auto needs the same folder at every start, but its default name is made of the time; expected "
+            "run_dir=FOLDER, or hydra.sweep.dir=FOLDER for the runs of -m"
+        )
+
+
+def unfinished(runs: Sequence[Run]) -> list[Run]:
+    """The runs that are to begin or to go on.
+
+    :raises ValueError: the run in a folder has other options.
+    """
+    left = []
+    for run in runs:
+        if run_folder.is_used(run.folder):
+            before = run_folder.read_config(run.folder)
+            _require_same_options(run, before)
+            _require_length(run.config, before.offline_steps, before.offline_steps + before.online_steps, run.folder)
+        if is_finished(run):
+            print(f"{run.folder}: is finished")
+        else:
+            left.append(run)
+    return left
+
+
+def _require_same_options(run: Run, before: DictConfig) -> None:
+    now, then = _fixed_options(run.config), _fixed_options(before)
+    for name in sorted(now.keys() | then.keys()):
+        if now.get(name) != then.get(name):
+            raise ValueError(
+                f"{run.folder}: holds a run with {name}={then.get(name)}, found {name}={now.get(name)}; expected the "
+                "options with which it began, or another run_dir"
+            )
+
+
+def _fixed_options(config: DictConfig) -> dict[str, Any]:
+    options: Any = OmegaConf.to_container(config, resolve=True)
+    return dict(dotted({name: options.get(name) for name in FIXED_OPTIONS if name not in ("runs", "run_dir")}))
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a run has learned for as long as it should and been evaluated, whose table is the last file it writes."""
+    model, steps = run.folder / run_folder.MODEL, run.config.offline_steps + run.config.online_steps
+    if not model.is_file() or run_folder.timesteps_of(model) < steps:
+        return False
+    evaluated = run.config.episodes and run.config.task.env is not None
+    return not evaluated or (run.folder / f"{sweep.stem(algorithm_of(run.config).knobs())}.csv").is_file()
+
+
+def checkpoint_of(folder: Path, resume: Resume) -> Path | None:
+    """What a run goes on from; None: it begins.
+
+    :raises FileNotFoundError: it is to go on, and there is no checkpoint.
+    :raises ValueError: all checkpoints are damaged.
+    """
+    if not resume or (resume == AUTO and not is_begun(folder)):
+        return None
+    return _newest_checkpoint(folder)
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether there is something to go on from."""
+    return any((folder / run_folder.CHECKPOINTS).glob("*.zip"))
+
+
+def _newest_checkpoint(folder: Path) -> Path:
+    try:
+        path, damaged = newest_checkpoint(folder / run_folder.CHECKPOINTS)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder}: no checkpoint in {run_folder.CHECKPOINTS}/ to go on from; start it anew, with replace=true"
+        ) from error
+    for sentence in damaged:
+        print(f"{sentence}; going on from {path.name}")
+    return path
+
+
+def resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
+    """The configuration with which a run goes on.
+
+    :param overrides: options that may change, as on a command line.
+    :raises FileNotFoundError: the folder is not that of a run.
+    :raises ValueError: an option may not change, or not to this value.
+    """
+    config = run_folder.read_config(folder)
+    if "online_steps" not in config:
+        raise ValueError(
+            f"{folder}: {run_folder.CONFIG} has no online_steps: the run is of an earlier version, and its checkpoints "
+            "do not hold all of it; expected a run of this version"
+        )
+    defaults: Any = OmegaConf.load(config_folder() / "train.yaml")
+    for field in fields(TrainOptions):
+        # An option that is newer than the run.
+        if field.name not in config and field.name in defaults:
+            config[field.name] = defaults[field.name]
+    before, length = config.offline_steps, config.offline_steps + config.online_steps
+    for override in overrides:
+        name, equals, _ = override.partition("=")
+        if not equals or name.split(".")[0] in FIXED_OPTIONS:
+            raise ValueError(
+                f"{override}: a resumed run stays as it was; only its length, evaluation and logging may change, "
+                "such as offline_steps=2000000"
+            )
+    OmegaConf.set_struct(config, True)
+    config.merge_with_dotlist(overrides)
+    check_options(config, TrainOptions)
+    _require_length(config, before, length, folder)
+    return config
+
+
+def _require_length(config: DictConfig, before: int, length: int, folder: Path) -> None:
+    """Refuses other numbers of steps for a run than those that it can still be given.
+
+    :param before: its ``offline_steps`` until now.
+    :param length: all its steps until now.
+    """
+    total = config.offline_steps + config.online_steps
+    phases_moved = bool(config.offline_steps != before and config.online_steps)
+    # The checkpoint can be large, so it is read only if one of the two may be wrong.
+    done = _timesteps(folder) if total < length or phases_moved else 0
+    if total < done:
+        raise ValueError(
+            f"offline_steps + online_steps is {total}, but the run in {folder} has {done} timesteps already; "
+            "expected at least as many"
+        )
+    if phases_moved and done > before:
+        raise ValueError(
+            f"offline_steps is {config.offline_steps}, but the run has gone on online after {before}; expected only "
+            "online_steps to change now"
+        )
+
+
+def _timesteps(folder: Path) -> int:
+    """Number of timesteps in the newest checkpoint of a run."""
+    return run_folder.timesteps_of(_newest_checkpoint(folder))
