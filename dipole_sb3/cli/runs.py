@@ -115,15 +115,20 @@ def claim_folders(runs: Sequence[Run], opened: ExitStack, may_be_used: bool = Fa
     for run in runs:
         if may_be_used or run.own_name or run.config.replace:
             advice = "wait for it or stop it" if may_be_used else "wait for it, stop it, or give another run_dir"
+            require_unused = run_folder.require_unused if not may_be_used and not run.config.replace else _anything
+            require_unused(run.folder)  # nothing of a run that is refused is touched
             opened.enter_context(claim.claimed(run.folder, advice))
-            if not may_be_used and not run.config.replace:
-                run_folder.require_unused(run.folder)
+            require_unused(run.folder)  # it may have ended just before the claim
             claimed.append(run)
         else:
             folder = claim.claim_free(run.folder, opened, run_folder.is_used)
             run.config.run_dir = str(folder)
             claimed.append(run._replace(folder=folder))
     return claimed
+
+
+def _anything(_: Path) -> None:
+    """Refuses no folder."""
 
 
 def stackable_groups(runs: Sequence[Run]) -> list[list[Run]]:
