@@ -60,7 +60,8 @@ class Places:
 
     def off_road(self, corners: Floats) -> npt.NDArray[np.bool_]:
         """Where at least one of the corners [..., 4, 2] lies in no drivable polygon: [...]."""
-        return np.any(~self._in_any(corners, self._drivable), axis=-1)
+        on_road: npt.NDArray[np.bool_] = np.all(self._in_any(corners, self._drivable), axis=-1)
+        return ~on_road
 
     def in_several_lanes(self, corners: Floats) -> npt.NDArray[np.bool_]:
         """Where corners [..., 4, 2] lie in at least two lanes and no lane holds all four: [...]."""

@@ -39,10 +39,13 @@ def applied(matrix: Floats, values: Floats) -> Floats:
 
 
 def speed_profile(x: Floats, y: Floats, yaw: Floats) -> Floats:
-    """The speeds [T, n] that lead through the poses, by least squares with a penalty on the jerk.
+    """The speeds [T, n] that lead through the poses, by regularised least squares.
 
     The unknowns are the speeds v during each of the T steps between T + 1 poses; minimised is
-    Σ (d − v·0.1 s)² + 1e-4 · Σ (change of acceleration)², where d is a step's length along the pose it starts from.
+    Σ (d − v·0.1 s)² + 1e-4 · Σ a², where d is a step's length along the pose that it starts from and a the change of v
+    over 0.1 s. That is what NAVSIM computes, not what it says: nuPlan penalises changes of a (the jerk), but in
+    NAVSIM's batched version one assignment overwrites half of the matrix of differences, so that each a is penalised
+    itself, but for the last two, of which the difference is. All published scores were made so.
 
     :param x: [T + 1, n], m, as ``y``; ``yaw`` in rad.
     """
@@ -52,8 +55,9 @@ def speed_profile(x: Floats, y: Floats, yaw: Floats) -> Floats:
 
 @functools.cache
 def _smoothing(steps: int) -> Floats:
-    second_difference = np.diff(np.eye(steps), n=2, axis=0) / STEP
-    normal = STEP**2 * np.eye(steps) + JERK_PENALTY * second_difference.T @ second_difference
+    accelerations = np.diff(np.eye(steps), axis=0) / STEP
+    penalised = np.concatenate([accelerations[:-2], accelerations[-1:] - accelerations[-2:-1]])
+    normal = STEP**2 * np.eye(steps) + JERK_PENALTY * penalised.T @ penalised
     smoothing: Floats = np.linalg.inv(normal) * STEP
     return smoothing
 
