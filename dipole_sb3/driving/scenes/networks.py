@@ -16,9 +16,8 @@ from highway_env.road.lane import AbstractLane, StraightLane
 from highway_env.road.road import LaneIndex, RoadNetwork
 
 from dipole_sb3.driving.scene import Floats
-from dipole_sb3.driving.scenes.paths import Path, smooth_path
+from dipole_sb3.driving.scenes.paths import Path, eased, smooth_path
 
-KINDS = ("highway", "merge", "intersection", "roundabout")
 _LANE_CHANGE = 45.0
 """Metres that changing to the next lane takes on fast roads."""
 
@@ -43,7 +42,7 @@ class Route:
 def network(kind: str, lanes: int) -> RoadNetwork:
     """Roads of one kind.
 
-    :param kind: of :data:`KINDS`.
+    :param kind: of :data:`~dipole_sb3.driving.scenes.writing.KINDS`.
     :param lanes: lanes of the road, of the highway's direction, or of the ring; intersections have one.
     """
     if kind == "highway":
@@ -106,7 +105,7 @@ def _highway_route(roads: RoadNetwork, random: np.random.Generator) -> Route:
     start = 100.0
     change = start + random.uniform(-5.0, 15.0)
     along = np.arange(0.0, 400.0, 1.0)
-    sideways = (other - lane) * StraightLane.DEFAULT_WIDTH * _eased((along - change) / _LANE_CHANGE)
+    sideways = (other - lane) * StraightLane.DEFAULT_WIDTH * eased((along - change) / _LANE_CHANGE)
     middle = roads.get_lane(("0", "1", lane))
     points = np.array([middle.position(at, beside) for at, beside in zip(along, sideways, strict=True)])
     return Route(smooth_path(points), start, 18.0, tuple(dict.fromkeys((("0", "1", lane), ("0", "1", other)))))
@@ -119,7 +118,7 @@ def _merge_route(roads: RoadNetwork, random: np.random.Generator) -> Route:
         return _along(roads, [("a", "b", lane), ("b", "c", lane), ("c", "d", lane)], random.uniform(50.0, 190.0), 15.0)
     parallel = roads.get_lane(("b", "c", count))
     along = np.arange(0.0, parallel.length, 1.0)
-    sideways = -StraightLane.DEFAULT_WIDTH * _eased((along - 15.0) / _LANE_CHANGE)
+    sideways = -StraightLane.DEFAULT_WIDTH * eased((along - 15.0) / _LANE_CHANGE)
     joining = np.array([parallel.position(at, beside) for at, beside in zip(along, sideways, strict=True)])
     lanes = [("j", "k", 0), ("k", "b", 0), ("b", "c", count), ("b", "c", count - 1), ("c", "d", count - 1)]
     ramp = [lane_points(roads.get_lane(index), step=0.5) for index in lanes[:2]]
@@ -142,8 +141,3 @@ def _roundabout_route(roads: RoadNetwork, random: np.random.Generator) -> Route:
     entry = sum(roads.get_lane(index).length for index in lanes[:2])
     return _along(roads, lanes, random.uniform(entry - 35.0, entry + ring), 9.0, rounding=3.5)
 
-
-def _eased(share: Floats) -> Floats:
-    """From 0 to 1 without a jump in slope or bend."""
-    share = np.clip(share, 0.0, 1.0)
-    return share**3 * (10 - 15 * share + 6 * share**2)

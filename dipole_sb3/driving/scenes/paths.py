@@ -70,3 +70,9 @@ def smooth_path(points: Floats, rounding: float = 2.0) -> Path:
     even = np.arange(0.0, lengths[-1], SPACING)
     resampled = np.stack([np.interp(even, lengths, points[:, axis]) for axis in (0, 1)], axis=1)
     return Path(gaussian_filter1d(resampled, rounding / SPACING, axis=0, mode="nearest")[8:-8])
+
+
+def eased(share: Floats) -> Floats:
+    """From 0 to 1 without a jump in slope or bend."""
+    share = np.clip(share, 0.0, 1.0)
+    return share**3 * (10 - 15 * share + 6 * share**2)

@@ -14,14 +14,7 @@ from highway_env.vehicle.kinematics import Vehicle
 from highway_env.vehicle.objects import Obstacle
 
 from dipole_sb3.driving.scene import Floats
-from dipole_sb3.driving.scenes.networks import (
-    KINDS,
-    Route,
-    is_connector,
-    lane_points,
-    network,
-    plan_route,
-)
+from dipole_sb3.driving.scenes.networks import Route, is_connector, lane_points, network, plan_route
 from dipole_sb3.driving.scenes.paths import Path
 
 REAR_AXLE_TO_CENTRE = 1.461
@@ -40,7 +33,7 @@ _ATTEMPTS = 12
 class World:
     """One recorded scene, right-handed: y to the left of x. T = 66 moments, from 1.5 s ago to 5 s from now.
 
-    :ivar kind: of :data:`~dipole_sb3.driving.scenes.networks.KINDS`.
+    :ivar kind: of :data:`~dipole_sb3.driving.scenes.writing.KINDS`.
     :ivar path: the route of the rear axle.
     :ivar speed_limit: m/s.
     :ivar progress: [T], metres along the path.
@@ -136,9 +129,8 @@ class _Pedestrian(Obstacle):
 def make_world(kind: str, seed: np.random.SeedSequence) -> World:
     """Records one scene; worlds in which somebody crashes by himself are drawn anew.
 
-    :param kind: of :data:`~dipole_sb3.driving.scenes.networks.KINDS`.
+    :param kind: of :data:`~dipole_sb3.driving.scenes.writing.KINDS`.
     """
-    assert kind in KINDS
     for attempt in seed.spawn(_ATTEMPTS):
         random = np.random.default_rng(attempt)
         roads = network(kind, 1 if kind == "intersection" else int(random.integers(*_LANES[kind])))
