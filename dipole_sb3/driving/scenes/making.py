@@ -105,8 +105,10 @@ def _tracks(world: World, place: _Placement) -> Tracks:
 
 _CLOSING = 1.0
 """Metres: half of the widest gap between lanes of a junction that counts as road."""
-_OVERLAP = 0.05
-"""Metres by which neighbouring polygons of the road overlap: their common edge would belong to neither."""
+_SHOULDER = 0.25
+"""Metres of road beside its outer lanes. Neighbouring polygons overlap by it: their common edge would be no road."""
+_APRON = 0.8
+"""As much in roundabouts, where long cars need it."""
 
 
 def _roads(world: World, place: _Placement, path: Path, now: float) -> tuple[tuple[str, ...], Roads]:
@@ -115,7 +117,7 @@ def _roads(world: World, place: _Placement, path: Path, now: float) -> tuple[tup
     for name, lane in world.lanes.items():
         if name not in world.connectors:
             roads.setdefault(name.rpartition("-")[0], []).append(lane)
-    blocks = {name: shapely.union_all(strips).buffer(_OVERLAP, join_style="mitre") for name, strips in roads.items()}
+    blocks = {name: shapely.union_all(strips).buffer(_SHOULDER, join_style="mitre") for name, strips in roads.items()}
     lanes = {name: lane for name, lane in world.lanes.items() if name not in world.connectors}
     connectors = {name: lane for name, lane in world.lanes.items() if name in world.connectors}
     junctions = _junctions(world)
@@ -127,7 +129,7 @@ def _roads(world: World, place: _Placement, path: Path, now: float) -> tuple[tup
     on_route = [kind in ("lane", "connector") and name in world.route for kind, name, _ in listed]
     seen = (path.lengths > now - 20.0) & (path.lengths < now + 150.0)
     kinds = tuple(kind for kind, _, _ in listed)
-    return tuple(name for _, name, _ in listed), Roads(kinds, polygons, np.array(on_route), path.points[seen])
+    return tuple(name for _, name, _ in listed), Roads(kinds, polygons, np.array(on_route), path.points[seen][::2])
 
 
 def _junctions(world: World) -> dict[str, shapely.Polygon]:
@@ -137,7 +139,8 @@ def _junctions(world: World) -> dict[str, shapely.Polygon]:
         strips += [lane for name, lane in world.lanes.items() if name.split("-")[1] in ("sxs", "exs", "nxs", "wxs")]
     if not strips:
         return {}
-    closed = shapely.union_all(strips).buffer(_CLOSING, join_style="mitre").buffer(_OVERLAP - _CLOSING, join_style="mitre")
+    beside = _APRON if world.kind == "roundabout" else _SHOULDER
+    closed = shapely.union_all(strips).buffer(_CLOSING, join_style="mitre").buffer(beside - _CLOSING, join_style="mitre")
     return {f"junction-{number}": part for number, part in enumerate(shapely.get_parts(closed))}
 
 

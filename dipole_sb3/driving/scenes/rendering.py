@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ _POSITION = np.array([1.7, 0.0, 1.6])
 """Of all three cameras, in the ego frame."""
 _FINER = 3
 """Times as many pixels are drawn along each side, and averaged."""
-_METRES_PER_CELL = 0.2
+_METRES_PER_CELL = 0.1
 _BEHIND, _AHEAD, _ASIDE = 15.0, 105.0, 70.0
 """Metres of ground that are drawn, from the ego frame's origin."""
 _NEAR = 0.3
@@ -47,6 +48,7 @@ class Camera:
     intrinsics: Floats
 
 
+@cache
 def camera(name: str) -> Camera:
     """One of :data:`~dipole_sb3.driving.scene.CAMERAS`."""
     yaw = _YAWS[name]
@@ -103,7 +105,7 @@ def _ground(view: View) -> npt.NDArray[np.uint8]:
         for hole in polygon.interiors:
             draw.polygon(_cells(np.asarray(hole.coords)), fill=_GRASS)
     for line in view.lines:
-        draw.line(_cells(line), fill=_LINE, width=2)
+        draw.line(_cells(line), fill=_LINE, width=3)
     return np.asarray(picture)
 
 

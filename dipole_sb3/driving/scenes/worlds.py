@@ -21,7 +21,7 @@ REAR_AXLE_TO_CENTRE = 1.461
 """Metres from the rear axle to the middle of nuPlan's car, 5.176 × 2.297 m."""
 EGO_SIZE = (5.176, 2.297)
 STEP = 0.1
-WARM_UP, HISTORY, FUTURE = 20, 15, 50
+WARM_UP, HISTORY, FUTURE = 10, 15, 50
 """Steps before the record, of its past, and of its future; now is step 15 of the record."""
 NOW = HISTORY
 _NEAR = 90.0
@@ -86,6 +86,7 @@ class _Ego(_Traffic):
         x, y, heading = self._at(progress)
         super().__init__(road, (x, y), heading, speed, target_speed=route.speed_limit, enable_lane_change=False)
         self.speed = min(speed, self._allowed_at(progress))
+        self._lanes: dict[int, Any] = {}
 
     def _at(self, progress: float) -> Floats:
         pose = self._path.poses(np.asarray(progress))
@@ -96,8 +97,7 @@ class _Ego(_Traffic):
         return float(np.interp(progress, self._path.lengths, self._allowed))
 
     def act(self, action: Any = None) -> None:
-        x, y, heading = self._at(self.progress + max(8.0, 1.5 * self.speed))
-        self.target_lane_index = self.road.network.get_closest_lane_index(np.array([x, y]), heading)
+        self.target_lane_index = self._lane_at(self.progress + max(8.0, 1.5 * self.speed))
         accelerations = [(self._allowed_at(self.progress + 0.5 * self.speed) - self.speed) / 0.8]
         for lane in dict.fromkeys((self.lane_index, self.target_lane_index)):
             front, _ = self.road.neighbour_vehicles(self, lane)
@@ -110,7 +110,16 @@ class _Ego(_Traffic):
         x, y, self.heading = self._at(self.progress)
         self.position = np.array([x, y])
         self.impact = None
-        self.on_state_update()
+        self.lane_index = self._lane_at(self.progress)
+        self.lane = self.road.network.get_lane(self.lane_index)
+
+    def _lane_at(self, progress: float) -> Any:
+        """The lane at a place of the path, to a metre; searching all lanes takes long."""
+        metre = round(progress)
+        if metre not in self._lanes:
+            x, y, heading = self._at(float(metre))
+            self._lanes[metre] = self.road.network.get_closest_lane_index(np.array([x, y]), heading)
+        return self._lanes[metre]
 
     def predict_trajectory_constant_speed(self, times: Floats) -> tuple[list[Floats], list[float]]:
         poses = [self._at(self.progress + self.speed * time) for time in times]
@@ -161,6 +170,8 @@ def _populated(kind: str, roads: RoadNetwork, route: Route, random: np.random.Ge
     if kind == "merge":
         end = roads.graph["b"]["c"][-1]
         road.objects.append(Obstacle(road, end.position(end.length, 0), heading=end.heading_at(end.length)))
+    if random.random() < 0.6:
+        _add_leader(road, ego, route, random)
     for _ in range(int(random.integers(*_CARS[kind]))):
         _add_car(kind, road, ego, route, random)
     if regulated and random.random() < 0.35:
@@ -196,6 +207,16 @@ def _add_car(kind: str, road: Road, ego: _Ego, route: Route, random: np.random.G
         # highway-env loses count where a route does not say which lane and the roads have unequal numbers of them.
         car.route = [(*road_of[:2], min(index[2], len(roads.graph[road_of[0]][road_of[1]]) - 1)) for road_of in car.route]
     car.randomize_behavior()
+    road.vehicles.append(car)
+
+
+def _add_leader(road: Road, ego: _Ego, route: Route, random: np.random.Generator) -> None:
+    """A slow car ahead on the same lane."""
+    place = route.path.poses(np.asarray(ego.progress + random.uniform(14.0, 35.0)))
+    speed = ego.speed * random.uniform(0.6, 1.0)
+    car = _Traffic(road, place[:2], place[2], speed, target_speed=route.speed_limit * random.uniform(0.3, 0.8))
+    car.plan_route_to(route.lanes[-1][1])
+    car.route = [index for index in route.lanes if index in car.route or index == car.lane_index] or [car.lane_index]
     road.vehicles.append(car)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import shapely
 from PIL import Image
 
-from dipole_sb3.driving.scene import COMMANDS, HISTORY_POSES, Ego, Floats, Surroundings, Tracks
+from dipole_sb3.driving.scene import COMMANDS, HISTORY_POSES, Floats, Surroundings, Tracks
 from dipole_sb3.driving.scenes.logs import SCENE_FRAMES, to_ego_frame
 from dipole_sb3.driving.scenes.metric_caches import KIND_OF_LAYER, OBJECT_TYPES, STEP_MICROSECONDS, STEPS
 from dipole_sb3.driving.scenes.records import Record, called, pickled, stored, stored_in_slots
@@ -75,8 +75,8 @@ def kind_of(index: int) -> str:
 
 
 def log_name(split: str, index: int) -> str:
-    """Name of the log of a split's scene."""
-    return f"{split}-{kind_of(index)}-{index:06d}"
+    """Name of the log of a split's scene; sorted by name, the kinds take turns."""
+    return f"{split}-{index:06d}-{kind_of(index)}"
 
 
 def is_written(folder: Path, split: str, index: int) -> bool:
@@ -211,11 +211,10 @@ def _metric_cache(recording: Recording, path: Path) -> Record:
     scene = recording.surroundings
     now = recording.start + _NOW * FRAME_MICROSECONDS
     times = [now + step * STEP_MICROSECONDS for step in range(len(scene.reference))]
-    still = Ego(np.zeros(3), np.zeros(2), np.zeros(2))
-    states = [
-        _ego_state(Ego(pose, still.velocity, still.acceleration), time)
-        for pose, time in zip(scene.reference, times, strict=True)
-    ]
+    # NAVSIM's generator of proposals knows where they are, and leaves their motion at zero.
+    still = _motion(np.zeros(2), np.zeros(2))
+    states = [_ego_state(pose, still, 0.0, time) for pose, time in zip(scene.reference, times, strict=True)]
+    motion = _motion(scene.ego.velocity, scene.ego.acceleration)
     layers = {kind: number for number, kind in KIND_OF_LAYER.items()}
     route = [name for name, used in zip(recording.lane_names, scene.roads.on_route, strict=True) if used]
     centreline = np.concatenate([scene.roads.centreline, _headings(scene.roads.centreline)[:, None]], axis=1)
@@ -223,7 +222,7 @@ def _metric_cache(recording: Recording, path: Path) -> Record:
         "MetricCache",
         file_path=called("PosixPath", *path.parts),
         trajectory=called("InterpolatedTrajectory", states),
-        ego_state=_ego_state(scene.ego, now),
+        ego_state=_ego_state(scene.ego.pose, motion, scene.ego.steering_angle, now),
         observation=_observation(recording, now),
         centerline=called("PDMPath", [_pose(pose) for pose in centreline]),
         route_lane_ids=route,
@@ -257,30 +256,34 @@ def _geometries(polygons: npt.NDArray[np.object_]) -> list[Record]:
     return [called("from_wkb", raw) for raw in shapely.to_wkb(polygons)]
 
 
-def _ego_state(ego: Ego, time: int) -> Record:
-    centre = ego.pose + [_TO_CENTRE * np.cos(ego.pose[2]), _TO_CENTRE * np.sin(ego.pose[2]), 0.0]
+def _motion(velocity: Floats, acceleration: Floats) -> Record:
+    return stored(
+        "DynamicCarState",
+        _rear_axle_to_center_dist=_TO_CENTRE,
+        _angular_velocity=0.0,
+        _angular_acceleration=0.0,
+        _rear_axle_velocity_2d=_vector(velocity),
+        _rear_axle_acceleration_2d=_vector(acceleration),
+        _tire_steering_rate=0.0,
+    )
+
+
+def _ego_state(pose: Floats, motion: Record, steering_angle: float, time: int) -> Record:
+    ahead = _TO_CENTRE * np.array([np.cos(pose[2]), np.sin(pose[2]), 0.0])
     return stored(
         "EgoState",
         _car_footprint=stored(
             "CarFootprint",
-            _center=_pose(centre),
+            _center=_pose(pose + ahead),
             _length=_LENGTH,
             _width=_WIDTH,
             _height=_HEIGHT,
             _vehicle_parameters=_VEHICLE,
         ),
-        _tire_steering_angle=ego.steering_angle,
+        _tire_steering_angle=steering_angle,
         _is_in_auto_mode=True,
         _time_point=stored_in_slots("TimePoint", time_us=time),
-        _dynamic_car_state=stored(
-            "DynamicCarState",
-            _rear_axle_to_center_dist=_TO_CENTRE,
-            _angular_velocity=0.0,
-            _angular_acceleration=0.0,
-            _rear_axle_velocity_2d=_vector(ego.velocity),
-            _rear_axle_acceleration_2d=_vector(ego.acceleration),
-            _tire_steering_rate=0.0,
-        ),
+        _dynamic_car_state=motion,
     )
 
 
