@@ -1,0 +1,178 @@
+"""Bird's-eye pictures of driving scenes with plans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from dipole_sb3.driving.scene import Ego, Floats, Surroundings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_CAR_LENGTH, _CAR_WIDTH, _REAR_AXLE_TO_CENTRE = 5.176, 2.297, 1.461
+_PLAN_STEPS = slice(5, 41, 5)
+"""Steps of the tracks at which a plan has its poses."""
+_GROUND, _ROAD, _EDGE, _ROUTE = "#eef1ea", "#cfd2d6", "#9aa0a8", "#4a90d9"
+_OTHERS = {"vehicle": "#5b6470", "pedestrian": "#d6559b", "bicycle": "#8a5bd6", "static": "#e8892b"}
+_EXPERT = "#2b2b2b"
+_PLANS = ("#d62728", "#1a9850", "#7b3fbf", "#e6a700", "#0f8b8d", "#a0522d")
+_MARGIN = 9.0
+"""Metres of ground around what is shown."""
+
+
+class DrawnScene(Protocol):
+    """What a picture needs of a scene."""
+
+    @property
+    def expert(self) -> npt.NDArray[np.float32]: ...
+
+    @property
+    def surroundings(self) -> Surroundings: ...
+
+
+def birds_eye(axes: Axes, scene: DrawnScene, plans: Mapping[str, npt.ArrayLike]) -> None:
+    """Draws a scene from above, in the ego frame with x up: roads, route, others with their next 4 s, and plans.
+
+    A plan is drawn with the car's outline every half second. Where the outline leaves the road or touches another car
+    of that moment, it is filled with the plan's colour.
+
+    :param axes: Matplotlib's axes to draw in; their limits and aspect are set.
+    :param scene: the scene.
+    :param plans: by name, each [n, 3], poses of the rear axle in the ego frame of now: a plan [8, 3], or any other
+        sequence of poses, such as those of the car that drove it. Outlines are drawn for plans of 8 poses only.
+    :raises ValueError: a plan has another shape or is not finite.
+    """
+    drawn = {name: _checked(name, plan) for name, plan in plans.items()}
+    surroundings = scene.surroundings
+    frame = _Frame(surroundings.ego)
+    roads = _roads(axes, surroundings, frame)
+    boxes = _others(axes, surroundings, frame)
+    _line(axes, np.asarray(scene.expert, np.float64), _EXPERT, "recorded", "--", 4)
+    for (name, plan), colour in zip(drawn.items(), _PLANS * len(drawn), strict=False):
+        _plan(axes, name, plan, colour, roads, boxes)
+    axes.add_patch(_patch(shapely.transform(_car(np.zeros(3)), _picture), facecolor="white", edgecolor=_EXPERT, linewidth=1.2, zorder=6))
+    _limits(axes, [np.asarray(scene.expert, np.float64), *drawn.values()])
+    axes.legend(loc="upper left", fontsize="x-small", framealpha=0.85, handlelength=1.6)
+
+
+def _checked(name: str, plan: npt.ArrayLike) -> Floats:
+    poses = np.asarray(plan, np.float64)
+    if poses.ndim != 2 or poses.shape[1] != 3 or not len(poses) or not np.isfinite(poses).all():
+        raise ValueError(f"plan {name!r} has shape {list(poses.shape)}; expected finite poses [n, 3], n ≥ 1")
+    return poses
+
+
+class _Frame:
+    """From the map frame into the picture: the ego frame with x up and y to the left."""
+
+    def __init__(self, ego: Ego) -> None:
+        cosine, sine = np.cos(ego.pose[2]), np.sin(ego.pose[2])
+        self._rotation = np.array([[cosine, -sine], [sine, cosine]])
+        self._origin = ego.pose[:2]
+
+    def __call__(self, points: Floats) -> Floats:
+        return _picture((points - self._origin) @ self._rotation)
+
+
+def _picture(points: Floats) -> Floats:
+    """Points of the ego frame [..., 2] on paper."""
+    return np.stack([-points[..., 1], points[..., 0]], axis=-1)
+
+
+def _roads(axes: Axes, surroundings: Surroundings, frame: _Frame) -> shapely.Geometry:
+    axes.set_facecolor(_GROUND)
+    known = zip(surroundings.roads.polygons, surroundings.roads.kinds, strict=True)
+    shapes = {kind: [] for kind in ("road", "lane", "connector")}  # type: dict[str, list[shapely.Geometry]]
+    for polygon, kind in known:
+        shapes[kind if kind in shapes else "road"].append(shapely.transform(polygon, frame))
+    road = shapely.union_all(shapes["road"])
+    for part in shapely.get_parts(road):
+        axes.add_patch(_patch(part, facecolor=_ROAD, edgecolor=_EDGE, linewidth=1.0, zorder=1))
+    for lane in shapes["lane"]:
+        axes.add_patch(_patch(lane, facecolor="none", edgecolor="white", linewidth=0.9, zorder=2))
+    route = frame(surroundings.roads.centreline)
+    axes.plot(*route.T, color=_ROUTE, linewidth=4.5, alpha=0.3, solid_capstyle="round", zorder=2, label="route")
+    shapely.prepare(road)
+    return road
+
+
+def _others(axes: Axes, surroundings: Surroundings, frame: _Frame) -> list[list[shapely.Geometry]]:
+    """Draws them; their outlines at each of a plan's moments."""
+    tracks = surroundings.tracks
+    moments: list[list[shapely.Geometry]] = [[] for _ in range(8)]
+    for kind, poses, size in zip(tracks.kinds, tracks.poses, tracks.sizes, strict=True):
+        outlines = [shapely.transform(_box(pose, *size), frame) for pose in poses if np.isfinite(pose).all()]
+        if not outlines:
+            continue
+        axes.add_patch(_patch(outlines[0], facecolor=_OTHERS[kind], edgecolor="white", linewidth=0.5, zorder=5))
+        way = frame(poses[: 41, :2][np.isfinite(poses[:41, 0])])
+        if len(way) > 1 and np.hypot(*(way[-1] - way[0])) > 0.5:
+            axes.plot(*way.T, color=_OTHERS[kind], linewidth=1.1, alpha=0.75, zorder=3)
+            axes.annotate(
+                "", way[-1], way[-2], arrowprops={"arrowstyle": "->", "color": _OTHERS[kind]}, zorder=3, annotation_clip=True
+            )
+        for moment, pose in zip(moments, poses[_PLAN_STEPS], strict=True):
+            if np.isfinite(pose).all():
+                moment.append(shapely.transform(_box(pose, *size), frame))
+    return moments
+
+
+def _plan(
+    axes: Axes, name: str, plan: Floats, colour: str, road: shapely.Geometry, boxes: list[list[shapely.Geometry]]
+) -> None:
+    _line(axes, plan, colour, name, "-", 7)
+    if len(plan) != len(boxes):
+        return
+    for pose, others in zip(plan, boxes, strict=True):
+        outline = shapely.transform(_car(pose), _picture)
+        bad = not road.contains(outline) or any(outline.intersects(other) for other in others)
+        axes.add_patch(
+            _patch(outline, facecolor=colour if bad else "none", edgecolor=colour, linewidth=0.8, alpha=0.55, zorder=6)
+        )
+
+
+def _line(axes: Axes, plan: Floats, colour: str, name: str, style: str, height: int) -> None:
+    points = _picture(np.concatenate([np.zeros((1, 2)), plan[:, :2]]))
+    marker = "o" if len(plan) <= 8 else ""
+    axes.plot(*points.T, style, color=colour, linewidth=1.6, marker=marker, markersize=2.6, label=name, zorder=height)
+
+
+def _limits(axes: Axes, plans: list[Floats]) -> None:
+    points = _picture(np.concatenate([np.zeros((1, 2)), *(plan[:, :2] for plan in plans)]))
+    low, high = points.min(axis=0), points.max(axis=0)
+    middle, half = (low + high) / 2, (high - low) / 2 + _MARGIN
+    half = np.maximum(half, max(half[1] * 0.62, 18.0))
+    axes.set_xlim(middle[0] - half[0], middle[0] + half[0])
+    axes.set_ylim(middle[1] - half[1], middle[1] + half[1])
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _patch(shape: shapely.Geometry, **style: object) -> object:
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    rings = [shape.exterior, *shape.interiors]
+    corners = [np.asarray(ring.coords) for ring in rings]
+    codes = [[Path.MOVETO, *[Path.LINETO] * (len(one) - 2), Path.CLOSEPOLY] for one in corners]
+    return PathPatch(Path(np.concatenate(corners), np.concatenate(codes)), **style)
+
+
+def _car(pose: Floats) -> shapely.Polygon:
+    """Outline of the own car with its rear axle at a pose, in that pose's frame."""
+    ahead = _REAR_AXLE_TO_CENTRE * np.array([np.cos(pose[2]), np.sin(pose[2])])
+    return _box(np.append(pose[:2] + ahead, pose[2]), _CAR_LENGTH, _CAR_WIDTH)
+
+
+def _box(pose: Floats, length: float, width: float) -> shapely.Polygon:
+    forward = np.array([np.cos(pose[2]), np.sin(pose[2])]) * length / 2
+    left = np.array([-np.sin(pose[2]), np.cos(pose[2])]) * width / 2
+    return shapely.Polygon(
+        [pose[:2] + forward + left, pose[:2] - forward + left, pose[:2] - forward - left, pose[:2] + forward - left]
+    )
