@@ -37,7 +37,7 @@ def crossing(inside):
 
 
 # Beside the car, its front at the car's doors: neither ahead nor behind, and away from the front bumper.
-BESIDE = dict(x=0.0, speed=10.0)
+BESIDE = {"x": 0.0, "speed": 10.0}
 
 SCENES = {
     # nobody there
@@ -180,7 +180,7 @@ SCENES = {
     ),
     "a standing car that overlaps from the beginning": (scene(track(x=4)), straight(10), (0, 1, 0, 0, 1)),
     "drives through from behind: judged once, when it is behind": (
-        scene(track(x=-12, speed=15), speed=1),
+        scene(track(x=-24, speed=15), speed=1),
         straight(1),
         (1, 1, 1, 1, 1),
     ),
