@@ -62,8 +62,8 @@ class Scene:
         logged = self.logged
         images = [_image(path) for path in logged.cameras]
         if len({image.shape for image in images}) > 1:
-            sizes = ", ".join(f"{path} {image.shape[1]}×{image.shape[0]}" for path, image in zip(logged.cameras, images, strict=True))
-            raise DatasetError(f"scene {self.token} has images of unequal size ({sizes}); expected one size")
+            sizes = ", ".join(f"{image.shape[1]}×{image.shape[0]}" for image in images)
+            raise DatasetError(f"{logged.cameras[0]} and its neighbours have sizes {sizes}; expected one size")
         return Observation(
             np.stack(images), logged.history, logged.velocity, logged.acceleration, np.array(logged.command, np.int64)
         )
@@ -75,7 +75,10 @@ class Scene:
         :raises DatasetError: the metric cache is missing or damaged.
         """
         if self.cache is None:
-            raise DatasetError(f"scene {self.token} of log {self.log} has no metric cache; expected NAVSIM's metric caching to have run")
+            raise DatasetError(
+                f"scene {self.token} of log {self.log} has no metric cache; expected NAVSIM's metric caching to have "
+                "run on it"
+            )
         return _surroundings(self.cache)
 
 

@@ -120,7 +120,8 @@ def _scene(frame: Any, poses: Floats, images: Path) -> LoggedScene:
     motion = _numbers(frame, "ego_dynamic_state", 4).astype(np.float32)
     command = _numbers(frame, "driving_command", len(COMMANDS))
     if sorted(command) != [0, 0, 0, 1]:
-        raise DatasetError(f"has driving_command {command.tolist()}; expected one 1 and three 0, for {', '.join(COMMANDS)}")
+        names = ", ".join(COMMANDS)
+        raise DatasetError(f"has driving_command {command.tolist()}; expected one 1 and three 0, for {names}")
     return LoggedScene(
         token=_text(frame, "token"),
         log=_text(frame, "log_name"),

@@ -83,10 +83,10 @@ class _Placement:
         self._rotation = np.array([[cosine, sine], [-sine, cosine]])
 
     def vectors(self, vectors: Floats) -> Floats:
-        return vectors @ self._rotation
+        return np.asarray(vectors @ self._rotation)
 
     def points(self, points: Floats) -> Floats:
-        return points @ self._rotation + self._shift
+        return np.asarray(points @ self._rotation + self._shift)
 
     def poses(self, poses: Floats) -> Floats:
         heading = poses[..., 2:] + self._turn
@@ -114,15 +114,18 @@ _APRON = 0.8
 def _roads(world: World, place: _Placement, path: Path, now: float) -> tuple[tuple[str, ...], Roads]:
     """Names of the polygons, and the map in NAVSIM's order: road blocks, lanes, connectors, intersections."""
     roads: dict[str, list[shapely.Polygon]] = {}
-    for name, lane in world.lanes.items():
-        if name not in world.connectors:
+    for name, lane in world.surface.lanes.items():
+        if name not in world.surface.connectors:
             roads.setdefault(name.rpartition("-")[0], []).append(lane)
     blocks = {name: shapely.union_all(strips).buffer(_SHOULDER, join_style="mitre") for name, strips in roads.items()}
-    lanes = {name: lane for name, lane in world.lanes.items() if name not in world.connectors}
-    connectors = {name: lane for name, lane in world.lanes.items() if name in world.connectors}
+    lanes = {name: lane for name, lane in world.surface.lanes.items() if name not in world.surface.connectors}
+    connectors = {name: lane for name, lane in world.surface.lanes.items() if name in world.surface.connectors}
     junctions = _junctions(world)
     listed = [*(("roadblock", *one) for one in blocks.items()), *(("lane", *one) for one in lanes.items())]
-    listed += [*(("connector", *one) for one in connectors.items()), *(("intersection", *one) for one in junctions.items())]
+    listed += [
+        *(("connector", *one) for one in connectors.items()),
+        *(("intersection", *one) for one in junctions.items()),
+    ]
     polygons = np.empty(len(listed), np.object_)
     polygons[:] = [polygon for _, _, polygon in listed]
     polygons = shapely.transform(polygons, place.points)
@@ -133,14 +136,15 @@ def _roads(world: World, place: _Placement, path: Path, now: float) -> tuple[tup
 
 
 def _junctions(world: World) -> dict[str, shapely.Polygon]:
-    strips = [lane for name, lane in world.lanes.items() if name in world.connectors]
+    strips = [lane for name, lane in world.surface.lanes.items() if name in world.surface.connectors]
     if world.kind == "roundabout":  # between the ring and its arms, cars cut the corner
-        strips += [lane for name, lane in world.lanes.items() if name.split("-")[0] in ("ses", "ees", "nes", "wes")]
-        strips += [lane for name, lane in world.lanes.items() if name.split("-")[1] in ("sxs", "exs", "nxs", "wxs")]
+        arms = {f"{side}es-{side}e-0" for side in "senw"} | {f"{side}x-{side}xs-0" for side in "senw"}
+        strips += [lane for name, lane in world.surface.lanes.items() if name in arms]
     if not strips:
         return {}
     beside = _APRON if world.kind == "roundabout" else _SHOULDER
-    closed = shapely.union_all(strips).buffer(_CLOSING, join_style="mitre").buffer(beside - _CLOSING, join_style="mitre")
+    wide = shapely.union_all(strips).buffer(_CLOSING, join_style="mitre")
+    closed = wide.buffer(beside - _CLOSING, join_style="mitre")
     return {f"junction-{number}": part for number, part in enumerate(shapely.get_parts(closed))}
 
 
@@ -158,10 +162,11 @@ def _view(world: World, demonstration: Demonstration, roads: Roads, place: _Plac
     def local(points: Floats, origin: Floats) -> Floats:
         return to_ego_frame(np.concatenate([points, np.zeros((len(points), 1))], axis=1), origin)[:, :2]
 
-    drivable = [polygon for polygon, kind in zip(roads.polygons, roads.kinds, strict=True) if kind in ("roadblock", "intersection")]
+    kinds = np.array(roads.kinds)
+    drivable = roads.polygons[(kinds == "roadblock") | (kinds == "intersection")]
     return View(
         roads=[shapely.transform(polygon, lambda points: local(points, there)) for polygon in drivable],
-        lines=[local(line, here) for line in world.lines],
+        lines=[local(line, here) for line in world.surface.lines],
         boxes=to_ego_frame(world.poses[:, NOW], here),
         sizes=world.sizes,
         types=world.types,

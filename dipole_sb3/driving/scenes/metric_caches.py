@@ -36,7 +36,14 @@ OBJECT_TYPES = {
     "EGO": 7,
 }
 """nuPlan's ``TrackedObjectType``."""
-MAP_LAYERS = {"LANE": 0, "INTERSECTION": 1, "DRIVABLE_AREA": 5, "LANE_CONNECTOR": 11, "CARPARK_AREA": 15, "ROADBLOCK": 17}
+MAP_LAYERS = {
+    "LANE": 0,
+    "INTERSECTION": 1,
+    "DRIVABLE_AREA": 5,
+    "LANE_CONNECTOR": 11,
+    "CARPARK_AREA": 15,
+    "ROADBLOCK": 17,
+}
 """Those of nuPlan's ``SemanticMapLayer`` that a cache's map holds."""
 _KIND_OF_OBJECT = ("vehicle", "pedestrian", "bicycle", "static", "static", "static", "static", "vehicle")
 KIND_OF_LAYER = {0: "lane", 1: "intersection", 5: "drivable", 11: "connector", 15: "carpark", 17: "roadblock"}
@@ -117,9 +124,7 @@ def _tracks(observation: Record) -> Tracks:
             corners[rows[token], step] = outline[:4]
     # Corners are front left, rear left, rear right, front right.
     ahead = corners[:, :, 0] - corners[:, :, 1]
-    poses = np.concatenate(
-        [corners.mean(axis=2), np.arctan2(ahead[..., 1], ahead[..., 0])[..., None]], axis=2
-    )
+    poses = np.concatenate([corners.mean(axis=2), np.arctan2(ahead[..., 1], ahead[..., 0])[..., None]], axis=2)
     kinds, sizes, velocities = [], np.zeros((len(rows), 2)), np.zeros((len(rows), STEPS, 2))
     for row, one in enumerate(objects.values()):
         known = record_of(one, "Agent", "StaticObject", "AgentState", "SceneObject")
@@ -156,7 +161,9 @@ def _reference(trajectory: Record) -> Floats:
     states = [record_of(state, "EgoState") for state in _list(_arguments(trajectory, 1)[0])]
     times = [int(array_of(record_of(state["_time_point"], "TimePoint")["time_us"])) for state in states]
     if len(states) < STEPS - 10 or set(np.diff(times)) != {STEP_MICROSECONDS}:
-        raise DatasetError(f"its reference plan has {len(states)} states; expected {STEPS - 10} or more, one every 0.1 s")
+        raise DatasetError(
+            f"its reference plan has {len(states)} states; expected {STEPS - 10} or more, one every 0.1 s"
+        )
     return np.stack([_rear_axle(state) for state in states])
 
 

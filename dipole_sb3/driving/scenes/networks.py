@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
+import shapely
 from highway_env.envs.intersection_env import IntersectionEnv
 from highway_env.envs.merge_env import MergeGenericEnv
 from highway_env.envs.roundabout_env import RoundaboutGenericEnv
-from highway_env.road.lane import AbstractLane, StraightLane
+from highway_env.road.lane import AbstractLane, LineType, StraightLane
 from highway_env.road.road import LaneIndex, RoadNetwork
 
 from dipole_sb3.driving.scene import Floats
@@ -62,13 +64,13 @@ def network(kind: str, lanes: int) -> RoadNetwork:
 
 def is_ring(index: LaneIndex) -> bool:
     """Whether a lane of a roundabout is part of its ring."""
-    return len(index[0]) == 2 and len(index[1]) == 2
+    return bool(len(index[0]) == 2 and len(index[1]) == 2)
 
 
 def is_connector(kind: str, index: LaneIndex) -> bool:
     """Whether a lane lies in a junction."""
     if kind == "intersection":
-        return index[0].startswith("ir")
+        return bool(index[0].startswith("ir"))
     return kind == "roundabout" and is_ring(index)
 
 
@@ -76,6 +78,54 @@ def lane_points(lane: AbstractLane, lateral: float = 0.0, step: float = 1.0) -> 
     """Points [n, 2] along a lane, or beside its middle; ends included, straight lanes have no more."""
     count = 2 if type(lane) is StraightLane else max(int(lane.length / step), 4)
     return np.array([lane.position(along, lateral) for along in np.linspace(0.0, lane.length, count)])
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What lies on the ground, right-handed: y to the left of x.
+
+    :ivar lanes: polygon of each lane, by its name.
+    :ivar connectors: names of the lanes that lie in a junction.
+    :ivar lines: [n, 2] points of each painted line; edges of the road stop where another lane crosses.
+    """
+
+    lanes: dict[str, shapely.Polygon]
+    connectors: frozenset[str]
+    lines: tuple[Floats, ...]
+
+
+MIRROR = np.array([1.0, -1.0])
+"""From highway-env's axes to right-handed ones, and back."""
+_EDGES = (LineType.CONTINUOUS, LineType.CONTINUOUS_LINE)
+
+
+def lane_name(index: LaneIndex) -> str:
+    """A lane's name in a scene's map."""
+    return f"{index[0]}-{index[1]}-{index[2]}"
+
+
+@lru_cache(maxsize=32)
+def surface(kind: str, lanes: int) -> Surface:
+    """The ground of :func:`network`."""
+    found = network(kind, lanes).lanes_dict()
+    strips = {lane_name(index): _strip(lane) for index, lane in found.items()}
+    lines: list[Floats] = []
+    for index, lane in found.items():
+        others = shapely.union_all([strip for name, strip in strips.items() if name != lane_name(index)])
+        inside = others.buffer(-0.3)
+        for side, line in zip((-1, 1), lane.line_types, strict=True):
+            painted = shapely.LineString(lane_points(lane, side * lane.width / 2) * MIRROR)
+            if line in _EDGES:
+                painted = painted.difference(inside)
+            if line:
+                lines += [np.asarray(part.coords) for part in shapely.get_parts(painted) if part.length > 0]
+    connectors = frozenset(lane_name(index) for index in found if is_connector(kind, index))
+    return Surface(strips, connectors, tuple(lines))
+
+
+def _strip(lane: AbstractLane) -> shapely.Polygon:
+    left, right = (lane_points(lane, side * lane.width / 2) * MIRROR for side in (-1, 1))
+    return shapely.Polygon(np.concatenate([right, left[::-1]]))
 
 
 def plan_route(kind: str, roads: RoadNetwork, random: np.random.Generator) -> Route:
@@ -134,10 +184,9 @@ def _roundabout_route(roads: RoadNetwork, random: np.random.Generator) -> Route:
     exits = int(random.integers(3))  # of the east, north and west
     lanes: list[LaneIndex] = [("ser", "ses", 0), ("ses", "se", 0)]
     nodes = _RING[: 2 + 2 * exits]
-    lanes += [(first, second, outer) for first, second in zip(nodes[:-1], nodes[1:], strict=True)]
+    lanes += [(first, second, outer) for first, second in pairwise(nodes)]
     leaving = nodes[-1]
     lanes += [(leaving, f"{leaving}s", 0), (f"{leaving}s", f"{leaving[0]}xr", 0)]
     ring = sum(roads.get_lane(index).length for index in lanes[2:-2])
     entry = sum(roads.get_lane(index).length for index in lanes[:2])
     return _along(roads, lanes, random.uniform(entry - 35.0, entry + ring), 9.0, rounding=3.5)
-

@@ -55,7 +55,7 @@ class Path:
         for index in range(len(allowed) - 2, -1, -1):
             step = self.lengths[index + 1] - self.lengths[index]
             allowed[index] = min(allowed[index], np.sqrt(allowed[index + 1] ** 2 + 2 * braking * step))
-        return allowed
+        return np.asarray(allowed)
 
 
 def smooth_path(points: Floats, rounding: float = 2.0) -> Path:

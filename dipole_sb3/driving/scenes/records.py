@@ -233,10 +233,11 @@ class _Pickler(pickle._Pickler):
         if not (isinstance(obj, type) and issubclass(obj, Record)):
             super().save_global(obj, name)  # type: ignore[misc]
             return
-        self.save(obj.module)
-        self.save(obj.name)
-        self.write(pickle.STACK_GLOBAL)
-        self.memoize(obj)
+        writer: Any = self  # typeshed does not know its methods
+        writer.save(obj.module)
+        writer.save(obj.name)
+        writer.write(pickle.STACK_GLOBAL)
+        writer.memoize(obj)
 
     def reducer_override(self, obj: Any) -> Any:
         """Arrays under the names that every NumPy knows."""

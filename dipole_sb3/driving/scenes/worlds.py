@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import shapely
 from highway_env.road.regulation import RegulatedRoad
 from highway_env.road.road import Road, RoadNetwork
 from highway_env.vehicle.behavior import IDMVehicle
@@ -14,7 +13,16 @@ from highway_env.vehicle.kinematics import Vehicle
 from highway_env.vehicle.objects import Obstacle
 
 from dipole_sb3.driving.scene import Floats
-from dipole_sb3.driving.scenes.networks import Route, is_connector, lane_points, network, plan_route
+from dipole_sb3.driving.scenes.networks import (
+    MIRROR,
+    Route,
+    Surface,
+    is_connector,
+    lane_name,
+    network,
+    plan_route,
+    surface,
+)
 from dipole_sb3.driving.scenes.paths import Path
 
 REAR_AXLE_TO_CENTRE = 1.461
@@ -43,10 +51,8 @@ class World:
     :ivar poses: [K, T, 3], of the boxes' middles.
     :ivar sizes: [K, 3], length, width and height.
     :ivar velocities: [K, T, 2].
-    :ivar lanes: polygon of each lane, by its name.
-    :ivar connectors: names of the lanes that lie in a junction.
+    :ivar surface: the ground.
     :ivar route: names of the route's lanes.
-    :ivar lines: [n, 2] points of each painted line.
     """
 
     kind: str
@@ -59,13 +65,11 @@ class World:
     poses: Floats
     sizes: Floats
     velocities: Floats
-    lanes: dict[str, shapely.Polygon]
-    connectors: frozenset[str]
+    surface: Surface
     route: tuple[str, ...]
-    lines: tuple[Floats, ...]
 
 
-class _Traffic(IDMVehicle):
+class _Traffic(IDMVehicle):  # type: ignore[misc]
     """highway-env's driver; its environments change the parameters of IDMVehicle for the whole process."""
 
     ACC_MAX = 5.0
@@ -99,7 +103,7 @@ class _Ego(_Traffic):
     def act(self, action: Any = None) -> None:
         self.target_lane_index = self._lane_at(self.progress + max(8.0, 1.5 * self.speed))
         accelerations = [(self._allowed_at(self.progress + 0.5 * self.speed) - self.speed) / 0.8]
-        for lane in dict.fromkeys((self.lane_index, self.target_lane_index)):
+        for lane in dict.fromkeys((self._lane_at(self.progress), self.target_lane_index)):
             front, _ = self.road.neighbour_vehicles(self, lane)
             accelerations.append(self.acceleration(ego_vehicle=self, front_vehicle=front))
         self.action = {"steering": 0.0, "acceleration": float(np.clip(min(accelerations), -3.5, 1.8))}
@@ -126,13 +130,13 @@ class _Ego(_Traffic):
         return [pose[:2] for pose in poses], [float(pose[2]) for pose in poses]
 
 
-class _Pedestrian(Obstacle):
+class _Pedestrian(Obstacle):  # type: ignore[misc]
     """Someone who crosses the road at a constant speed."""
 
     LENGTH, WIDTH = 0.8, 0.8
 
     def walk(self, dt: float) -> None:
-        self.position = self.position + self.velocity * dt
+        self.position += self.velocity * dt
 
 
 def make_world(kind: str, seed: np.random.SeedSequence) -> World:
@@ -142,16 +146,17 @@ def make_world(kind: str, seed: np.random.SeedSequence) -> World:
     """
     for attempt in seed.spawn(_ATTEMPTS):
         random = np.random.default_rng(attempt)
-        roads = network(kind, 1 if kind == "intersection" else int(random.integers(*_LANES[kind])))
+        count = int(random.integers(*_LANES[kind]))
+        roads = network(kind, count)
         route = plan_route(kind, roads, random)
         road, ego = _populated(kind, roads, route, random)
         record = _simulated(road, ego)
         if not any(one.crashed for one in (*road.vehicles, *road.objects)):
             break
-    return _world(kind, roads, route, road, record, random)
+    return _world(kind, surface(kind, count), route, road, record, random)
 
 
-_LANES = {"highway": (2, 5), "merge": (2, 4), "roundabout": (1, 3)}
+_LANES = {"highway": (2, 5), "merge": (2, 4), "intersection": (1, 2), "roundabout": (1, 3)}
 """Lanes to draw from, the last excluded."""
 _CARS = {"highway": (6, 14), "merge": (6, 12), "intersection": (4, 11), "roundabout": (3, 8)}
 
@@ -160,7 +165,7 @@ def _populated(kind: str, roads: RoadNetwork, route: Route, random: np.random.Ge
     regulated = kind in ("intersection", "roundabout")
     road = (RegulatedRoad if regulated else Road)(
         network=roads,
-        np_random=random,  # type: ignore[arg-type]
+        np_random=random,
         neighbour_vehicles_connected_lanes=True,
     )
     before = route.speed_limit * (WARM_UP + HISTORY) * STEP
@@ -193,7 +198,8 @@ def _add_car(kind: str, road: Road, ego: _Ego, route: Route, random: np.random.G
     speed = limit * random.uniform(0.45, 0.95)
     car = _Traffic.make_on_lane(road, index, along, speed)
     truck = kind in ("highway", "merge") and random.random() < 0.15
-    car.LENGTH, car.WIDTH = (random.uniform(7.0, 9.0), 2.4) if truck else (random.uniform(4.2, 5.0), random.uniform(1.8, 2.0))
+    car.LENGTH = random.uniform(7.0, 9.0) if truck else random.uniform(4.2, 5.0)
+    car.WIDTH = 2.4 if truck else random.uniform(1.8, 2.0)
     car.diagonal = float(np.hypot(car.LENGTH, car.WIDTH))
     car.target_speed = limit * random.uniform(0.5, 1.0)
     if any(np.hypot(*(other.position - car.position)) < 14.0 for other in road.vehicles):
@@ -205,7 +211,7 @@ def _add_car(kind: str, road: Road, ego: _Ego, route: Route, random: np.random.G
     if goals:
         car.plan_route_to(goals[int(random.integers(len(goals)))])
         # highway-env loses count where a route does not say which lane and the roads have unequal numbers of them.
-        car.route = [(*road_of[:2], min(index[2], len(roads.graph[road_of[0]][road_of[1]]) - 1)) for road_of in car.route]
+        car.route = [(start, end, min(index[2], len(roads.graph[start][end]) - 1)) for start, end, _ in car.route]
     car.randomize_behavior()
     road.vehicles.append(car)
 
@@ -256,26 +262,24 @@ def _simulated(road: Road, ego: _Ego) -> list[dict[int, tuple[float, ...]]]:
     return record
 
 
-_MIRROR = np.array([1.0, -1.0])
-
-
 def _world(
     kind: str,
-    roads: RoadNetwork,
+    ground: Surface,
     route: Route,
     road: Road,
     record: list[dict[int, tuple[float, ...]]],
     random: np.random.Generator,
 ) -> World:
-    path = Path(route.path.points * _MIRROR)
+    path = Path(route.path.points * MIRROR)
     progress, speeds = np.array([moment[0] for moment in record]).T
     others = [*road.vehicles[1:], *road.objects]
-    states = np.array([[moment[number] for moment in record] for number in range(1, len(others) + 1)]).reshape(-1, len(record), 4)
+    listed = [[moment[number] for moment in record] for number in range(1, len(others) + 1)]
+    states = np.array(listed).reshape(-1, len(record), 4)
     poses = states[..., :3] * [1.0, -1.0, -1.0]
     velocities = states[..., 3:] * np.stack([np.cos(poses[..., 2]), np.sin(poses[..., 2])], axis=-1)
     types = [_type_of(one) for one in others]
     sizes = [(one.LENGTH, one.WIDTH, _HEIGHTS[name]) for one, name in zip(others, types, strict=True)]
-    cones = _cones(kind, roads, path, float(progress[NOW]), random)
+    cones = _cones(kind, road.network, path, float(progress[NOW]), random)
     poses = np.concatenate([poses.reshape(-1, len(record), 3), np.repeat(cones[:, None], len(record), axis=1)])
     velocities = np.concatenate([velocities.reshape(-1, len(record), 2), np.zeros((len(cones), len(record), 2))])
     types += ["traffic_cone"] * len(cones)
@@ -283,7 +287,6 @@ def _world(
     origin = path.poses(progress)[None, :, :2]
     near = (np.hypot(*np.moveaxis(poses[..., :2] - origin, -1, 0)) < _NEAR).any(axis=1)
     kept = np.flatnonzero(near)
-    lanes = {_name(index): lane for index, lane in roads.lanes_dict().items()}
     return World(
         kind=kind,
         path=path,
@@ -295,10 +298,8 @@ def _world(
         poses=poses[kept],
         sizes=np.array(sizes, np.float64).reshape(-1, 3)[kept],
         velocities=velocities[kept],
-        lanes={name: _strip(lane) for name, lane in lanes.items()},
-        connectors=frozenset(_name(index) for index in roads.lanes_dict() if is_connector(kind, index)),
-        route=tuple(_name(index) for index in route.lanes),
-        lines=tuple(line * _MIRROR for lane in lanes.values() for line in _painted(lane)),
+        surface=ground,
+        route=tuple(lane_name(index) for index in route.lanes),
     )
 
 
@@ -311,22 +312,6 @@ def _type_of(one: Any) -> str:
     return "pedestrian" if isinstance(one, _Pedestrian) else "barrier"
 
 
-def _name(index: tuple[str, str, int]) -> str:
-    return f"{index[0]}-{index[1]}-{index[2]}"
-
-
-def _strip(lane: Any) -> shapely.Polygon:
-    left, right = (lane_points(lane, side * lane.width / 2) * _MIRROR for side in (-1, 1))
-    return shapely.Polygon(np.concatenate([right, left[::-1]]))
-
-
-def _painted(lane: Any) -> list[Floats]:
-    """Lines at the lane's sides; highway-env names what is at its left and at its right."""
-    return [
-        lane_points(lane, side * lane.width / 2) for side, line in zip((-1, 1), lane.line_types, strict=True) if line
-    ]
-
-
 def _cones(kind: str, roads: RoadNetwork, path: Path, now: float, random: np.random.Generator) -> Floats:
     """Poses [n, 3] of cones along one edge of a fast road, some metres ahead; often none."""
     if kind not in ("highway", "merge") or random.random() > 0.4:
@@ -335,8 +320,8 @@ def _cones(kind: str, roads: RoadNetwork, path: Path, now: float, random: np.ran
     count = len(roads.graph[name[0]][name[1]])
     outer = int(random.integers(2)) * (count - 1)
     lane = roads.get_lane((*name, outer))
-    ahead = path.poses(np.asarray(now + random.uniform(15.0, 45.0)))[:2] * _MIRROR
+    ahead = path.poses(np.asarray(now + random.uniform(15.0, 45.0)))[:2] * MIRROR
     first = lane.local_coordinates(ahead)[0]
     beside = 1.85 if outer else -1.85
     places = np.array([lane.position(first + 6.0 * number, beside) for number in range(int(random.integers(3, 7)))])
-    return np.concatenate([places * _MIRROR, np.zeros((len(places), 1))], axis=1)
+    return np.concatenate([places * MIRROR, np.zeros((len(places), 1))], axis=1)

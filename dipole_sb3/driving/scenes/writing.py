@@ -154,7 +154,7 @@ def _frame(recording: Recording, number: int) -> dict[str, Any]:
         "scene_token": recording.token,
         "map_location": "highway-env",
         "vehicle_name": recording.kind,
-        "roadblock_ids": [name for name, kind in zip(recording.lane_names, recording.surroundings.roads.kinds, strict=True) if kind == "roadblock"],
+        "roadblock_ids": _route_blocks(recording),
         "traffic_lights": [],
         "lidar_path": f"{recording.log}/MergedPointCloud/{token}.pcd",
         "lidar2ego_translation": np.zeros(3),
@@ -166,6 +166,12 @@ def _frame(recording: Recording, number: int) -> dict[str, Any]:
         "cams": {name: _camera(recording, name, token) for name in OPENSCENE_CAMERAS},
         "anns": _annotations(recording, step, token),
     }
+
+
+def _route_blocks(recording: Recording) -> list[str]:
+    roads = recording.surroundings.roads
+    route = {name.rpartition("-")[0] for name, used in zip(recording.lane_names, roads.on_route, strict=True) if used}
+    return [name for name in recording.lane_names if name in route]
 
 
 def _camera(recording: Recording, name: str, token: str) -> dict[str, Any]:
@@ -189,9 +195,10 @@ def _annotations(recording: Recording, step: int, token: str) -> dict[str, Any]:
     turn = np.array([[np.cos(ego[2]), -np.sin(ego[2])], [np.sin(ego[2]), np.cos(ego[2])]])
     flat = np.zeros((len(local), 1))
     height = recording.sizes[:, 2:]
+    boxes = np.concatenate([local[:, :2], height / 2, recording.sizes, local[:, 2:]], axis=1)
     velocity = np.concatenate([recording.object_velocities[:, step] @ turn, flat], axis=1)
     return {
-        "gt_boxes": np.concatenate([local[:, :2], height / 2, recording.sizes, local[:, 2:]], axis=1).astype(np.float32),
+        "gt_boxes": boxes.astype(np.float32),
         "gt_names": list(recording.types),
         "gt_velocity_3d": velocity.astype(np.float32),
         "instance_tokens": [f"{token}-{name}" for name in recording.names],
@@ -348,5 +355,3 @@ def _object(recording: Recording, row: int, token: str, now: int) -> Record:
             **fields,
         )
     return stored("StaticObject", predictions=None, velocity=_vector(np.zeros(2)), **fields)
-
-
