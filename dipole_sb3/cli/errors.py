@@ -40,6 +40,9 @@ _EXTRAS = {
     "dipole_runtime": "export",
     "dipole_policy": "bags",
     "rosbags": "bags",
+    "highway_env": "driving",
+    "peft": "driving",
+    "transformers": "driving",
 }
 """Package → the extra of the distribution that installs it."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep
+from dipole_sb3.cli import driving, hydra_command, pictures, run_folder, sweep
 from dipole_sb3.cli.environments import task_env
 from dipole_sb3.cli.models import config_of, load_model, model_path, run_of
 from dipole_sb3.cli.options import EvaluationOptions, check_knobs, check_options
@@ -20,6 +20,9 @@ EVALUATED = "evaluated"
 
 def run(arguments: list[str]) -> int:
     """``dipole evaluate``."""
+    models = [argument.removeprefix("model=") for argument in arguments if argument.startswith("model=")]
+    if any(driving.is_model(Path(model)) for model in models):
+        return driving.evaluate_command(arguments)
     return hydra_command.run("evaluate", evaluate, arguments)
 
 

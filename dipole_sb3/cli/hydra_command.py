@@ -20,12 +20,13 @@ from dipole_sb3.cli.configuration import config_folder
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
-def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[str]) -> int:
+def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[str], called: str | None = None) -> int:
     """Composes ``command``.yaml with the overrides and calls ``job(config, folder)``; several times in a multirun.
 
     :param command: name of the sub-command and of its file in the configuration tree.
     :param job: takes the composed configuration and the folder that Hydra made for its output.
     :param arguments: Hydra's command line: overrides and flags.
+    :param called: what the user called the sub-command, if it is not the name of its file.
     :return: 0; failures raise.
     """
 
@@ -45,7 +46,7 @@ def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[s
             _remove_if_empty(folder)
 
     main: Any = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(guarded)
-    with _called_as([f"dipole {command}", *arguments]):
+    with _called_as([f"dipole {called or command}", *arguments]):
         main()
     return 0
 

@@ -19,7 +19,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
-from dipole_sb3.cli import hydra_command, pictures, run_folder, shared_machine, summary, sweep
+from dipole_sb3.cli import driving, hydra_command, pictures, run_folder, shared_machine, summary, sweep
 from dipole_sb3.cli.configuration import is_tuned
 from dipole_sb3.cli.environments import task_env, training_env
 from dipole_sb3.cli.interrupt import StopOnSignal, exit_status
@@ -62,6 +62,8 @@ class Trained(NamedTuple):
 
 def run(arguments: list[str]) -> int:
     """``dipole train``; resuming does not need Hydra, because the configuration is already resolved."""
+    if driving.is_asked_for(arguments):
+        return driving.train_command(arguments)
     resume = [argument for argument in arguments if argument.startswith("resume=")]
     how: Resume = AUTO if resume == [f"resume={AUTO}"] else False
     if how == AUTO:
