@@ -60,8 +60,9 @@ def score_agent(
 
 def score_experts(scenes: Scenes, scorer: Scorer) -> Scores:
     """Scores of where the cars really went: arrays [scenes, 1]."""
-    plans: npt.NDArray[np.float64] = np.stack([scene.expert for scene in scenes])[:, None].astype(np.float64)
-    return scorer.score_plans([scene.surroundings for scene in scenes], plans)
+    all_of_them = [scenes[index] for index in range(len(scenes))]
+    plans: npt.NDArray[np.float64] = np.stack([scene.expert for scene in all_of_them])[:, None].astype(np.float64)
+    return scorer.score_plans([scene.surroundings for scene in all_of_them], plans)
 
 
 def sweep(
@@ -94,7 +95,7 @@ def joined(parts: Sequence[Scores]) -> Scores:
 
 def table(rows: Sequence[Evaluated]) -> list[Mapping[str, Any]]:
     """One mapping of :data:`COLUMNS` a row, percents with two digits."""
-    found = []
+    found: list[Mapping[str, Any]] = []
     for row in rows:
         pdms = row.percent("pdms")
         scenes, plans = row.scores.pdms.shape
@@ -120,10 +121,4 @@ def text(rows: Sequence[Evaluated]) -> str:
         percents = [f"{float(row[name]):.1f}" for name in SUB_SCORES[:-1]]
         lines.append([row["policy"], row["omega"], f"{float(row['pdms']):.1f}", interval, *percents])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
