@@ -2,6 +2,7 @@
 #
 #   make demo      train on recorded data, turn omega, leave pictures in runs/demo
 #   make cube-demo a robot learns to place a cube (OGBench): data, training, film, bundle; 25 minutes, runs/cube-demo
+#   make driving-demo a car's planner: scenes made, imitation, two adapters, bird's-eye pictures; runs/driving-demo
 #   make benchmark every algorithm on three small tasks, one table; 20 minutes, runs/benchmark/smoke
 #   make ros-demo  what that trained drives a simulated arm over ROS 2, no ROS install needed; runs/ros-demo
 #   make test      the test suite
@@ -28,13 +29,16 @@ KILTED := $(VENV)-kilted
 TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 
 
-.PHONY: demo cube-demo benchmark ros-demo docs test test-kilted packages test-packages lint format clean
+.PHONY: demo cube-demo driving-demo benchmark ros-demo docs test test-kilted packages test-packages lint format clean
 
 demo: $(VENV)/.demo
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo $(ARGS)
 
 cube-demo: $(VENV)/.cube
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo task=ogbench/cube-single-play $(ARGS)
+
+driving-demo: $(VENV)/.driving
+	$(RUN) -m dipole_export.cli demo task=driving/highway-mix $(ARGS)
 
 benchmark: $(VENV)/.benchmark
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli benchmark suite=smoke $(ARGS)
@@ -95,6 +99,10 @@ $(VENV)/.cube: $(METADATA) $(VENV)/.torch
 	$(INSTALL) --editable ".[demo,ogbench]"
 	@touch $@
 
+$(VENV)/.driving: $(METADATA) $(VENV)/.torch
+	$(INSTALL) --editable ".[demo,driving]"
+	@touch $@
+
 $(VENV)/.benchmark: $(METADATA) $(VENV)/.torch
 	$(INSTALL) --editable ".[benchmark]"
 	@touch $@
@@ -109,7 +117,7 @@ $(VENV)/.docs: $(METADATA) $(VENV)/.torch
 
 $(VENV)/.dev: $(METADATA) $(VENV)/.torch
 	$(INSTALL) --editable ".[dev]"
-	@touch $@ $(VENV)/.benchmark $(VENV)/.demo $(VENV)/.docs $(VENV)/.ros
+	@touch $@ $(VENV)/.benchmark $(VENV)/.demo $(VENV)/.docs $(VENV)/.driving $(VENV)/.ros
 
 # No torch: the node needs none.
 $(KILTED)/.done: tests/ros/kilted.txt $(VENV)/bin/python

@@ -29,8 +29,6 @@ METHODS = ("dipole", "awr", "dppo")
 NAMES = {"dipole": "DIPOLE", "awr": "AWR", "dppo": "DPPO", None: "imitation"}
 """Of a method in tables."""
 
-_PICTURED = 6
-
 
 def is_asked_for(arguments: Sequence[str]) -> bool:
     """Whether a command line of ``dipole train`` or ``dipole demo`` is about driving."""
@@ -63,10 +61,11 @@ def train_command(arguments: list[str]) -> int:
         check(config)
         train(config, folder, go_on=bool(resumed), named=hydra_command.folder_was_named())
 
-    return hydra_command.run("driving", job, _of_group(others), called="train")
+    return hydra_command.run("driving", job, of_group(others), called="train")
 
 
-def _of_group(arguments: Sequence[str]) -> list[str]:
+def of_group(arguments: Sequence[str]) -> list[str]:
+    """The command line with ``task=driving/NAME`` as Hydra's choice in the folder ``driving``."""
     return [
         f"driving={argument.removeprefix(PREFIX)}" if argument.startswith(PREFIX) else argument
         for argument in arguments
@@ -112,7 +111,7 @@ def train(config: DictConfig, folder: Path, *, go_on: bool = False, named: bool 
         for split in (task.train, task.test)
     )
     with ExitStack() as opened:
-        folder = _claimed(config, folder, opened, go_on, named)
+        folder = claimed_folder(config, folder, opened, go_on, named)
         run_folder.write_config(folder, config)
         scorer = opened.enter_context(ScoringPool(config.processes))
         imitation = pretrained(config, folder, scenes)
@@ -121,7 +120,8 @@ def train(config: DictConfig, folder: Path, *, go_on: bool = False, named: bool 
     print(f"\nThe run is in\n  {folder}/")
 
 
-def _claimed(config: DictConfig, folder: Path, opened: ExitStack, go_on: bool, named: bool) -> Path:
+def claimed_folder(config: DictConfig, folder: Path, opened: ExitStack, go_on: bool, named: bool) -> Path:
+    """The run's folder, which nobody else writes until ``opened`` is closed; see :func:`train`."""
     if not named and not go_on and not config.replace:
         folder = claim.claim_free(folder, opened, run_folder.is_used)
         config.run_dir = str(folder)

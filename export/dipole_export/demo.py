@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig
 
 from dipole_export.command import error_phrase, flat_rows, provenance_of_run
 from dipole_export.robot.drive import CANNOT_DRAW, CannotDrawError
-from dipole_sb3.cli import hydra_command, pictures, run_folder, sweep, texts, train
+from dipole_sb3.cli import driving, driving_demo, hydra_command, pictures, run_folder, sweep, texts, train
 from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.dispatch import HydraCommand
 from dipole_sb3.cli.environments import task_env
@@ -73,6 +73,8 @@ examples:
 
 def run(arguments: list[str]) -> int:
     """``dipole demo``."""
+    if driving.is_asked_for(arguments):
+        return driving_demo.run(arguments)
     return hydra_command.run("demo", demo, arguments)
 
 

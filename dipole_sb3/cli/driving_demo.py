@@ -1,0 +1,165 @@
+"""``dipole demo task=driving/…``: from made scenes to the plans before and after fine-tuning, side by side."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from dipole_sb3.cli import driving, hydra_command, run_folder
+
+if TYPE_CHECKING:
+    from dipole_sb3.driving import DPVLA
+    from dipole_sb3.driving.evaluation import Evaluated
+    from dipole_sb3.driving.training.interfaces import Scenes, Scorer
+
+_CHOSEN_ON = 200
+"""Training scenes on which ω is chosen."""
+_PICTURED = 6
+
+
+def run(arguments: list[str]) -> int:
+    """``dipole demo task=driving/…``."""
+    return hydra_command.run("driving_demo", demo, driving.of_group(arguments), called="demo")
+
+
+def demo(config: DictConfig, folder: Path) -> None:
+    """Makes scenes, trains, compares, draws; prints the table and the paths of what it leaves."""
+    from dipole_sb3.driving import load_scenes
+    from dipole_sb3.driving.score import ScoringPool
+
+    start = time.perf_counter()
+    driving.check(config)
+    _make_scenes(config)
+    task = config.task
+    scenes, held_out = (
+        load_scenes(task.scenes, split, dataset_dir=task.dataset_dir, limit=task.limit)
+        for split in (task.train, task.test)
+    )
+    with ExitStack() as opened:
+        folder = driving.claimed_folder(config, folder, opened, go_on=False, named=True)
+        run_folder.write_config(folder, config)
+        scorer = opened.enter_context(ScoringPool(config.processes))
+        print(f"Pre-training by imitation of {len(scenes)} recorded plans", flush=True)
+        imitation = driving.pretrained(config, folder, scenes)
+        agents = {}
+        for method in (config.finetune.method, *config.compared):
+            print(f"Fine-tuning by {driving.NAMES[method]}", flush=True)
+            agents[method] = driving.finetuned(
+                _with_method(config, method), folder / _place(config, method), imitation, scenes, scorer
+            )
+        _report(config, folder, imitation, agents, scenes, held_out, scorer)
+    print(f"\nIt took {(time.perf_counter() - start) / 60:.1f} minutes; all is in\n  {folder}/")
+
+
+def _make_scenes(config: DictConfig) -> None:
+    from dipole_sb3.driving.scenes import make_scenes
+    from dipole_sb3.driving.scenes.names import scenes_folder
+
+    if scenes_folder(config.task.scenes, config.task.dataset_dir).is_dir():
+        return
+    print(f"Making {config.made_scenes} scenes to train on, and a third as many to test on", flush=True)
+    make_scenes(
+        config.task.scenes,
+        scenes=config.made_scenes,
+        processes=config.processes,
+        dataset_dir=config.task.dataset_dir,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def _with_method(config: DictConfig, method: str) -> DictConfig:
+    merged = OmegaConf.merge(config, {"finetune": {"method": method}})
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _place(config: DictConfig, method: str) -> str:
+    return driving.AGENT if method == config.finetune.method else method
+
+
+def _report(
+    config: DictConfig,
+    folder: Path,
+    imitation: DPVLA,
+    agents: Mapping[str, DPVLA],
+    scenes: Scenes,
+    held_out: Scenes,
+    scorer: Scorer,
+) -> None:
+    from dipole_sb3.driving import evaluation, plots
+
+    agent, options = agents[config.finetune.method], {"num_plans": config.num_plans, "seed": config.eval_seed}
+    omegas = [float(omega) for omega in config.omegas]
+    some = scenes[: min(_CHOSEN_ON, len(scenes))]  # type: ignore[index]
+    chosen = evaluation.best(evaluation.sweep(agent, some, scorer, omegas, **options)).omega
+    rows = evaluation.sweep(agent, held_out, scorer, omegas, policy=driving.NAMES[agent.method], **options)
+    others = driving.baselines(imitation, agent, held_out, scorer, config)
+    for method, other in agents.items():
+        if method != config.finetune.method:
+            others += evaluation.sweep(other, held_out, scorer, [0.0], policy=driving.NAMES[method], **options)
+    evaluation.write_table([*others, *rows], folder / f"{driving.SWEEP}.csv")
+    print(f"\n{evaluation.text([*others, *rows])}")
+    best = next(row for row in rows if row.omega == chosen)
+    print(
+        f"\nω = {chosen:g} has the highest PDMS on {len(some)} of the scenes that it learned from. "
+        "On the held-out ones:"
+    )
+    for row in others:
+        print(f"  {_difference(best, row)}")
+    print("Scored plans: " + ", ".join(f"{driving.NAMES[name]} {each.scored_plans:,}" for name, each in agents.items()))
+    if config.pictures:
+        plots.plot_sweep(rows, folder / f"{driving.SWEEP}.png", others)
+        _draw_plans(config, folder / driving.PLANS, imitation, agent, held_out, others, best)
+
+
+def _difference(row: Evaluated, other: Evaluated) -> str:
+    """By how much one policy drives better than another, scene by scene."""
+    from dipole_sb3.common.intervals import mean_interval
+
+    differences = 100.0 * (row.scores.pdms.mean(axis=1) - other.scores.pdms.mean(axis=1))
+    found = mean_interval(differences.tolist())
+    return f"PDMS {found.mean:+.1f} against {other.policy}, 95 % interval {found.low:+.1f} … {found.high:+.1f}"
+
+
+def _draw_plans(
+    config: DictConfig,
+    path: Path,
+    imitation: DPVLA,
+    agent: DPVLA,
+    scenes: Scenes,
+    others: Sequence[Evaluated],
+    best: Evaluated,
+) -> None:
+    """The scenes in which fine-tuning changed the score most, as the paper's figure 7."""
+    from dipole_sb3.driving import plots
+
+    before = next(row for row in others if row.policy == driving.NAMES[None])
+    gains = best.scores.pdms[:, 0] - before.scores.pdms[:, 0]
+    indices = [int(index) for index in np.argsort(-gains, kind="stable")[:_PICTURED] if gains[index] > 0]
+    if not indices:
+        print("No held-out scene got a better score: there is nothing to draw")
+        return
+    observations = scenes.observations(indices)
+    drawn: dict[str, Any] = {"imitation": imitation.predict(observations, 0.0, seed=config.eval_seed)}
+    for omega in sorted({-1.0, 0.0, float(best.omega or 0.0)}):
+        drawn[f"{best.policy}, ω = {omega:g}".replace("-", "−")] = agent.predict(
+            observations, omega, seed=config.eval_seed
+        )
+    plots.plot_plans(
+        [scenes[index] for index in indices],
+        [{name: plans[row] for name, plans in drawn.items()} for row in range(len(indices))],
+        [
+            f"{scenes[index].kind}: PDMS {100 * old:.0f} → {100 * new:.0f}"
+            for index, old, new in zip(
+                indices, before.scores.pdms[indices, 0], best.scores.pdms[indices, 0], strict=True
+            )
+        ],
+        path,
+    )
