@@ -196,7 +196,8 @@ def report(
     others: Sequence[Evaluated], agent: DPVLA, scenes: Scenes, scorer: Scorer, config: DictConfig, folder: Path
 ) -> None:
     """Evaluates an agent over ω, prints the table, and writes it and its picture."""
-    from dipole_sb3.driving import evaluation, plots
+    from dipole_sb3.driving import evaluation
+    from dipole_sb3.plots import driving as plots
 
     omegas = [float(omega) for omega in config.omegas] if agent.method is not None else [0.0]
     rows = evaluation.sweep(

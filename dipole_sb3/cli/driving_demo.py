@@ -93,7 +93,8 @@ def _report(
     held_out: Scenes,
     scorer: Scorer,
 ) -> None:
-    from dipole_sb3.driving import evaluation, plots
+    from dipole_sb3.driving import evaluation
+    from dipole_sb3.plots import driving as plots
 
     agent, options = agents[config.finetune.method], {"num_plans": config.num_plans, "seed": config.eval_seed}
     omegas = [float(omega) for omega in config.omegas]
@@ -138,7 +139,7 @@ def _draw_plans(
     best: Evaluated,
 ) -> None:
     """The scenes in which fine-tuning changed the score most, as the paper's figure 7."""
-    from dipole_sb3.driving import plots
+    from dipole_sb3.plots import driving as plots
 
     before = next(row for row in others if row.policy == driving.NAMES[None])
     gains = best.scores.pdms[:, 0] - before.scores.pdms[:, 0]
