@@ -246,13 +246,13 @@ def _add_pedestrian(road: Road, route: Route, random: np.random.Generator) -> No
 
 
 def _simulated(road: Road, ego: _Ego) -> list[dict[int, tuple[float, ...]]]:
-    """(x, y, heading, speed) of everybody at each recorded moment; the own car also has its progress."""
+    """(x, y, heading) of everybody at each recorded moment; of the own car, number 0, progress and speed."""
     record = []
     for step in range(WARM_UP + HISTORY + FUTURE + 1):
         if step >= WARM_UP:
             moment: dict[int, tuple[float, ...]] = {0: (ego.progress, ego.speed)}
             for number, one in enumerate((*road.vehicles[1:], *road.objects), start=1):
-                moment[number] = (*one.position, one.heading, one.speed)
+                moment[number] = (*one.position, one.heading)
             record.append(moment)
         road.act()
         road.step(STEP)
@@ -274,9 +274,10 @@ def _world(
     progress, speeds = np.array([moment[0] for moment in record]).T
     others = [*road.vehicles[1:], *road.objects]
     listed = [[moment[number] for moment in record] for number in range(1, len(others) + 1)]
-    states = np.array(listed).reshape(-1, len(record), 4)
-    poses = states[..., :3] * [1.0, -1.0, -1.0]
-    velocities = states[..., 3:] * np.stack([np.cos(poses[..., 2]), np.sin(poses[..., 2])], axis=-1)
+    states = np.array(listed).reshape(-1, len(record), 3)
+    poses = states * [1.0, -1.0, -1.0]
+    # Not highway-env's velocity, which knows no slip: cars that change lanes would move aside without one.
+    velocities = np.diff(poses[..., :2], axis=1, append=2 * poses[:, -1:, :2] - poses[:, -2:-1, :2]) / STEP
     types = [_type_of(one) for one in others]
     sizes = [(one.LENGTH, one.WIDTH, _HEIGHTS[name]) for one, name in zip(others, types, strict=True)]
     cones = _cones(kind, road.network, path, float(progress[NOW]), random)
