@@ -24,8 +24,8 @@ from dipole_sb3.common.errors import DatasetError
 _STATE = "nuplan.common.actor_state."
 _PLANNER = "navsim.planning.simulation.planner.pdm_planner."
 ALLOWED: dict[str, tuple[str, ...]] = {
-    # Python 3.11 stores members of an enum as getattr(enum, name); protocol 2 stores bytes as encode(text, "latin1"), or
-    # bytes() when there are none, and calls the module of both by its name in Python 2.
+    # Python 3.11 stores members of an enum as getattr(enum, name). Protocol 2 stores bytes as encode(text, "latin1"),
+    # or as bytes() where there are none, and names Python 2's modules.
     "builtins": ("bytes", "getattr"),
     "__builtin__": ("bytes", "getattr"),
     "_codecs": ("encode",),

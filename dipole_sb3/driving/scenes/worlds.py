@@ -76,6 +76,11 @@ class _Traffic(IDMVehicle):  # type: ignore[misc]
     COMFORT_ACC_MAX = 2.5
     COMFORT_ACC_MIN = -4.0
     DISTANCE_WANTED = 7.0
+    MAX_STEERING_ANGLE = 0.55  # not 1.05: a car that begins to change lanes would jump aside
+
+    def step(self, dt: float) -> None:
+        super().step(dt)
+        self.speed = max(self.speed, 0.0)  # nobody reverses
 
 
 class _Ego(_Traffic):

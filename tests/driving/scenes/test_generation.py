@@ -79,7 +79,7 @@ def test_present_scenes_are_kept(folder: Path, tmp_path: Path, capsys: pytest.Ca
     make_scenes(dataset_dir=tmp_path, progress=False)
     assert "exists already: nothing to do" in capsys.readouterr().err
     assert files(tmp_path / "highway-mix") == before
-    with pytest.raises(DatasetError, match="has no scenes.json in it, so it is not overwritten; expected made scenes"):
+    with pytest.raises(DatasetError, match=r"has no scenes.json in it, so it is not overwritten; expected made scenes"):
         make_scenes(dataset_dir=tmp_path, progress=False, overwrite=True)
     assert files(tmp_path / "highway-mix") == before
 

@@ -118,7 +118,7 @@ def test_metric_caches_choose_the_scenes(spoiled: Path) -> None:
     with pytest.raises(DatasetError, match=r"scene \w+ of log train-000000-highway has no metric cache"):
         _ = every[0].surroundings
     caches.mkdir()
-    with pytest.raises(DatasetError, match="has no scene in 8 logs; expected .* and a metric cache in"):
+    with pytest.raises(DatasetError, match=r"has no scene in 8 logs; expected .* and a metric cache in"):
         load_scenes(spoiled)
 
 
@@ -130,13 +130,13 @@ def test_images_that_cannot_be_shown(spoiled: Path) -> None:
     scene = load_scenes(spoiled, limit=2)[0]
     left = image_of(spoiled, "CAM_L0")
     Image.new("RGB", (96, 60)).save(left)
-    with pytest.raises(DatasetError, match="CAM_L0.* have sizes 96×60, 96×64, 96×64; expected one size"):
+    with pytest.raises(DatasetError, match=r"CAM_L0.* have sizes 96×60, 96×64, 96×64; expected one size"):
         _ = scene.observation
     left.write_bytes(left.read_bytes()[:40])
-    with pytest.raises(DatasetError, match="CAM_L0.*: cannot be read as an image"):
+    with pytest.raises(DatasetError, match=r"CAM_L0.*: cannot be read as an image"):
         _ = scene.observation
     left.unlink()
-    with pytest.raises(DatasetError, match="CAM_L0.*: does not exist; expected the image of a camera"):
+    with pytest.raises(DatasetError, match=r"CAM_L0.*: does not exist; expected the image of a camera"):
         _ = scene.observation
 
 

@@ -55,7 +55,7 @@ def test_others_move_as_their_velocities_say_and_ahead(worlds: list[World]) -> N
         np.testing.assert_allclose(world.velocities[:, :-1], moved, atol=1e-9)
         speed = np.hypot(*np.moveaxis(world.velocities, -1, 0))
         ahead = np.cos(np.arctan2(world.velocities[..., 1], world.velocities[..., 0]) - world.poses[..., 2])
-        assert (ahead[speed > 1] > 0.9).all()
+        assert (ahead[speed > 0.1] > 0.9).all()
         still = np.isin(world.types, ("traffic_cone", "barrier"))
         assert (speed[still] == 0).all()
         assert (speed[~still] < 30).all()
@@ -79,7 +79,8 @@ def test_roundabouts_are_driven_anticlockwise() -> None:
     for index in range(3):
         world = make_world("roundabout", seed_of("train", index, 3))
         ring = np.hypot(*world.path.points.T) < 26
-        assert world.path.curvatures[ring].mean() > 0.01, "to the left"
+        turned = np.diff(np.unwrap(np.arctan2(*world.path.points[ring].T[::-1])))
+        assert turned.sum() > 0.5
 
 
 def test_command_says_where_the_route_leads() -> None:
