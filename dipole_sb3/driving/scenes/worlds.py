@@ -76,6 +76,7 @@ class _Traffic(IDMVehicle):  # type: ignore[misc]
     COMFORT_ACC_MAX = 2.5
     COMFORT_ACC_MIN = -4.0
     DISTANCE_WANTED = 7.0
+    speed: float
     MAX_STEERING_ANGLE = 0.55  # not 1.05: a car that begins to change lanes would jump aside
 
     def step(self, dt: float) -> None:

@@ -30,6 +30,11 @@ def frames_of(count: int, speed: float = 10.0) -> Frames:
             "ego2global_rotation": np.array([np.cos(np.pi / 12), 0.0, 0.0, np.sin(np.pi / 12)]),
             "ego_dynamic_state": [speed, 0.0, 0.0, 0.0],
             "driving_command": np.array([0, 1, 0, 0]),
+            "can_bus": np.zeros(18),
+            "lidar2ego_rotation": [np.float64(1.0), np.float64(0.0), np.float64(0.0), np.float64(0.0)],
+            "traffic_lights": [(17, False)],
+            "anns": {"gt_boxes": np.zeros((1, 7)), "gt_names": np.array(["vehicle"]), "track_tokens": ["a"]},
+            "sample_prev": None,
             "cams": {name: {"data_path": f"a-log/{name}/{number}.jpg"} for name in ("CAM_L0", "CAM_F0", "CAM_R0")},
         }
         for number in range(count)
