@@ -104,9 +104,12 @@ def check(surroundings: Surroundings) -> None:
     _shaped("ego.pose", ego.pose, (3,))
     _shaped("ego.velocity", ego.velocity, (2,))
     _shaped("ego.acceleration", ego.acceleration, (2,))
+    _shaped("ego.steering_angle", ego.steering_angle, ())
     _shaped("tracks.poses", tracks.poses, (count, _TRACK_MOMENTS, 3), finite=False)
     _shaped("tracks.velocities", tracks.velocities, (count, _TRACK_MOMENTS, 2), finite=False)
     _shaped("tracks.sizes", tracks.sizes, (count, 2))
+    if (np.isfinite(tracks.poses).all(axis=-1) & ~np.isfinite(tracks.velocities).all(axis=-1)).any():
+        raise ValueError("tracks.velocities of the surroundings must be finite where tracks.poses are")
     _shaped("roads.polygons", roads.polygons, (regions,), finite=False)
     _shaped("roads.on_route", roads.on_route, (regions,))
     _shaped("roads.centreline", roads.centreline, (max(2, len(roads.centreline)), 2))
