@@ -124,7 +124,7 @@ def test_a_pool_reports_what_is_wrong_and_goes_on(pool):
 def test_a_pool_whose_process_dies_says_so_and_is_closed():
     with ScoringPool(processes=1) as pool:
         pool._workers[0].process.kill()
-        with pytest.raises(ChildProcessError, match="died .*this pool is closed"):
+        with pytest.raises(ChildProcessError, match="this pool is closed"):
             pool.score_plans([scene()], straight(10)[None, None])
         with pytest.raises(ValueError, match="closed"):
             pool.score_plans([scene()], straight(10)[None, None])
