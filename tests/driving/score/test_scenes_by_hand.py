@@ -115,6 +115,26 @@ SCENES = {
         BACK,
         (0, 1, 0, 1, 1),
     ),
+    "creeping at 0.04 m/s counts as standing, but not for time to collision": (
+        scene(track(x=20, yaw=np.pi, speed=-10), speed=0.04),
+        straight(0.04),
+        (1, 1, 1, 0, 1),
+    ),
+    "creeping at 0.004 m/s counts as standing for both": (
+        scene(track(x=20, yaw=np.pi, speed=-10), speed=0.004),
+        straight(0.004),
+        (1, 1, 1, 1, 1),
+    ),
+    "reversing into a car that creeps at 0.04 m/s: as if it stood": (
+        scene(track(x=-10, speed=0.04), speed=-3, follows=straight(5)),
+        BACK,
+        (0, 1, 0, 1, 1),
+    ),
+    "reversing into a car that follows at 0.06 m/s: it is behind": (
+        scene(track(x=-10, speed=0.06), speed=-3, follows=straight(5)),
+        BACK,
+        (1, 1, 0, 1, 1),
+    ),
     # who is hit
     "a pedestrian who stands": (scene(track("pedestrian", x=30, size=(0.5, 0.5))), straight(10), (0, 1, 0, 0, 1)),
     "a bicycle": (scene(track("bicycle", x=15, speed=3, size=(1.8, 0.6))), straight(10), (0, 1, 0, 0, 1)),
