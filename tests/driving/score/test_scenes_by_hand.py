@@ -83,6 +83,11 @@ SCENES = {
     "reversing as the reference does": (scene(speed=-3, follows=BACK), BACK, (1, 1, 1, 1, 1)),
     # ahead and behind
     "a hit from behind": (scene(track(x=-15, speed=13), speed=3), straight(3), (1, 1, 1, 1, 1)),
+    "a hit from behind, on the line between two lanes": (
+        scene(track(x=-15, y=1.75, speed=13), speed=3, y=1.75),
+        straight(3),
+        (1, 1, 1, 1, 1),
+    ),
     # Where the other is in 0.9 s is compared with where the car is now: 0.9 s · 5 m/s − 1.127 m − 2.25 m ahead of it.
     "a hit from behind at 5 m/s: the other's middle will be ahead of where the car is now": (
         scene(track(x=-15, speed=15), speed=5),
