@@ -72,6 +72,8 @@ SCENES = {
         straight(25, -5),
         (1, 1, 0.635, 1, 0),
     ),
+    "goes on braking at 4.2 m/s²": (scene(speed=25, acceleration=-4.2), straight(25, -4.2), (1, 1, 0.69, 1, 0)),
+    "goes on braking at 3.8 m/s²": (scene(speed=25, acceleration=-3.8), straight(25, -3.8), (1, 1, 0.72, 1, 1)),
     "braking at 2 m/s² from 20 m/s: 64 of 80 m": (scene(speed=20), straight(20, -2), (1, 1, 0.8, 1, 1)),
     "a circle at 1.2 rad/s": (scene(speed=8, roads=square()), turn(8, 0.15), (1, 1, 0, 1, 0)),
     "a circle at 0.4 rad/s": (
