@@ -171,6 +171,12 @@ SCENES = {
         straight(10),
         (1, 1, 1, 0, 1),
     ),
+    # The car's left side, at y = 1.1485, is in the connector too.
+    "pushed from the side, wholly in a lane that a connector overlaps": (
+        scene(track(x=0, y=3.5, across=-1, speed=2), speed=2, roads=two_lanes(("connector", rectangle(1.0, 5.25)))),
+        straight(2),
+        (1, 1, 1, 1, 1),
+    ),
     "pushed from the side, on the line between two lanes": (
         scene(track(y=4.6, across=-1, **BESIDE), y=1.75),
         straight(10),
