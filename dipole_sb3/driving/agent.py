@@ -172,8 +172,8 @@ class DPVLA:
         :param batch_size: scenes of an update, each with all its plans.
         :param scorer: with ``score_plans``; None: a pool of processes with the package's own score.
         :param save_freq: updates and batches of rollouts between checkpoints; others: see :meth:`pretrain`.
-        :raises ValueError: a wrong argument; the agent is not pre-trained (its decoder answers zero, and no adapter can
-            change that), or was fine-tuned by another method.
+        :raises ValueError: a wrong argument; the agent is not pre-trained (its decoder's last layers are zero, which no
+            adapter changes), or was fine-tuned by another method.
         """
         for name, value in (("steps", steps), ("batch_size", batch_size), ("save_freq", save_freq)):
             require_whole_number(name, value, 1)

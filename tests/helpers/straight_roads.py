@@ -79,12 +79,12 @@ def reference(plan):
     return np.stack([np.interp(at, np.arange(9), corners[:, column]) for column in range(3)], axis=-1)
 
 
-def scene(*others, speed=10.0, y=0.0, roads=None, follows=None, steering=0.0):
+def scene(*others, speed=10.0, y=0.0, roads=None, follows=None, steering=0.0, acceleration=0.0):
     """Surroundings: the car at ``speed`` with the middle of its rear axle at (0, y).
 
     :param follows: the reference's plan, in the car's frame; None: straight on at the same speed.
     """
-    ego = Ego(np.array([0.0, y, 0.0]), np.array([speed, 0.0]), np.zeros(2), steering)
+    ego = Ego(np.array([0.0, y, 0.0]), np.array([speed, 0.0]), np.array([acceleration, 0.0]), steering)
     followed = reference(straight(speed) if follows is None else follows)
     followed[:, 1] += y
     return Surroundings(ego, tracks(*others), two_lanes() if roads is None else roads, followed)

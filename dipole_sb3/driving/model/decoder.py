@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from dipole_sb3.driving.model.adapters import adapted
 from dipole_sb3.driving.model.configuration import ACTION, HISTORY, Configuration
+from dipole_sb3.driving.model.diffusion import alpha_and_sigma
 
 Memory = list[tuple[Tensor, Tensor]]
 """Keys and values [A, S, heads, tokens, width / heads] of every block's cross-attention."""
@@ -93,7 +94,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """ε̂(x_t, t | scene), the noise in normalised plans.
 
-    Fresh, it answers zero whatever it is asked (adaLN-zero).
+    ε̂ = σ(t)·x + α(t)·F(x, t), with F the transformer's answer. Near t = 1 a plan is (x − σ·ε̂)/α with α = 0.007: were
+    ε̂ the transformer's own answer, an error of one per cent in it would move the plan by one and a half spreads of the
+    data. Fresh, F is zero whatever it is asked (adaLN-zero).
 
     :param configuration: sizes.
     """
@@ -140,11 +143,11 @@ class Decoder(nn.Module):
         # [S, P or 1, 1, width]: the same for all waypoints.
         embedded = self.time(_frequencies(time, self.frequencies)) + self.history(history.flatten(-2))[:, None]
         condition = functional.silu(embedded)[:, :, None]
-        x = self.enter(x) + self.places
+        alpha, sigma = (each[..., None, None] for each in alpha_and_sigma(time))
+        noised, x = x, self.enter(x) + self.places
         for block, remembered in zip(self.blocks, memory, strict=True):
             x = block(x, condition, remembered, adapters)
-        noise: Tensor = self.leave(_modulated(x, *self.last_modulation(condition).chunk(2, dim=-1)))
-        return noise
+        return sigma * noised + alpha * self.leave(_modulated(x, *self.last_modulation(condition).chunk(2, dim=-1)))
 
 
 def _frequencies(time: Tensor, count: int) -> Tensor:

@@ -24,8 +24,11 @@ from dipole_sb3.common.errors import DatasetError
 _STATE = "nuplan.common.actor_state."
 _PLANNER = "navsim.planning.simulation.planner.pdm_planner."
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "builtins": ("getattr",),  # Python 3.11 stores members of an enum as getattr(enum, name)
-    "_codecs": ("encode",),  # bytes in pickles of protocol 2
+    # Python 3.11 stores members of an enum as getattr(enum, name). Protocol 2 stores bytes as encode(text, "latin1"),
+    # or as bytes() where there are none, and names Python 2's modules.
+    "builtins": ("bytes", "getattr"),
+    "__builtin__": ("bytes", "getattr"),
+    "_codecs": ("encode",),
     "pathlib": ("PosixPath", "PurePosixPath", "WindowsPath"),
     "pathlib._local": ("PosixPath", "PurePosixPath", "WindowsPath"),
     "numpy": ("dtype", "ndarray"),
@@ -154,6 +157,8 @@ def bytes_of(value: Any) -> bytes:
     """Bytes, in whichever way the pickle's protocol stores them."""
     if is_record(value, "encode") and len(value.arguments) == 2 and value.arguments[1] == "latin1":
         value = str(value.arguments[0]).encode("latin1")
+    if is_record(value, "bytes") and not value.arguments:
+        value = b""
     if not isinstance(value, bytes | bytearray):
         raise DatasetError(f"it has {describe(value)} where bytes are expected")
     return bytes(value)

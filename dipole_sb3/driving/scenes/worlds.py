@@ -76,6 +76,12 @@ class _Traffic(IDMVehicle):  # type: ignore[misc]
     COMFORT_ACC_MAX = 2.5
     COMFORT_ACC_MIN = -4.0
     DISTANCE_WANTED = 7.0
+    speed: float
+    MAX_STEERING_ANGLE = 0.55  # not 1.05: a car that begins to change lanes would jump aside
+
+    def step(self, dt: float) -> None:
+        super().step(dt)
+        self.speed = max(self.speed, 0.0)  # nobody reverses
 
 
 class _Ego(_Traffic):
@@ -246,13 +252,13 @@ def _add_pedestrian(road: Road, route: Route, random: np.random.Generator) -> No
 
 
 def _simulated(road: Road, ego: _Ego) -> list[dict[int, tuple[float, ...]]]:
-    """(x, y, heading, speed) of everybody at each recorded moment; the own car also has its progress."""
+    """(x, y, heading) of everybody at each recorded moment; of the own car, number 0, progress and speed."""
     record = []
     for step in range(WARM_UP + HISTORY + FUTURE + 1):
         if step >= WARM_UP:
             moment: dict[int, tuple[float, ...]] = {0: (ego.progress, ego.speed)}
             for number, one in enumerate((*road.vehicles[1:], *road.objects), start=1):
-                moment[number] = (*one.position, one.heading, one.speed)
+                moment[number] = (*one.position, one.heading)
             record.append(moment)
         road.act()
         road.step(STEP)
@@ -274,9 +280,10 @@ def _world(
     progress, speeds = np.array([moment[0] for moment in record]).T
     others = [*road.vehicles[1:], *road.objects]
     listed = [[moment[number] for moment in record] for number in range(1, len(others) + 1)]
-    states = np.array(listed).reshape(-1, len(record), 4)
-    poses = states[..., :3] * [1.0, -1.0, -1.0]
-    velocities = states[..., 3:] * np.stack([np.cos(poses[..., 2]), np.sin(poses[..., 2])], axis=-1)
+    states = np.array(listed).reshape(-1, len(record), 3)
+    poses = states * [1.0, -1.0, -1.0]
+    # Not highway-env's velocity, which knows no slip: cars that change lanes would move aside without one.
+    velocities = np.diff(poses[..., :2], axis=1, append=2 * poses[:, -1:, :2] - poses[:, -2:-1, :2]) / STEP
     types = [_type_of(one) for one in others]
     sizes = [(one.LENGTH, one.WIDTH, _HEIGHTS[name]) for one, name in zip(others, types, strict=True)]
     cones = _cones(kind, road.network, path, float(progress[NOW]), random)

@@ -14,7 +14,7 @@ import shapely
 
 from dipole_sb3.driving.scene import Floats, Tracks
 from dipole_sb3.driving.score.bicycle import LENGTH, STEP, WIDTH
-from dipole_sb3.driving.score.driving import LATERAL_SPEED, MOMENTS, SPEED, YAW
+from dipole_sb3.driving.score.driving import LATERAL_SPEED, SPEED, YAW
 from dipole_sb3.driving.score.places import Places, box_corners, car_centres, car_corners
 
 # NAVSIM's `get_collision_type`, `PDMScorerConfig` and `_calculate_ttc`; nuPlan's `is_agent_ahead`, `is_agent_behind`.
@@ -45,8 +45,8 @@ class Others:
         self.standing = self.static | (speeds <= STANDING)
 
     def near(self, centres: Floats, look_ahead: int) -> npt.NDArray[np.bool_]:
-        """Which tracks [n, 41, K] may meet cars with these centres [n, 41, 2], as many steps later."""
-        others = self.centres[:, look_ahead : look_ahead + MOMENTS]
+        """Which tracks [n, T, K] may meet cars with these centres [n, T, 2], so many steps later."""
+        others = self.centres[:, look_ahead : look_ahead + centres.shape[1]]
         reach = self._reach + np.hypot(LENGTH, WIDTH) / 2
         across = others[..., 0].T - centres[..., 0, None]
         along = others[..., 1].T - centres[..., 1, None]
@@ -86,8 +86,8 @@ def time_to_collision(states: Floats, others: Others, places: Places, off_road: 
     Ahead is within 30° of the car's direction, seen from the rear axle; where the car covers several lanes, is off the
     road or in an intersection, it is everything that is not behind (beyond 150°).
 
-    :param states: [n, 41, 8]
-    :param off_road: [n, 41], whether a corner of the car is off the road.
+    :param states: [n, T, 8], with T from 1 to 41.
+    :param off_road: [n, T], whether a corner of the car is off the road.
     :returns: [n]
     """
     speed = np.hypot(states[..., SPEED], states[..., LATERAL_SPEED])

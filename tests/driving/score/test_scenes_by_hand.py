@@ -72,6 +72,8 @@ SCENES = {
         straight(25, -5),
         (1, 1, 0.635, 1, 0),
     ),
+    "goes on braking at 4.2 m/s²": (scene(speed=25, acceleration=-4.2), straight(25, -4.2), (1, 1, 0.69, 1, 0)),
+    "goes on braking at 3.8 m/s²": (scene(speed=25, acceleration=-3.8), straight(25, -3.8), (1, 1, 0.72, 1, 1)),
     "braking at 2 m/s² from 20 m/s: 64 of 80 m": (scene(speed=20), straight(20, -2), (1, 1, 0.8, 1, 1)),
     "a circle at 1.2 rad/s": (scene(speed=8, roads=square()), turn(8, 0.15), (1, 1, 0, 1, 0)),
     "a circle at 0.4 rad/s": (
@@ -83,6 +85,11 @@ SCENES = {
     "reversing as the reference does": (scene(speed=-3, follows=BACK), BACK, (1, 1, 1, 1, 1)),
     # ahead and behind
     "a hit from behind": (scene(track(x=-15, speed=13), speed=3), straight(3), (1, 1, 1, 1, 1)),
+    "a hit from behind, on the line between two lanes": (
+        scene(track(x=-15, y=1.75, speed=13), speed=3, y=1.75),
+        straight(3),
+        (1, 1, 1, 1, 1),
+    ),
     # Where the other is in 0.9 s is compared with where the car is now: 0.9 s · 5 m/s − 1.127 m − 2.25 m ahead of it.
     "a hit from behind at 5 m/s: the other's middle will be ahead of where the car is now": (
         scene(track(x=-15, speed=15), speed=5),
@@ -115,6 +122,26 @@ SCENES = {
         BACK,
         (0, 1, 0, 1, 1),
     ),
+    "creeping at 0.04 m/s counts as standing, but not for time to collision": (
+        scene(track(x=20, yaw=np.pi, speed=-10), speed=0.04),
+        straight(0.04),
+        (1, 1, 1, 0, 1),
+    ),
+    "creeping at 0.004 m/s counts as standing for both": (
+        scene(track(x=20, yaw=np.pi, speed=-10), speed=0.004),
+        straight(0.004),
+        (1, 1, 1, 1, 1),
+    ),
+    "reversing into a car that creeps at 0.04 m/s: as if it stood": (
+        scene(track(x=-10, speed=0.04), speed=-3, follows=straight(5)),
+        BACK,
+        (0, 1, 0, 1, 1),
+    ),
+    "reversing into a car that follows at 0.06 m/s: it is behind": (
+        scene(track(x=-10, speed=0.06), speed=-3, follows=straight(5)),
+        BACK,
+        (1, 1, 0, 1, 1),
+    ),
     # who is hit
     "a pedestrian who stands": (scene(track("pedestrian", x=30, size=(0.5, 0.5))), straight(10), (0, 1, 0, 0, 1)),
     "a bicycle": (scene(track("bicycle", x=15, speed=3, size=(1.8, 0.6))), straight(10), (0, 1, 0, 0, 1)),
@@ -143,6 +170,12 @@ SCENES = {
         scene(track(y=3.5, across=-1, **BESIDE)),
         straight(10),
         (1, 1, 1, 0, 1),
+    ),
+    # The car's left side, at y = 1.1485, is in the connector too.
+    "pushed from the side, wholly in a lane that a connector overlaps": (
+        scene(track(x=0, y=3.5, across=-1, speed=2), speed=2, roads=two_lanes(("connector", rectangle(1.0, 5.25)))),
+        straight(2),
+        (1, 1, 1, 1, 1),
     ),
     "pushed from the side, on the line between two lanes": (
         scene(track(y=4.6, across=-1, **BESIDE), y=1.75),
