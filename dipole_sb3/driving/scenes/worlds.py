@@ -19,6 +19,7 @@ from dipole_sb3.driving.scenes.networks import (
     Surface,
     is_connector,
     lane_name,
+    lanes_around,
     network,
     plan_route,
     surface,
@@ -82,6 +83,14 @@ class _Traffic(IDMVehicle):  # type: ignore[misc]
     def step(self, dt: float) -> None:
         super().step(dt)
         self.speed = max(self.speed, 0.0)  # nobody reverses
+
+    def on_state_update(self) -> None:
+        """The nearest lane, among those that can be reached from the last one; searching all lanes takes long."""
+        lanes = [
+            (index, self.road.network.get_lane(index)) for index in lanes_around(self.road.network, self.lane_index)
+        ]
+        far = [lane.distance_with_heading(self.position, self.heading) for _, lane in lanes]
+        self.lane_index, self.lane = lanes[int(np.argmin(far))]
 
 
 class _Ego(_Traffic):
