@@ -78,6 +78,7 @@ class _Traffic(IDMVehicle):  # type: ignore[misc]
     COMFORT_ACC_MIN = -4.0
     DISTANCE_WANTED = 7.0
     speed: float
+    lane_index: Any
     MAX_STEERING_ANGLE = 0.55  # not 1.05: a car that begins to change lanes would jump aside
 
     def step(self, dt: float) -> None:
