@@ -34,7 +34,7 @@ def score_plans(surroundings: Sequence[Surroundings], plans: Floats) -> Scores:
     :raises ValueError: another shape, a plan that is not finite, or surroundings that cannot be scored against.
     """
     plans = checked(plans, surroundings)
-    prepared = [_prepared(one) for one in surroundings]
+    worlds = [prepared(one) for one in surroundings]
     scenes, group = plans.shape[:2]
     if not plans.size:
         return Scores(*(np.ones((scenes, group)) for _ in fields(Scores)))
@@ -43,11 +43,11 @@ def score_plans(surroundings: Sequence[Surroundings], plans: Floats) -> Scores:
     states = drive(starts, paths(starts[:, : YAW + 1], plans.reshape(-1, *plans.shape[2:])))
     comfortable = comfort(states).reshape(scenes, group)
     states = states.reshape(scenes, group, *states.shape[1:])
-    parts = [one.parts(some) for one, some in zip(prepared, states, strict=True)]
+    parts = [one.parts(some) for one, some in zip(worlds, states, strict=True)]
     no_collisions, on_road, advance, in_time = (np.stack(part) for part in zip(*parts, strict=True))
 
     safe = no_collisions * on_road
-    reference = np.array([one.reference_progress for one in prepared])[:, None]
+    reference = np.array([one.reference_progress for one in worlds])[:, None]
     best = np.maximum(advance * safe, reference)
     far = best > SHORT_PROGRESS
     progress = np.where(far, advance * safe / np.where(far, best, 1), safe > 0)
@@ -57,7 +57,7 @@ def score_plans(surroundings: Sequence[Surroundings], plans: Floats) -> Scores:
 
 
 @dataclass
-class _Prepared:
+class Prepared:
     """A scene's geometry, and how far its reference plan gets (m, 0 where that plan fails)."""
 
     others: Others
@@ -68,23 +68,27 @@ class _Prepared:
     def parts(self, states: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """No collision, drivable area, metres of progress and time to collision of driven plans [n, 41, 8]."""
         off_road = self.places.off_road(car_corners(states))
-        ends = car_centres(states[:, [0, -1]])
-        along: Floats = shapely.line_locate_point(self.centreline, shapely.points(ends))
         return (
             no_collision(states, self.others, self.places, off_road),
             np.where(off_road.any(axis=1), 0.0, 1.0),
-            np.maximum(along[:, 1] - along[:, 0], 0.0),
+            self.advance(states),
             time_to_collision(states, self.others, self.places, off_road),
         )
 
+    def advance(self, states: Floats) -> Floats:
+        """Metres [n] that the car's middle gains along the route in driven plans [n, 41, 8], at least 0."""
+        ends = shapely.points(car_centres(states[:, [0, -1]]))
+        along: Floats = shapely.line_locate_point(self.centreline, ends)
+        return np.maximum(along[:, 1] - along[:, 0], 0.0)
 
-_cache: WeakKeyDictionary[Surroundings, _Prepared] = WeakKeyDictionary()
+
+_cache: WeakKeyDictionary[Surroundings, Prepared] = WeakKeyDictionary()
 
 
-def _prepared(surroundings: Surroundings) -> _Prepared:
+def prepared(surroundings: Surroundings) -> Prepared:
     if surroundings not in _cache:
         check(surroundings)
-        one = _Prepared(
+        one = Prepared(
             Others(surroundings.tracks), Places(surroundings.roads), shapely.LineString(surroundings.roads.centreline)
         )
         followed = np.asarray(surroundings.reference, np.float64)[None, :MOMENTS]
@@ -99,14 +103,18 @@ def check(surroundings: Surroundings) -> None:
 
     :raises ValueError: in one sentence, what is wrong.
     """
-    ego, tracks, roads, reference = (getattr(surroundings, field.name) for field in fields(Surroundings))
+    ego, tracks, roads = surroundings.ego, surroundings.tracks, surroundings.roads
+    reference = surroundings.reference
     count, regions = len(tracks.kinds), len(roads.kinds)
     _shaped("ego.pose", ego.pose, (3,))
     _shaped("ego.velocity", ego.velocity, (2,))
     _shaped("ego.acceleration", ego.acceleration, (2,))
+    _shaped("ego.steering_angle", ego.steering_angle, ())
     _shaped("tracks.poses", tracks.poses, (count, _TRACK_MOMENTS, 3), finite=False)
     _shaped("tracks.velocities", tracks.velocities, (count, _TRACK_MOMENTS, 2), finite=False)
     _shaped("tracks.sizes", tracks.sizes, (count, 2))
+    if (np.isfinite(tracks.poses).all(axis=-1) & ~np.isfinite(tracks.velocities).all(axis=-1)).any():
+        raise ValueError("tracks.velocities of the surroundings must be finite where tracks.poses are")
     _shaped("roads.polygons", roads.polygons, (regions,), finite=False)
     _shaped("roads.on_route", roads.on_route, (regions,))
     _shaped("roads.centreline", roads.centreline, (max(2, len(roads.centreline)), 2))

@@ -54,16 +54,17 @@ class ScoringPool:
         """As the function :func:`score_plans`, to the last bit.
 
         :raises ValueError: as there.
-        :raises DatasetError: a process died; the pool is closed then.
+        :raises ChildProcessError: a process died; the pool is closed then.
         """
         plans = checked(plans, surroundings)
         shares = self._shares(surroundings)
         try:
             for rank, share in enumerate(shares):
                 self._send(rank, [surroundings[index] for index in share], plans[share])
-            answers = [
-                worker.receive("A process that scores plans", "its plans were not scored") for worker in self._workers
-            ]
+            answers = [worker.connection.recv() for worker in self._workers]
+        except (EOFError, OSError) as error:
+            self.close()
+            raise ChildProcessError("a process that scores plans died (out of memory?); this pool is closed") from error
         except BaseException:
             # An answer that nobody waits for any more would be taken for the next call's.
             self.close()
@@ -80,7 +81,10 @@ class ScoringPool:
     def close(self) -> None:
         """Ends the processes."""
         for worker in self._workers:
-            worker.end()
+            # They have nothing to lose, and do not hear SIGTERM.
+            worker.process.kill()
+            worker.process.join()
+            worker.connection.close()
         self._workers = []
 
     def __enter__(self) -> ScoringPool:
