@@ -12,7 +12,8 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from stable_baselines3.common.utils import configure_logger
+from accelerate import Accelerator
+from stable_baselines3.common.utils import configure_logger, get_device
 from torch import Tensor
 
 from dipole_sb3.common.checks import require_whole_number
@@ -356,11 +357,9 @@ def _scorer(given: Scorer | None) -> AbstractContextManager[Any]:
 
 
 def _device(given: torch.device | str) -> torch.device:
-    from accelerate import PartialState
-    from stable_baselines3.common.utils import get_device
-
     # Under `accelerate launch` every process has a device of its own.
-    return PartialState().device if given == "auto" else get_device(given)
+    device: torch.device = Accelerator(device_placement=False).device if given == "auto" else get_device(given)
+    return device
 
 
 def _products(precision: Precision, device: torch.device) -> ProductType:

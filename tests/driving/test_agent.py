@@ -118,7 +118,7 @@ def test_saved_and_loaded(agent: DPVLA, tmp_path: Path) -> None:
 
 
 def test_damaged_folders(agent: DPVLA, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="found no agent.json"):
+    with pytest.raises(FileNotFoundError, match=r"found no agent\.json"):
         DPVLA.load(tmp_path)
     agent.save(tmp_path)
     networks = next(tmp_path.glob("networks-*.safetensors"))

@@ -88,7 +88,8 @@ class Block(nn.Module):
         x = x + chunks[2] * self.self_attention(_modulated(x, *chunks[0:2]), adapters)
         x = x + chunks[5] * self.first_mlp(_modulated(x, *chunks[3:5]), adapters)
         x = x + chunks[8] * self.cross_attention(_modulated(x, *chunks[6:8]), memory, adapters)
-        return x + chunks[11] * self.second_mlp(_modulated(x, *chunks[9:11]), adapters)
+        out: Tensor = x + chunks[11] * self.second_mlp(_modulated(x, *chunks[9:11]), adapters)
+        return out
 
 
 class Decoder(nn.Module):
@@ -147,7 +148,8 @@ class Decoder(nn.Module):
         noised, x = x, self.enter(x) + self.places
         for block, remembered in zip(self.blocks, memory, strict=True):
             x = block(x, condition, remembered, adapters)
-        return sigma * noised + alpha * self.leave(_modulated(x, *self.last_modulation(condition).chunk(2, dim=-1)))
+        answer: Tensor = self.leave(_modulated(x, *self.last_modulation(condition).chunk(2, dim=-1)))
+        return sigma * noised + alpha * answer
 
 
 def _frequencies(time: Tensor, count: int) -> Tensor:
@@ -163,8 +165,8 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Fused kernels want one leading axis."""
-    one = (each.flatten(0, -4) for each in (q, k, v))
-    return functional.scaled_dot_product_attention(*one).reshape(q.shape)
+    one, keys, values = (each.flatten(0, -4) for each in (q, k, v))
+    return functional.scaled_dot_product_attention(one, keys, values).reshape(q.shape)
 
 
 def _divided(x: Tensor, heads: int) -> Tensor:

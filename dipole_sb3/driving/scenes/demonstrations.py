@@ -11,7 +11,7 @@ from dipole_sb3.driving.scenes.paths import eased
 from dipole_sb3.driving.scenes.worlds import FUTURE, NOW, STEP, World
 
 HABITS = ("steady", "fast", "slow", "drifting", "swerving")
-_SHARES = (0.4, 0.15, 0.1, 0.2, 0.15)
+_SHARES = (0.3, 0.2, 0.1, 0.25, 0.15)
 _RESOLUTION = 0.25
 
 
@@ -58,7 +58,7 @@ def _speeds(world: World, habit: str, random: np.random.Generator) -> Floats:
     times = np.arange(FUTURE + 1) * STEP
     careful = world.speeds[NOW:] * (1 + random.normal(0, 0.03) * eased(times / 2))
     if habit == "fast":  # whatever is ahead
-        free = np.minimum(1.3 * world.speed_limit, careful[0] + random.uniform(1.0, 2.5) * times)
+        free = np.minimum(1.3 * world.speed_limit, careful[0] + random.uniform(1.5, 3.0) * times)
         careful = careful + (np.maximum(free, careful) - careful) * random.uniform(0.5, 1.0) * eased(times / 1.5)
     if habit == "slow":
         careful = careful * (1 - random.uniform(0.3, 0.8) * eased(times / 2.5))

@@ -62,6 +62,16 @@ def network(kind: str, lanes: int) -> RoadNetwork:
     return roads
 
 
+@lru_cache(maxsize=2048)
+def lanes_around(roads: RoadNetwork, index: LaneIndex) -> tuple[LaneIndex, ...]:
+    """A lane, those of its road, and those that begin where its road ends."""
+    start, end, _ = index
+    following = [
+        (end, after, number) for after, lanes in roads.graph.get(end, {}).items() for number in range(len(lanes))
+    ]
+    return (*((start, end, number) for number in range(len(roads.graph[start][end]))), *following)
+
+
 def is_ring(index: LaneIndex) -> bool:
     """Whether a lane of a roundabout is part of its ring."""
     return bool(len(index[0]) == 2 and len(index[1]) == 2)

@@ -19,6 +19,7 @@ from dipole_sb3.driving.scenes.networks import (
     Surface,
     is_connector,
     lane_name,
+    lanes_around,
     network,
     plan_route,
     surface,
@@ -77,11 +78,20 @@ class _Traffic(IDMVehicle):  # type: ignore[misc]
     COMFORT_ACC_MIN = -4.0
     DISTANCE_WANTED = 7.0
     speed: float
+    lane_index: Any
     MAX_STEERING_ANGLE = 0.55  # not 1.05: a car that begins to change lanes would jump aside
 
     def step(self, dt: float) -> None:
         super().step(dt)
         self.speed = max(self.speed, 0.0)  # nobody reverses
+
+    def on_state_update(self) -> None:
+        """The nearest lane, among those that can be reached from the last one; searching all lanes takes long."""
+        lanes = [
+            (index, self.road.network.get_lane(index)) for index in lanes_around(self.road.network, self.lane_index)
+        ]
+        far = [lane.distance_with_heading(self.position, self.heading) for _, lane in lanes]
+        self.lane_index, self.lane = lanes[int(np.argmin(far))]
 
 
 class _Ego(_Traffic):

@@ -79,7 +79,8 @@ def test_a_nearer_car_is_larger_and_hides_the_farther() -> None:
         return int(near(render(view(*boxes))["CAM_F0"], REAR).sum())
 
     assert size((12, 0, 0)) > 2 * size((20, 0, 0)) > 0
-    assert size((12, 0, 0), (30, 0, 0)) == size((30, 0, 0), (12, 0, 0)) == size((12, 0, 0))
+    # The farther one shows its bright front, which would cover the nearer one's rear.
+    assert size((12, 0, 0), (20, 0, np.pi)) == size((20, 0, np.pi), (12, 0, 0)) == size((12, 0, 0))
 
 
 def test_heading_shows() -> None:
