@@ -168,7 +168,6 @@ def test_a_folder_of_the_original_repository(folder: Path, tmp_path: Path) -> No
     described = {"model_type": "florence2", "vision_config": vision, "text_config": tiny().language}
     (tmp_path / "config.json").write_text(json.dumps(described))
 
-
     ours, original = (florence_in(each, tiny()) for each in (folder, tmp_path))
     assert torch.equal(seen_by(Encoder(tiny(), ours[0])), seen_by(Encoder(tiny(), original[0])))
     assert original[1].vision == ours[1].vision
