@@ -11,24 +11,26 @@ from dipole_sb3.cli import data_check, data_convert, data_fetch, data_info, data
 from dipole_sb3.cli.parsed_command import ParsedCommand
 
 _DESCRIPTION = """\
-Makes OGBench's data sets anew from the oracles that ship with it, downloads ExORL's recordings, records
-agents, reads what robots recorded, converts between formats, and tells what is in a data set and what is
-wrong with it."""
+Makes OGBench's data sets anew from the oracles that ship with it, and driving scenes; downloads ExORL's
+recordings, records agents, reads what robots recorded, converts between formats, and tells what is in a
+data set and what is wrong with it."""
 
 _MAKE = """\
 Makes an OGBench data set anew, train and validation, in OGBench's own format, where `dipole train` finds
-it. Works in several processes; started again after an interruption, it goes on where it was.
+it; or driving scenes, train and test, in the layout of NAVSIM's data. Works in several processes; started
+again after an interruption, it goes on where it was.
 
 Offered: cube-{single,double,triple,quadruple,octuple}, scene and puzzle-{3x3,4x4,4x5,4x6}, each as -play and
 -noisy; pointmaze-{medium,large,giant,teleport}, each as -navigate and -stitch. The ant, humanoid and
 antsoccer sets need trained experts: those are downloads, which `dipole train` does by itself where there
-is a network."""
+is a network. driving/highway-mix has scenes of highways, merges, intersections and roundabouts."""
 
 _MAKE_EXAMPLES = """\
 examples:
   dipole data make ogbench/cube-single-play                  the full set: 1,000 + 100 episodes of 1,001 steps
   dipole data make ogbench/cube-single-play --episodes 20    a small one, to try things
-  dipole data make ogbench/scene-play --dir data             elsewhere; dipole train … task.dataset_dir=data"""
+  dipole data make ogbench/scene-play --dir data             elsewhere; dipole train … task.dataset_dir=data
+  dipole data make driving/highway-mix --scenes 60           60 scenes to train on, and 20 to test on"""
 
 
 def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> None:
@@ -44,7 +46,7 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
 
     make = actions.add_parser(
         "make",
-        help="make an OGBench data set anew",
+        help="make an OGBench data set anew, or driving scenes",
         description=_MAKE,
         epilog=_MAKE_EXAMPLES,
         formatter_class=raw,
@@ -52,10 +54,14 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
     make.set_defaults(run=_make)
     make.add_argument("name", metavar="NAME", help="e.g. ogbench/cube-single-play")
     make.add_argument("--episodes", type=int, metavar="N", help="training episodes (default: as many as the original)")
+    make.add_argument("--scenes", type=int, metavar="N", help="training scenes, of driving/… (default: 600)")
     make.add_argument("--seed", type=int, default=0, metavar="S", help="of the first episode (default: 0)")
     make.add_argument("--processes", type=int, metavar="P", help="at a time (default: all cores)")
     make.add_argument(
-        "--dir", metavar="D", help="folder of the files (default: $OGBENCH_DATA_DIR, else ~/.ogbench/data)"
+        "--dir",
+        metavar="D",
+        help="folder of the files (default: $OGBENCH_DATA_DIR, else ~/.ogbench/data; of driving scenes "
+        "$DRIVING_DATA_DIR, else ~/.dipole/driving)",
     )
     make.add_argument("--overwrite", action="store_true", help="make it again although it is there")
 
@@ -65,16 +71,27 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
 
 def _make(options: argparse.Namespace) -> int:
     """``dipole data make``; failures raise."""
-    from dipole_sb3.datasets.ogbench.generation import make_dataset
+    common: dict[str, Any] = {
+        "seed": options.seed,
+        "processes": options.processes,
+        "dataset_dir": options.dir,
+        "progress": sys.stderr.isatty(),
+        "overwrite": options.overwrite,
+    }
+    if options.name.startswith("driving/"):
+        from dipole_sb3.driving.scenes import make_scenes
 
-    path = make_dataset(
-        options.name,
-        episodes=options.episodes,
-        seed=options.seed,
-        processes=options.processes,
-        dataset_dir=options.dir,
-        progress=sys.stderr.isatty(),
-        overwrite=options.overwrite,
-    )
+        _refuse("--episodes", options.episodes, "--scenes", options.name)
+        path = make_scenes(options.name, **common, **({} if options.scenes is None else {"scenes": options.scenes}))
+    else:
+        from dipole_sb3.datasets.ogbench.generation import make_dataset
+
+        _refuse("--scenes", options.scenes, "--episodes", options.name)
+        path = make_dataset(options.name, episodes=options.episodes, **common)
     print(path)
     return 0
+
+
+def _refuse(option: str, value: int | None, instead: str, name: str) -> None:
+    if value is not None:
+        raise ValueError(f"{name} has no {option[2:]}; expected {instead} {value}")

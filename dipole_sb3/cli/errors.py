@@ -30,6 +30,8 @@ _EXTRAS = {
     "ogbench": "ogbench",
     "dm_control": "exorl",
     "h5py": "hdf5",
+    "highway-env": "driving",
+    "shapely": "driving",
     "matplotlib": "plots",
     "rliable": "benchmark",
     "onnx": "export",

@@ -100,17 +100,33 @@ class Roads:
 
 
 @dataclass(frozen=True, eq=False)
+class RedLights:
+    """Lane connectors of the route that a traffic light closes.
+
+    :ivar polygons: object [R], shapely polygons in the map frame.
+    :ivar red: bool [R, 41], every 0.1 s from now to 4 s.
+    """
+
+    polygons: npt.NDArray[np.object_]
+    red: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
 class Surroundings:
     """What a plan is scored against, the equal of NAVSIM's metric cache.
 
     :ivar reference: float64 [T, 3], T ≥ 41: poses of the rear axle in the map frame every 0.1 s from now on, the plan
         of the PDM-Closed planner, whose progress the score is relative to.
+    :ivar past: float64 [4, 3], every 0.5 s until now, the last: yaw in the map frame, then the acceleration in the
+        car's frame. The extended score needs it, as it needs ``red_lights``; the score does not.
     """
 
     ego: Ego
     tracks: Tracks
     roads: Roads
     reference: Floats
+    past: Floats | None = None
+    red_lights: RedLights | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,3 +75,19 @@ def test_operations_of_an_action() -> None:
     square = 512 * 512
     pair, critics = 2 * (34 * 512 + 2 * square + 512 * 5), 2 * (33 * 512 + 2 * square + 512)
     assert operations(make_model(28, 5, 512, 10), 4) == 2 * 4 * (10 * pair + critics)
+
+
+def test_scoring_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "pdm_score.py", "--scenes", "2", "--plans", "2", "--others", "3"]
+    run = subprocess.run(
+        [*command, "--processes", "1", "--turns", "1", "--plain", "1", "--json", tmp_path / "score.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    written = json.loads((tmp_path / "score.json").read_text())
+    (plain,) = [line.split() for line in run.stdout.splitlines() if line.startswith("  plain")]
+    (pool,) = [line.split() for line in run.stdout.splitlines() if line.startswith("  1 processes")]
+    assert float(plain[1]) == pytest.approx(written["plain"], abs=0.06)
+    assert float(pool[2]) == pytest.approx(written["pool"], abs=0.6)
+    assert f"{written['pool_of_plain']:.0f} times the plain path" in " ".join(pool)

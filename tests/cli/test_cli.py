@@ -38,7 +38,7 @@ from dipole_sb3.learning.checkpoints import newest_checkpoint
         ),
         (["evaluate", "-h"], ["model=PATH", "omegas=", "examples:"]),
         (["data", "--help"], ["make", "record"]),
-        (["data", "make", "--help"], ["--episodes", "--processes", "examples:"]),
+        (["data", "make", "--help"], ["--episodes", "--scenes", "--processes", "examples:"]),
         (["data", "record", "--help"], ["--algo", "--steps", "example"]),
     ],
 )
@@ -410,6 +410,9 @@ def test_who_stumbles_over_clearing_up_after_ctrl_c_was_interrupted(
     [
         (["train", "task=reachr"], "there is no task=reachr; nearest: reacher"),
         (["train", "task=ogbench/cube-singel-play"], "nearest: ogbench/cube-single-play"),
+        (["data", "make", "driving/highway-mix", "--episodes", "9"], "has no episodes; expected --scenes 9"),
+        (["data", "make", "ogbench/cube-single-play", "--scenes", "9"], "has no scenes; expected --episodes 9"),
+        (["data", "make", "driving/motorway"], "expected driving/highway-mix"),
         (["train", "task=reacher", "beta=3"], "there is no option beta here; nearest: algo.beta"),
         (["train", "task=reacher", "algo.bta=3"], "there is no option algo.bta here; nearest: algo.beta"),
         (["train", "task=reacher", "algo=sac"], "there is no algo/sac; known are cfgrl, dipole, "),

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import straight_roads
 from dipole_export import export_bundle
 from dipole_runtime import GuidedPolicy
 from recordings import Arrays
@@ -28,12 +29,16 @@ SMALL: dict[str, Any] = {"dataset": "demo/reacher-tqc-10k", "policy_kwargs": {"n
 # Pages whose Python is run here, and those whose is not, with the reason.
 RUN = {
     "README.md",
-    *(f"docs/{name}.md" for name in ("commands", "data", "deployment", "online", "recording", "resuming", "speed")),
+    *(
+        f"docs/{name}.md"
+        for name in ("commands", "data", "deployment", "driving-score", "online", "recording", "resuming", "speed")
+    ),
     "ros2_ws/src/dipole_runtime/README.md",
 }
 NOT_RUN = {
     "docs/bags.md": "reads what a bag became; tests/bags does",
     "docs/hub.md": "speaks to the hub; tests/hub makes the same calls to a local one",
+    "docs/driving-scenes.md": "loads scenes that take minutes to make; tests/driving/scenes calls the same on few",
     "docs/exorl.md": "tests/datasets/exorl runs it, on a recording made there",
     "docs/ogbench.md": "reads data sets that are downloaded; tests/datasets/ogbench makes the same calls on small ones",
 }
@@ -143,6 +148,15 @@ def test_examples_of_profiling_and_of_many_runs_run(tmp_path: Path, monkeypatch:
     exec(compile(together, "speed.md", "exec"), names := {})  # type: ignore[var-annotated]
     assert [model.num_timesteps for model in names["models"]] == [2] * 8
     assert Path("seed3.zip").is_file()
+
+
+def test_examples_of_the_driving_score_run() -> None:
+    (scored,) = python_of("docs/driving-score.md")
+    plans = np.stack([[straight_roads.straight(speed) for speed in (8, 10)]] * 2)
+    names: dict[str, Any] = {"surroundings": [straight_roads.scene()] * 2, "plans": plans}
+    exec(compile(scored.replace("processes=8", "processes=1"), "driving-score.md", "exec"), names)
+    assert names["scores"].pdms.shape == (2, 2)
+    assert names["states"].shape == (2, 41, 8)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="reads pyproject.toml with tomllib")

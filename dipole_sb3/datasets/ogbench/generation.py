@@ -7,7 +7,6 @@ processes and interruptions (with the same versions of ogbench, MuJoCo and NumPy
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -27,6 +26,7 @@ from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets.ogbench.names import data_directory, near_matches, require_ogbench, split_files
 from dipole_sb3.datasets.ogbench.oracles import RECIPES, Recipe
 from dipole_sb3.datasets.ogbench.workers import Job, Task, make_episodes
+from dipole_sb3.datasets.unfinished import open_unfinished, write_json
 
 __all__ = ["dataset_names", "find_recipe", "make_dataset"]
 
@@ -169,7 +169,7 @@ def _make(work: _Work, processes: int, progress: bool, overwrite: bool) -> None:
     shutil.rmtree(work.finished_folder, ignore_errors=True)
     if not overwrite and _already_there(work):
         return
-    _open_folder(work, overwrite)
+    open_unfinished(work.folder, work.settings, "episodes", overwrite)
     tasks = work.tasks("train") + work.tasks("val")
     todo = [task for task in tasks if not zipfile.is_zipfile(task.file(work.folder))]
     job = Job(work.recipe.name, work.max_episode_steps, work.seed, work.folder)
@@ -206,42 +206,6 @@ def _already_there(work: _Work) -> bool:
     return len(present) == 2
 
 
-def _open_folder(work: _Work, overwrite: bool) -> None:
-    """Creates the folder of finished episodes, or reopens one whose settings agree."""
-    noted = work.folder / "settings.json"
-    if work.folder.exists():
-        differing = _differing(noted, work.settings)
-        if differing and not overwrite:
-            raise DatasetError(
-                f"{work.folder} holds unfinished episodes made with other settings ({differing}); repeat those "
-                "settings, or pass overwrite=True to discard the episodes"
-            )
-        if differing:
-            shutil.rmtree(work.folder)
-    work.folder.mkdir(exist_ok=True)
-    for stray in work.folder.glob("*.tmp"):
-        stray.unlink(missing_ok=True)
-    _write_json(noted, work.settings)
-
-
-def _differing(noted: Path, settings: dict[str, Any]) -> str:
-    """Settings that differ, in words; empty when none does."""
-    try:
-        before = json.loads(noted.read_text())
-    except FileNotFoundError:
-        return "" if not any(noted.parent.glob("*.npz")) else "settings.json is missing"
-    except ValueError:
-        return "settings.json is damaged"
-    keys = [key for key in settings if before.get(key) != settings[key]]
-    return ", ".join(f"{key} {before.get(key)} instead of {settings[key]}" for key in keys)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
-
-
 def _finish(work: _Work) -> None:
     """Both files from the episodes. The training file comes last: where it is, all is."""
     pairs = {work.validation_target: work.tasks("val"), work.target: work.tasks("train")}
@@ -250,7 +214,7 @@ def _finish(work: _Work) -> None:
         for target, tasks in pairs.items():
             _join([task.file(work.folder) for task in tasks], compressed[target])
         sizes = {target.name: compressed[target].stat().st_size for target in pairs}
-        _write_json(work.record, work.settings | {"episodes": work.episodes, "bytes": sizes})
+        write_json(work.record, work.settings | {"episodes": work.episodes, "bytes": sizes})
         for target in pairs:
             compressed[target].replace(target)
     finally:

@@ -1,0 +1,54 @@
+"""Folders of finished parts of a data set in the making, which an interrupted run finds again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dipole_sb3.common.errors import DatasetError
+
+
+def open_unfinished(folder: Path, settings: dict[str, Any], parts: str, overwrite: bool) -> None:
+    """Creates the folder of finished parts, or reopens one whose settings agree.
+
+    :param folder: where the parts are; its ``settings.json`` says how they are made.
+    :param settings: everything that a part's content depends on.
+    :param parts: what they are called, in the plural, for messages.
+    :param overwrite: discard parts made with other settings.
+    :raises DatasetError: parts made with other settings are there.
+    """
+    noted = folder / "settings.json"
+    if folder.exists():
+        differing = _differing(noted, settings)
+        if differing and not overwrite:
+            raise DatasetError(
+                f"{folder} holds unfinished {parts} made with other settings ({differing}); repeat those "
+                f"settings, or pass overwrite=True to discard the {parts}"
+            )
+        if differing:
+            shutil.rmtree(folder)
+    folder.mkdir(exist_ok=True)
+    for stray in folder.glob("*.tmp"):
+        stray.unlink(missing_ok=True)
+    write_json(noted, settings)
+
+
+def _differing(noted: Path, settings: dict[str, Any]) -> str:
+    """Settings that differ, in words; empty when none does."""
+    try:
+        before = json.loads(noted.read_text())
+    except FileNotFoundError:
+        return "" if not any(noted.parent.iterdir()) else "settings.json is missing"
+    except ValueError:
+        return "settings.json is damaged"
+    keys = [key for key in settings if before.get(key) != settings[key]]
+    return ", ".join(f"{key} {before.get(key)} instead of {settings[key]}" for key in keys)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a small file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
