@@ -140,7 +140,20 @@ def test_damaged_folders(agent: DPVLA, tmp_path: Path) -> None:
         DPVLA.load(tmp_path)
 
 
-def test_seeds(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:precision is 'bf16'")
+@pytest.mark.parametrize("method", ["dipole", "awr", "dppo"])
+def test_products_in_bfloat16(agent: DPVLA, pretrained: Path, method: Any) -> None:
+    narrow = DPVLA.load(pretrained, SCENES, device="cpu", precision="bf16")
+    observation = SCENES.observations(range(4))
+    wide, narrowed = agent.predict(observation), narrow.predict(observation)
+    assert narrowed.dtype == np.float32
+    assert 0 < np.abs(narrowed - wide)[..., 0].max() < 0.1 * wide[..., 0].max()
+    narrow.finetune(2, method=method, group_size=3, scorer=NearnessScorer())
+    assert np.isfinite(narrow.predict(observation)).all()
+    assert all(tensor.dtype == torch.float32 for tensor in narrow.planner.state_dict().values())
+
+
+def test_seeds() -> None:
     def trained(seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(np.random.randint(1000))  # nobody's global generator matters
         return weights(DPVLA(smallest(), SCENES, seed=seed, device="cpu").pretrain(2))
