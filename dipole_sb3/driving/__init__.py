@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dipole_sb3.driving.agent import DPVLA as DPVLA
+    from dipole_sb3.driving.agent import DPVLA
+    from dipole_sb3.driving.scenes import load_scenes
 
 _HOMES = {"DPVLA": "dipole_sb3.driving.agent", "load_scenes": "dipole_sb3.driving.scenes"}
 

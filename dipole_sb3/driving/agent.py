@@ -42,7 +42,7 @@ class DPVLA:
 
     :param configuration: ``"tiny"``, ``"paper"``, or sizes of one's own.
     :param scenes: what to learn from: any sequence of scenes with ``observations(indices)``, such as
-        :func:`~dipole_sb3.driving.load_scenes` gives. None: only plan, once loaded.
+        :func:`~dipole_sb3.driving.scenes.load_scenes` gives. None: only plan, once loaded.
     :param florence: folder of a Florence-2 checkpoint, whose weights, sizes and tokeniser the encoder gets; None:
         random weights.
     :param seed: of the weights and of everything that is drawn while training.
@@ -352,8 +352,9 @@ class DPVLA:
 def _scorer(given: Scorer | None) -> AbstractContextManager[Any]:
     if given is not None:
         return nullcontext(given)
-    pool: AbstractContextManager[Any] = import_module("dipole_sb3.driving.score").ScoringPool()
-    return pool
+    from dipole_sb3.driving.score import ScoringPool
+
+    return ScoringPool()
 
 
 def _device(given: torch.device | str) -> torch.device:

@@ -38,6 +38,7 @@ RUN = {
 NOT_RUN = {
     "docs/bags.md": "reads what a bag became; tests/bags does",
     "docs/hub.md": "speaks to the hub; tests/hub makes the same calls to a local one",
+    "docs/driving-agent.md": "trains for minutes; tests/driving/test_agent.py makes the same calls with small networks",
     "docs/driving-scenes.md": "loads scenes that take minutes to make; tests/driving/scenes calls the same on few",
     "docs/exorl.md": "tests/datasets/exorl runs it, on a recording made there",
     "docs/ogbench.md": "reads data sets that are downloaded; tests/datasets/ogbench makes the same calls on small ones",

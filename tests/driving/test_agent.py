@@ -14,9 +14,15 @@ import pytest
 import torch
 from small_scenes import NearnessScorer, SmallScenes, smallest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Digits, Punctuation, Sequence, Whitespace
+from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
 
 from dipole_sb3.driving import DPVLA
 from dipole_sb3.driving.model.adapters import ADAPTERS, parameters_of
+from dipole_sb3.driving.model.encoder import florence_config
+from dipole_sb3.driving.model.florence_files import florence_in
 from dipole_sb3.driving.scene import Observation
 
 SCENES = SmallScenes(24)
@@ -134,7 +140,20 @@ def test_damaged_folders(agent: DPVLA, tmp_path: Path) -> None:
         DPVLA.load(tmp_path)
 
 
-def test_seeds(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:precision is 'bf16'")
+@pytest.mark.parametrize("method", ["dipole", "awr", "dppo"])
+def test_products_in_bfloat16(agent: DPVLA, pretrained: Path, method: Any) -> None:
+    narrow = DPVLA.load(pretrained, SCENES, device="cpu", precision="bf16")
+    observation = SCENES.observations(range(4))
+    wide, narrowed = agent.predict(observation), narrow.predict(observation)
+    assert narrowed.dtype == np.float32
+    assert 0 < np.abs(narrowed - wide)[..., 0].max() < 0.1 * wide[..., 0].max()
+    narrow.finetune(2, method=method, group_size=3, scorer=NearnessScorer())
+    assert np.isfinite(narrow.predict(observation)).all()
+    assert all(tensor.dtype == torch.float32 for tensor in narrow.planner.state_dict().values())
+
+
+def test_seeds() -> None:
     def trained(seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(np.random.randint(1000))  # nobody's global generator matters
         return weights(DPVLA(smallest(), SCENES, seed=seed, device="cpu").pretrain(2))
@@ -263,3 +282,41 @@ def test_the_extra_that_is_missing() -> None:
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     expected = "DPVLA needs the package peft, which is not installed: pip install 'dipole-sb3[driving]'"
     assert finished.stdout.strip() == expected
+
+
+@pytest.fixture(scope="module")
+def florence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Florence-2 with a tokeniser beside it, as transformers saves both."""
+    folder = tmp_path_factory.mktemp("florence")
+    torch.manual_seed(3)
+    Florence2ForConditionalGeneration(florence_config(smallest())).save_pretrained(folder)
+    words = ["<s>", "<pad>", "</s>", "<unk>", *"0123456789.,;-", "turn", "go", "speed", "acceleration", "straight"]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Sequence([Whitespace(), Punctuation(), Digits(individual_digits=True)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
+    return folder
+
+
+def test_an_encoder_from_a_folder_is_saved_with_its_tokeniser(florence: Path, tmp_path: Path) -> None:
+    agent = DPVLA(smallest(), SCENES, florence=florence, device="cpu")
+    embedded = agent.planner.encoder.florence.get_input_embeddings().weight
+    torch.testing.assert_close(embedded, florence_in(florence, smallest())[0].get_input_embeddings().weight)
+    ids = agent.tokenise(["go straight; speed 3.0", "go straight"])
+    assert ids.shape == (2, 40)
+    assert (ids[1, 2:] == 1).all()
+    agent.pretrain(1).save(tmp_path / "planner")
+    loaded = DPVLA.load(tmp_path / "planner", device="cpu")
+    assert np.array_equal(loaded.tokenise(["go straight; speed 3.0", "go straight"]), ids)
+    assert np.array_equal(loaded.predict(SCENES[0].observation), agent.predict(SCENES[0].observation))
+    # Again from where it was loaded, which is also where it is saved to.
+    loaded.save(tmp_path / "planner")
+    loaded.save(tmp_path / "elsewhere")
+    again = DPVLA.load(tmp_path / "elsewhere", device="cpu")
+    assert np.array_equal(again.predict(SCENES[0].observation), agent.predict(SCENES[0].observation))
+
+
+def test_an_encoder_without_a_tokeniser(florence: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((florence / name).read_bytes())
+    with pytest.raises(ValueError, match=r"found no tokenizer\.json, expected the tokeniser"):
+        DPVLA(smallest(), SCENES, florence=tmp_path)

@@ -52,12 +52,10 @@ def tokeniser_in(folder: Path, length: int) -> Tokeniser:
     """
     from transformers import AutoTokenizer
 
-    try:
-        tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{folder}: found no tokeniser, expected the files of a Florence-2 checkpoint (tokenizer.json)"
-        ) from error
+    # Without it, transformers makes a tokeniser that knows no word.
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder}: found no tokenizer.json, expected the tokeniser of Florence-2 beside its weights")
+    tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     def tokenise(texts: Sequence[str]) -> npt.NDArray[np.int64]:
         ids = tokeniser(list(texts), padding="max_length", truncation=True, max_length=length)["input_ids"]

@@ -23,7 +23,6 @@ KILLS: dict[str, tuple[str, str, int]] = {
     "in the second rollout": ("dipole", "scorer", 5),
     "while saving in pre-training": ("dipole", "file", 7),
     "while saving in fine-tuning": ("dipole", "file", 36),
-    "in awr": ("awr", "update", 8),
     "in dppo": ("dppo", "update", 8),
 }
 
