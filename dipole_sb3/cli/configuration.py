@@ -31,6 +31,12 @@ def task_names() -> tuple[str, ...]:
 
 
 @cache
+def driving_names() -> tuple[str, ...]:
+    """Every value that ``task=`` takes for driving agents, e.g. ``driving/highway-mix``."""
+    return tuple(sorted(f"driving/{file.stem}" for file in (config_folder() / "driving").glob("*.yaml")))
+
+
+@cache
 def algorithm_names() -> tuple[str, ...]:
     """Every value that ``algo=`` takes."""
     return tuple(sorted(file.stem for file in (config_folder() / "algo").glob("*.yaml")))

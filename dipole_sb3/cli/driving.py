@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -114,8 +115,14 @@ def train(config: DictConfig, folder: Path, *, go_on: bool = False, named: bool 
         folder = claimed_folder(config, folder, opened, go_on, named)
         run_folder.write_config(folder, config)
         scorer = opened.enter_context(ScoringPool(config.processes))
-        imitation = pretrained(config, folder, scenes)
-        agent = finetuned(config, folder / AGENT, imitation, scenes, scorer)
+        try:
+            imitation = pretrained(config, folder, scenes)
+            agent = finetuned(config, folder / AGENT, imitation, scenes, scorer)
+        except KeyboardInterrupt:
+            print(
+                f"\nGo on from the last checkpoint with\n  dipole train {shlex.join([f'resume={folder}'])}", flush=True
+            )
+            raise
         report([*baselines(imitation, agent, held_out, scorer, config)], agent, held_out, scorer, config, folder)
     print(f"\nThe run is in\n  {folder}/")
 

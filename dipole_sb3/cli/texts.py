@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dipole_sb3.cli.configuration import suite_sentences, task_names
+from dipole_sb3.cli.configuration import driving_names, suite_sentences, task_names
 
 
 class CommandText(NamedTuple):
@@ -53,7 +53,7 @@ options are refused in a folder that has been begun."""
 
 
 def _train_examples() -> str:
-    tasks = "\n".join(f"  task={name}" for name in task_names())
+    tasks, driving = ("\n".join(f"  task={name}" for name in names) for names in (task_names(), driving_names()))
     return f"""\
 the options that matter most (`dipole train task=… --cfg job` shows all):
   task=NAME            what to learn, see below (reacher); task_id=1..5 chooses among OGBench's tasks
@@ -75,12 +75,15 @@ the options that matter most (`dipole train task=… --cfg job` shows all):
 
 tasks:
 {tasks}
+tasks of driving, which have options of their own (`dipole train task=driving/highway-mix --cfg job`):
+{driving}
 
 examples:
   dipole train task=reacher
   dipole train task=ogbench/cube-single-play task_id=2 seed=1
   dipole train task=reacher runs=8
   dipole train -m task=reacher seed=0,1,2 algo.beta=1,2
+  dipole train task=driving/highway-mix finetune.beta=2
   dipole train task=custom task.dataset=mine.npz task.env=Pendulum-v1 algo.beta=2
   dipole train resume=runs/reacher/2026-01-31_12-00-00-seed0"""
 
