@@ -24,6 +24,7 @@ from small_bundles import (
     make_policy,
     written,
 )
+from small_plans import SmallPlanner, make_plan_files
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +48,17 @@ def deterministic_files(small: SmallPolicy) -> dict[str, bytes]:
 def diffusion_files(small: SmallPolicy) -> dict[str, bytes]:
     """Of a good bundle of a diffusion policy."""
     return make_diffusion_files(small)
+
+
+@pytest.fixture(scope="session")
+def planner() -> SmallPlanner:
+    return SmallPlanner()
+
+
+@pytest.fixture(scope="session")
+def plan_files(planner: SmallPlanner) -> dict[str, bytes]:
+    """Of a good plan bundle."""
+    return make_plan_files(planner)
 
 
 @pytest.fixture(scope="session", params=FORMS)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dipole_runtime.errors import shown
+from dipole_runtime.plan_spec import plan_contradictions
 from dipole_runtime.tolerances import LARGEST_TOLERANCES
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     drawn = 0 if guidance is None else guidance.num_candidates * manifest.noise_size
     if drawn > MAX_NOISE:
         yield f"at num_candidates: found {drawn} numbers of noise for a decision, expected at most {MAX_NOISE}"
+    if manifest.plan is not None:
+        yield from plan_contradictions(manifest, manifest.plan)
     betas = () if guidance is None else guidance.betas
     if betas and betas[0] < _SMALLEST_BETA:
         yield f"at betas[0]: found {betas[0]}, expected at least {_SMALLEST_BETA:.2g}"

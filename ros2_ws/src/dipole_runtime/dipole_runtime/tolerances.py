@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ACTION_TOLERANCE = 1e-4
-"""Largest allowed difference of actions in single precision, as a share of each element's range."""
+"""Largest allowed difference of actions in single precision, as a share of each element's range; of plans in metres and
+radians."""
 Q_TOLERANCE = 1e-3
 """As a share of max(1, |q|). It is larger, because Q-values only choose among candidates."""
 INT8_MARGIN = 2.0
