@@ -21,7 +21,7 @@ FLOORS = (
     {"datasets", "networks"},
     {"learning"},
     {"algorithms"},
-    {"recording", "evaluation"},
+    {"driving", "recording", "evaluation"},
     {"plots"},
     {"cli"},
 )
