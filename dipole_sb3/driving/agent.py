@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -241,7 +242,7 @@ class DPVLA:
             )
         plans = self.planner.poses(actions.float()).cpu().numpy()
         plans = plans if num_plans is not None else plans[:, 0]
-        return plans[0] if one else plans  # type: ignore[no-any-return]
+        return plans[0] if one else plans
 
     def compute_trajectory(self, agent_input: Any, omega: float | None = None) -> Any:
         """The plan for a NAVSIM ``AgentInput``, as NAVSIM's agents give it.
@@ -251,9 +252,7 @@ class DPVLA:
         plan = self.predict(of_navsim(agent_input), omega)
         if find_spec("navsim") is None:
             return plan
-        from navsim.common.dataclasses import Trajectory
-
-        return Trajectory(plan)
+        return import_module("navsim.common.dataclasses").Trajectory(plan)
 
     def save(self, folder: str | Path) -> None:
         """Writes the agent to a folder: safetensors files and a JSON file, which makes them valid in one step."""
@@ -276,7 +275,8 @@ class DPVLA:
         :raises FileNotFoundError: there is none.
         :raises ValueError: a file is missing or damaged.
         """
-        return saved_agent.read(cls, Path(folder), scenes, device, precision, tensorboard_log, verbose)[0]
+        agent: DPVLA = saved_agent.read(cls, Path(folder), scenes, device, precision, tensorboard_log, verbose)[0]
+        return agent
 
     @classmethod
     def resume(
@@ -298,18 +298,19 @@ class DPVLA:
 
         :param scenes: the same scenes.
         """
+        agent: DPVLA
         agent, unfinished = saved_agent.read(cls, Path(folder), scenes, device, None, tensorboard_log, verbose)
-        if unfinished is not None:
-            kind, arguments, values, tensors = unfinished
-            tuned = kind == FineTuning.kind
-            with _scorer(scorer) if tuned else nullcontext() as scores:
-                job: Job = (
-                    FineTuning(agent, FineTuningArguments(**arguments), scores)
-                    if tuned
-                    else Imitation(agent, ImitationArguments(**arguments))
-                )
-                job.restore(tensors, values)
-                agent._run(job, progress_bar, log_interval, folder, save_freq)
+        if unfinished is None:
+            return agent
+        kind, arguments, values, tensors = unfinished
+        with _scorer(scorer) if kind == FineTuning.kind else nullcontext() as scores:
+            job: Job
+            if scores is None:
+                job = Imitation(agent, ImitationArguments(**arguments))
+            else:
+                job = FineTuning(agent, FineTuningArguments(**arguments), scores)
+            job.restore(tensors, values)
+            agent._run(job, progress_bar, log_interval, folder, save_freq)
         return agent
 
     def tensors_of(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
@@ -350,9 +351,8 @@ class DPVLA:
 def _scorer(given: Scorer | None) -> AbstractContextManager[Any]:
     if given is not None:
         return nullcontext(given)
-    from dipole_sb3.driving.score import ScoringPool
-
-    return ScoringPool()  # type: ignore[no-any-return]
+    pool: AbstractContextManager[Any] = import_module("dipole_sb3.driving.score").ScoringPool()
+    return pool
 
 
 def _device(given: torch.device | str) -> torch.device:

@@ -32,8 +32,8 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, adapters: Sequence[str]) -> Tensor:
-        q, k, v = adapted(self.qkv, x, adapters).unflatten(-1, (3, self.heads, -1)).transpose(-2, -4).unbind(-3)
-        return adapted(self.out, _merged(functional.scaled_dot_product_attention(q, k, v)), adapters)
+        q, k, v = (_divided(each, self.heads) for each in adapted(self.qkv, x, adapters).chunk(3, dim=-1))
+        return adapted(self.out, _merged(_attention(q, k, v)), adapters)
 
 
 class CrossAttention(nn.Module):
@@ -49,17 +49,14 @@ class CrossAttention(nn.Module):
 
     def remember(self, tokens: Tensor, adapters: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Keys and values of tokens [S, T, width]."""
-        return tuple(  # type: ignore[return-value]
-            adapted(linear, tokens[None], adapters).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
-            for linear in (self.k, self.v)
-        )
+        k, v = (_divided(adapted(linear, tokens[None], adapters), self.heads) for linear in (self.k, self.v))
+        return k, v
 
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], adapters: Sequence[str]) -> Tensor:
-        plans = x.shape[2]
         # The waypoints of all plans of a scene ask together: its keys and values are not repeated for each plan.
-        q = adapted(self.q, x, adapters).flatten(2, 3).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
-        answers = _merged(functional.scaled_dot_product_attention(q, *memory)).unflatten(2, (plans, -1))
-        return adapted(self.out, answers, adapters)
+        q = _divided(adapted(self.q, x, adapters).flatten(2, 3), self.heads)
+        answers = _merged(_attention(q, *memory))
+        return adapted(self.out, answers.reshape(answers.shape[:2] + x.shape[2:]), adapters)
 
 
 class Perceptron(nn.Module):
@@ -108,20 +105,20 @@ class Decoder(nn.Module):
         self.places = nn.Parameter(torch.empty(ACTION[0], width))
         self.time = nn.Sequential(nn.Linear(self.frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.history = nn.Sequential(nn.Linear(math.prod(HISTORY), width), nn.SiLU(), nn.Linear(width, width))
-        self.blocks = nn.ModuleList(Block(width, configuration.heads) for _ in range(configuration.layers))
+        blocks = [Block(width, configuration.heads) for _ in range(configuration.layers)]
+        self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.last_modulation = nn.Linear(width, 2 * width)
-        self.leave = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, ACTION[1])
-        )
-        self._initialise()
+        last = nn.Linear(4 * width, ACTION[1])
+        self.leave = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), last)
+        self._initialise(last)
 
-    def _initialise(self) -> None:
+    def _initialise(self, last: nn.Linear) -> None:
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)
         nn.init.normal_(self.places, std=0.02)
-        for linear in (*(block.modulation for block in self.blocks), self.last_modulation, self.leave[-1]):
+        for linear in (*(block.modulation for block in self.blocks), self.last_modulation, last):
             nn.init.zeros_(linear.weight)
 
     def remember(self, tokens: Tensor, adapters: Sequence[str]) -> Memory:
@@ -152,13 +149,24 @@ class Decoder(nn.Module):
 
 def _frequencies(time: Tensor, count: int) -> Tensor:
     """cos and sin of t times 1 … 1/10,000."""
-    half = torch.arange(count // 2, device=time.device, dtype=torch.float32) * (-math.log(10_000) / (count // 2))
-    angles = time[..., None].float() * half.exp()
+    half = torch.arange(count // 2, device=time.device, dtype=time.dtype) * (-math.log(10_000) / (count // 2))
+    angles = time[..., None] * half.exp()
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Fused kernels want one leading axis."""
+    one = (each.flatten(0, -4) for each in (q, k, v))
+    return functional.scaled_dot_product_attention(*one).reshape(q.shape)
+
+
+def _divided(x: Tensor, heads: int) -> Tensor:
+    """[..., n, width] → [..., heads, n, width / heads]."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(-2, -3)
 
 
 def _merged(heads: Tensor) -> Tensor:

@@ -23,6 +23,9 @@ class Encoder(nn.Module):
     :param florence: with weights; None: as the configuration says, with random weights from torch's global generator.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, configuration: Configuration, florence: Florence2ForConditionalGeneration | None = None) -> None:
         super().__init__()
         whole = Florence2ForConditionalGeneration(florence_config(configuration)) if florence is None else florence

@@ -65,7 +65,7 @@ class FineTuning(Job):
             self.products = "fp32"
         agent.planner.encoder.requires_grad_(False)
         self._optimizer = torch.optim.AdamW(
-            train_only(agent.planner.decoder, self._adapters), lr=arguments.learning_rate
+            train_only(agent.planner.decoder, self._adapters), lr=arguments.learning_rate, fused=True
         )
         self._loss = self.prepared(self._loss_of_method())
         self._tokens = SceneTokens(agent)

@@ -14,7 +14,6 @@ from dipole_sb3.driving.model.diffusion import noised
 from dipole_sb3.driving.model.planner import Planner
 from dipole_sb3.driving.training.job import Job, Trainee, experts_of, optimizer_state, restore_optimizer
 
-
 NOISES = 8
 """How often each plan of a batch is noised: it costs little beside encoding the scene, and steadies the gradient."""
 
@@ -63,7 +62,7 @@ class Imitation(Job):
         encoder, decoder = agent.planner.encoder, agent.planner.decoder
         encoder.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(
-            [*encoder.parameters(), *train_only(decoder, ())], lr=arguments.learning_rate
+            [*encoder.parameters(), *train_only(decoder, ())], lr=arguments.learning_rate, fused=True
         )
         self._loss = self.prepared(ImitationLoss(agent.planner))
         self._order = torch.empty(0, dtype=torch.int64)
