@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch.nn import functional
@@ -66,25 +65,23 @@ class Adapted(nn.Module):
     The frozen product is one for all adapters: both policies share its weights, which are nearly all of the bundle, and
     read them once. With the adapters merged into copies, the bundle would be twice as large, and no faster.
 
-    :param linear: of the decoder, with or without adapters in it.
-    :param adapters: names of A adapters; none: the frozen map, A = 1.
+    :param linear: of the decoder, made by peft.
+    :param adapters: names of the A adapters.
     """
 
     def __init__(self, linear: nn.Module, adapters: Sequence[str]) -> None:
         super().__init__()
         layer: Any = linear
-        base = layer.base_layer if isinstance(layer, LoraLayer) else layer
-        self.weight, self.bias = frozen([base.weight.T, base.bias])
-        self.down = self.up = None
-        if adapters and isinstance(layer, LoraLayer):
-            down = torch.stack([layer.lora_A[name].weight.T for name in adapters])
-            up = torch.stack([layer.lora_B[name].weight.T * layer.scaling[name] for name in adapters])
-            self.down, self.up = frozen([down, up])
+        down = torch.stack([layer.lora_A[name].weight.T for name in adapters])
+        up = torch.stack([layer.lora_B[name].weight.T * layer.scaling[name] for name in adapters])
+        self.weight, self.bias, self.down, self.up = frozen(
+            [layer.base_layer.weight.T, layer.base_layer.bias, down, up]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[A or 1, rows, in] → [A, rows, out]; without adapters as many as there were."""
+        """[A or 1, rows, in] → [A, rows, out]."""
         product = torch.addmm(self.bias, x.flatten(0, 1), self.weight).unflatten(0, x.shape[:2])
-        return product if self.down is None or self.up is None else product + (x @ self.down) @ self.up
+        return product + (x @ self.down) @ self.up
 
 
 class SelfAttention(nn.Module):
@@ -161,7 +158,7 @@ class PlanPolicy(nn.Module):
     """Tokens, history and noise → the plan for each ω.
 
     :param planner: of the agent, on the CPU.
-    :param adapters: names of both, of the one, or of none; see :meth:`Planner.sample`.
+    :param adapters: names of the pair, or of the one.
     :param steps: of the solver.
     """
 
@@ -177,7 +174,9 @@ class PlanPolicy(nn.Module):
         numbers = torch.tensor([_numbers(*around) for around in _around(schedule)], dtype=torch.float64)
         self.register_buffer("numbers", numbers.float())
         with torch.no_grad():
-            self.register_buffer("times", network.time(decoder._frequencies(torch.tensor(schedule), network.frequencies)))
+            self.register_buffer(
+                "times", network.time(decoder._frequencies(torch.tensor(schedule), network.frequencies))
+            )
 
     def forward(self, tokens: Tensor, history: Tensor, noise: Tensor, omega: Tensor) -> Tensor:
         """[tokens, token size], [poses, 3], [poses, 4] and [W] → [W, poses, 3] in metres and radians."""
@@ -195,7 +194,7 @@ class PlanPolicy(nn.Module):
         def step(carry: tuple[Tensor, Tensor], now: tuple[Tensor, ...]) -> tuple[Any, Tensor]:
             (x, former), (numbers, *modulations) = carry, now
             inner = (network.enter(x) + network.places).flatten(0, 1)[None]
-            inner = inner.expand(max(1, self.adapters), -1, -1)
+            inner = inner.expand(self.adapters, -1, -1)
             for block, modulation, (keys, values) in zip(blocks, modulations[:-1], memory, strict=True):
                 inner = block(inner, modulation.chunk(12), keys, values, poses)
             answers = network.leave(_modulated(inner, *modulations[-1].chunk(2))).reshape(-1, *x.shape)
@@ -203,7 +202,10 @@ class PlanPolicy(nn.Module):
             to_signal, of_noise, extrapolated, kept, added = numbers.unbind()
             current = to_signal * x - of_noise * predicted
             ahead = current + extrapolated * (current - former)
-            return (kept * x + added * ahead, current), ahead  # Scan requires an output at every step, which is not used
+            return (
+                kept * x + added * ahead,
+                current,
+            ), ahead  # Scan requires an output at every step, which is not used
 
         (_, plans), _ = scan(step, (start, 0.0 * start), (self.numbers, *shifts))
         return self.planner.poses(plans)

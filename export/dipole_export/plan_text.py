@@ -5,7 +5,7 @@ The text is always the same but for the command and four numbers with one decima
 
 from __future__ import annotations
 
-from os.path import commonprefix
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,15 +44,15 @@ class ToldText(nn.Module):
         # -0.04 m/s is told as -0.0.
         shown[_TENTHS:, 0] = -shown[:_TENTHS, 0]
         rows = self._ids(np.zeros(len(shown), np.int64), shown)
-        before = len(commonprefix(rows))
-        after = len(commonprefix([row[::-1] for row in rows]))
+        before = _shared(rows)
+        after = _shared([row[::-1] for row in rows])
         numbers = [row[before : len(row) - after] for row in rows]
         # One number at a time differs from zero: what comes before it are words, and the zeros before that.
         parts, start = [], 0
         for slot in range(1, 4):
             other = np.zeros((3, 4))
             other[1:, slot] = 1.1, -1.1
-            end = len(commonprefix(self._ids(np.zeros(3, np.int64), other)))
+            end = _shared(self._ids(np.zeros(3, np.int64), other))
             parts.append(rows[0][before + start + len(numbers[0]) : end])
             start = end - before
         last = rows[0][before + start + len(numbers[0]) :]
@@ -116,3 +116,8 @@ def _table(rows: list[list[int]]) -> Tensor:
     """Rows of ids in one width."""
     width = max(map(len, rows))
     return torch.tensor([row + [_NOTHING] * (width - len(row)) for row in rows])
+
+
+def _shared(rows: list[list[int]]) -> int:
+    """How many of their first ids all rows have in common."""
+    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*rows, strict=False)))

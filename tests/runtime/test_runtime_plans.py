@@ -48,9 +48,9 @@ class TestMathematics:
         for one, omega in zip(found, OMEGAS, strict=True):
             np.testing.assert_allclose(one.action, planner.of(seen, noise(5), omega), atol=1e-5)
 
-    def test_noise(self, policy: GuidedPolicy) -> None:
+    def test_noise(self, policy: GuidedPolicy, planner: SmallPlanner) -> None:
         seen = an_observation(1)
-        assert policy.deterministic_noise().shape == (1, 32)
+        assert np.array_equal(policy.deterministic_noise(), make_plan_vectors(planner).noise[0])
         drawn = [policy.act(seen, rng=np.random.default_rng(seed)).action for seed in (0, 0, 1)]
         assert np.array_equal(drawn[0], drawn[1])
         assert not np.array_equal(drawn[0], drawn[2])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from dipole_runtime import Bundle, GuidedPolicy, Manifest
 from dipole_runtime.manifest import CRITIC, DETERMINISTIC, MANIFEST, VECTORS, OmegaRange
-from dipole_runtime.tolerances import ACTION_TOLERANCE, LARGEST_TOLERANCES, Q_TOLERANCE
+from dipole_runtime.tolerances import ACTION_TOLERANCE, LARGEST_OF_PLANS, LARGEST_TOLERANCES, Q_TOLERANCE
 from dipole_runtime.vectors import ActionVectors
 from onnx import ModelProto, numpy_helper
 from runtime_helpers import refusal_of
@@ -43,9 +43,11 @@ class TestTolerances:
     @pytest.mark.parametrize("precision", ["fp32", "int8"])
     @pytest.mark.parametrize("name", ["action", "q"])
     def test_none_is_larger_than_an_exporter_writes(self, any_files: Files, precision: str, name: str) -> None:
-        if manifest_of(any_files).policy == "plan" and (precision, name) != ("fp32", "action"):
+        is_plan = manifest_of(any_files).policy == "plan"
+        if is_plan and (precision, name) != ("fp32", "action"):
             pytest.skip("a plan bundle has neither int8 nor critics")
-        parity, most = manifest_of(any_files).parity, getattr(LARGEST_TOLERANCES[precision], name)
+        largest = LARGEST_OF_PLANS if is_plan else LARGEST_TOLERANCES[precision]
+        parity, most = manifest_of(any_files).parity, getattr(largest, name)
         field = f"{name}_tolerance"
         loads(rehashed(any_files, precision=precision, parity=replace(parity, **{field: most})))
         for found in (np.nextafter(most, 1.0), 1.0, 1e30, LARGEST):

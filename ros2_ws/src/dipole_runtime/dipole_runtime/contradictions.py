@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dipole_runtime.errors import shown
 from dipole_runtime.plan_spec import plan_contradictions
-from dipole_runtime.tolerances import LARGEST_TOLERANCES
+from dipole_runtime.tolerances import LARGEST_OF_PLANS, LARGEST_TOLERANCES
 
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
@@ -65,7 +65,7 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     omega = manifest.omega
     if omega is not None and not omega.low <= omega.default <= omega.high:
         yield f"at omega: found low {omega.low}, default {omega.default}, high {omega.high}, expected that order"
-    largest = LARGEST_TOLERANCES[manifest.precision]
+    largest = LARGEST_TOLERANCES[manifest.precision] if manifest.plan is None else LARGEST_OF_PLANS
     for name, error, tolerance, most in (
         ("action", parity.action_error, parity.action_tolerance, largest.action),
         ("q", parity.q_error, parity.q_tolerance, largest.q),

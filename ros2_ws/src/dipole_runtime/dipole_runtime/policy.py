@@ -19,7 +19,7 @@ from dipole_runtime.observations import ObservationReader, all_finite
 from dipole_runtime.scenes import SceneNetworks, SceneReader
 from dipole_runtime.selftest import acting_network, measure_parity, recorded_observations, require_parity
 from dipole_runtime.sessions import Floats, Network, Provider, time_limit
-from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS
+from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS, PlanVectors
 
 Observation = ArrayLike | Mapping[str, ArrayLike]
 
@@ -82,6 +82,8 @@ class GuidedPolicy:
         self._rng = np.random.default_rng()
         self._noise_size = self.manifest.noise_size
         self._action_shape = self.manifest.action.shape
+        vectors = bundle.vectors()
+        self._fixed_noise = vectors.noise[0] if isinstance(vectors, PlanVectors) else None
         self._low, self._high = (
             np.array(bound, np.float32) for bound in (self.manifest.action.low, self.manifest.action.high)
         )
@@ -180,7 +182,8 @@ class GuidedPolicy:
     def deterministic_noise(self, num_candidates: int | None = None) -> Floats:
         """The noise of dipole_sb3's ``predict(deterministic=True)``: fixed, with a first row of zeros.
 
-        :return: as the noise of :meth:`act`, float32.
+        :return: as the noise of :meth:`act`, float32; for a plan that of the first test vector, which is the one that
+            ``DPVLA.predict`` begins with.
 
         :raises GuidedPolicyError: for a deterministic policy, which uses no noise.
         """
@@ -188,6 +191,8 @@ class GuidedPolicy:
         if guidance is None:
             raise GuidedPolicyError(f"there is no noise: {_NOTHING_TO_TURN}")
         shape = (self._require_num_candidates(num_candidates, guidance), self._noise_size)
+        if self._fixed_noise is not None:
+            return self._fixed_noise.copy()
         noise = np.random.default_rng(0).standard_normal(shape)
         noise[0] = 0.0
         return noise.astype(np.float32)
