@@ -80,8 +80,8 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[A or 1, rows, in] → [A, rows, out]."""
-        product = torch.addmm(self.bias, x.flatten(0, 1), self.weight).unflatten(0, x.shape[:2])
-        return product + (x @ self.down) @ self.up
+        product = torch.addmm(self.bias, x.flatten(0, 1), self.weight).reshape(*x.shape[:2], -1)
+        return product + (x @ self.down) @ self.up  # type: ignore[no-any-return]
 
 
 class SelfAttention(nn.Module):
@@ -118,7 +118,7 @@ class CrossAttention(nn.Module):
         return self.out(answers.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _by_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Perceptron(nn.Module):
@@ -147,7 +147,7 @@ class Block(nn.Module):
         x = x + chunks[2] * self.self_attention(_modulated(x, *chunks[0:2]), poses)
         x = x + chunks[5] * self.first_mlp(_modulated(x, *chunks[3:5]))
         x = x + chunks[8] * self.cross_attention(_modulated(x, *chunks[6:8]), keys, values)
-        return x + chunks[11] * self.second_mlp(_modulated(x, *chunks[9:11]))
+        return x + chunks[11] * self.second_mlp(_modulated(x, *chunks[9:11]))  # type: ignore[no-any-return]
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class PlanPolicy(nn.Module):
         super().__init__()
         self.planner, self.adapters = planner, len(adapters)
         network = planner.decoder
-        self.blocks = nn.ModuleList(Block(cast("decoder.Block", block), adapters) for block in network.blocks)
+        self.blocks = nn.ModuleList(Block(block, adapters) for block in network.blocks)
         schedule = diffusion.times(steps)
         numbers = torch.tensor([_numbers(*around) for around in _around(schedule)], dtype=torch.float64)
         self.register_buffer("numbers", numbers.float())

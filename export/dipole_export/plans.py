@@ -233,7 +233,8 @@ def _vectors(many: Sequence[PlanVectors], action: ActionSpec, max_speed: float) 
     """
     chosen = []
     for part in many:
-        inside = ((part.plans >= np.array(action.low)) & (part.plans <= np.array(action.high))).all(axis=(1, 2))
+        within = (part.plans >= np.array(action.low)) & (part.plans <= np.array(action.high))
+        inside = np.asarray(within.all(axis=(1, 2)))
         if not inside.any():
             raise ValueError(
                 f"the agent's plans leave the bounds of max_speed {max_speed:g} m/s in all {len(inside)} scenes at "

@@ -30,6 +30,8 @@ CAMERAS = ("CAM_L0", "CAM_F0", "CAM_R0")
 COMMANDS = ("left", "straight", "right", "unknown")
 HEIGHT, WIDTH, POSES, TOKEN = 6, 8, 8, 4
 OMEGAS = (-1.0, 0.0, 0.5, 2.0, 4.0)
+FAR = 20.0
+"""Metres."""
 SPEED = 40.0
 """Metres a second to which plans are bounded."""
 SIZE = 17
@@ -68,7 +70,7 @@ class SmallPlanner:
 
     def plan(self, tokens: Array, history: Array, noise: Array, omega: float) -> Array:
         """[24], of the poses (x, y, yaw)."""
-        seen = np.concatenate([tokens.mean(axis=0), history.reshape(-1)])
+        seen = np.concatenate([tokens.mean(axis=0), history.reshape(-1) / FAR])
         plan = self.ahead + seen @ self.seen + 0.3 * noise.reshape(-1) @ self.noise + 0.1 * omega * (seen @ self.bend)
         return np.asarray(plan)
 
@@ -134,7 +136,8 @@ def planner_model(planner: SmallPlanner) -> onnx.ModelProto:
     graph = Graph()
     flat, column = graph.weight([-1], np.int64), graph.weight([-1, 1], np.int64)
     mean = graph.add("ReduceMean", "tokens", graph.weight([0], np.int64), keepdims=0)
-    seen = graph.add("Concat", mean, graph.add("Reshape", "history", flat), axis=0)
+    past = graph.add("Div", graph.add("Reshape", "history", flat), graph.weight(FAR))
+    seen = graph.add("Concat", mean, past, axis=0)
     noise = graph.add("MatMul", graph.add("Reshape", "noise", flat), graph.weight(0.3 * planner.noise))
     known = graph.add("MatMul", seen, graph.weight(planner.seen))
     still = graph.add("Add", graph.add("Add", known, noise), graph.weight(planner.ahead))

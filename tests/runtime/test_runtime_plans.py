@@ -120,7 +120,7 @@ class TestObservations:
 
 class TestPlansThatMayNotBeDriven:
     def test_outside_the_bounds(self, policy: GuidedPolicy) -> None:
-        far = {**an_observation(0), "history": np.full((4, 3), 100.0, np.float32)}
+        far = {**an_observation(0), "history": np.full((4, 3), 1e4, np.float32)}
         sentence = refusal_of_call(policy.act, far, 0.0, noise())
         assert "the plan is" in sentence
         assert "the bundle's bounds" in sentence

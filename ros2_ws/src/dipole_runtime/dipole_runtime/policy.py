@@ -192,7 +192,7 @@ class GuidedPolicy:
             raise GuidedPolicyError(f"there is no noise: {_NOTHING_TO_TURN}")
         shape = (self._require_num_candidates(num_candidates, guidance), self._noise_size)
         if self._fixed_noise is not None:
-            return self._fixed_noise.copy()
+            return np.array(self._fixed_noise)
         noise = np.random.default_rng(0).standard_normal(shape)
         noise[0] = 0.0
         return noise.astype(np.float32)
