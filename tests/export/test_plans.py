@@ -20,31 +20,24 @@ from dipole_export.plan_text import ToldText  # noqa: E402
 from dipole_export.plans import require_pictures  # noqa: E402
 from dipole_runtime import GuidedPolicy  # noqa: E402
 from dipole_runtime.manifest import MANIFEST, OmegaRange  # noqa: E402
-from driving_agents import seen, small_agent  # noqa: E402
+from driving_agents import PICTURE, exported, seen  # noqa: E402
 
 from dipole_sb3.driving import DPVLA  # noqa: E402
 from dipole_sb3.driving.model.text import own_tokeniser, texts_of  # noqa: E402
 from dipole_sb3.driving.scene import CAMERAS, COMMANDS, Observation  # noqa: E402
 
-PICTURE = (48, 80)
-"""Not the encoder's square: the graph resizes."""
 WITHIN = 1e-4
 """Metres and radians."""
 
 
 @pytest.fixture(scope="module")
 def agent() -> DPVLA:
-    return small_agent()
+    return exported()[0]
 
 
 @pytest.fixture(scope="module")
-def bundle(agent: DPVLA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the command from the saved agent."""
-    folder = tmp_path_factory.mktemp("plans")
-    agent.save(folder / "agent")
-    options = ["--picture", *map(str, PICTURE), "--omega", "0.5", "--omega-range", "-1", "3", "--max-speed", "50"]
-    assert cli.main(["export", str(folder / "agent"), str(folder / "car.dipole"), *options]) == 0
-    return folder / "car.dipole"
+def bundle() -> Path:
+    return exported()[1]
 
 
 @pytest.fixture(scope="module")

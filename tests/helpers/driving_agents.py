@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,22 @@ def small_agent(seed: int = 0, method: Any = "dipole") -> DPVLA:
         planner.action_std.copy_(torch.stack([0.02 * steps, 0.01 * steps, 0.001 * steps, 0.001 * steps], dim=1))
     agent.method, agent.pretrained_epochs = method, 1
     return agent
+
+
+PICTURE = (48, 80)
+"""Height and width of the cameras of :func:`exported`: not the encoder's square, so that its graph resizes."""
+
+
+@cache
+def exported() -> tuple[DPVLA, Path]:
+    """An agent, and the bundle that the command makes of it when it is saved; once for all tests of a process."""
+    from dipole_export import cli
+
+    agent, folder = small_agent(), Path(tempfile.mkdtemp(prefix="plans"))
+    agent.save(folder / "agent")
+    options = ["--picture", *map(str, PICTURE), "--omega", "0.5", "--omega-range", "-1", "3", "--max-speed", "50"]
+    assert cli.main(["export", str(folder / "agent"), str(folder / "car.dipole"), *options]) == 0
+    return agent, folder / "car.dipole"
 
 
 def seen(count: int, height: int = 64, width: int = 64, seed: int = 5) -> Observation:

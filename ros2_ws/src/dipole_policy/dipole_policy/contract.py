@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from dipole_policy.contract_table import Table, parsed
 from dipole_policy.driven_types import FRAMES, HISTORY, IMAGE, ODOMETRY, PLAN_STOPS, POSE
 from dipole_policy.errors import ContractError, one_line, shown
 from dipole_policy.fields import Path
+from dipole_policy.tolerance import Tolerance, tolerated
 
 MAX_CONTRACT_SIZE = 1 << 18
 """In bytes."""
@@ -25,9 +25,6 @@ RELIABILITIES = ("reliable", "best_effort")
 DURABILITIES = ("volatile", "transient_local")
 LATCHED_TYPES = frozenset({"nav_msgs/msg/OccupancyGrid", "nav_msgs/msg/MapMetaData"})
 """Types that are published once, reliable and transient local, by those who publish them in ROS."""
-
-_MISSES = re.compile(r"(\d{1,4}) of (\d{1,5})")
-_TOLERATED_SILENCE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -105,20 +102,6 @@ class ActionEntry:
     elements: tuple[str, ...] = ()
     qos: TopicQoS = TopicQoS("reliable", "volatile", 1)
     frame: Literal["odometry", "base"] | None = None
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How many missed deadlines do not stop the robot.
-
-    :param allowed: of them in any ``of`` periods that follow each other.
-    """
-
-    allowed: int
-    of: int
-
-    def __str__(self) -> str:
-        return f"{self.allowed} of {self.of}"
 
 
 @dataclass(frozen=True)
@@ -206,7 +189,7 @@ class Contract:
         table = Table(value, "the contract")
         rate = table.number("rate_hz", 0.1, 1000.0)
         deadline = table.number("deadline_s", 1e-4, 10.0, 1.0 / rate)
-        tolerance = _tolerance(table, rate, deadline)
+        tolerance = tolerated(table, rate, deadline)
         entries = table.take("observation")
         if not isinstance(entries, list) or not entries:
             raise ContractError(f"observation is {shown(entries)}, expected a list of at least one entry")
@@ -231,19 +214,6 @@ class Contract:
         if len(self.actions) == 1:
             return [("action", self.actions[0])]
         return [(f"action[{index}]", entry) for index, entry in enumerate(self.actions)]
-
-
-def _tolerance(table: Table, rate_hz: float, deadline_s: float) -> Tolerance:
-    text = table.text("deadline_misses", None)
-    if text is None:
-        # Rounding must not take one from 0.05 s / 0.01 s.
-        of = max(1, round(rate_hz))
-        allowed = math.floor(_TOLERATED_SILENCE_S / max(deadline_s, 1.0 / rate_hz) + 1e-9)
-        return Tolerance(min(allowed, of - 1), of)
-    match = _MISSES.fullmatch(text)
-    if match is None or not int(match[1]) < int(match[2]):
-        raise ContractError(f"deadline_misses is {shown(text)}, expected fewer misses than periods such as '3 of 100'")
-    return Tolerance(int(match[1]), int(match[2]))
 
 
 def _observation(value: Any, where: str) -> ObservationEntry:

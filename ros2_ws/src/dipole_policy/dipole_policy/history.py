@@ -65,8 +65,8 @@ def history(seconds: Sequence[float], poses: NDArray[np.float64]) -> NDArray[np.
 def placed(poses: NDArray[np.float64], origin: NDArray[np.float64]) -> NDArray[np.float64]:
     """Poses [n, 3] that are seen from ``origin`` [3], in the frame in which the origin is given."""
     cosine, sine = np.cos(origin[2]), np.sin(origin[2])
-    x, y, yaw = poses.T
-    yaw = (yaw + origin[2] + np.pi) % (2 * np.pi) - np.pi
+    x, y = poses[:, 0], poses[:, 1]
+    yaw = (poses[:, 2] + origin[2] + np.pi) % (2 * np.pi) - np.pi
     return np.stack([origin[0] + cosine * x - sine * y, origin[1] + sine * x + cosine * y, yaw], axis=1)
 
 
