@@ -48,8 +48,9 @@ class SceneEncoder(nn.Module):
         """uint8 [cameras, height, width, 3], [2], [2] and int64 [] → [tokens, token size]."""
         pictures = cameras.float()
         if self.is_resized:
-            planes = pictures.permute(0, 3, 1, 2)
-            pictures = (self.rows @ planes @ self.columns).clamp(0, 255).permute(0, 2, 3, 1)
+            # Fewer rows first: what is moved and multiplied afterwards is small.
+            fewer = (self.rows @ pictures.flatten(2)).unflatten(2, pictures.shape[2:])
+            pictures = (fewer.transpose(2, 3) @ self.columns).clamp(0, 255).transpose(2, 3)
         told = self.text(command, velocity, acceleration)
         return self.encoder(pictures[None], told[None])[0]  # type: ignore[no-any-return]
 

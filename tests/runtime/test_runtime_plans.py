@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dipole_runtime import Bundle, GuidedPolicy, Manifest
+from dipole_runtime import Bundle, GuidedPolicy, GuidedPolicyError, Manifest
 from dipole_runtime.manifest import ENCODER, MANIFEST, PLANNER, VECTORS, OmegaRange
 from dipole_runtime.page import write_page
 from dipole_runtime.vectors import PlanVectors
@@ -119,6 +119,21 @@ class TestObservations:
 
 
 class TestPlansThatMayNotBeDriven:
+    def test_a_bundle_loads_whatever_is_drawn(self, planner: SmallPlanner, plan_files: Files) -> None:
+        """Bounds that the test vectors keep by a hair, and most other noise does not."""
+        reach = np.abs(make_plan_vectors(planner).plans).max(axis=(0, 1)) + np.float32(1e-3)
+        low, high = (tuple(map(float, bound)) for bound in (-reach, reach))
+        action = replace(Manifest.from_bytes(plan_files[MANIFEST], "it").action, low=low, high=high)
+        tight = Bundle.from_files(rehashed(plan_files, action=action), "b")
+        policies = [GuidedPolicy.from_bundle(tight) for _ in range(5)]
+        refused = 0
+        for seed in range(40):
+            try:
+                policies[0].act(an_observation(100), 4.0, noise(seed))
+            except GuidedPolicyError:
+                refused += 1
+        assert refused > 10
+
     def test_outside_the_bounds(self, policy: GuidedPolicy) -> None:
         far = {**an_observation(0), "history": np.full((4, 3), 1e4, np.float32)}
         sentence = refusal_of_call(policy.act, far, 0.0, noise())

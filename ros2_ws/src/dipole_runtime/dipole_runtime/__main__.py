@@ -99,6 +99,9 @@ def _bench(bundle: Bundle, chosen: argparse.Namespace) -> None:
     policy = GuidedPolicy.from_bundle(bundle, threads=chosen.threads)
     observations = list(recorded_observations(bundle))
     guidance = policy.manifest.guidance
+    if policy.manifest.plan is not None:
+        # The one that the fixed noise belongs to.
+        observations = observations[:1]
     if guidance is not None:
         several = {1} if policy.manifest.plan is not None else {1, guidance.num_candidates, 32}
         counts = chosen.candidates or sorted(several)

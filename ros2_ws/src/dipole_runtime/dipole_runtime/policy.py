@@ -111,7 +111,8 @@ class GuidedPolicy:
             # The first runs with a new size allocate memory that later runs reuse.
             observation = next(recorded_observations(bundle))
             for _ in range(_WARM_UPS):
-                policy.act(observation)
+                # Of a plan the first test vector, because other noise may lead out of the bounds.
+                policy.act(observation, noise=policy._fixed_noise)
         return policy
 
     def act(
