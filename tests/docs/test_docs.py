@@ -36,6 +36,7 @@ NOT_RUN = {
     "docs/hub.md": "speaks to the hub; tests/hub makes the same calls to a local one",
     "docs/exorl.md": "tests/datasets/exorl runs it, on a recording made there",
     "docs/ogbench.md": "reads data sets that are downloaded; tests/datasets/ogbench makes the same calls on small ones",
+    "docs/plans.md": "exports an agent, which takes half a minute: tests/export/test_plans.py does what it says",
 }
 
 

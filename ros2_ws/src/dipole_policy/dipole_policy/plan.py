@@ -63,7 +63,7 @@ class PlanLayout:
     def build(self, inputs: Mapping[str, Received], now_ns: int) -> dict[str, NDArray[Any]]:
         """The observation by key.
 
-        :param inputs: :meth:`Inputs.snapshot`.
+        :param inputs: what has arrived; see :class:`dipole_policy.observation.Inputs`.
         :param now_ns: the node's clock.
         :raises InputError: naming the first topic that is missing, stale, wrongly sized or not finite.
         """

@@ -66,7 +66,7 @@ class TopicReader(ABC):
     def fresh(self, inputs: Mapping[str, Received], now_ns: int) -> NDArray[Any]:
         """The entry's elements from the last message of its topic.
 
-        :param inputs: :meth:`Inputs.snapshot`.
+        :param inputs: what has arrived; see :class:`dipole_policy.observation.Inputs`.
         :param now_ns: the node's clock.
         :raises InputError: the topic is missing, stale or wrongly sized.
         """
