@@ -12,7 +12,8 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from stable_baselines3.common.utils import configure_logger
+from accelerate import Accelerator
+from stable_baselines3.common.utils import configure_logger, get_device
 from torch import Tensor
 
 from dipole_sb3.common.checks import require_whole_number
@@ -172,8 +173,8 @@ class DPVLA:
         :param batch_size: scenes of an update, each with all its plans.
         :param scorer: with ``score_plans``; None: a pool of processes with the package's own score.
         :param save_freq: updates and batches of rollouts between checkpoints; others: see :meth:`pretrain`.
-        :raises ValueError: a wrong argument; the agent is not pre-trained (its decoder answers zero, and no adapter can
-            change that), or was fine-tuned by another method.
+        :raises ValueError: a wrong argument; the agent is not pre-trained (its decoder's last layers are zero, which no
+            adapter changes), or was fine-tuned by another method.
         """
         for name, value in (("steps", steps), ("batch_size", batch_size), ("save_freq", save_freq)):
             require_whole_number(name, value, 1)
@@ -356,11 +357,9 @@ def _scorer(given: Scorer | None) -> AbstractContextManager[Any]:
 
 
 def _device(given: torch.device | str) -> torch.device:
-    from accelerate import PartialState
-    from stable_baselines3.common.utils import get_device
-
     # Under `accelerate launch` every process has a device of its own.
-    return PartialState().device if given == "auto" else get_device(given)
+    device: torch.device = Accelerator(device_placement=False).device if given == "auto" else get_device(given)
+    return device
 
 
 def _products(precision: Precision, device: torch.device) -> ProductType:

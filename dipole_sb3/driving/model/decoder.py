@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from dipole_sb3.driving.model.adapters import adapted
 from dipole_sb3.driving.model.configuration import ACTION, HISTORY, Configuration
+from dipole_sb3.driving.model.diffusion import alpha_and_sigma
 
 Memory = list[tuple[Tensor, Tensor]]
 """Keys and values [A, S, heads, tokens, width / heads] of every block's cross-attention."""
@@ -87,13 +88,16 @@ class Block(nn.Module):
         x = x + chunks[2] * self.self_attention(_modulated(x, *chunks[0:2]), adapters)
         x = x + chunks[5] * self.first_mlp(_modulated(x, *chunks[3:5]), adapters)
         x = x + chunks[8] * self.cross_attention(_modulated(x, *chunks[6:8]), memory, adapters)
-        return x + chunks[11] * self.second_mlp(_modulated(x, *chunks[9:11]), adapters)
+        out: Tensor = x + chunks[11] * self.second_mlp(_modulated(x, *chunks[9:11]), adapters)
+        return out
 
 
 class Decoder(nn.Module):
     """ε̂(x_t, t | scene), the noise in normalised plans.
 
-    Fresh, it answers zero whatever it is asked (adaLN-zero).
+    ε̂ = σ(t)·x + α(t)·F(x, t), with F the transformer's answer. Near t = 1 a plan is (x − σ·ε̂)/α with α = 0.007: were
+    ε̂ the transformer's own answer, an error of one per cent in it would move the plan by one and a half spreads of the
+    data. Fresh, F is zero whatever it is asked (adaLN-zero).
 
     :param configuration: sizes.
     """
@@ -140,11 +144,12 @@ class Decoder(nn.Module):
         # [S, P or 1, 1, width]: the same for all waypoints.
         embedded = self.time(_frequencies(time, self.frequencies)) + self.history(history.flatten(-2))[:, None]
         condition = functional.silu(embedded)[:, :, None]
-        x = self.enter(x) + self.places
+        alpha, sigma = (each[..., None, None] for each in alpha_and_sigma(time))
+        noised, x = x, self.enter(x) + self.places
         for block, remembered in zip(self.blocks, memory, strict=True):
             x = block(x, condition, remembered, adapters)
-        noise: Tensor = self.leave(_modulated(x, *self.last_modulation(condition).chunk(2, dim=-1)))
-        return noise
+        answer: Tensor = self.leave(_modulated(x, *self.last_modulation(condition).chunk(2, dim=-1)))
+        return sigma * noised + alpha * answer
 
 
 def _frequencies(time: Tensor, count: int) -> Tensor:
@@ -160,8 +165,8 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Fused kernels want one leading axis."""
-    one = (each.flatten(0, -4) for each in (q, k, v))
-    return functional.scaled_dot_product_attention(*one).reshape(q.shape)
+    one, keys, values = (each.flatten(0, -4) for each in (q, k, v))
+    return functional.scaled_dot_product_attention(one, keys, values).reshape(q.shape)
 
 
 def _divided(x: Tensor, heads: int) -> Tensor:

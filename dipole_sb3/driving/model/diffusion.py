@@ -43,6 +43,12 @@ def time_of(half_log_snr: float) -> float:
     return 2 * doubled / (math.sqrt(_SLOWEST**2 + 2 * slope * doubled) + _SLOWEST)
 
 
+def alpha_and_sigma(time: Tensor) -> tuple[Tensor, Tensor]:
+    """α(t) and σ(t), of any shape."""
+    exponent = -0.25 * time**2 * (_FASTEST - _SLOWEST) - 0.5 * time * _SLOWEST
+    return exponent.exp(), (-torch.expm1(2 * exponent)).sqrt()
+
+
 def noised(x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     """α(t)·x + σ(t)·ε.
 
@@ -50,8 +56,8 @@ def noised(x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     :param noise: ε ~ N(0, I), same shape.
     :param time: t in [0, 1], [...].
     """
-    exponent = (-0.25 * time**2 * (_FASTEST - _SLOWEST) - 0.5 * time * _SLOWEST)[..., None, None]
-    return exponent.exp() * x + (-torch.expm1(2 * exponent)).sqrt() * noise
+    alpha, sigma = (each[..., None, None] for each in alpha_and_sigma(time))
+    return alpha * x + sigma * noise
 
 
 def times(steps: int) -> list[float]:

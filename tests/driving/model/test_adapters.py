@@ -114,6 +114,5 @@ def test_only_what_is_chosen_trains(planner: Planner) -> None:
         assert training == parameters_of(planner.decoder, adapters).keys()
 
 
-
 def test_injection_leaves_nothing_to_train() -> None:
     assert not any(each.requires_grad for each in Planner(tiny()).decoder.parameters())

@@ -9,6 +9,7 @@ from torch import Tensor
 from dipole_sb3.driving.model.adapters import ADAPTERS, inject, parameters_of
 from dipole_sb3.driving.model.configuration import Configuration, configuration_of, paper, tiny
 from dipole_sb3.driving.model.decoder import Decoder
+from dipole_sb3.driving.model.diffusion import alpha_and_sigma
 from dipole_sb3.driving.model.planner import Planner
 
 
@@ -87,10 +88,11 @@ def test_one_time_for_all(decoder: Decoder) -> None:
     )
 
 
-def test_a_fresh_decoder_answers_zero() -> None:
+def test_a_fresh_decoder_takes_for_noise_what_would_be_noise_without_data() -> None:
     decoder = Decoder(tiny())
     x, time, history, tokens = (each.float() for each in inputs(2, 2))
-    assert not decoder(x, time, history, decoder.remember(tokens, ()), ()).any()
+    answers = decoder(x, time, history, decoder.remember(tokens, ()), ())
+    torch.testing.assert_close(answers, alpha_and_sigma(time)[1][..., None, None] * x)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_the_solver_is_of_second_order() -> None:
         float((diffusion.solve(noise_in, start, diffusion.times(steps + 1)) - exact).abs().max())
         for steps in (20, 40, 80, 160)
     ]
-    orders = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert errors[-1] < 2e-4
     assert all(1.8 < order < 2.3 for order in orders), orders
 
@@ -64,7 +65,7 @@ def test_as_many_predictions_as_steps() -> None:
     assert len(seen) == 10
     assert (seen[0], seen[-1]) == pytest.approx((1.0, 1e-3))
     logs = [diffusion.half_log_snr(time) for time in seen]
-    widths = [after - before for before, after in zip(logs, logs[1:], strict=False)]
+    widths = [after - before for before, after in pairwise(logs)]
     assert widths == pytest.approx([widths[0]] * 9)
 
 
