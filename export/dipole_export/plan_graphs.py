@@ -49,7 +49,7 @@ class SceneEncoder(nn.Module):
         pictures = cameras.float()
         if self.is_resized:
             # Fewer rows first: what is moved and multiplied afterwards is small.
-            fewer = (self.rows @ pictures.flatten(2)).unflatten(2, pictures.shape[2:])
+            fewer = (self.rows @ pictures.flatten(2)).reshape(len(cameras), -1, *cameras.shape[2:])
             pictures = (fewer.transpose(2, 3) @ self.columns).clamp(0, 255).transpose(2, 3)
         told = self.text(command, velocity, acceleration)
         return self.encoder(pictures[None], told[None])[0]  # type: ignore[no-any-return]
@@ -199,9 +199,10 @@ class PlanPolicy(nn.Module):
             for block, modulation, (keys, values) in zip(blocks, modulations[:-1], memory, strict=True):
                 inner = block(inner, modulation.chunk(12), keys, values, poses)
             answers = network.leave(_modulated(inner, *modulations[-1].chunk(2))).reshape(-1, *x.shape)
-            predicted = answers[0] if self.adapters < 2 else guide(answers[0], answers[1], turned)
-            to_signal, of_noise, extrapolated, kept, added = numbers.unbind()
-            current = to_signal * x - of_noise * predicted
+            # ε̂ = σ·x + α·answer, so that the plan without its noise, (x − σ·ε̂)/α, is α·x − σ·answer.
+            answer = answers[0] if self.adapters < 2 else guide(answers[0], answers[1], turned)
+            alpha, sigma, extrapolated, kept, added = numbers.unbind()
+            current = alpha * x - sigma * answer
             ahead = current + extrapolated * (current - former)
             return (
                 kept * x + added * ahead,
@@ -221,17 +222,16 @@ def _around(schedule: Sequence[float]) -> list[tuple[float | None, float, float 
 def _numbers(before: float | None, time: float, after: float | None) -> tuple[float, float, float, float, float]:
     """Of one step of DPM-Solver++ (2M), as in :func:`diffusion.solve`: the factors of
 
-    clean = a·x − b·ε̂, ahead = clean + c·(clean − former), x ← d·x + e·ahead.
+    clean = α·x − σ·answer, ahead = clean + c·(clean − former), x ← d·x + e·ahead.
     """
     exponent = diffusion.log_alpha(time)
-    sigma = math.sqrt(-math.expm1(2 * exponent))
-    to_signal, of_noise = math.exp(-exponent), sigma * math.exp(-exponent)
+    alpha, sigma = math.exp(exponent), math.sqrt(-math.expm1(2 * exponent))
     if after is None:
-        return to_signal, of_noise, 0.0, 0.0, 0.0
+        return alpha, sigma, 0.0, 0.0, 0.0
     width = diffusion.half_log_snr(after) - diffusion.half_log_snr(time)
     extrapolated = 0.0
     if before is not None:
         extrapolated = 0.5 * width / (diffusion.half_log_snr(time) - diffusion.half_log_snr(before))
     following = diffusion.log_alpha(after)
     kept = math.sqrt(-math.expm1(2 * following)) / sigma
-    return to_signal, of_noise, extrapolated, kept, -math.exp(following) * math.expm1(-width)
+    return alpha, sigma, extrapolated, kept, -math.exp(following) * math.expm1(-width)

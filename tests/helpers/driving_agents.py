@@ -26,11 +26,10 @@ def small_agent(seed: int = 0, method: Any = "dipole") -> DPVLA:
     with torch.no_grad():
         for name, parameter in planner.decoder.named_parameters():
             if "lora_B" in name or "modulation" in name or name.startswith("leave.2"):
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=random))
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=random))
         steps = torch.arange(1, 9)
         planner.action_mean[:, 0], planner.action_mean[:, 2] = 5.0 * steps, 1.0
-        # Noise that no network takes away is a hundred times as large as the plans' spread.
-        planner.action_std.copy_(torch.stack([0.02 * steps, 0.01 * steps, 0.001 * steps, 0.001 * steps], dim=1))
+        planner.action_std.copy_(torch.stack([1.0 * steps, 0.4 * steps, 0.1 + 0 * steps, 0.1 + 0 * steps], dim=1))
     agent.method, agent.pretrained_epochs = method, 1
     return agent
 

@@ -15,11 +15,17 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed: see the extra 'ros' or your ROS distribution")
 
 from cars import CONTRACT, filled  # noqa: E402
+from dipole_policy.command_watchdog import CommandWatchdog  # noqa: E402
 from dipole_policy.history import placed  # noqa: E402
 from dipole_runtime import GuidedPolicy  # noqa: E402
-from graph import ALL, Robot, namespace, policy, wait  # noqa: E402
+from geometry_msgs.msg import PoseStamped  # noqa: E402
+from graph import ALL, Robot, namespace, policy, spin, wait  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
 from nav_msgs.msg import Path as Plan  # noqa: E402
+from rclpy.duration import Duration  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import LivelinessPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import Image, Imu  # noqa: E402
 from std_msgs.msg import Int8  # noqa: E402
 
@@ -175,6 +181,46 @@ def test_an_exported_agent_drives(tmp_path: Path) -> None:
         car.silent_cameras.add("right")
         wait(car.is_stopped, "the stop")
         assert f"stale input: {car.namespace}/right is" in car.told("stale")["cause"]
+
+
+def test_the_watchdog_beside_it_sends_an_empty_path(tmp_path: Path) -> None:
+    """When paths stay away, whoever published them."""
+    (tmp_path / "car.yaml").write_text(CONTRACT)
+    of, heard, ended = namespace(), [], threading.Event()
+    watchdog = CommandWatchdog(
+        namespace=of,
+        parameter_overrides=[
+            Parameter("contract", value=str(tmp_path / "car.yaml")),
+            Parameter("deadline_s", value=1.0),
+        ],
+    )
+    node = rclpy.create_node("planner", namespace=of)
+    node.create_subscription(Plan, "plan", heard.append, ALL)
+    half = Duration(seconds=0.5)
+    offered = QoSProfile(depth=1, deadline=half, liveliness=LivelinessPolicy.AUTOMATIC, liveliness_lease_duration=half)
+    publisher = node.create_publisher(Plan, "plan", offered)
+    executor = SingleThreadedExecutor()
+    for one in (watchdog, node):
+        executor.add_node(one)
+    thread = threading.Thread(target=spin, args=(executor, ended))
+    thread.start()
+    try:
+        path = Plan(poses=[PoseStamped()])
+        path.header.frame_id = "odom"
+
+        def published() -> bool:
+            publisher.publish(path)
+            return watchdog._watched[0].is_alive is True
+
+        wait(published, "a path that the watchdog hears")
+        wait(lambda: any(not plan.poses for plan in heard), "the stop")
+        assert {plan.header.frame_id for plan in heard} == {"odom"}
+    finally:
+        ended.set()
+        thread.join()
+        executor.shutdown(timeout_sec=5.0)
+        for one in (watchdog, node):
+            one.destroy_node()
 
 
 def _seconds(stamp: Any) -> float:

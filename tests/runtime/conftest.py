@@ -67,6 +67,12 @@ def any_files(small: SmallPolicy, request: pytest.FixtureRequest) -> dict[str, b
     return files_of(request.param, small)
 
 
+@pytest.fixture(scope="session", params=[form for form in FORMS if form != "plan"])
+def paged_files(small: SmallPolicy, request: pytest.FixtureRequest) -> dict[str, bytes]:
+    """Of a good bundle, one of each form that has a page."""
+    return files_of(request.param, small)
+
+
 @pytest.fixture(scope="session")
 def deterministic_policy(deterministic_files: dict[str, bytes]) -> GuidedPolicy:
     return GuidedPolicy.from_bundle(Bundle.from_files(deterministic_files, "small deterministic"))
