@@ -1,4 +1,7 @@
-"""Exports a trained model as a bundle that runs without torch: ``export_bundle(model, path)``."""
+"""Exports a trained model as a bundle that runs without torch: ``export_bundle(model, path)``.
+
+A driving agent's: ``export_plans(agent, path)``, which needs the extra ``driving``.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dipole_export.exporter import export_bundle
+    from dipole_export.plans import export_plans
 
-__all__ = ["export_bundle"]
+__all__ = ["export_bundle", "export_plans"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from dipole_export.exporter import export_bundle
 
         return export_bundle
+    if name == "export_plans":
+        from dipole_export.plans import export_plans
+
+        return export_plans
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,10 +16,13 @@ from dipole_sb3.common.public_names import public_name, without_folders
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
 
+AGENT = "agent.json"
+"""What makes a folder a driving agent's; see :mod:`dipole_sb3.driving.training.checkpoint`, which needs its extra."""
+
 _DESCRIPTION = """\
 Writes a bundle: the policy as ONNX, with everything that a robot's program needs to act, and nothing of torch.
 Before it is written, the runtime acts on 1,000 observations beside the model itself, at ω = −1 … 4 if its policy has
-a greediness."""
+a greediness. A driving agent (the folder that DPVLA.save wrote) plans for 32 scenes."""
 
 _EXAMPLES = """\
 examples:
@@ -27,6 +30,8 @@ examples:
   dipole export runs/demo robot.dipole             one file
   dipole export runs/demo bundle --precision int8 --dataset demo/reacher-tqc-10k
                                                    smaller and faster; says by how much actions differ
+  dipole export planner car.dipole --picture 1080 1920
+                                                   a driving agent, for cameras of 1920 × 1080 pixels
 
 then, where torch is not needed:
   python -m dipole_runtime inspect bundle
@@ -43,7 +48,9 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a model's .zip file, or the folder of a run")
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="a model's .zip file, the folder of a run, or that of a driving agent"
+    )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder, or a file when it ends in .dipole")
     parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of the weights (fp32)")
     parser.add_argument("--omega", type=float, metavar="X", help="default greediness, where there is one (the model's)")
@@ -58,10 +65,20 @@ def add_parser(commands: Any) -> None:
         metavar="X",
         help="refuse int8 beyond, of the action range (0.05; at most 0.2)",
     )
+    cars = parser.add_argument_group("driving agents")
+    cars.add_argument(
+        "--picture", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the cameras, in pixels (as trained)"
+    )
+    cars.add_argument("--max-speed", type=float, metavar="X", help="m/s: faster plans are refused on the car (60)")
 
 
 def run(options: argparse.Namespace) -> int:
     """``dipole export``; failures raise."""
+    if (options.model / AGENT).is_file():
+        return _run_plans(options)
+    for name in ("picture", "max_speed"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is given, but {options.model} is no driving agent's folder")
     from dipole_export.exporter import export_bundle
 
     path = model_path(options.model)
@@ -85,6 +102,41 @@ def run(options: argparse.Namespace) -> int:
         f"{manifest.action.size}, {_turned(manifest)}, {_size(manifest.files.values())}\n{error_phrase(manifest)}"
     )
     return 0
+
+
+def _run_plans(options: argparse.Namespace) -> int:
+    if options.precision != "fp32":
+        raise ValueError(f"--precision is {options.precision}, expected fp32: plans are not exported in 8 bits")
+    from dipole_export.plans import export_plans
+    from dipole_sb3.driving import DPVLA
+
+    given = {name: getattr(options, name) for name in ("picture", "omega", "omega_range", "max_speed")}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    agent = DPVLA.load(options.model, device="cpu")
+    seen = None if options.dataset is None else _scenes(options.dataset)
+    manifest = export_plans(
+        agent, options.bundle, observations=seen, **{name: value for name, value in given.items() if value is not None}
+    )
+    assert manifest.plan is not None
+    assert manifest.omega is not None
+    omega, plan = manifest.omega, manifest.plan
+    listed = ", ".join(
+        f"{error:.1g} at ω = {omega}" for omega, error in manifest.provenance["action_error_by_omega"].items()
+    )
+    print(
+        f"{options.bundle}: {len(plan.cameras)} cameras of {plan.width} × {plan.height} pixels → plan of "
+        f"{manifest.action.shape[0]} poses, ω {omega.low:g} … {omega.high:g} (default {omega.default:g}), "
+        f"{_size(manifest.files.values())}\nLargest differences of plans from the agent's, in m and rad: {listed}"
+    )
+    return 0
+
+
+def _scenes(name: str) -> Any:
+    from dipole_export.plans import PARITY_SCENES
+    from dipole_sb3.driving import load_scenes
+
+    scenes = load_scenes(name)
+    return scenes.observations(np.linspace(0, len(scenes) - 1, min(len(scenes), PARITY_SCENES)).astype(int).tolist())
 
 
 def _turned(manifest: Manifest) -> str:

@@ -42,6 +42,7 @@ NOT_RUN = {
     "docs/driving-scenes.md": "loads scenes that take minutes to make; tests/driving/scenes calls the same on few",
     "docs/exorl.md": "tests/datasets/exorl runs it, on a recording made there",
     "docs/ogbench.md": "reads data sets that are downloaded; tests/datasets/ogbench makes the same calls on small ones",
+    "docs/plans.md": "exports an agent, which takes half a minute: tests/export/test_plans.py does what it says",
 }
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import PERIOD, Bench
-from dipole_policy.contract import Tolerance
 from dipole_policy.deadlines import Deadlines
 from dipole_policy.errors import ContractError
 from dipole_policy.supervisor import State
+from dipole_policy.tolerance import Tolerance
 from hypothesis import given
 from hypothesis import strategies as st
 from robots import CONTRACT, LIMITED, contract, replaced

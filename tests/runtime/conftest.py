@@ -24,6 +24,7 @@ from small_bundles import (
     make_policy,
     written,
 )
+from small_plans import SmallPlanner, make_plan_files
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +50,26 @@ def diffusion_files(small: SmallPolicy) -> dict[str, bytes]:
     return make_diffusion_files(small)
 
 
+@pytest.fixture(scope="session")
+def planner() -> SmallPlanner:
+    return SmallPlanner()
+
+
+@pytest.fixture(scope="session")
+def plan_files(planner: SmallPlanner) -> dict[str, bytes]:
+    """Of a good plan bundle."""
+    return make_plan_files(planner)
+
+
 @pytest.fixture(scope="session", params=FORMS)
 def any_files(small: SmallPolicy, request: pytest.FixtureRequest) -> dict[str, bytes]:
     """Of a good bundle, one of each form."""
+    return files_of(request.param, small)
+
+
+@pytest.fixture(scope="session", params=[form for form in FORMS if form != "plan"])
+def paged_files(small: SmallPolicy, request: pytest.FixtureRequest) -> dict[str, bytes]:
+    """Of a good bundle, one of each form that has a page."""
     return files_of(request.param, small)
 
 

@@ -42,7 +42,7 @@ Array = np.ndarray[Any, Any]
 PAIR_NETWORKS = NETWORK_FILES["pair"]
 PAIR_DATA = (*PAIR_NETWORKS, VECTORS)
 PAIR_FILES = (MANIFEST, *PAIR_DATA)
-FORMS = ("pair", "deterministic", "diffusion")
+FORMS = ("pair", "deterministic", "diffusion", "plan")
 BETAS = (0.1, 0.3, 0.6)
 """Of the diffusion policy's steps."""
 NETWORKS_OF_FORMS = [(form, name) for form, names in NETWORK_FILES.items() for name in names]
@@ -475,7 +475,12 @@ def make_diffusion_files(policy: SmallPolicy) -> dict[str, bytes]:
 
 
 def files_of(form: str, policy: SmallPolicy) -> dict[str, bytes]:
-    """A bundle's files, of the policy in one of FORMS."""
+    """A bundle's files, of the policy in one of FORMS; a plan bundle has weights of its own."""
+    if form == "plan":
+        # It is built with the graphs of this module.
+        from small_plans import SmallPlanner, make_plan_files
+
+        return make_plan_files(SmallPlanner())
     makers = {"pair": make_files, "deterministic": make_deterministic_files, "diffusion": make_diffusion_files}
     return makers[form](policy)
 

@@ -25,12 +25,14 @@ from dipole_runtime.manifest import (
     OmegaRange,
     Parity,
 )
+from dipole_runtime.plan_spec import PlanSpec
 from dipole_runtime.schema import first_problem, manifest_schema
 from dipole_runtime.tolerances import ACTION_TOLERANCE
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from runtime_helpers import assert_one_sentence
 from small_bundles import BETAS, FORMS, PAIR_DATA
+from small_plans import plan_manifest
 
 WHERE = "/robot/the.dipole"
 
@@ -72,6 +74,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
     elif form == "diffusion":
         betas = draw(st.lists(st.floats(2.0**-52, 1, exclude_max=True), min_size=1, max_size=8))
         guidance = Guidance(len(betas), draw(st.integers(1, 4096)), OmegaRange(0.0, 0.0, 0.0), tuple(betas))
+    elif form == "plan":
+        return draw(plan_manifests(entries))
     names_of_files = (*NETWORK_FILES[form], VECTORS)
     return Manifest(
         files={name: draw(entries) for name in names_of_files},
@@ -81,6 +85,22 @@ def manifests(draw: st.DrawFn) -> Manifest:
         precision=draw(st.sampled_from(["fp32", "int8"])),
         parity=Parity(error, tolerance, error, tolerance),
         provenance=draw(st.dictionaries(names, json_values, max_size=4)),
+    )
+
+
+@st.composite
+def plan_manifests(draw: st.DrawFn, entries: st.SearchStrategy[FileEntry]) -> Manifest:
+    """Of other sizes than the small one's."""
+    small = plan_manifest({})
+    few = st.lists(names.filter(str.isprintable), min_size=1, max_size=4, unique=True).map(tuple)
+    sides, tokens = st.integers(1, 2000), st.integers(1, 65536)
+    plan = PlanSpec(draw(few), draw(sides), draw(sides), draw(few), draw(tokens), draw(tokens), draw(st.floats(0.1, 2)))
+    omega = draw(st.floats(-1, 100))
+    return replace(
+        small,
+        files={name: draw(entries) for name in (*NETWORK_FILES["plan"], VECTORS)},
+        guidance=Guidance(draw(st.integers(1, 1000)), 1, OmegaRange(omega, -1.0, omega)),
+        plan=plan,
     )
 
 
@@ -143,9 +163,12 @@ class TestSchema:
         files: dict[str, bytes],
         deterministic_files: dict[str, bytes],
         diffusion_files: dict[str, bytes],
+        plan_files: dict[str, bytes],
         data: st.DataObject,
     ) -> None:
-        good = json.loads(data.draw(st.sampled_from([files, deterministic_files, diffusion_files]))[MANIFEST])
+        good = json.loads(
+            data.draw(st.sampled_from([files, deterministic_files, diffusion_files, plan_files]))[MANIFEST]
+        )
         value = data.draw(mutations(good))
         # Of NaN, which JSON does not have, the complete one holds that it is at least -1.
         assume(not any(number != number for number in _floats(value)))
@@ -216,9 +239,12 @@ class TestFuzz:
         files: dict[str, bytes],
         deterministic_files: dict[str, bytes],
         diffusion_files: dict[str, bytes],
+        plan_files: dict[str, bytes],
         data: st.DataObject,
     ) -> None:
-        good = json.loads(data.draw(st.sampled_from([files, deterministic_files, diffusion_files]))[MANIFEST])
+        good = json.loads(
+            data.draw(st.sampled_from([files, deterministic_files, diffusion_files, plan_files]))[MANIFEST]
+        )
         value = data.draw(mutations(good))
         try:
             content = canonical(value)
@@ -386,8 +412,8 @@ class TestForms:
         assert "numbers of noise for a decision, expected at most 16777216" in refusal(checked(value))
 
     def test_a_form_of_the_future(self, diffusion_files: dict[str, bytes]) -> None:
-        value = {**json.loads(diffusion_files[MANIFEST]), "format_version": 4, "policy": "telepathy"}
-        assert "at format_version: found 4, expected at most 3" in refusal(checked(value))
+        value = {**json.loads(diffusion_files[MANIFEST]), "format_version": 5, "policy": "telepathy"}
+        assert "at format_version: found 5, expected at most 4" in refusal(checked(value))
 
     def test_the_version_of_the_other_form(self, good: dict[str, Any], deterministic_files: dict[str, bytes]) -> None:
         assert "the key 'policy'" in refusal(checked({**good, "format_version": 2}))
@@ -403,7 +429,7 @@ def checked(value: dict[str, Any]) -> bytes:
 
 class TestVersions:
     def test_a_newer_format_says_what_to_do(self, files: dict[str, bytes]) -> None:
-        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 4')
+        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 5')
         words = refusal(data)
         assert "newer version" in words
         assert "update dipole_runtime" in words

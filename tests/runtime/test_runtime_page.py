@@ -130,8 +130,8 @@ class TestNumbers:
         assert "from noise to an action in 3 steps" in seen
         assert not re.search("ω|undefined|NaN", seen), seen
 
-    def test_it_says_how_far_it_is_from_the_trainer(self, opened: Open, any_files: Files) -> None:
-        tab = opened(any_files)
+    def test_it_says_how_far_it_is_from_the_trainer(self, opened: Open, paged_files: Files) -> None:
+        tab = opened(paged_files)
         assert re.match("Agrees with the trainer to .* on 3 test vectors, in this browser", text(tab, "#status"))
         for name in ("action", "q"):
             (difference,) = numbers(tab, "#status", f"dataset.{name}")

@@ -16,7 +16,17 @@ from headless_browser import Browser
 from onnx import helper, numpy_helper
 from page_helpers import Files, Open, settled, shown_action, text, texts
 from runtime_helpers import assert_one_sentence, refusal_of_call, run_python
-from small_bundles import Sizes, SmallPolicy, dict_parts, edited, make_files, make_policy, make_vectors, rehashed
+from small_bundles import (
+    Sizes,
+    SmallPolicy,
+    dict_parts,
+    edited,
+    make_files,
+    make_policy,
+    make_vectors,
+    rehashed,
+    written,
+)
 
 HOSTILE = "</script><img src=x onerror=\"document.body.dataset.state='owned'\"><!--{{script}}"
 KNOB = {"name": "guidance", "title": "guidance weight w", "meaning": "0: all data", "more_than_omega": 1.0}
@@ -150,11 +160,10 @@ class TestFile:
         for words in ("ONNX Runtime Web 1.", "MIT License", "Permission is hereby granted", "protobuf"):
             assert words in text(tab, "#notices-text")
 
-    def test_the_same_bundle_gives_the_same_bytes(
-        self, any_folder: pathlib.Path, any_files: Files, tmp_path: pathlib.Path
-    ) -> None:
-        here = write_page(Bundle.from_files(any_files, "elsewhere"), tmp_path / "one").read_bytes()
-        result = run_python("-m", "dipole_runtime", "page", str(any_folder), "two", cwd=tmp_path)
+    def test_the_same_bundle_gives_the_same_bytes(self, paged_files: Files, tmp_path: pathlib.Path) -> None:
+        here = write_page(Bundle.from_files(paged_files, "elsewhere"), tmp_path / "one").read_bytes()
+        folder = written(paged_files, tmp_path / "bundle")
+        result = run_python("-m", "dipole_runtime", "page", str(folder), "two", cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         assert re.fullmatch(rf"two/{PAGE}: \d+\.\d MB; open it in any browser, it needs no network\n", result.stdout)
         assert (tmp_path / "two" / PAGE).read_bytes() == here

@@ -26,7 +26,8 @@ def value_changed(side: str, index: int, change: str) -> Edit:
         elif change == "rank":
             tensor.shape.dim.add().dim_value = 1
         elif change == "size":
-            dim = tensor.shape.dim[-1]
+            # A number without dimensions gets one.
+            dim = tensor.shape.dim[-1] if tensor.shape.dim else tensor.shape.dim.add()
             dim.dim_value = dim.dim_value + 1 if dim.HasField("dim_value") else 7
         else:
             value.ClearField("type")

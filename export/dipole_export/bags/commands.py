@@ -11,7 +11,8 @@ from dipole_policy.action import parts
 from dipole_policy.contract import ActionEntry, Contract, ObservationEntry
 from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
 from dipole_policy.fields import Describe, leaves, reader, size
-from dipole_policy.observation import EntryReader, Received
+from dipole_policy.observation import EntryReader
+from dipole_policy.topic_reader import Received
 from dipole_runtime.manifest import ActionSpec
 from numpy.typing import NDArray
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from dipole_policy.contract import Contract
 from dipole_policy.errors import ContractError
-from dipole_policy.observation import EntryReader, Inputs, ObservationLayout, entry_readers
+from dipole_policy.observation import Inputs, ObservationLayout, entry_readers
+from dipole_policy.plan import require_no_plans
+from dipole_policy.topic_reader import TopicReader
 from dipole_runtime import read_bundle
 from dipole_runtime.manifest import Manifest, ObservationPart, ObservationSpec
 
@@ -74,6 +76,7 @@ def recording_of_bag(path: Path, contract_path: Path, options: BagOptions) -> Re
     with Bag(path) as bag:
         _require_topics(bag, contract, options.use_sim_time)
         try:
+            require_no_plans(contract)
             readers = entry_readers(contract, bag.describe)
             spec = _own_spec(readers) if manifest is None else manifest.observation
             if spec.is_dict or any(reader.entry.key is not None for reader in readers):
@@ -152,7 +155,7 @@ def _action_names(contract: Contract, commands: Commands) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _own_spec(readers: list[EntryReader]) -> ObservationSpec:
+def _own_spec(readers: list[TopicReader]) -> ObservationSpec:
     """The observation's specification as in a manifest: one vector of the contract's entries, in order."""
     names: list[str] = []
     for reader in readers:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
 from dipole_policy.fields import Path, Reader, leaves, parse_path, reader, shown_field, size
-from dipole_policy.observation import Received
+from dipole_policy.topic_reader import Received
 from numpy.typing import NDArray
 
 from dipole_export.bags.expressions import Expression

@@ -22,6 +22,7 @@ from dipole_policy.fields import (
     shown_field,
 )
 from dipole_policy.holder import Fitting, Loaded, PolicyOptions
+from dipole_policy.images import ImageReader
 from dipole_policy.security import policy
 
 
@@ -72,7 +73,7 @@ def checked(contract_path: str, bundle: str | None) -> list[str]:
         actions = [line for entry in contract.actions for line in _action_lines(entry)]
         return [*lines, *actions, "no bundle given: sizes and names are not checked"]
     spec = loaded.policy.manifest.action
-    for writer in loaded.writers:
+    for writer, part in zip(loaded.writers, loaded.parts, strict=True):
         kind = writer.entry.type
         try:
             message_class(kind)
@@ -81,7 +82,7 @@ def checked(contract_path: str, bundle: str | None) -> list[str]:
         else:
             writer.try_out(lambda name: message_class(name)())
         lines += _action_lines(writer.entry)
-        for at in range(writer.part.start, writer.part.stop):
+        for at in range(part.start, part.stop):
             lines.append(f"  {spec.names[at]}: {spec.low[at]:g} to {spec.high[at]:g}")
     return [
         *lines,
@@ -95,6 +96,9 @@ def _observation_lines(fitting: Fitting, loaded: Loaded | None) -> list[str]:
     order = fitting.readers if loaded is None else loaded.layout.order
     for reader in order:
         entry = reader.entry
+        if isinstance(reader, ImageReader):
+            lines.append(f"  {entry.topic} {entry.type} → {entry.key}, {_picture(loaded)}")
+            continue
         fields = ", ".join(map(shown_field, entry.fields))
         what = fields if entry.function is None else f"{entry.function}({fields})"
         names = () if loaded is None else loaded.policy.manifest.observation.names[start : start + reader.size]
@@ -105,6 +109,11 @@ def _observation_lines(fitting: Fitting, loaded: Loaded | None) -> list[str]:
     return [f"observation, {start} elements:", *lines]
 
 
+def _picture(loaded: Loaded | None) -> str:
+    plan = None if loaded is None else loaded.policy.manifest.plan
+    return "a picture" if plan is None else f"a picture of {plan.width} × {plan.height} pixels"
+
+
 def _omega_line(omega: OmegaRange | None) -> str:
     if omega is None:
         return "no omega: the policy is deterministic and has nothing to turn"
@@ -112,9 +121,8 @@ def _omega_line(omega: OmegaRange | None) -> str:
 
 
 def _action_lines(entry: ActionEntry) -> list[str]:
-    lines = [
-        f"action: {entry.topic} {entry.type} {', '.join(map(shown_field, entry.fields))}; on stop: {entry.on_stop}"
-    ]
+    what = ", ".join(map(shown_field, entry.fields)) if entry.frame is None else f"in the frame of {entry.frame}"
+    lines = [f"action: {entry.topic} {entry.type} {what}; on stop: {entry.on_stop}"]
     start = entry.start_from
     if start is not None:
         lines.append(f"  starts from {start.topic} {start.type} {', '.join(map(shown_field, start.fields))}")

@@ -26,6 +26,7 @@ from dipole_policy.action import ActionWriter, Command
 from dipole_policy.contract import ActionEntry, Contract
 from dipole_policy.errors import ContractError
 from dipole_policy.fields import describe_installed, message_class, reader
+from dipole_policy.plan import stopped
 from dipole_policy.wiring import is_known, is_own, who
 
 # Its name until Iron, and its name since.
@@ -88,6 +89,7 @@ class _Watched:
         self._node, self._entry = node, entry
         self._read = [reader(entry.type, field, describe_installed) for field in entry.fields]
         self._last: Command | None = None
+        self._last_plan: Any = None
         self._dead_since: float | None = None
         kind = message_class(entry.type)
         # Its own stops offer no deadline, so that they do not count as commands; no warning is due.
@@ -108,7 +110,10 @@ class _Watched:
         node.create_subscription(kind, entry.topic, self._hear, asked_for, event_callbacks=events)
 
     def _hear(self, message: Any) -> None:
-        self._last = np.concatenate([read(message) for read in self._read])
+        if self._entry.frame is None:
+            self._last = np.concatenate([read(message) for read in self._read])
+        else:
+            self._last_plan = message
         self._dead_since = None
         if self.is_alive is not True:
             self.is_alive = True
@@ -120,7 +125,7 @@ class _Watched:
             self._dead("the publisher of the commands is gone")
 
     def _dead(self, why: str) -> None:
-        if self._last is None:
+        if self._last is None and self._last_plan is None:
             # Nothing moves because of the policy.
             return
         if self._dead_since is None:
@@ -133,6 +138,9 @@ class _Watched:
             self._node.get_logger().error(f"{self._entry.topic}: {why}")
             self._node.show()
         if self._entry.on_stop == "none":
+            return
+        if self._last is None:
+            self._out.publish(stopped(self._last_plan))
             return
         command = self._last if self._entry.on_stop == "hold" else np.zeros_like(self._last)
         writer = ActionWriter("action", self._entry, slice(0, len(command)), describe_installed)

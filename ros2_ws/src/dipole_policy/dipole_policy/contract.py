@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dipole_policy import consumers
 from dipole_policy.contract_table import Table, parsed
+from dipole_policy.driven_types import FRAMES, HISTORY, IMAGE, ODOMETRY, PLAN_STOPS, POSE
 from dipole_policy.errors import ContractError, one_line, shown
 from dipole_policy.fields import Path
+from dipole_policy.tolerance import Tolerance, tolerated
 
 MAX_CONTRACT_SIZE = 1 << 18
 """In bytes."""
-FUNCTIONS = ("cos", "sin", "yaw")
-"""Functions of a field: of each element (cos, sin), or of a quaternion x, y, z, w (yaw)."""
+FUNCTIONS = ("cos", "sin", "yaw", HISTORY)
+"""Functions of a field: of each element (cos, sin), of a quaternion x, y, z, w (yaw), or of odometry (history)."""
 ON_STOP = ("zero", "hold", "none")
 STAMPS = ("header", "received")
 RELIABILITIES = ("reliable", "best_effort")
 DURABILITIES = ("volatile", "transient_local")
 LATCHED_TYPES = frozenset({"nav_msgs/msg/OccupancyGrid", "nav_msgs/msg/MapMetaData"})
 """Types that are published once, reliable and transient local, by those who publish them in ROS."""
-
-_MISSES = re.compile(r"(\d{1,4}) of (\d{1,5})")
-_TOLERATED_SILENCE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class TopicQoS:
 
 @dataclass(frozen=True)
 class ObservationEntry:
-    """One or several fields of one topic.
+    """One or several fields of one topic, or the picture of a camera.
 
-    :param fields: paths of the fields, read in this order.
+    :param fields: paths of the fields, read in this order; none: a picture.
     :param names: select and order the elements of the fields by the message's own ``name`` array (JointState).
     :param size: number of elements in all; required if neither the type nor ``names`` defines it.
     :param key: the entry of a Dict observation to which these elements belong.
@@ -79,7 +77,9 @@ class ActionEntry:
     :param names: written to the message's own ``joint_names`` or ``name`` array.
     :param size: number of elements; required for one of several actions if neither the type nor ``names`` defines it.
     :param constants: further fields and their values.
-    :param on_stop: what is sent when the robot must stop: zeros, where the stop found the robot, or nothing.
+    :param on_stop: what is sent when the robot must stop: zeros, where the stop found the robot, or nothing; of a plan
+        none of poses (``empty``), or the last ones without speed (``stand``).
+    :param frame: of a plan's poses: that of the odometry, or the car's own as it was then; None: it takes no plan.
     :param max_rate: largest change of each element per second, in its unit; None: no limit.
     :param start_from: where the robot is, in the command's unit: from there the first command after an activation or a
         stop is limited, and there ``hold`` holds it; None: not measured.
@@ -92,7 +92,7 @@ class ActionEntry:
     topic: str
     type: str
     fields: tuple[Path, ...]
-    on_stop: Literal["zero", "hold", "none"]
+    on_stop: Literal["zero", "hold", "none", "empty", "stand"]
     names: tuple[str, ...] = ()
     size: int | None = None
     constants: tuple[tuple[Path, Any], ...] = ()
@@ -101,20 +101,7 @@ class ActionEntry:
     hold_within: tuple[float, ...] | None = None
     elements: tuple[str, ...] = ()
     qos: TopicQoS = TopicQoS("reliable", "volatile", 1)
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How many missed deadlines do not stop the robot.
-
-    :param allowed: of them in any ``of`` periods that follow each other.
-    """
-
-    allowed: int
-    of: int
-
-    def __str__(self) -> str:
-        return f"{self.allowed} of {self.of}"
+    frame: Literal["odometry", "base"] | None = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +189,7 @@ class Contract:
         table = Table(value, "the contract")
         rate = table.number("rate_hz", 0.1, 1000.0)
         deadline = table.number("deadline_s", 1e-4, 10.0, 1.0 / rate)
-        tolerance = _tolerance(table, rate, deadline)
+        tolerance = tolerated(table, rate, deadline)
         entries = table.take("observation")
         if not isinstance(entries, list) or not entries:
             raise ContractError(f"observation is {shown(entries)}, expected a list of at least one entry")
@@ -229,22 +216,12 @@ class Contract:
         return [(f"action[{index}]", entry) for index, entry in enumerate(self.actions)]
 
 
-def _tolerance(table: Table, rate_hz: float, deadline_s: float) -> Tolerance:
-    text = table.text("deadline_misses", None)
-    if text is None:
-        # Rounding must not take one from 0.05 s / 0.01 s.
-        of = max(1, round(rate_hz))
-        allowed = math.floor(_TOLERATED_SILENCE_S / max(deadline_s, 1.0 / rate_hz) + 1e-9)
-        return Tolerance(min(allowed, of - 1), of)
-    match = _MISSES.fullmatch(text)
-    if match is None or not int(match[1]) < int(match[2]):
-        raise ContractError(f"deadline_misses is {shown(text)}, expected fewer misses than periods such as '3 of 100'")
-    return Tolerance(int(match[1]), int(match[2]))
-
-
 def _observation(value: Any, where: str) -> ObservationEntry:
     table = Table(value, where)
     topic, kind = table.topic(), table.type()
+    function = table.choice("function", FUNCTIONS, None)
+    if kind == IMAGE or function == HISTORY:
+        return _driven(table, where, topic, kind, function)
     names = table.texts("names")
     entry = ObservationEntry(
         topic=topic,
@@ -254,13 +231,32 @@ def _observation(value: Any, where: str) -> ObservationEntry:
         names=names,
         size=table.whole("size", 1, 65536, None),
         key=table.text("key", None),
-        function=table.choice("function", FUNCTIONS, None),
+        function=function,
         elements=table.texts("elements"),
         stamp=table.choice("stamp", STAMPS, None),
         qos=_qos(table, _input_qos(kind, names)),
     )
     table.require_empty()
     _require_one_size(where, entry)
+    return entry
+
+
+def _driven(table: Table, where: str, topic: str, kind: str, function: str | None) -> ObservationEntry:
+    """A picture or a history: what is read of their messages is known."""
+    if function == HISTORY and kind != ODOMETRY:
+        raise ContractError(f"{where}.function is history of {kind}, expected {ODOMETRY}")
+    entry = ObservationEntry(
+        topic=topic,
+        type=kind,
+        fields=POSE if function == HISTORY else (),
+        max_age_s=table.number("max_age_s", 1e-3, 3600.0),
+        key=table.text("key"),
+        function=function,
+        elements=table.texts("elements"),
+        stamp=table.choice("stamp", STAMPS, None),
+        qos=_qos(table, _input_qos(kind, ())),
+    )
+    table.require_empty()
     return entry
 
 
@@ -289,10 +285,13 @@ def _require_one_size(where: str, entry: ObservationEntry | ActionEntry) -> None
 
 def _action(value: Any, where: str, heard: Mapping[str, ObservationEntry]) -> ActionEntry:
     table = Table(value, where)
+    topic, kind = table.topic(), table.type()
+    if kind in PLAN_STOPS:
+        return _plan(table, topic, kind)
     start = table.take("start_from", None)
     entry = ActionEntry(
-        topic=table.topic(),
-        type=table.type(),
+        topic=topic,
+        type=kind,
         fields=table.fields(),
         on_stop=table.choice("on_stop", ON_STOP),
         names=table.texts("names"),
@@ -315,6 +314,19 @@ def _action(value: Any, where: str, heard: Mapping[str, ObservationEntry]) -> Ac
             f"{where} has max_rate and {what} but no start_from, expected the measured state (topic, field, names): "
             "from there the first command after an activation or a stop is limited"
         )
+    return entry
+
+
+def _plan(table: Table, topic: str, kind: str) -> ActionEntry:
+    entry = ActionEntry(
+        topic=topic,
+        type=kind,
+        fields=(),
+        on_stop=table.choice("on_stop", PLAN_STOPS[kind]),
+        frame=table.choice("frame", FRAMES),
+        qos=_qos(table, TopicQoS("reliable", "volatile", 1)),
+    )
+    table.require_empty()
     return entry
 
 
@@ -369,6 +381,9 @@ def _require_agreement(contract: Contract) -> None:
     keyed = [entry.key is not None for entry in contract.observation]
     if any(keyed) and not all(keyed):
         raise ContractError(f"observation[{keyed.index(False)}] has no key, expected one: other entries have theirs")
+    histories = [index for index, entry in enumerate(contract.observation) if entry.function == HISTORY]
+    if len(histories) > 1:
+        raise ContractError(f"observation[{histories[1]}].function is history, which another entry has: expected one")
     topics: set[str] = set()
     for where, action in contract.placed_actions():
         if action.topic in first:

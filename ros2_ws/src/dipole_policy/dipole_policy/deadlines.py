@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from dipole_policy.contract import Tolerance
+from dipole_policy.tolerance import Tolerance
 
 
 class Deadlines:

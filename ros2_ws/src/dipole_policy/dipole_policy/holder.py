@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from dipole_runtime import GuidedAction, GuidedPolicy
@@ -17,7 +17,16 @@ from dipole_policy.action import ActionLimits, ActionWriter, parts
 from dipole_policy.contract import Contract
 from dipole_policy.errors import ContractError, shown
 from dipole_policy.fields import Describe
-from dipole_policy.observation import EntryReader, ObservationLayout, Start, entry_readers, start_readers
+from dipole_policy.observation import (
+    EntryReader,
+    HistoryReader,
+    ObservationLayout,
+    Start,
+    entry_readers,
+    start_readers,
+)
+from dipole_policy.plan import PlanLayout, PlanWriter, plan_parts, require_no_plans
+from dipole_policy.topic_reader import TopicReader
 
 _Made = TypeVar("_Made")
 
@@ -43,27 +52,28 @@ class Loaded:
 
     :param path: the bundle's path, as given.
     :param writers: one for each of the contract's actions.
+    :param parts: the elements of the action that each of those writers takes.
     :param starts: of those actions whose first command begins at a measured state.
     :param noise: the same for every inference; None: drawn, or not needed.
     """
 
     path: str
     policy: GuidedPolicy
-    layout: ObservationLayout
+    layout: ObservationLayout | PlanLayout
     limits: ActionLimits
-    writers: Sequence[ActionWriter]
+    writers: Sequence[ActionWriter | PlanWriter]
+    parts: Sequence[slice]
     starts: Sequence[Start]
     noise: NDArray[np.float32] | None
     num_candidates: int | None
 
-    def decide(
-        self, observation: NDArray[np.float32], omega: float | None, shadow: Sequence[float] = ()
-    ) -> list[GuidedAction]:
+    def decide(self, observation: Any, omega: float | None, shadow: Sequence[float] = ()) -> list[GuidedAction]:
         """One run of the policy: the action for ω, then one for each shadow ω, from the same noise.
 
+        :param observation: of the layout.
         :param omega: None: the policy has no ω, and so no shadow.
         """
-        arranged = self.layout.arrange(observation)
+        arranged: Any = self.layout.arrange(observation)
         if omega is None or not shadow:
             return [self.policy.act(arranged, omega, self.noise, num_candidates=self.num_candidates)]
         return self.policy.sweep(arranged, [omega, *shadow], self.noise, num_candidates=self.num_candidates)
@@ -78,13 +88,21 @@ class Fitting:
 
     def __init__(self, contract: Contract, describe: Describe, options: PolicyOptions) -> None:
         self.contract = contract
-        self.readers: list[EntryReader] = self._named(lambda: entry_readers(contract, describe))
+        self.readers: list[TopicReader] = self._named(lambda: entry_readers(contract, describe))
         self.start_readers: list[EntryReader | None] = self._named(lambda: start_readers(contract, describe))
         self._describe = describe
         self._options = options
+        self._plan_writers: list[PlanWriter] = self._named(self._made_plan_writers)
+
+    def _made_plan_writers(self) -> list[PlanWriter]:
+        placed = [(where, entry) for where, entry in self.contract.placed_actions() if entry.frame is not None]
+        histories = [reader for reader in self.readers if isinstance(reader, HistoryReader)]
+        if placed and not histories:
+            raise ContractError(f"{placed[0][0]} takes plans, expected an observation with function: history")
+        return [PlanWriter(*one, histories[0], self._describe) for one in placed]
 
     @property
-    def input_readers(self) -> list[EntryReader]:
+    def input_readers(self) -> list[TopicReader]:
         """Of everything that is listened to."""
         return [*self.readers, *(reader for reader in self.start_readers if reader is not None)]
 
@@ -112,13 +130,24 @@ class Fitting:
             noise = policy.deterministic_noise(candidates)
 
         def fit() -> Loaded:
-            at, placed = parts(contract, manifest.action, self._describe), contract.placed_actions()
+            placed = contract.placed_actions()
+            layout: ObservationLayout | PlanLayout
+            writers: Sequence[ActionWriter | PlanWriter]
+            if manifest.plan is not None:
+                at = plan_parts(contract, manifest)
+                layout, writers = PlanLayout(self.readers, manifest), self._plan_writers
+            else:
+                require_no_plans(contract)
+                at = parts(contract, manifest.action, self._describe)
+                layout = ObservationLayout(self.readers, manifest.observation)
+                writers = [ActionWriter(*one, part, self._describe) for one, part in zip(placed, at, strict=True)]
             return Loaded(
                 path,
                 policy,
-                ObservationLayout(self.readers, manifest.observation),
+                layout,
                 ActionLimits(contract, at, manifest.action),
-                [ActionWriter(*one, part, self._describe) for one, part in zip(placed, at, strict=True)],
+                writers,
+                at,
                 [
                     Start(where, reader, part)
                     for (where, _), reader, part in zip(placed, self.start_readers, at, strict=True)

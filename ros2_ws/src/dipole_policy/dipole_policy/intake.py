@@ -20,9 +20,10 @@ from rclpy.serialization import deserialize_message
 from dipole_policy.contract import TopicQoS
 from dipole_policy.errors import one_line
 from dipole_policy.fields import message_class
-from dipole_policy.observation import Inputs, Unreadable
+from dipole_policy.observation import Inputs
 from dipole_policy.parameters import QOS_OVERRIDES
 from dipole_policy.rclpy_names import given_parameters
+from dipole_policy.topic_reader import Unreadable
 
 
 class _NeverWaited(CallbackGroup):  # type: ignore[misc]  # rclpy is not typed

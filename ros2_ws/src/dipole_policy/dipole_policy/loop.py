@@ -17,10 +17,11 @@ from dipole_policy.clocks import ClockGuard
 from dipole_policy.deadlines import Deadlines
 from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
 from dipole_policy.holder import Loaded, PolicyHolder
-from dipole_policy.observation import Inputs, Received
+from dipole_policy.observation import Inputs
 from dipole_policy.omega import OmegaControl, omega_problem
 from dipole_policy.statistics import Statistics
 from dipole_policy.supervisor import State, Supervisor
+from dipole_policy.topic_reader import Received
 from dipole_policy.wire import Wire
 
 REQUESTED = Cause(Kind.REQUEST, "a stop was asked for, ~/resume ends it")

@@ -12,43 +12,25 @@ from dipole_runtime.manifest import ObservationSpec
 from numpy.typing import NDArray
 
 from dipole_policy.contract import Contract, ObservationEntry
-from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line, shown
+from dipole_policy.driven_types import HISTORY, IMAGE
+from dipole_policy.errors import Cause, ContractError, InputError, Kind, shown
 from dipole_policy.fields import Describe, Path, Reader, leaves, reader, shown_field, size
+from dipole_policy.history import KEPT_S, POSES, SPACING_S, SPAN_S, history, unbroken
+from dipole_policy.images import ImageReader
+from dipole_policy.topic_reader import Received, TopicReader, Unreadable
 
 _NAME_FIELDS = ("name", "joint_names")
 """The fields in which messages name their elements: JointState, JointTrajectory."""
 
 
-@dataclass(frozen=True)
-class Received:
-    """The last message of a topic.
+class EntryReader(TopicReader):
+    """Reads fields of numbers.
 
-    :param received_ns: time of the node's clock when it arrived.
-    """
-
-    message: Any
-    received_ns: int
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """What arrived in a message's place that could not be read.
-
-    :param problem: why not.
-    """
-
-    problem: str
-
-
-class EntryReader:
-    """Reads one entry of the contract from messages of its topic.
-
-    :param where: the entry's place in the contract, for error messages.
     :raises ContractError: the type does not have the fields, or their number of elements is not defined.
     """
 
     def __init__(self, entry: ObservationEntry, where: str, describe: Describe) -> None:
-        self.entry = entry
+        super().__init__(entry, where, describe)
         try:
             found = [leaf for path in entry.fields for leaf in leaves(entry.type, path, describe)]
             self._readers: list[tuple[Path, Reader]] = [
@@ -58,9 +40,6 @@ class EntryReader:
             self._name_field = _name_field(entry, fields) if entry.names else None
         except ContractError as error:
             raise ContractError(f"{where}: {error}") from error
-        self._has_header = fields.get("header") == "std_msgs/Header" or fields.get("header") == "std_msgs/msg/Header"
-        if entry.stamp == "header" and not self._has_header:
-            raise ContractError(f"{where}: stamp is header, but {entry.type} has none, expected received")
         self._read_size = self._size_before_function(size(found), where)
         self.size = 1 if entry.function == "yaw" else self._read_size
         if entry.elements and len(entry.elements) != self.size:
@@ -84,56 +63,13 @@ class EntryReader:
         return count
 
     def concerns(self, message: Any) -> bool:
-        """Whether the message has any of the entry's names: several robots may publish on /joint_states."""
         if self._name_field is None or isinstance(message, Unreadable):
             return True
         return not set(self.entry.names).isdisjoint(getattr(message, self._name_field))
 
-    def fresh(self, inputs: Mapping[str, Received], now_ns: int) -> NDArray[np.float64]:
-        """The entry's elements, as :meth:`read`, from the last message of its topic.
-
-        :param inputs: :meth:`Inputs.snapshot`.
-        :param now_ns: the node's clock.
-        :raises InputError: the topic is missing, stale or wrongly sized.
-        """
-        topic, received = self.entry.topic, inputs.get(self.entry.topic)
-        if received is None:
-            raise InputError(Cause(Kind.MISSING, f"nothing has arrived on {topic}"))
-        if isinstance(received.message, Unreadable):
-            raise InputError(Cause(Kind.WRONG_SIZE, f"{topic} cannot be read ({received.message.problem})"))
-        age = self.age_s(received, now_ns)
-        if age > self.entry.max_age_s:
-            raise InputError(
-                Cause(Kind.STALE, f"{topic} is {age:.3f} s old, expected at most {self.entry.max_age_s} s")
-            )
-        try:
-            return self.read(received.message)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(Cause(Kind.WRONG_SIZE, f"{topic} cannot be read ({one_line(error)})")) from error
-
-    def age_s(self, received: Received, now_ns: int) -> float:
-        """Seconds since the message's stamp or its arrival, whichever is longer ago.
-
-        :raises InputError: the stamp is further in the future than the entry's ``max_age_s``, or is required but not
-            set.
-        """
-        age = (now_ns - received.received_ns) * 1e-9
-        if not self._has_header or self.entry.stamp == "received":
-            return age
-        stamp = received.message.header.stamp
-        stamped_ns = int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
-        if stamped_ns == 0:
-            if self.entry.stamp == "header":
-                raise InputError(Cause(Kind.STALE, f"{self.entry.topic} has no stamp in its header"))
-            return age
-        stamped_age = (now_ns - stamped_ns) * 1e-9
-        if stamped_age < -self.entry.max_age_s:
-            raise InputError(
-                Cause(Kind.CLOCK, f"{self.entry.topic} is stamped {-stamped_age:.3f} s in the future of this clock")
-            )
-        return max(age, stamped_age)
+    def read_received(self, received: Received) -> NDArray[np.float64]:
+        """As :meth:`read`."""
+        return self.read(received.message)
 
     def read(self, message: Any) -> NDArray[np.float64]:
         """The entry's elements, ``size`` of them.
@@ -147,12 +83,11 @@ class EntryReader:
             raise InputError(
                 Cause(Kind.WRONG_SIZE, f"{entry.topic} has {len(values)} elements, expected {self._read_size}")
             )
-        if entry.function is None:
+        if entry.function in (None, HISTORY):
             return values
         with np.errstate(invalid="ignore", over="ignore"):
             if entry.function == "yaw":
-                x, y, z, w = values
-                return np.array([np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))])
+                return np.array([_yaw(values)])
             return np.asarray(np.cos(values) if entry.function == "cos" else np.sin(values))
 
     def _read_field(self, path: Path, read: Reader, message: Any) -> NDArray[np.float64]:
@@ -171,11 +106,70 @@ class EntryReader:
         return values[[positions[name] for name in self.entry.names]]
 
 
+def _yaw(quaternion: Sequence[float] | NDArray[np.float64]) -> float:
+    x, y, z, w = quaternion
+    return float(np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z)))
+
+
 def _name_field(entry: ObservationEntry, fields: Mapping[str, str]) -> str:
     for field in _NAME_FIELDS:
         if fields.get(field, "").startswith("sequence<string"):
             return field
     raise ContractError(f"names are given, but {entry.type} has no array of names ({' or '.join(_NAME_FIELDS)})")
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where and when a plan begins.
+
+    :param time_ns: of the odometry.
+    :param pose: x, y, yaw in the odometry's frame.
+    :param frame: name of that frame.
+    :param base: name of the car's own.
+    """
+
+    time_ns: int
+    pose: NDArray[np.float64]
+    frame: str
+    base: str
+
+
+class HistoryReader(EntryReader):
+    """The car's past poses in its frame of now, from odometry.
+
+    :ivar origin: where the history that was read last ends; None: none was read.
+    """
+
+    kept_s = KEPT_S
+
+    def __init__(self, entry: ObservationEntry, where: str, describe: Describe) -> None:
+        super().__init__(entry, where, describe)
+        self.size = POSES * 3
+        self.origin: Origin | None = None
+
+    def read_received(self, received: Received) -> NDArray[np.float64]:
+        """[12]: x, y, yaw of 1.5, 1.0, 0.5 and 0 s ago."""
+        topic, now = self.entry.topic, received.message
+        timed = [*received.past, (self.time_ns(now, received.received_ns), now)]
+        poses = np.array([self._pose(message) for _, message in timed])
+        if not np.isfinite(poses).all():
+            raise InputError(Cause(Kind.NON_FINITE, f"{topic} gives a pose that is not finite"))
+        seconds = [(time_ns - timed[-1][0]) * 1e-9 for time_ns, _ in timed]
+        begin = unbroken(seconds, poses)
+        found = history(seconds[begin:], poses[begin:])
+        if found is None:
+            known = -seconds[begin]
+            raise InputError(
+                Cause(Kind.MISSING, f"{topic} has {known:.2f} s of history without a jump, expected {SPAN_S} s")
+            )
+        if not now.header.frame_id or not now.child_frame_id:
+            raise InputError(Cause(Kind.MISSING, f"{topic} does not name its frames (header.frame_id, child_frame_id)"))
+        self.origin = Origin(timed[-1][0], poses[-1], now.header.frame_id, now.child_frame_id)
+        return found.reshape(-1)
+
+    def _pose(self, message: Any) -> NDArray[np.float64]:
+        x, y, *quaternion = self.read(message)
+        return np.array([x, y, _yaw(quaternion)])
 
 
 class Inputs:
@@ -185,8 +179,8 @@ class Inputs:
     :param take: called before every look; hands what has arrived to :meth:`receive`.
     """
 
-    def __init__(self, readers: Sequence[EntryReader], take: Callable[[], None] | None = None) -> None:
-        self._readers: dict[str, list[EntryReader]] = {}
+    def __init__(self, readers: Sequence[TopicReader], take: Callable[[], None] | None = None) -> None:
+        self._readers: dict[str, list[TopicReader]] = {}
         for entry in readers:
             self._readers.setdefault(entry.entry.topic, []).append(entry)
         self._lock = threading.Lock()
@@ -208,10 +202,13 @@ class Inputs:
         :param received_ns: time of the node's clock when it arrived.
         :return: whether it was stored.
         """
-        is_ours = any(entry.concerns(message) for entry in self._readers[topic])
+        readers = self._readers[topic]
+        is_ours = any(entry.concerns(message) for entry in readers)
         if is_ours:
+            keeper = max(readers, key=lambda reader: reader.kept_s)
             with self._lock:
-                self._latest[topic] = Received(message, received_ns)
+                past = _past(self._latest.get(topic), keeper) if keeper.kept_s else ()
+                self._latest[topic] = Received(message, received_ns, past)
         return is_ours
 
     def snapshot(self) -> Mapping[str, Received]:
@@ -242,6 +239,17 @@ class Inputs:
         }
 
 
+def _past(last: Received | None, keeper: TopicReader) -> tuple[tuple[int, Any], ...]:
+    """What came before, and the last message itself unless it followed too soon."""
+    if last is None or isinstance(last.message, Unreadable):
+        return ()
+    time_ns = keeper.time_ns(last.message, last.received_ns)
+    past = last.past
+    if not past or abs(time_ns - past[-1][0]) >= SPACING_S * 1e9:
+        past = (*past, (time_ns, last.message))
+    return tuple(one for one in past if time_ns - one[0] <= keeper.kept_s * 1e9)
+
+
 class ObservationLayout:
     """Assembles the contract's entries in the order that a bundle requires.
 
@@ -249,13 +257,16 @@ class ObservationLayout:
     :raises ContractError: sizes, names or keys differ from it.
     """
 
-    def __init__(self, readers: Sequence[EntryReader], spec: ObservationSpec) -> None:
+    def __init__(self, readers: Sequence[TopicReader], spec: ObservationSpec) -> None:
         self._spec = spec
-        self.order = list(readers)
+        self.order: list[TopicReader] = list(readers)
         """The contract's entries in the bundle's order."""
         if spec.is_dict:
             keys = [part.key for part in spec.parts]
             self.order = [entry for key in keys for entry in readers if entry.entry.key == key]
+        for camera in readers:
+            if isinstance(camera, ImageReader):
+                raise ContractError(f"{camera.entry.topic} gives pictures, expected a bundle that plans from them")
         _require_keys(readers, spec)
         _require_sizes(self.order, spec)
         _require_elements(self.order, spec)
@@ -324,12 +335,18 @@ class Start:
         return values
 
 
-def entry_readers(contract: Contract, describe: Describe) -> list[EntryReader]:
+def entry_readers(contract: Contract, describe: Describe) -> list[TopicReader]:
     """Readers for all entries of a contract.
 
     :raises ContractError: see :class:`EntryReader`.
     """
-    return [EntryReader(entry, f"observation[{index}]", describe) for index, entry in enumerate(contract.observation)]
+
+    def reader(entry: ObservationEntry, where: str) -> TopicReader:
+        if entry.type == IMAGE:
+            return ImageReader(entry, where, describe)
+        return (HistoryReader if entry.function == HISTORY else EntryReader)(entry, where, describe)
+
+    return [reader(entry, f"observation[{index}]") for index, entry in enumerate(contract.observation)]
 
 
 def start_readers(contract: Contract, describe: Describe) -> list[EntryReader | None]:
@@ -343,7 +360,7 @@ def start_readers(contract: Contract, describe: Describe) -> list[EntryReader | 
     ]
 
 
-def _require_keys(readers: Sequence[EntryReader], spec: ObservationSpec) -> None:
+def _require_keys(readers: Sequence[TopicReader], spec: ObservationSpec) -> None:
     expected = [part.key for part in spec.parts if part.key is not None]
     found = [entry.entry.key for entry in readers if entry.entry.key is not None]
     if not spec.is_dict and found:
@@ -356,7 +373,7 @@ def _require_keys(readers: Sequence[EntryReader], spec: ObservationSpec) -> None
             raise ContractError(f"observation has the key {shown(key)}, expected the bundle's: {', '.join(expected)}")
 
 
-def _require_sizes(order: Sequence[EntryReader], spec: ObservationSpec) -> None:
+def _require_sizes(order: Sequence[TopicReader], spec: ObservationSpec) -> None:
     for part in spec.parts:
         entries = [entry for entry in order if entry.entry.key == part.key]
         total = sum(entry.size for entry in entries)
@@ -366,7 +383,7 @@ def _require_sizes(order: Sequence[EntryReader], spec: ObservationSpec) -> None:
             raise ContractError(f"{name} has {sizes} = {total} elements, expected the bundle's {part.size}")
 
 
-def _require_elements(order: Sequence[EntryReader], spec: ObservationSpec) -> None:
+def _require_elements(order: Sequence[TopicReader], spec: ObservationSpec) -> None:
     start = 0
     for entry in order:
         names = spec.names[start : start + entry.size]

@@ -33,8 +33,8 @@ def outlets(
         measured = _measured(starts.get(part.start), inputs, now_ns)
         return Outlet(lambda command: publish(index, command), part, entry.on_stop, measured, within)
 
-    writers = zip(contract.actions, loaded.writers, strict=True)
-    return [outlet(index, entry, writer.part) for index, (entry, writer) in enumerate(writers)]
+    placed = zip(contract.actions, loaded.parts, strict=True)
+    return [outlet(index, entry, part) for index, (entry, part) in enumerate(placed)]
 
 
 def _measured(start: Start | None, inputs: Inputs, now_ns: Callable[[], int]) -> Callable[[], Command | None]:

@@ -96,6 +96,7 @@ def model_info(loaded: Loaded, name: str) -> DiagnosticStatus:
         "precision": manifest.precision,
         "observation.size": observation.size,
         "observation.names": ", ".join(observation.names),
+        **_cameras(manifest),
         "action.names": ", ".join(action.names),
         "action.low": ", ".join(map(repr, action.low)),
         "action.high": ", ".join(map(repr, action.high)),
@@ -103,6 +104,12 @@ def model_info(loaded: Loaded, name: str) -> DiagnosticStatus:
         **{f"provenance.{key}": value for key, value in manifest.provenance.items()},
     }
     return status(DiagnosticStatus.OK, f"{name}: model", loaded.policy.hash[:12], loaded.policy.hash[:12], values)
+
+
+def _cameras(manifest: Manifest) -> dict[str, object]:
+    """Of a plan bundle."""
+    plan = manifest.plan
+    return {} if plan is None else {"cameras": f"{', '.join(plan.cameras)}: {plan.width} × {plan.height} pixels"}
 
 
 def _guidance(loaded: Loaded) -> dict[str, object]:
@@ -121,7 +128,7 @@ def driven(decision: Decision) -> Float64MultiArray:
     """The command that was sent, and its ω; NaN if the policy has none."""
     action = decision.action
     omega = math.nan if action.omega is None else action.omega
-    values = [float(decision.number or 0), decision.time_ns * 1e-9, omega, float(action.q[action.chosen])]
+    values = [float(decision.number or 0), decision.time_ns * 1e-9, omega, action.value]
     label = ",".join(("number", "time_s", "omega", "q", *decision.loaded.policy.manifest.action.names))
     return _row(label, [*values, *decision.command.tolist()])
 
@@ -137,7 +144,7 @@ def shadow(decision: Decision) -> Float64MultiArray:
     for action in decision.shadow:
         far = distance(action, decision.action, loaded)
         assert action.omega is not None
-        rows.append([action.omega, float(action.q[action.chosen]), far, *action.action.reshape(-1).tolist()])
+        rows.append([action.omega, action.value, far, *action.action.reshape(-1).tolist()])
     width = 3 + loaded.limits.size
     label = ",".join(("omega", "q", "distance", *loaded.policy.manifest.action.names))
     dimensions = [

@@ -231,7 +231,9 @@ class Session:
     def _publish(self, index: int, command: Command) -> None:
         stamp = Time(nanoseconds=self.now_ns()).to_msg()
         writer = self._holder.current.writers[index]
-        self._commands[writer.entry.topic].publish(writer.message(command, _make, stamp))
+        message = writer.message(command, _make, stamp)
+        if message is not None:
+            self._commands[writer.entry.topic].publish(message)
 
     def _listen(self) -> None:
         self._intake = Intake(self._node, self.inputs, self.now_ns, self._settings.simulated)

@@ -63,7 +63,7 @@ def shadow(decision: Decision, make: Make) -> Any:
         make(
             f"{PACKAGE}/msg/ShadowAction",
             omega=_omega(action),
-            q=float(action.q[action.chosen]),
+            q=action.value,
             distance=distance(action, decision.action, decision.loaded),
             action=_numbers(action.action.reshape(-1)),
         )

@@ -21,7 +21,8 @@ class Outlet:
 
     :param publish: sends its part of a command; may raise.
     :param part: which elements of the command are its own.
-    :param on_stop: what a stop sends: ``zero``, ``hold``, ``none``.
+    :param on_stop: what a stop sends: ``zero``, ``hold``, ``none``; of plans ``empty`` or ``stand``, for which it
+        publishes NaN.
     :param measured: gives where the robot is, shape of the part; None: not known now. Must not raise.
     :param hold_within: how far the robot may be found from where it is held until it is held where it is; None: any.
     """
@@ -153,6 +154,8 @@ class Wire:
                 if place is None:
                     continue
                 command[outlet.part] = place
+            elif outlet.on_stop in ("empty", "stand"):
+                command[outlet.part] = np.nan
             else:
                 continue
             reached.append(outlet)

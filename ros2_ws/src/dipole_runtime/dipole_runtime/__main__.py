@@ -14,12 +14,11 @@ from dipole_runtime.benchmark import draw_histograms, measure_latency, table
 from dipole_runtime.bundle import Bundle, read_bundle
 from dipole_runtime.errors import GuidedPolicyError, refusing
 from dipole_runtime.inspection import describe
-from dipole_runtime.observations import observation_of
 from dipole_runtime.page import write_page
 from dipole_runtime.policy import LOAD_TIME_LIMIT, GuidedPolicy
-from dipole_runtime.selftest import acting_network, measure_parity, require_parity
+from dipole_runtime.selftest import acting_network, measure_parity, recorded_observations, require_parity
 from dipole_runtime.sessions import time_limit
-from dipole_runtime.vectors import TestVectors
+from dipole_runtime.vectors import ActionVectors
 
 _RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
@@ -80,7 +79,7 @@ def _count(text: str) -> int:
 def _selftest(bundle: Bundle) -> None:
     manifest = bundle.manifest
     vectors = bundle.vectors()
-    omegas = [f"{omega:g}" for omega in vectors.omegas] if isinstance(vectors, TestVectors) else []
+    omegas = [] if isinstance(vectors, ActionVectors) else [f"{omega:g}" for omega in vectors.omegas]
     at = f" at ω = {', '.join(omegas)}" if omegas else ""
     print(f"{bundle.where}: {len(vectors.observations)} test vectors{at}, {_RUNTIME}")
     print(f"{'':18} {'action error':>14} {'q error':>10}")
@@ -98,10 +97,14 @@ def _selftest(bundle: Bundle) -> None:
 
 def _bench(bundle: Bundle, chosen: argparse.Namespace) -> None:
     policy = GuidedPolicy.from_bundle(bundle, threads=chosen.threads)
-    observations = [observation_of(policy.manifest.observation, flat) for flat in bundle.vectors().observations]
+    observations = list(recorded_observations(bundle))
     guidance = policy.manifest.guidance
+    if policy.manifest.plan is not None:
+        # The one that the fixed noise belongs to.
+        observations = observations[:1]
     if guidance is not None:
-        counts = chosen.candidates or sorted({1, guidance.num_candidates, 32})
+        several = {1} if policy.manifest.plan is not None else {1, guidance.num_candidates, 32}
+        counts = chosen.candidates or sorted(several)
         settings = [(omegas, count) for omegas in chosen.omegas or (1, 5) for count in counts]
     elif chosen.omegas or chosen.candidates:
         option = "--omegas" if chosen.omegas else "--candidates"

@@ -38,6 +38,8 @@ def measure_latency(
     :param candidates: number of candidates N ≥ 1; None: the policy has none.
     """
     span = policy.manifest.omega
+    # Plans from other noise may leave the bounds, and then they are refused.
+    noise = None if policy.manifest.plan is None else policy.deterministic_noise()
     values = None
     if span is not None and omegas is not None and omegas > 1:
         values = np.linspace(span.low, span.high, omegas).clip(span.low, span.high)
@@ -45,9 +47,9 @@ def measure_latency(
     for index in range(len(seconds)):
         observation = observations[index % len(observations)]
         if values is None:
-            seconds[index] = policy.act(observation, num_candidates=candidates).latency_s
+            seconds[index] = policy.act(observation, None, noise, num_candidates=candidates).latency_s
         else:
-            seconds[index] = policy.sweep(observation, values, num_candidates=candidates)[0].latency_s
+            seconds[index] = policy.sweep(observation, values, noise, num_candidates=candidates)[0].latency_s
     return Latency(omegas, candidates, seconds[_WARM_UPS:])
 
 

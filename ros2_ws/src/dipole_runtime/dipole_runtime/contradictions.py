@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dipole_runtime.errors import shown
-from dipole_runtime.tolerances import LARGEST_TOLERANCES
+from dipole_runtime.plan_spec import plan_contradictions
+from dipole_runtime.tolerances import LARGEST_OF_PLANS, LARGEST_TOLERANCES
 
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
@@ -56,13 +57,15 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     drawn = 0 if guidance is None else guidance.num_candidates * manifest.noise_size
     if drawn > MAX_NOISE:
         yield f"at num_candidates: found {drawn} numbers of noise for a decision, expected at most {MAX_NOISE}"
+    if manifest.plan is not None:
+        yield from plan_contradictions(manifest, manifest.plan)
     betas = () if guidance is None else guidance.betas
     if betas and betas[0] < _SMALLEST_BETA:
         yield f"at betas[0]: found {betas[0]}, expected at least {_SMALLEST_BETA:.2g}"
     omega = manifest.omega
     if omega is not None and not omega.low <= omega.default <= omega.high:
         yield f"at omega: found low {omega.low}, default {omega.default}, high {omega.high}, expected that order"
-    largest = LARGEST_TOLERANCES[manifest.precision]
+    largest = LARGEST_TOLERANCES[manifest.precision] if manifest.plan is None else LARGEST_OF_PLANS
     for name, error, tolerance, most in (
         ("action", parity.action_error, parity.action_tolerance, largest.action),
         ("q", parity.q_error, parity.q_tolerance, largest.q),

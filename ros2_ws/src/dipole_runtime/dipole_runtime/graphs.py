@@ -7,13 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipole_runtime.errors import GuidedPolicyError, shown
-from dipole_runtime.manifest import CRITIC, DETERMINISTIC, GUIDED, NEGATIVE, POSITIVE, PREDICTOR, Manifest
+from dipole_runtime.manifest import (
+    CRITIC,
+    DETERMINISTIC,
+    ENCODER,
+    GUIDED,
+    NEGATIVE,
+    PLANNER,
+    POSITIVE,
+    PREDICTOR,
+    Manifest,
+)
+from dipole_runtime.plan_spec import ACCELERATION, CAMERAS, COMMAND, HISTORY, NOISE_OF_POSE, POSE, VELOCITY, PlanSpec
 from dipole_runtime.protobuf import FIXED32, FIXED64, Budget, Message
 
 Shape = tuple[int | None, ...]
@@ -86,7 +97,7 @@ _SHAPE = {1: "dim*"}
 _DIM = {1: "dim_value", 2: "dim_param", 3: "denotation"}
 _OPSET = {1: "domain", 2: "version"}
 
-_FLOAT = 1
+_FLOAT, _UINT8, _INT64 = 1, 2, 7
 # The ONNX element types that a policy needs, and the fields that hold their numbers if raw_data does not.
 _ELEMENTS: dict[int, tuple[type[np.generic], str]] = {
     1: (np.float32, "float_data"),
@@ -113,14 +124,20 @@ _MAX_STRUCTURE = 2 << 20
 
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs of a graph, all float32: name → shape."""
+    """Inputs and outputs of a graph: name → shape.
+
+    :param elements: the ONNX element types of those that are not float32.
+    """
 
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
+    elements: Mapping[str, int] = field(default_factory=dict)
 
 
 def expected_signatures(manifest: Manifest) -> dict[str, Signature]:
     """File name → the signature that its graph must have."""
+    if manifest.plan is not None:
+        return _plan_signatures(manifest, manifest.plan)
     observation, action = manifest.observation.size, manifest.action.size
     critic = Signature({"observation": (None, observation), "action": (None, action)}, {"q": (None,)})
     if manifest.policy == "deterministic":
@@ -141,6 +158,21 @@ def expected_signatures(manifest: Manifest) -> dict[str, Signature]:
         {"velocity": (None, action)},
     )
     return {GUIDED: guided, POSITIVE: velocity, NEGATIVE: velocity, CRITIC: critic}
+
+
+def _plan_signatures(manifest: Manifest, plan: PlanSpec) -> dict[str, Signature]:
+    poses, tokens = manifest.action.size // POSE, (plan.tokens, plan.token_size)
+    (history,) = (part.shape for part in manifest.observation.parts if part.key == HISTORY)
+    encoder = Signature(
+        {CAMERAS: (len(plan.cameras), *plan.picture_shape), VELOCITY: (2,), ACCELERATION: (2,), COMMAND: ()},
+        {"tokens": tokens},
+        {CAMERAS: _UINT8, COMMAND: _INT64},
+    )
+    planner = Signature(
+        {"tokens": tokens, HISTORY: history, "noise": (poses, NOISE_OF_POSE), "omega": (None,)},
+        {"plan": (None, poses, POSE)},
+    )
+    return {ENCODER: encoder, PLANNER: planner}
 
 
 def require_graph(name: str, data: bytes, manifest: Manifest) -> None:
@@ -174,8 +206,8 @@ def _require_model(data: memoryview, manifest: Manifest, signature: Signature) -
             f"found IR version {model.number('ir_version')}, expected {manifest.ir_version} as in the manifest"
         )
     graph = Message(model.blob("graph"), _GRAPH, "the graph", budget)
-    _require_values("input", graph.all("input"), signature.inputs, budget)
-    _require_values("output", graph.all("output"), signature.outputs, budget)
+    _require_values("input", graph.all("input"), signature.inputs, signature.elements, budget)
+    _require_values("output", graph.all("output"), signature.outputs, signature.elements, budget)
     contents = _Contents(budget, manifest.action.size)
     contents.read(graph, depth=0, inside_scan=False)
     if len(data) - contents.numbers > _MAX_STRUCTURE:
@@ -197,7 +229,13 @@ def _require_bounds(vectors: Sequence[NDArray[np.float32]], manifest: Manifest) 
             raise GuidedPolicyError(f"does not hold the manifest's action.{name}, expected it among its constants")
 
 
-def _require_values(kind: str, entries: Sequence[memoryview], expected: Mapping[str, Shape], budget: Budget) -> None:
+def _require_values(
+    kind: str,
+    entries: Sequence[memoryview],
+    expected: Mapping[str, Shape],
+    elements: Mapping[str, int],
+    budget: Budget,
+) -> None:
     values = [Message(entry, _VALUE_INFO, f"an {kind}", budget) for entry in entries]
     names = [value.text("name") for value in values]
     if sorted(names) != sorted(expected):
@@ -205,9 +243,11 @@ def _require_values(kind: str, entries: Sequence[memoryview], expected: Mapping[
     for name, value in zip(names, values, strict=True):
         kind_of_value = Message(value.blob("type"), _TYPE, name, budget)
         tensor = Message(kind_of_value.blob("tensor_type"), _TENSOR_TYPE, name, budget)
-        if tensor.number("elem_type") != _FLOAT:
+        element = elements.get(name, _FLOAT)
+        if tensor.number("elem_type") != element:
+            expected_type = f"{np.dtype(_ELEMENTS[element][0])} ({element})"
             raise GuidedPolicyError(
-                f"{kind} {name} has element type {tensor.number('elem_type')}, expected float32 (1)"
+                f"{kind} {name} has element type {tensor.number('elem_type')}, expected {expected_type}"
             )
         shape_of_tensor = Message(tensor.blob("shape"), _SHAPE, name, budget)
         dims = [Message(dim, _DIM, name, budget) for dim in shape_of_tensor.all("dim")]

@@ -15,15 +15,13 @@ _ROWS = 64
 def describe(bundle: Bundle) -> str:
     """Several lines for people; programs find everything in the manifest."""
     manifest = bundle.manifest
-    parity = manifest.parity
     lines = [
         f"{bundle.where}",
         f"hash         {manifest.checksum}",
         f"format       {manifest.format_version}, opset {manifest.opset}, IR version {manifest.ir_version}",
         f"precision    {manifest.precision}",
         *_policy(manifest),
-        f"parity       actions {parity.action_error:.2e} of their range (at most {parity.action_tolerance:.0e}), "
-        f"q {parity.q_error:.2e} (at most {parity.q_tolerance:.0e}), measured at export",
+        _parity(manifest),
         "",
         *_table(
             ("file", "bytes", "sha256"),
@@ -50,6 +48,17 @@ def describe(bundle: Bundle) -> str:
     return "\n".join("".join(letter if letter.isprintable() else "�" for letter in line) for line in lines)
 
 
+def _parity(manifest: Manifest) -> str:
+    parity = manifest.parity
+    if manifest.plan is not None:
+        most = f"{parity.action_tolerance:.0e}"
+        return f"parity       plans {parity.action_error:.2e} m or rad (at most {most}), measured at export"
+    return (
+        f"parity       actions {parity.action_error:.2e} of their range (at most {parity.action_tolerance:.0e}), "
+        f"q {parity.q_error:.2e} (at most {parity.q_tolerance:.0e}), measured at export"
+    )
+
+
 def _policy(manifest: Manifest) -> Iterator[str]:
     guidance = manifest.guidance
     if guidance is None:
@@ -59,7 +68,14 @@ def _policy(manifest: Manifest) -> Iterator[str]:
         yield "policy       diffusion"
         yield f"denoising    {guidance.flow_steps} steps, {guidance.num_candidates} candidates"
         return
-    omega = guidance.omega
+    omega, plan = guidance.omega, manifest.plan
+    if plan is not None:
+        yield f"policy       plan of {manifest.action.shape[0]} poses, one every {plan.interval_s:g} s"
+        yield f"cameras      {', '.join(plan.cameras)}: {plan.width} × {plan.height} pixels, RGB"
+        yield f"commands     {', '.join(f'{index} {name}' for index, name in enumerate(plan.commands))}"
+        yield f"solver       {guidance.flow_steps} steps"
+        yield f"omega        {omega.default} by default, {omega.low} to {omega.high}"
+        return
     yield "policy       guided pair"
     yield f"flow         {guidance.flow_steps} steps, {guidance.num_candidates} candidates"
     yield f"omega        {omega.default} by default, {omega.low} to {omega.high}"

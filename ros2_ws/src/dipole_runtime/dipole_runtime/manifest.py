@@ -11,13 +11,15 @@ from typing import Any, Literal
 
 from dipole_runtime.contradictions import contradictions
 from dipole_runtime.errors import GuidedPolicyError, refusing, shown
+from dipole_runtime.plan_spec import PlanSpec, noise_size
 from dipole_runtime.schema import Json, first_problem, manifest_schema
 
 FORMAT = "dipole-bundle"
-PolicyForm = Literal["pair", "deterministic", "diffusion"]
+PolicyForm = Literal["pair", "deterministic", "diffusion", "plan"]
 """How a bundle's policy acts: ``pair`` draws N guided candidates and the critics choose; ``deterministic`` has one
-action for an observation; ``diffusion`` draws N candidates in steps that add noise, and the critics choose."""
-FORMAT_VERSIONS: Mapping[PolicyForm, int] = {"pair": 1, "deterministic": 2, "diffusion": 3}
+action for an observation; ``diffusion`` draws N candidates in steps that add noise, and the critics choose; ``plan``
+draws one guided plan, the poses of a car, from the pictures of its cameras."""
+FORMAT_VERSIONS: Mapping[PolicyForm, int] = {"pair": 1, "deterministic": 2, "diffusion": 3, "plan": 4}
 """First format version with this form. A pair keeps version 1, so programs that know only version 1 can run it."""
 OPSET = 20
 IR_VERSION = 10
@@ -29,12 +31,18 @@ NEGATIVE = "policy_negative.onnx"
 DETERMINISTIC = "deterministic_policy.onnx"
 PREDICTOR = "noise_predictor.onnx"
 CRITIC = "critic.onnx"
+ENCODER = "scene_encoder.onnx"
+PLANNER = "planner.onnx"
 VECTORS = "test_vectors.npz"
 NETWORK_FILES: Mapping[PolicyForm, tuple[str, ...]] = {
     "pair": (GUIDED, POSITIVE, NEGATIVE, CRITIC),
     "deterministic": (DETERMINISTIC, CRITIC),
     "diffusion": (GUIDED, PREDICTOR, CRITIC),
+    "plan": (ENCODER, PLANNER),
 }
+
+_NO_CRITICS = {"q_error": 0.0, "q_tolerance": 0.0}
+"""What a plan bundle's manifest leaves out of its parity."""
 
 MAX_MANIFEST_SIZE = 1 << 20
 """In bytes."""
@@ -85,6 +93,8 @@ class ObservationPart:
 class ObservationSpec:
     """The flat vector that the graphs take: its parts, flattened and concatenated in this order.
 
+    Of a plan bundle: everything that is seen but the pictures.
+
     :param size: number of elements in all, 1 to 65,536.
     :param names: one per element, all different.
     """
@@ -128,10 +138,10 @@ class OmegaRange:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a pair or a diffusion policy gets from noise to its action.
+    """How a policy of any form but a deterministic one gets from noise to its action.
 
-    :param flow_steps: K, 1 to 1,000; of a diffusion policy T, its denoising steps.
-    :param num_candidates: default number of candidates N, 1 to 4,096.
+    :param flow_steps: K, 1 to 1,000; of a diffusion policy T, its denoising steps; of a plan those of the solver.
+    :param num_candidates: default number of candidates N, 1 to 4,096; of a plan 1 alone.
     :param omega: of a diffusion policy 0 alone.
     :param betas: β₁ … β_T in (0, 1), the variances of a diffusion policy's steps; empty: a pair.
     """
@@ -146,8 +156,8 @@ class Guidance:
 class Parity:
     """Largest differences from the trainer, and the tolerances for them; see :mod:`dipole_runtime.parity`.
 
-    :param action_error: as a share of each action's range.
-    :param q_error: as a share of max(1, |q|).
+    :param action_error: as a share of each action's range; of a plan in metres and radians.
+    :param q_error: as a share of max(1, |q|); 0 for a plan, which has no critics.
     """
 
     action_error: float
@@ -163,6 +173,7 @@ class Manifest:
     :param files: all files except the manifest, by name.
     :param guidance: None: a deterministic policy, which has no ω and no candidates.
     :param provenance: JSON values: how the policy was made.
+    :param plan: of a plan bundle; None: it holds another form of policy.
     """
 
     files: Mapping[str, FileEntry]
@@ -172,12 +183,15 @@ class Manifest:
     precision: Literal["fp32", "int8"]
     parity: Parity
     provenance: Mapping[str, Any]
+    plan: PlanSpec | None = None
     opset: int = OPSET
     ir_version: int = IR_VERSION
 
     @property
     def policy(self) -> PolicyForm:
         """How the policy acts."""
+        if self.plan is not None:
+            return "plan"
         if self.guidance is None:
             return "deterministic"
         return "diffusion" if self.guidance.betas else "pair"
@@ -185,6 +199,8 @@ class Manifest:
     @property
     def noise_size(self) -> int:
         """Standard normal numbers that a candidate starts from: an action's size, for each step if it is diffusion."""
+        if self.plan is not None:
+            return noise_size(self.action.size)
         return 0 if self.guidance is None else self.action.size * max(1, len(self.guidance.betas))
 
     @property
@@ -236,8 +252,9 @@ class Manifest:
             action=_action(value["action"]),
             guidance=_guidance(value),
             precision=value["precision"],
-            parity=Parity(**{name: float(number) for name, number in value["parity"].items()}),
+            parity=Parity(**{**_NO_CRITICS, **{name: float(number) for name, number in value["parity"].items()}}),
             provenance=value["provenance"],
+            plan=PlanSpec.from_json(value["plan"]) if "plan" in value else None,
         )
         problem = next(contradictions(manifest), None)
         if problem is not None:
@@ -275,11 +292,15 @@ class Manifest:
                 "parts": [_part_to_json(part) for part in self.observation.parts],
             },
             "action": {name: _plain(value) for name, value in vars(self.action).items()},
-            **_guidance_to_json(self.guidance),
+            **_guidance_to_json(self),
             "opset": self.opset,
             "ir_version": self.ir_version,
             "precision": self.precision,
-            "parity": dict(vars(self.parity)),
+            "parity": {
+                name: number
+                for name, number in vars(self.parity).items()
+                if self.plan is None or name not in _NO_CRITICS
+            },
             "provenance": self.provenance,
         }
 
@@ -354,7 +375,7 @@ def _guidance(value: Json) -> Guidance | None:
     form = value.get("policy", "pair")
     if form == "deterministic":
         return None
-    candidates = int(value["num_candidates"])
+    candidates = 1 if form == "plan" else int(value["num_candidates"])
     if form == "diffusion":
         betas = _floats(value["betas"])
         return Guidance(len(betas), candidates, OmegaRange(0.0, 0.0, 0.0), betas)
@@ -362,10 +383,14 @@ def _guidance(value: Json) -> Guidance | None:
     return Guidance(int(value["flow_steps"]), candidates, omega)
 
 
-def _guidance_to_json(guidance: Guidance | None) -> dict[str, Json]:
+def _guidance_to_json(manifest: Manifest) -> dict[str, Json]:
     """Fields that a policy does not have are left out of its manifest."""
+    guidance = manifest.guidance
     if guidance is None:
         return {"policy": "deterministic"}
+    if manifest.plan is not None:
+        turned = {"flow_steps": guidance.flow_steps, "omega": dict(vars(guidance.omega))}
+        return {"policy": "plan", "plan": manifest.plan.to_json(), **turned}
     candidates = {"num_candidates": guidance.num_candidates}
     if guidance.betas:
         return {"policy": "diffusion", "betas": list(guidance.betas), **candidates}

@@ -48,8 +48,8 @@ def write_page(bundle: Bundle, folder: str | os.PathLike[str]) -> Path:
     :param bundle: a checked bundle; its test vectors are run here, too, before anything is written.
     :param folder: any folder but a bundle's own.
     :return: the file.
-    :raises GuidedPolicyError: the bundle acts differently than in the trainer, or is too large for a browser; the
-        folder is a file or a bundle, or cannot be written.
+    :raises GuidedPolicyError: the bundle acts differently than in the trainer, is too large for a browser, or holds
+        plans; the folder is a file or a bundle, or cannot be written.
     """
     content = page_bytes(bundle)
     folder = Path(folder)
@@ -77,6 +77,8 @@ def write_page(bundle: Bundle, folder: str | os.PathLike[str]) -> Path:
 
 def page_bytes(bundle: Bundle) -> bytes:
     """The page of a bundle; see :func:`write_page`."""
+    if bundle.manifest.plan is not None:
+        raise GuidedPolicyError(f"{bundle.where} holds plans from pictures, expected a policy on vectors for a page")
     policy = GuidedPolicy.from_bundle(bundle)
     vectors = bundle.vectors()
     graph = bundle.files[GUIDED if isinstance(vectors, TestVectors) else DETERMINISTIC]

@@ -8,14 +8,19 @@ import numpy as np
 
 from dipole_runtime.errors import GuidedPolicyError
 from dipole_runtime.manifest import Manifest, Parity
+from dipole_runtime.plan_spec import POSE
+from dipole_runtime.scenes import Scene, scene_of
 from dipole_runtime.sessions import Floats
-from dipole_runtime.vectors import ActionVectors, TestVectors
+from dipole_runtime.vectors import ActionVectors, PlanVectors, TestVectors
 
 Run = Callable[[Floats, Floats, Floats], tuple[Floats, Floats]]
 """(observation [obs], noise [N, noise], omegas [W]) → (action [W, act], q [W, N])."""
 
 Act = Callable[[Floats], tuple[Floats, Floats]]
 """observation [1, obs] → (action [1, act], q [1])."""
+
+Plan = Callable[[Scene, Floats, Floats], Floats]
+"""(scene, noise [1, noise], omegas [W]) → plans [W, act]."""
 
 
 def compare(run: Run, vectors: TestVectors, manifest: Manifest) -> Parity:
@@ -67,6 +72,21 @@ def compare_actions(act: Act, vectors: ActionVectors, manifest: Manifest) -> Par
             action_error = max(action_error, _largest(np.abs(action - expected.astype(np.float64)) / width))
             q_error = max(q_error, _q_error(q, trainer_q))
     return Parity(action_error, manifest.parity.action_tolerance, q_error, manifest.parity.q_tolerance)
+
+
+def compare_plans(plan: Plan, vectors: PlanVectors, manifest: Manifest) -> Parity:
+    """The largest errors of a plan bundle over all vectors, in metres and radians; see :func:`compare`."""
+    action_error = 0.0
+    with np.errstate(all="ignore"):
+        for index, expected in enumerate(vectors.plans):
+            found = plan(scene_of(manifest, vectors, index), vectors.noise[index], vectors.omegas)
+            if found.shape != expected.shape:
+                raise GuidedPolicyError(f"plan has shape {found.shape}, expected {expected.shape}")
+            differences = np.abs(found - expected.astype(np.float64)).reshape(-1, POSE)
+            # Two headings on both sides of ±π are close to each other.
+            differences[:, 2] = np.abs((differences[:, 2] + np.pi) % (2 * np.pi) - np.pi)
+            action_error = max(action_error, _largest(differences))
+    return Parity(action_error, manifest.parity.action_tolerance, 0.0, manifest.parity.q_tolerance)
 
 
 def _width(manifest: Manifest) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

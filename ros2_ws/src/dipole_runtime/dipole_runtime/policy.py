@@ -1,7 +1,8 @@
-"""The policy that drives: each decision runs the fused graph once, with everything checked; it does not learn."""
+"""The policy that drives: each decision runs its graphs once, with everything checked; it does not learn."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from dipole_runtime.bundle import Bundle, read_bundle
 from dipole_runtime.errors import GuidedPolicyError, refusing, shown
 from dipole_runtime.manifest import MAX_CANDIDATES, Guidance
-from dipole_runtime.observations import ObservationReader, all_finite, observation_of
-from dipole_runtime.selftest import acting_network, measure_parity, require_parity
-from dipole_runtime.sessions import Floats, Provider, time_limit
-from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS
+from dipole_runtime.observations import ObservationReader, all_finite
+from dipole_runtime.scenes import SceneNetworks, SceneReader
+from dipole_runtime.selftest import acting_network, measure_parity, recorded_observations, require_parity
+from dipole_runtime.sessions import Floats, Network, Provider, time_limit
+from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS, PlanVectors
 
 Observation = ArrayLike | Mapping[str, ArrayLike]
 
@@ -34,7 +36,7 @@ class GuidedAction:
 
     :param action: in the robot's units, within [low, high], float32 with the manifest's action shape.
     :param q: the candidates' estimated returns, float32 of shape [N]; for a deterministic policy, that of its action,
-        shape [1].
+        shape [1]; for a plan, which nobody estimates, shape [0].
     :param omega: the greediness of this decision; None for a deterministic policy.
     :param latency_s: seconds that the call took; the actions of a sweep share one value.
     """
@@ -47,7 +49,12 @@ class GuidedAction:
     @property
     def chosen(self) -> int:
         """Index of the candidate that became the action: the first one with the largest return."""
-        return int(self.q.argmax())
+        return int(self.q.argmax()) if len(self.q) else 0
+
+    @property
+    def value(self) -> float:
+        """The estimated return of the action; NaN for a plan."""
+        return float(self.q[self.chosen]) if len(self.q) else math.nan
 
 
 class GuidedPolicy:
@@ -55,6 +62,10 @@ class GuidedPolicy:
 
     A deterministic policy gives one action for an observation. It has no greediness, no noise and no candidates.
     Methods that need one of these, or are given one, raise GuidedPolicyError.
+
+    A plan bundle's policy observes a Dict: the pictures under ``cameras``, uint8 of shape [cameras, height, width, 3],
+    and ``history``, ``velocity``, ``acceleration`` and ``command``. Its action is the plan, of shape [poses, 3], and it
+    has one candidate. A plan outside the manifest's bounds raises GuidedPolicyError: it is not clipped.
 
     :ivar manifest: the bundle's description of itself.
     :ivar hash: the manifest's checksum, which identifies the bundle's whole content; 64 hexadecimal digits.
@@ -64,10 +75,18 @@ class GuidedPolicy:
         self.manifest = bundle.manifest
         self.hash = bundle.manifest.checksum
         self._network = acting_network(bundle, threads, providers)
-        self._read_observation = ObservationReader(self.manifest.observation).read
+        plan = self.manifest.plan
+        self._read_observation: Any = (
+            ObservationReader(self.manifest.observation) if plan is None else SceneReader(self.manifest, plan)
+        ).read
         self._rng = np.random.default_rng()
         self._noise_size = self.manifest.noise_size
         self._action_shape = self.manifest.action.shape
+        vectors = bundle.vectors()
+        self._fixed_noise = vectors.noise[0] if isinstance(vectors, PlanVectors) else None
+        self._low, self._high = (
+            np.array(bound, np.float32) for bound in (self.manifest.action.low, self.manifest.action.high)
+        )
 
     @classmethod
     def load(
@@ -90,9 +109,10 @@ class GuidedPolicy:
             for path, measured in measure_parity(bundle, policy._network, threads, options):
                 require_parity(path, measured)
             # The first runs with a new size allocate memory that later runs reuse.
-            observation = observation_of(policy.manifest.observation, bundle.vectors().observations[0])
+            observation = next(recorded_observations(bundle))
             for _ in range(_WARM_UPS):
-                policy.act(observation)
+                # Of a plan the first test vector, because other noise may lead out of the bounds.
+                policy.act(observation, noise=policy._fixed_noise)
         return policy
 
     def act(
@@ -106,14 +126,15 @@ class GuidedPolicy:
         """The best of N candidates, or a deterministic policy's only action.
 
         :param observation: raw: an array with the observation's shape or already flat; for a Dict observation, a
-            mapping with exactly its keys.
+            mapping with exactly its keys; for a plan see the class.
         :param omega: greediness in the manifest's range (−1: negative policy, 0: positive policy); None: its default.
             Must be None for a deterministic policy.
         :param noise: the flow's starting points [N, act], standard normal; None: drawn. For a diffusion policy
-            [N, T·act]: the start, and what each step but the last adds. Must be None for a deterministic policy.
+            [N, T·act]: the start, and what each step but the last adds; for a plan [1, 4·poses]. Must be None for a
+            deterministic policy.
         :param rng: draws the noise; None: the policy's own generator. A deterministic policy draws nothing.
         :param num_candidates: N, 1 to 4,096; None: the manifest's value, or the number of rows of ``noise``. Must be
-            None or 1 for a deterministic policy.
+            None or 1 for a deterministic policy and for a plan.
         :return: the action, with the returns of the candidates.
         :raises GuidedPolicyError: any other argument, and NaN or infinity in an input or output.
         """
@@ -162,14 +183,17 @@ class GuidedPolicy:
     def deterministic_noise(self, num_candidates: int | None = None) -> Floats:
         """The noise of dipole_sb3's ``predict(deterministic=True)``: fixed, with a first row of zeros.
 
-        :return: as the noise of :meth:`act`, float32.
+        :return: as the noise of :meth:`act`, float32; for a plan that of the first test vector, which is the one that
+            ``DPVLA.predict`` begins with.
 
         :raises GuidedPolicyError: for a deterministic policy, which uses no noise.
         """
         guidance = self.manifest.guidance
         if guidance is None:
             raise GuidedPolicyError(f"there is no noise: {_NOTHING_TO_TURN}")
-        shape = (_require_num_candidates(num_candidates, guidance.num_candidates), self._noise_size)
+        shape = (self._require_num_candidates(num_candidates, guidance), self._noise_size)
+        if self._fixed_noise is not None:
+            return np.array(self._fixed_noise)
         noise = np.random.default_rng(0).standard_normal(shape)
         noise[0] = 0.0
         return noise.astype(np.float32)
@@ -183,19 +207,24 @@ class GuidedPolicy:
         num_candidates: int | None,
         guidance: Guidance,
     ) -> tuple[Floats, Floats]:
-        flat = self._read_observation(observation)
+        seen = self._read_observation(observation)
         if noise is None:
-            start = self._draw(_require_num_candidates(num_candidates, guidance.num_candidates), rng)
+            start = self._draw(self._require_num_candidates(num_candidates, guidance), rng)
         else:
             start = self._require_noise(noise, num_candidates, guidance)
         if len(omegas) * len(start) > MAX_CANDIDATE_ACTIONS:
             raise GuidedPolicyError(
                 f"{len(omegas)} ω × {len(start)} candidates, expected at most {MAX_CANDIDATE_ACTIONS} together"
             )
-        return self._run({"observation": flat, "noise": start, "omega": omegas})
+        if isinstance(self._network, SceneNetworks):
+            plans = self._network.plans(seen, start, omegas)
+            self._require_within(plans)
+            return plans, np.empty((len(omegas), 0), np.float32)
+        return self._run(self._network, {"observation": seen, "noise": start, "omega": omegas})
 
     def _act_deterministically(self, observation: Observation, started: float) -> GuidedAction:
-        actions, q = self._run({"observation": self._read_observation(observation)})
+        assert isinstance(self._network, Network)
+        actions, q = self._run(self._network, {"observation": self._read_observation(observation)})
         return GuidedAction(actions[0].reshape(self._action_shape), q, None, perf_counter() - started)
 
     def _require_nothing_turned(self, omega: float | None, noise: ArrayLike | None, num_candidates: int | None) -> None:
@@ -206,8 +235,8 @@ class GuidedPolicy:
         if _require_num_candidates(num_candidates, 1) != 1:
             raise GuidedPolicyError(f"num_candidates is {num_candidates}, expected 1 or none: {_NOTHING_TO_TURN}")
 
-    def _run(self, inputs: Mapping[str, Floats]) -> tuple[Floats, Floats]:
-        action, q = self._network.run(_OUTPUTS, inputs)
+    def _run(self, network: Network, inputs: Mapping[str, Floats]) -> tuple[Floats, Floats]:
+        action, q = network.run(_OUTPUTS, inputs)
         if not (all_finite(action) and all_finite(q)):
             raise self._not_finite(action, q)
         return action, q
@@ -230,14 +259,33 @@ class GuidedPolicy:
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(given, np.float32)
         rows = len(array) if num_candidates is None and array.ndim else num_candidates
-        expected = (_require_num_candidates(rows, guidance.num_candidates), self._noise_size)
+        expected = (self._require_num_candidates(rows, guidance), self._noise_size)
         if array.shape != expected:
             raise GuidedPolicyError(f"noise has shape {array.shape}, expected {expected}")
         if not all_finite(array):
             row, column = np.argwhere(~np.isfinite(array))[0]
-            name = self.manifest.action.names[column % self.manifest.action.size]
-            raise GuidedPolicyError(f"noise is {array[row, column]} for {shown(name)} of candidate {row}")
+            where = f"element {column}"
+            if self.manifest.plan is None:
+                where = shown(self.manifest.action.names[column % self.manifest.action.size])
+            raise GuidedPolicyError(f"noise is {array[row, column]} for {where} of candidate {row}")
         return array
+
+    def _require_num_candidates(self, num_candidates: int | None, guidance: Guidance) -> int:
+        count = _require_num_candidates(num_candidates, guidance.num_candidates)
+        if self.manifest.plan is not None and count != 1:
+            raise GuidedPolicyError(f"num_candidates is {count}, expected 1 or none: a plan is drawn, and not chosen")
+        return count
+
+    def _require_within(self, plans: Floats) -> None:
+        # Not "outside": NaN is neither inside nor outside.
+        inside = (plans >= self._low) & (plans <= self._high)
+        if not inside.all():
+            row, column = np.argwhere(~inside)[0]
+            name = shown(self.manifest.action.names[column])
+            raise GuidedPolicyError(
+                f"the plan is {plans[row, column]:g} for {name}, expected {self._low[column]:g} to "
+                f"{self._high[column]:g}, the bundle's bounds"
+            )
 
     def _not_finite(self, action: Floats, q: Floats) -> GuidedPolicyError:
         if not np.isfinite(action).all():

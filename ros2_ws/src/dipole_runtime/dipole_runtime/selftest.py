@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import onnxruntime
 
 from dipole_runtime.bundle import Bundle
 from dipole_runtime.errors import GuidedPolicyError
 from dipole_runtime.manifest import CRITIC, DETERMINISTIC, GUIDED, Parity
-from dipole_runtime.parity import compare, compare_actions
+from dipole_runtime.observations import observation_of
+from dipole_runtime.parity import compare, compare_actions, compare_plans
+from dipole_runtime.plan_spec import CAMERAS
 from dipole_runtime.reference import ValuedPolicy, network_by_network
+from dipole_runtime.scenes import Scene, SceneNetworks
 from dipole_runtime.sessions import Floats, Network, Provider
-from dipole_runtime.vectors import TestVectors
+from dipole_runtime.vectors import ActionVectors, PlanVectors, TestVectors
+
+Acting = Network | SceneNetworks
 
 
-def acting_network(bundle: Bundle, threads: int = 1, providers: Sequence[Provider] | None = None) -> Network:
-    """The graph with which a robot acts."""
+def acting_network(bundle: Bundle, threads: int = 1, providers: Sequence[Provider] | None = None) -> Acting:
+    """The graph with which a robot acts; of a plan bundle both."""
+    if bundle.manifest.plan is not None:
+        return SceneNetworks(bundle, threads, providers)
     name = DETERMINISTIC if bundle.manifest.guidance is None else GUIDED
     return Network(name, bundle.files[name], threads, providers)
 
 
+def recorded_observations(bundle: Bundle) -> Iterator[Any]:
+    """The observations of the test vectors, as :meth:`GuidedPolicy.act` takes them."""
+    vectors = bundle.vectors()
+    for index, flat in enumerate(vectors.observations):
+        seen: Any = observation_of(bundle.manifest.observation, flat)
+        yield {**seen, CAMERAS: vectors.cameras[index]} if isinstance(vectors, PlanVectors) else seen
+
+
 def measure_parity(
-    bundle: Bundle, acting: Network, threads: int, options: onnxruntime.RunOptions
+    bundle: Bundle, acting: Acting, threads: int, options: onnxruntime.RunOptions
 ) -> Iterator[tuple[str, Parity]]:
     """Name and errors of each path: the graph that acts, then the single networks that it combines.
 
@@ -33,7 +49,15 @@ def measure_parity(
     :raises GuidedPolicyError: ONNX Runtime refuses a network or a run.
     """
     vectors = bundle.vectors()
-    if not isinstance(vectors, TestVectors):
+    if isinstance(acting, SceneNetworks):
+        assert isinstance(vectors, PlanVectors)
+
+        def plan(scene: Scene, noise: Floats, omegas: Floats) -> Floats:
+            return acting.plans(scene, noise, omegas, options)
+
+        yield "encoder, planner", compare_plans(plan, vectors, bundle.manifest)
+        return
+    if isinstance(vectors, ActionVectors):
 
         def act(observation: Floats) -> tuple[Floats, Floats]:
             action, q = acting.run(["action", "q"], {"observation": observation}, options)
@@ -43,6 +67,8 @@ def measure_parity(
         valued = ValuedPolicy(acting, Network(CRITIC, bundle.files[CRITIC], threads), options)
         yield "the critic apart", compare_actions(valued.act, vectors, bundle.manifest)
         return
+
+    assert isinstance(vectors, TestVectors)
 
     def fused(observation: Floats, noise: Floats, omegas: Floats) -> tuple[Floats, Floats]:
         inputs = {"observation": observation[None], "noise": noise, "omega": omegas}

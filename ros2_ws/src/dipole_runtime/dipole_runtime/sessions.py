@@ -64,7 +64,7 @@ class Network:
             raise GuidedPolicyError(f"the execution provider {sorted(missing)[0]} cannot start on this machine")
 
     def run(
-        self, outputs: Sequence[str], inputs: Mapping[str, Floats], options: onnxruntime.RunOptions | None = None
+        self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]], options: onnxruntime.RunOptions | None = None
     ) -> list[Floats]:
         """The named outputs for named inputs.
 

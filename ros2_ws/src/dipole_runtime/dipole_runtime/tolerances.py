@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 ACTION_TOLERANCE = 1e-4
 """Largest allowed difference of actions in single precision, as a share of each element's range."""
+PLAN_TOLERANCE = 1e-3
+"""Of plans, in metres and radians: a guided plan of 100 m is rounded to a tenth of that in single precision."""
 Q_TOLERANCE = 1e-3
 """As a share of max(1, |q|). It is larger, because Q-values only choose among candidates."""
 INT8_MARGIN = 2.0
@@ -38,3 +40,4 @@ LARGEST_TOLERANCES: Mapping[str, Tolerances] = {
     "int8": Tolerances(INT8_MARGIN * LARGEST_INT8_ERROR, INT8_MARGIN * LARGEST_INT8_Q_ERROR),
 }
 """By precision."""
+LARGEST_OF_PLANS = Tolerances(PLAN_TOLERANCE, 0.0)

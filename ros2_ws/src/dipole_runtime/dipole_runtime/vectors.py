@@ -8,25 +8,28 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipole_runtime.archive import Archive, archive_bytes, require_names
 from dipole_runtime.errors import GuidedPolicyError, shown
-from dipole_runtime.manifest import VECTORS, Manifest
+from dipole_runtime.manifest import VECTORS, Manifest, OmegaRange, PolicyForm
 from dipole_runtime.tolerances import ACTION_TOLERANCE
 
 Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 MAX_CANDIDATE_ACTIONS = 65536
 """Limit for V·W·N."""
 VECTOR_CANDIDATES = 32
 """N of the test vectors, or the manifest's N if that is smaller."""
 
-# Exactly what NumPy writes for a float32 array in C order: no other type, no pickle, nothing to evaluate.
+# Exactly what NumPy writes for a float32 or uint8 array in C order: no other type, no pickle, nothing to evaluate.
 _HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00(..)(\{'descr': '<f4', 'fortran_order': False, 'shape': \((\d{1,9}(?:, \d{1,9})*),?\), \} *\n)",
+    rb"\x93NUMPY\x01\x00(..)"
+    rb"(\{'descr': '(<f4|\|u1)', 'fortran_order': False, 'shape': \((\d{1,9}(?:, \d{1,9})*),?\), \} *\n)",
     re.DOTALL,
 )
 _MAX_HEADER_SIZE = 256
@@ -82,15 +85,7 @@ class TestVectors:
         :raises GuidedPolicyError: also if a trainer's action is outside the manifest's bounds.
         """
         assert manifest.guidance is not None
-        omega, least, most = manifest.guidance.omega, self.omegas.min(), self.omegas.max()
-        for name, end, is_reached in (
-            ("low", omega.low, least <= np.float32(omega.low)),
-            ("high", omega.high, most >= np.float32(omega.high)),
-        ):
-            if not is_reached:
-                raise GuidedPolicyError(
-                    f"omegas are {least:g} to {most:g}, expected them to reach the manifest's omega.{name} {end:g}"
-                )
+        _require_ends(self.omegas, manifest.guidance.omega)
         _require_inside(self.candidates, manifest)
 
 
@@ -132,7 +127,56 @@ class ActionVectors:
         _require_inside(self.actions, manifest)
 
 
-Vectors = TestVectors | ActionVectors
+@dataclass(frozen=True)
+class PlanVectors:
+    """For a plan bundle: V scenes, each with its noise, at the same W values of ω; float32 but for the pictures.
+
+    :param cameras: [V, cameras, height, width, 3], uint8.
+    :param observations: [V, obs], what else is seen, flat.
+    :param noise: [V, 1, noise], what the plan starts from.
+    :param omegas: [W].
+    :param plans: [V, W, act], the trainer's: metres and radians.
+    """
+
+    cameras: Bytes
+    observations: Floats
+    noise: Floats
+    omegas: Floats
+    plans: Floats
+
+    def to_bytes(self) -> bytes:
+        """The npz file; the same arrays give the same bytes with every version of NumPy."""
+        return _npz(self)
+
+    def expected_shapes(self, manifest: Manifest) -> dict[str, Shape]:
+        """The shape of each array, by name, from the sizes of the first arrays and of the manifest."""
+        assert manifest.plan is not None
+        vectors, omegas = self.observations.shape[0], self.omegas.shape[0]
+        return {
+            "cameras": (vectors, len(manifest.plan.cameras), *manifest.plan.picture_shape),
+            "observations": (vectors, manifest.observation.size),
+            "noise": (vectors, 1, manifest.noise_size),
+            "omegas": (omegas,),
+            "plans": (vectors, omegas, manifest.action.size),
+        }
+
+    def count(self) -> tuple[int, str]:
+        """Number of plans, and a description of it in words."""
+        vectors, omegas, _ = self.plans.shape
+        return vectors * omegas, f"{vectors} scenes × {omegas} ω"
+
+    def require_cover(self, manifest: Manifest) -> None:
+        """Refuses vectors whose ω do not reach both ends of the manifest's range, or a plan outside its bounds."""
+        assert manifest.guidance is not None
+        _require_ends(self.omegas, manifest.guidance.omega)
+        _require_inside(self.plans, manifest)
+
+
+Vectors = TestVectors | ActionVectors | PlanVectors
+
+_KINDS: Mapping[PolicyForm, type[Vectors]] = {"deterministic": ActionVectors, "plan": PlanVectors}
+_BYTES = frozenset({"cameras"})
+"""Arrays of uint8."""
 
 
 def read_vectors(data: bytes, manifest: Manifest) -> Vectors:
@@ -140,7 +184,7 @@ def read_vectors(data: bytes, manifest: Manifest) -> Vectors:
 
     :raises GuidedPolicyError: other arrays, types or sizes, or NaN or infinity in them.
     """
-    kind: type[Vectors] = ActionVectors if manifest.guidance is None else TestVectors
+    kind: type[Vectors] = _KINDS.get(manifest.policy, TestVectors)
     try:
         members = {field.name: f"{field.name}.npy" for field in fields(kind)}
         archive = Archive(io.BytesIO(data))
@@ -158,13 +202,25 @@ def read_vectors(data: bytes, manifest: Manifest) -> Vectors:
     return vectors
 
 
-def _require_plain(shapes: Mapping[str, Shape], arrays: Mapping[str, Floats]) -> None:
+def _require_plain(shapes: Mapping[str, Shape], arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise GuidedPolicyError(f"{name} has shape {arrays[name].shape}, expected {shape}")
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise GuidedPolicyError(f"{name} holds NaN or infinity, expected finite numbers")
+
+
+def _require_ends(omegas: Floats, omega: OmegaRange) -> None:
+    least, most = omegas.min(), omegas.max()
+    for name, end, is_reached in (
+        ("low", omega.low, least <= np.float32(omega.low)),
+        ("high", omega.high, most >= np.float32(omega.high)),
+    ):
+        if not is_reached:
+            raise GuidedPolicyError(
+                f"omegas are {least:g} to {most:g}, expected them to reach the manifest's omega.{name} {end:g}"
+            )
 
 
 def _require_inside(actions: Floats, manifest: Manifest) -> None:
@@ -182,23 +238,29 @@ def _require_inside(actions: Floats, manifest: Manifest) -> None:
 
 
 def _npz(vectors: Vectors) -> bytes:
-    return archive_bytes({f"{field.name}.npy": _npy(getattr(vectors, field.name)) for field in fields(vectors)})
+    arrays = {field.name: getattr(vectors, field.name) for field in fields(vectors)}
+    return archive_bytes({f"{name}.npy": _npy(name, array) for name, array in arrays.items()})
 
 
-def _array(name: str, data: bytes) -> Floats:
+def _array(name: str, data: bytes) -> NDArray[Any]:
+    dtype = _dtype(name)
     header = _HEADER.match(data[:_MAX_HEADER_SIZE])
-    if header is None or struct.unpack("<H", header[1])[0] != len(header[2]):
-        raise GuidedPolicyError(f"{name} is not a float32 array as NumPy writes it")
-    shape = tuple(map(int, header[3].split(b", ")))
-    if len(data) - header.end() != 4 * math.prod(shape):
-        raise GuidedPolicyError(
-            f"{name} claims shape {shape}, {4 * math.prod(shape)} bytes, found {len(data) - header.end()} bytes"
-        )
-    return np.frombuffer(data, np.dtype("<f4"), offset=header.end()).reshape(shape)
+    if header is None or struct.unpack("<H", header[1])[0] != len(header[2]) or header[3].decode() != dtype.str:
+        raise GuidedPolicyError(f"{name} is not a {dtype.name} array as NumPy writes it")
+    shape = tuple(map(int, header[4].split(b", ")))
+    size = dtype.itemsize * math.prod(shape)
+    if len(data) - header.end() != size:
+        raise GuidedPolicyError(f"{name} claims shape {shape}, {size} bytes, found {len(data) - header.end()} bytes")
+    return np.frombuffer(data, dtype, offset=header.end()).reshape(shape)
 
 
-def _npy(array: Floats) -> bytes:
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {array.shape}, }}"
+def _npy(name: str, array: NDArray[Any]) -> bytes:
+    dtype = _dtype(name)
+    header = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {array.shape}, }}"
     # The format aligns the numbers to a multiple of 64 bytes.
     header += " " * (-(len(header) + 11) % 64) + "\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + array.astype("<f4").tobytes()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + array.astype(dtype).tobytes()
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype("|u1" if name in _BYTES else "<f4")
