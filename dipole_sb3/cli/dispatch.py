@@ -74,6 +74,7 @@ def main(
             if (rank := _rank_without_work()) is not None:
                 print(f"dipole {known.command}: {rank} has nothing to do: the command is one process, that of rank 0")
                 return 0
+            _leave_torchrun()
             if command.needs_options and not following:
                 # argparse prints the help of a sub-command, and exits.
                 with suppress(SystemExit):
@@ -102,6 +103,13 @@ def _rank_without_work() -> str | None:
     if "TORCHELASTIC_RUN_ID" not in os.environ or rank == "0":
         return None
     return f"rank {rank} of {os.environ.get('WORLD_SIZE', '?')}"
+
+
+def _leave_torchrun() -> None:
+    """Rank 0 works alone: a library that finds itself one of several processes would wait for the others."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
 
 
 def build_parser(

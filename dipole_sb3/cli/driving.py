@@ -7,7 +7,7 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dipole_sb3.cli import claim, hydra_command, pictures, run_folder
+from dipole_sb3.cli.configuration import dotted
+from dipole_sb3.common.checks import require_whole_number
 
 if TYPE_CHECKING:
     from dipole_sb3.driving import DPVLA
@@ -76,12 +78,32 @@ def of_group(arguments: Sequence[str]) -> list[str]:
 def check(config: DictConfig) -> None:
     """Refuses wrong options before hours of work.
 
+    :raises FileNotFoundError: there is no agent in ``imitation``.
     :raises ValueError: the message names the option, its value and what was expected.
     """
+    from dipole_sb3.driving.training.fine_tuning import FineTuningArguments
+    from dipole_sb3.driving.training.imitation import ImitationArguments
+
     pictures.require_matplotlib(config)
     if config.finetune.method not in (*METHODS, None):
         raise ValueError(f"finetune.method is {config.finetune.method!r}, expected null or one of {', '.join(METHODS)}")
     check_omegas(config.omegas)
+    for name in ("num_plans", "log_interval", "save_freq"):
+        require_whole_number(name, config[name], 1)
+    if config.processes is not None:
+        require_whole_number("processes", config.processes, 1)
+    _check_group("pretrain", config.pretrain, ImitationArguments)
+    if config.finetune.method is not None:
+        _check_group("finetune", config.finetune, FineTuningArguments)
+    if config.imitation is not None:
+        agent_folder(Path(config.imitation), (IMITATION, AGENT))
+
+
+def _check_group(name: str, options: DictConfig, arguments: Callable[..., Any]) -> None:
+    try:
+        arguments(**options)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from error
 
 
 def check_omegas(omegas: Any) -> None:
@@ -135,13 +157,44 @@ def claimed_folder(config: DictConfig, folder: Path, opened: ExitStack, go_on: b
         return folder
     if go_on and not named:
         raise ValueError("resume=auto needs the same folder at every start; expected run_dir=FOLDER")
-    if not go_on and not config.replace:
-        run_folder.require_unused(folder)
+    new = not go_on and not config.replace
+    if new:
+        run_folder.require_unused(folder)  # nothing of a run that is refused is touched
     opened.enter_context(claim.claimed(folder, "wait for it, stop it, or give another run_dir"))
-    if not go_on and config.replace:
-        for old in (folder / IMITATION, folder / AGENT):
-            shutil.rmtree(old, ignore_errors=True)
+    if new:
+        run_folder.require_unused(folder)  # it may have ended just before the claim
+    elif not go_on:
+        if config.imitation is not None and Path(config.imitation).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"imitation is {config.imitation}, which replace=true would remove with {folder}; give another run_dir"
+            )
+        for old in (IMITATION, AGENT, *METHODS):  # those of a demo are named after their method
+            shutil.rmtree(folder / old, ignore_errors=True)
+        for old in (f"{SWEEP}.csv", f"{SWEEP}.png", PLANS):
+            (folder / old).unlink(missing_ok=True)
+    elif run_folder.is_used(folder):
+        _require_same_options(folder, config)
     return folder
+
+
+def _require_same_options(folder: Path, config: DictConfig) -> None:
+    """Refuses to go on with other options, which the agents of the folder would not have learned with.
+
+    :raises ValueError: the message names the option.
+    """
+    now, then = _fixed_options(config), _fixed_options(run_folder.read_config(folder))
+    for name in sorted(now.keys() | then.keys()):
+        if now.get(name) != then.get(name):
+            raise ValueError(
+                f"{folder}: holds a run with {name}={then.get(name)}, found {name}={now.get(name)}; expected the "
+                "options with which it began, or another run_dir"
+            )
+
+
+def _fixed_options(config: DictConfig) -> dict[str, Any]:
+    options: Any = OmegaConf.to_container(config, resolve=True)
+    learned = {name: options.get(name) for name in ("task", "agent", "imitation", "pretrain", "finetune", "seed")}
+    return {name: value for name, value in dotted(learned) if name not in ("agent.device", "agent.verbose")}
 
 
 def pretrained(config: DictConfig, folder: Path, scenes: Scenes) -> DPVLA:

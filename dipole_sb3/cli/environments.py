@@ -11,6 +11,7 @@ import gymnasium
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
+from dipole_sb3.common.child_processes import without_interrupts
 from dipole_sb3.datasets import make_env
 from dipole_sb3.evaluation.environment_pool import MakeEnv
 from dipole_sb3.evaluation.success import SuccessFromInfo
@@ -45,7 +46,9 @@ def training_env(make: MakeEnv, n_envs: int, normalize: bool) -> VecEnv:
     if n_envs == 1:
         env: VecEnv = DummyVecEnv([functools.partial(_monitored, make)])
     else:
-        env = SubprocVecEnv([functools.partial(_in_process, make)] * n_envs)
+        # A scheduler's warning reaches every process of a job; only the training process decides what to do.
+        with without_interrupts():
+            env = SubprocVecEnv([functools.partial(_in_process, make)] * n_envs)
     return VecNormalize(env, norm_reward=False) if normalize else env
 
 

@@ -41,6 +41,7 @@ _EXTRAS = {
     "dipole_policy": "bags",
     "rosbags": "bags",
     "highway_env": "driving",
+    "accelerate": "driving",
     "peft": "driving",
     "transformers": "driving",
 }

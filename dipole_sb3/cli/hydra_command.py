@@ -64,9 +64,11 @@ def sweep_folder() -> Path | None:
 
 def folder_was_named() -> bool:
     """Whether the command line of the running job says where its output goes, instead of a name made of the time."""
-    given = HydraConfig.get().overrides
-    names = {override.split("=")[0].lstrip("+") for override in (*given.task, *given.hydra)}
-    return not names.isdisjoint({"run_dir", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"})
+    config = HydraConfig.get()
+    names = {override.split("=")[0].lstrip("+") for override in (*config.overrides.task, *config.overrides.hydra)}
+    # In a multirun run_dir decides nothing, and hydra.sweep.subdir is below a folder that is named after the time.
+    naming = {"hydra.sweep.dir"} if config.mode == RunMode.MULTIRUN else {"run_dir", "hydra.run.dir"}
+    return not names.isdisjoint(naming)
 
 
 def choices() -> tuple[str, str]:

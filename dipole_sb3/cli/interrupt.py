@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,25 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 def exit_status(stopped_by: signal.Signals) -> int:
     """The status with which a stopped training ends: 130 after Ctrl-C, as shells have it, else :data:`STOPPED`."""
     return 128 + stopped_by if stopped_by == signal.SIGINT else STOPPED
+
+
+@contextmanager
+def ends_with_status() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 end this process with :data:`STOPPED` also where nothing learns: what it has written stays.
+
+    Use it in the main thread, around everything that :class:`StopOnSignal` is not around: loading and evaluation.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        print(f"Stopped by {signal.Signals(number).name}; the run can go on", flush=True)
+        raise SystemExit(STOPPED)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopOnSignal:

@@ -74,8 +74,15 @@ def is_finished(run: Run) -> bool:
     model, steps = run.folder / run_folder.MODEL, run.config.offline_steps + run.config.online_steps
     if not model.is_file() or run_folder.timesteps_of(model) < steps:
         return False
-    evaluated = run.config.episodes and run.config.task.env is not None
-    return not evaluated or (run.folder / f"{sweep.stem(algorithm_of(run.config).knobs())}.csv").is_file()
+    table = table_of(run)
+    return table is None or table.is_file()
+
+
+def table_of(run: Run) -> Path | None:
+    """The file of a run's evaluation; None: it has none."""
+    if not run.config.episodes or run.config.task.env is None:
+        return None
+    return run.folder / f"{sweep.stem(algorithm_of(run.config).knobs())}.csv"
 
 
 def checkpoint_of(folder: Path, resume: Resume) -> Path | None:

@@ -22,7 +22,7 @@ from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import driving, hydra_command, pictures, run_folder, shared_machine, summary, sweep
 from dipole_sb3.cli.configuration import is_tuned
 from dipole_sb3.cli.environments import task_env, training_env
-from dipole_sb3.cli.interrupt import StopOnSignal, exit_status
+from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import check_hyperparameters, check_knobs
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation
@@ -32,6 +32,7 @@ from dipole_sb3.cli.resuming import (
     checkpoint_of,
     require_named_folders,
     resumed_config,
+    table_of,
     unfinished,
 )
 from dipole_sb3.cli.runs import (
@@ -115,6 +116,7 @@ def train_and_evaluate(runs: Sequence[Run], resume: Resume = False) -> None:
         require_named_folders(runs)
     with ExitStack() as opened:
         runs = claim_folders(runs, opened, may_be_used=bool(resume))
+        opened.enter_context(ends_with_status())
         if resume == AUTO:
             runs = unfinished(runs)
         if runs:
@@ -195,6 +197,9 @@ def train(runs: Sequence[Run], resume: Resume = False, go_on_with: str | None = 
             model.set_logger(run_folder.make_logger(each.folder, model.num_timesteps, position, verbose))
         _learn(models, runs, go_on_with)
     for each, model in zip(runs, models, strict=True):
+        if (table := table_of(each)) is not None:
+            # Of the run before it went on; if this process is killed now, the new model must not seem evaluated.
+            table.unlink(missing_ok=True)
         model.save(each.folder / run_folder.MODEL)
     return [Trained(model, dataset) for model in models]
 
@@ -279,7 +284,7 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: 
     if stop.stopped_by is not None:
         # It came while the last evaluations ended: what follows the learning was not to begin either.
         _stop(models, runs, checkpoints, steps, go_on_with, stop.stopped_by)
-    if config.checkpoint_freq:
+    if config.checkpoint_freq or config.checkpoint_minutes:
         # A finished run can be resumed with more steps.
         for checkpoint in checkpoints:
             checkpoint.save()

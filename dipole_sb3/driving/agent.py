@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ from dipole_sb3.driving.model.florence_files import florence_in
 from dipole_sb3.driving.model.observations import batched, of_navsim
 from dipole_sb3.driving.model.planner import Planner
 from dipole_sb3.driving.scene import Observation
+from dipole_sb3.driving.training.checks import require_omega
 from dipole_sb3.driving.training.fine_tuning import FineTuning, FineTuningArguments, Method, adapters_of
 from dipole_sb3.driving.training.imitation import Imitation, ImitationArguments
 from dipole_sb3.driving.training.interfaces import Scenes, Scorer
@@ -129,16 +129,15 @@ class DPVLA:
         :raises ValueError: a wrong argument, or the agent is fine-tuned already: its adapters belong to the decoder as
             it is.
         """
-        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("save_freq", save_freq)):
+        asked = ImitationArguments(epochs, batch_size, learning_rate)
+        for name, value in (("save_freq", save_freq), ("log_interval", log_interval)):
             require_whole_number(name, value, 1)
-        require_whole_number("log_interval", log_interval, 1)
-        _require_positive("learning_rate", learning_rate)
         if self.method is not None:
             raise ValueError(
                 f"the agent was fine-tuned by {self.method}, and its adapters belong to the decoder as it is; "
                 "pre-train before fine-tuning"
             )
-        job = Imitation(self, ImitationArguments(epochs, batch_size, learning_rate))
+        job = Imitation(self, asked)
         self._run(job, progress_bar, log_interval, save_path, save_freq)
         return self
 
@@ -176,17 +175,9 @@ class DPVLA:
         :raises ValueError: a wrong argument; the agent is not pre-trained (its decoder's last layers are zero, which no
             adapter changes), or was fine-tuned by another method.
         """
-        for name, value in (("steps", steps), ("batch_size", batch_size), ("save_freq", save_freq)):
+        asked = FineTuningArguments(steps, method, beta, k, rollout_omega, group_size, batch_size, learning_rate)
+        for name, value in (("save_freq", save_freq), ("log_interval", log_interval)):
             require_whole_number(name, value, 1)
-        require_whole_number("log_interval", log_interval, 1)
-        require_whole_number("group_size", group_size, 2)
-        _require_positive("learning_rate", learning_rate)
-        _require_positive("beta", beta)
-        _require_omega("rollout_omega", rollout_omega)
-        if not math.isfinite(k):
-            raise ValueError(f"k is {k}, expected a number")
-        if method not in get_args(Method):
-            raise ValueError(f"method is {method!r}, expected one of {', '.join(get_args(Method))}")
         if not self.pretrained_epochs:
             raise ValueError(
                 "the agent is not pre-trained, and its adapters have nothing to adapt; call pretrain() first"
@@ -196,7 +187,6 @@ class DPVLA:
                 f"the agent was fine-tuned by {self.method}, found method={method!r}; expected {self.method!r}, or an "
                 "agent that is only pre-trained"
             )
-        asked = FineTuningArguments(steps, method, beta, k, rollout_omega, group_size, batch_size, learning_rate)
         with _scorer(scorer) as scores:
             self._run(FineTuning(self, asked, scores), progress_bar, log_interval, save_path, save_freq)
         return self
@@ -228,7 +218,7 @@ class DPVLA:
         if num_plans is not None:
             require_whole_number("num_plans", num_plans, 1)
         if omega is not None:
-            _require_omega("omega", omega)
+            require_omega("omega", omega)
             if not self.takes_omega:
                 raise ValueError(f"omega is {omega}, but {self.method} trains one policy, which takes none")
         generator = torch.Generator().manual_seed(seed) if generator is None else generator
@@ -368,13 +358,3 @@ def _products(precision: Precision, device: torch.device) -> ProductType:
     if precision == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
     return precision
-
-
-def _require_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}, expected a number above 0")
-
-
-def _require_omega(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= -1):
-        raise ValueError(f"{name} is {value}, expected a number of at least -1")

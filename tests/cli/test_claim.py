@@ -17,8 +17,9 @@ from commands import UNTESTED, Command
 from omegaconf import OmegaConf
 
 from dipole_sb3 import DIPOLE
-from dipole_sb3.cli import run_folder
+from dipole_sb3.cli import run_folder, texts
 from dipole_sb3.cli.claim import CLAIM, FolderClaimedError, claim_free, claimed
+from dipole_sb3.cli.dispatch import HydraCommand, main
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="locks")
 
@@ -188,3 +189,14 @@ def test_under_torchrun_one_process_learns(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("dipole train: rank 1 of 2 has nothing to do: the command is one process") == 1
     assert DIPOLE.load(tmp_path / "mine/model.zip").num_timesteps == 20
+
+
+def test_rank_0_does_not_wait_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries such as Accelerate join the processes that torchrun's variables promise."""
+    torchrun = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    seen = {}
+    command = HydraCommand(lambda _: seen.update(os.environ) or 0, texts.TRAIN)  # type: ignore[func-returns-value]
+    assert main(["train", "task=reacher"], {"train": command}, []) == 0
+    assert torchrun.keys() & seen.keys() == {"TORCHELASTIC_RUN_ID"}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from commands import Command
 from dipole_export.cli import main as whole_command
+from omegaconf import OmegaConf
 
+from dipole_sb3.cli import driving, run_folder
 from dipole_sb3.cli.claim import claimed
 from dipole_sb3.driving import DPVLA, load_scenes
 from dipole_sb3.driving.scenes import make_scenes
@@ -63,6 +66,13 @@ def test_training_goes_on_where_it_was_and_is_evaluated(dipole: Command, scenes:
     assert table("run/pdms_sweep.csv") == rows
     assert Path("run/imitation/agent.json").stat().st_mtime_ns == before
     assert dipole("train", *options, "pictures=false", "resume=auto")[0] == 0
+    status, _, err = dipole("train", *options, "pictures=false", "resume=auto", "finetune.beta=7")
+    assert status == 1
+    assert "run: holds a run with finetune.beta=1.0, found finetune.beta=7; expected the options with which" in err
+    assert run_folder.read_config(Path("run")).finetune.beta == 1.0
+    status, _, err = dipole("train", *options, "imitation=run", "replace=true")
+    assert status == 1
+    assert "imitation is run, which replace=true would remove with run; give another run_dir" in err
 
     status, out, err = dipole("evaluate", "model=run", "omegas=[0,2]", "processes=1", "out=again", "pictures=true")
     assert (status, err) == (0, "")
@@ -76,6 +86,19 @@ def test_training_goes_on_where_it_was_and_is_evaluated(dipole: Command, scenes:
     assert not Path("awr/imitation").exists()
 
 
+def test_nothing_of_a_replaced_demo_stays(tmp_path: Path) -> None:
+    """The agents of its comparison would be taken for those of the new one, though of another imitation."""
+    left = [*(f"{name}/agent.json" for name in ("imitation", "agent", "awr", "dppo")), "pdms_sweep.csv", "plans.png"]
+    for name in (*left, "config.yaml", "notes/mine.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    config = OmegaConf.create({"replace": True, "imitation": None})
+    with ExitStack() as opened:
+        driving.claimed_folder(config, tmp_path, opened, go_on=False, named=True)
+        assert [name for name in left if (tmp_path / name).exists()] == []
+        assert (tmp_path / "notes/mine.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -83,6 +106,11 @@ def test_training_goes_on_where_it_was_and_is_evaluated(dipole: Command, scenes:
         (["omegas=3"], "omegas is 3, expected a list of numbers"),
         (["finetune.method=ppo"], "finetune.method is 'ppo', expected null or one of dipole, awr, dppo"),
         (["task.dataset_dir=nowhere"], "dipole data make driving/highway-mix"),
+        (["finetune.beta=-1"], "finetune.beta is -1, expected a number above 0"),
+        (["finetune.learning_rate=fast"], "finetune.learning_rate is fast, expected a number above 0"),
+        (["finetune.group_size=1"], "finetune.group_size is 1, expected"),
+        (["pretrain.epochs=0"], "pretrain.epochs is 0, expected"),
+        (["num_plans=0"], "num_plans is 0, expected"),
         (["imitation=nowhere"], "nowhere: no driving agent in it (agent.json); expected the folder of a run"),
         (["resume=auto"], "resume=auto needs the same folder at every start; expected run_dir=FOLDER"),
     ],

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from commands import TINY, UNTESTED, Command, parameters, training_with_checkpoints
+from omegaconf import OmegaConf
 
 from dipole_sb3 import DIPOLE, ResumableCheckpoint
+from dipole_sb3.cli import train
+from dipole_sb3.cli.environments import task_env, training_env
 from dipole_sb3.learning import checkpoints
 
 # Eager, because `auto` may choose another way of updating for a run of another length, which rounds differently.
@@ -53,6 +59,49 @@ def test_a_finished_run_stays_as_it_is(dipole: Command) -> None:
     assert Path("mine/omega_sweep.csv").is_file()
 
 
+def test_a_run_that_was_killed_while_its_longer_self_was_evaluated_is_not_finished(
+    dipole: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table in its folder is that of the shorter run."""
+    options = [*AUTO, *TINY, "episodes=2", "omegas=[0]", "checkpoint_freq=10"]
+    assert dipole("train", *options)[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "evaluate", lambda *_: sys.exit("killed"))
+        assert dipole("train", *options, "offline_steps=30")[0] != 0
+    assert DIPOLE.load("mine/model.zip").num_timesteps == 30
+    assert not Path("mine/omega_sweep.csv").exists()
+    assert "is finished" not in dipole("train", *options, "offline_steps=30")[1]
+    assert Path("mine/omega_sweep.csv").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("warning", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_in_the_evaluation_has_the_same_status(tmp_path: Path, warning: signal.Signals) -> None:
+    command = [sys.executable, "-m", "dipole_sb3.cli", "train", *AUTO, *TINY, "episodes=100000", "omegas=[0]"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "mine/model.zip").is_file() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)  # the evaluation has begun, or is about to
+    process.send_signal(warning)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert out.endswith(f"Stopped by {warning.name}; the run can go on\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_environments_in_processes_do_not_hear_a_schedulers_warning() -> None:
+    env = training_env(task_env(OmegaConf.create({"env": "Reacher-v5"})), 2, False)
+    try:
+        env.reset()
+        for process in env.processes:
+            os.kill(process.pid, signal.SIGUSR1)
+        time.sleep(0.2)
+        env.reset()
+    finally:
+        env.close()
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(dipole: Command) -> None:
     assert dipole("train", *AUTO, *UNTESTED, "checkpoint_freq=0")[0] == 0
     Path("mine/model.zip").unlink()
@@ -84,7 +133,8 @@ def test_other_options_than_those_of_its_beginning_are_refused(dipole: Command) 
 
 
 def test_a_folder_that_is_another_at_every_start_is_refused(dipole: Command) -> None:
-    for arguments in ([], ["-m", "seed=0,1"]):
+    several = ["-m", "seed=0,1"]
+    for arguments in ([], several, [*several, "run_dir=mine"], [*several, "hydra.sweep.subdir=${seed}"]):
         status, _, err = dipole("train", *arguments, *BEGUN, "resume=auto", *UNTESTED)
         assert status == 1
         assert "resume=auto needs the same folder at every start" in err

@@ -19,6 +19,21 @@ def test_ctrl_c_while_processes_start_is_not_lost() -> None:
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+def test_a_schedulers_warning_does_not_end_the_resource_tracker() -> None:
+    """Slurm sends it to every process of a job; the tracker would be missed, with a warning, when the run ends."""
+    code = """
+import os, signal, sys, time
+from multiprocessing import resource_tracker
+from dipole_sb3.common.child_processes import without_interrupts
+with without_interrupts():
+    pass
+os.kill(resource_tracker._resource_tracker._pid, signal.SIGUSR1)
+time.sleep(0.3)
+assert os.waitpid(resource_tracker._resource_tracker._pid, os.WNOHANG) == (0, 0)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_what_is_started_does_not_hear_it() -> None:
     code = "import time; print('up', flush=True); time.sleep(0.5); print('alive', flush=True)"
     with without_interrupts():

@@ -13,6 +13,8 @@ import lzma
 import math
 import pickle
 import re
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,6 +64,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 LARGEST_FILE = 256 * 2**20
 """Bytes of the largest pickle that is read, compressed or not; OpenScene's logs have a few MiB."""
 _LARGEST_DICTIONARY = 2**29
+MOST_OPERATIONS = 20_000_000
+"""Of one pickle. One byte can ask for an object of two hundred; logs of a few MiB have a few million operations."""
+MOST_NUMBERS = 1_000_000
+"""In nested lists. A list may hold another many times, and that one a third: few bytes would become any number."""
+_DEEPEST = 8
+"""Lists in each other."""
 
 _NUMBERS = re.compile(r"[biufU]\d{1,4}")
 
@@ -182,6 +190,7 @@ def array_of(value: Any) -> npt.NDArray[Any]:
         kind, content = value.arguments
         return _shaped(content, (), kind, "C")
     if isinstance(value, list | tuple):
+        _require_few(value)
         parts = [array_of(part) for part in value]
         if len({part.shape for part in parts}) > 1:
             raise DatasetError("it has lists of unequal length where an array is expected")
@@ -191,12 +200,32 @@ def array_of(value: Any) -> npt.NDArray[Any]:
     raise DatasetError(f"it has {describe(value)} where numbers are expected")
 
 
+def _require_few(value: Any) -> None:
+    """Refuses lists that hold too many values, also inside arrays of objects, or themselves."""
+    level, count = [value], 0
+    for _ in range(_DEEPEST):
+        deeper: list[Any] = []
+        for one in level:
+            if is_record(one, "_reconstruct") and isinstance(one.state, tuple) and one.state:
+                one = one.state[-1]
+            if isinstance(one, list | tuple):
+                count += 1 + len(one)
+                if count > MOST_NUMBERS:
+                    raise DatasetError(f"it has lists of more than {MOST_NUMBERS:,} values where an array is expected")
+                deeper += one
+        if not deeper:
+            return
+        level = deeper
+    raise DatasetError(f"it has lists more than {_DEEPEST} deep in each other where an array is expected")
+
+
 def _shaped(content: Any, shape: Any, kind: Any, order: Any) -> npt.NDArray[Any]:
     if not isinstance(shape, tuple) or not all(isinstance(extent, int) and extent >= 0 for extent in shape):
         raise DatasetError(f"it has an array of shape {describe(shape)}")
     code = record_of(kind, "dtype").arguments[0] if record_of(kind, "dtype").arguments else None
     if code in ("O8", "O") and isinstance(content, list) and len(content) == math.prod(shape):
-        return array_of(content).reshape(*shape, *array_of(content).shape[1:])
+        values = array_of(content)
+        return values.reshape(*shape, *values.shape[1:])
     if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
         raise DatasetError(f"it has an array of type {describe(code)} where numbers are expected")
     byte_order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else "|"
@@ -218,8 +247,37 @@ def enum_value(value: Any, names: dict[str, int]) -> int:
     raise DatasetError(f"it has {describe(value)} where one of {', '.join(names)} is expected")
 
 
+class _Counted(dict[int, Any]):
+    """What each operation of a pickle does; asked too often, it refuses."""
+
+    def __init__(self, operations: Mapping[int, Any]) -> None:
+        super().__init__(operations)
+        self._left = MOST_OPERATIONS
+
+    def __getitem__(self, code: int) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise DatasetError(f"it has more than {MOST_OPERATIONS:,} operations; expected a log or a metric cache")
+        return super().__getitem__(code)
+
+
 class _Unpickler(pickle._Unpickler):
     """The one in Python, not the one in C: that one's memory follows numbers in the file."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self._left = len(content)
+        # Its loop looks every operation up here.
+        self.dispatch = _Counted(pickle._Unpickler.dispatch)
+        self.dispatch[pickle.BYTEARRAY8[0]] = _Unpickler._load_bytearray
+
+    def _load_bytearray(self) -> None:
+        """As in the base, which makes room for as many bytes as the file says before it looks for them."""
+        unpickler: Any = self  # typeshed does not know its methods
+        (size,) = struct.unpack("<Q", unpickler.read(8))
+        if size > self._left:
+            raise EOFError("a bytearray is longer than the file")
+        unpickler.append(bytearray(unpickler.read(size)))
 
     def find_class(self, module: str, name: str) -> type[Record]:
         try:
@@ -273,7 +331,7 @@ def read_pickle(path: Path, compressed: bool = False) -> Any:
         content = path.read_bytes()
         if compressed:
             content = _decompressed(content)
-        return _Unpickler(io.BytesIO(content)).load()
+        return _Unpickler(content).load()
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
     except FileNotFoundError:

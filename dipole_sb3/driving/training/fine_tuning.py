@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dipole_sb3.algorithms.dipole.dichotomy import dichotomous_weights
+from dipole_sb3.common.checks import require_whole_number
 from dipole_sb3.driving.model.adapters import ADAPTERS, train_only
 from dipole_sb3.driving.model.diffusion import times
+from dipole_sb3.driving.training.checks import require_number, require_omega, require_positive
 from dipole_sb3.driving.training.interfaces import Scorer
 from dipole_sb3.driving.training.job import Job, Trainee, optimizer_state, restore_optimizer
 from dipole_sb3.driving.training.losses import ClippedRatio, WeightedRegression
@@ -31,7 +33,10 @@ LARGEST_WEIGHT = 20.0
 
 @dataclass(frozen=True)
 class FineTuningArguments:
-    """See :meth:`~dipole_sb3.driving.agent.DPVLA.finetune`."""
+    """See :meth:`~dipole_sb3.driving.agent.DPVLA.finetune`.
+
+    :raises ValueError: a wrong argument.
+    """
 
     steps: int
     method: Method
@@ -41,6 +46,17 @@ class FineTuningArguments:
     group_size: int
     batch_size: int
     learning_rate: float
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            require_whole_number(name, getattr(self, name), 1)
+        require_whole_number("group_size", self.group_size, 2)
+        require_positive("learning_rate", self.learning_rate)
+        require_positive("beta", self.beta)
+        require_omega("rollout_omega", self.rollout_omega)
+        require_number("k", self.k)
+        if self.method not in get_args(Method):
+            raise ValueError(f"method is {self.method!r}, expected one of {', '.join(get_args(Method))}")
 
 
 def adapters_of(method: Method | None) -> tuple[str, ...]:

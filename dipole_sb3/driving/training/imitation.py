@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dipole_sb3.common.checks import require_whole_number
 from dipole_sb3.driving.model.adapters import train_only
 from dipole_sb3.driving.model.diffusion import noised
 from dipole_sb3.driving.model.planner import Planner
+from dipole_sb3.driving.training.checks import require_positive
 from dipole_sb3.driving.training.job import Job, Trainee, experts_of, optimizer_state, restore_optimizer
 
 NOISES = 8
@@ -20,11 +22,19 @@ NOISES = 8
 
 @dataclass(frozen=True)
 class ImitationArguments:
-    """See :meth:`~dipole_sb3.driving.agent.DPVLA.pretrain`."""
+    """See :meth:`~dipole_sb3.driving.agent.DPVLA.pretrain`.
+
+    :raises ValueError: a wrong argument.
+    """
 
     epochs: int
     batch_size: int
     learning_rate: float
+
+    def __post_init__(self) -> None:
+        require_whole_number("epochs", self.epochs, 1)
+        require_whole_number("batch_size", self.batch_size, 1)
+        require_positive("learning_rate", self.learning_rate)
 
 
 class ImitationLoss(nn.Module):

@@ -6,6 +6,7 @@ import lzma
 import os
 import pickle
 import struct
+import tracemalloc
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
@@ -180,6 +181,43 @@ def test_shapes_that_the_bytes_do_not_fill(shape: Any) -> None:
 def test_sizes_that_the_file_does_not_have(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DatasetError, match=r"some.pkl: (is truncated or damaged|asks for more memory)"):
         read(tmp_path, content)
+
+
+def test_a_bytearray_takes_no_more_memory_than_the_file(tmp_path: Path) -> None:
+    content = b"\x80\x05\x96" + struct.pack("<Q", 2**29) + b"a."
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match="is truncated or damaged"):
+            read(tmp_path, content)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert read(tmp_path, pickle.dumps(bytearray(b"abc"), 5)) == b"abc"
+
+
+def test_few_bytes_do_not_become_many_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million empty sets are a million bytes, which LZMA makes 250 of, and 200 million in memory."""
+    monkeypatch.setattr(records, "MOST_OPERATIONS", 1000)
+    path = tmp_path / "metric_cache.pkl"
+    path.write_bytes(lzma.compress(b"\x80\x05](" + b"\x8f" * 1000 + b"e."))
+    with pytest.raises(DatasetError, match=r"metric_cache.pkl: it has more than 1,000 operations"):
+        read_metric_cache(path)
+
+
+@pytest.mark.parametrize("inside", [lambda x: [x] * 40, lambda x: np.array([*[x] * 40, None], object)[:40]])
+def test_lists_in_lists_do_not_become_many_numbers(tmp_path: Path, inside: Any) -> None:
+    nested: Any = [1.0]
+    for _ in range(6):
+        nested = inside(nested)
+    with pytest.raises(DatasetError, match="it has lists of more than 1,000,000 values"):
+        array_of(read(tmp_path, pickle.dumps(nested)))
+
+
+def test_a_list_that_holds_itself(tmp_path: Path) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(DatasetError, match="it has lists more than 8 deep in each other"):
+        array_of(read(tmp_path, pickle.dumps(endless)))
 
 
 def test_a_memo_of_any_number_takes_no_memory(tmp_path: Path) -> None:
