@@ -101,7 +101,7 @@ def check(config: DictConfig) -> None:
 
 def _check_group(name: str, options: DictConfig, arguments: Callable[..., Any]) -> None:
     try:
-        arguments(**options)
+        arguments(**{str(option): value for option, value in options.items()})
     except ValueError as error:
         raise ValueError(f"{name}.{error}") from error
 
