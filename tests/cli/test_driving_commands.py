@@ -17,7 +17,7 @@ from dipole_sb3.driving import DPVLA, load_scenes
 from dipole_sb3.driving.scenes import make_scenes
 
 SMALL = [
-    *["pretrain.epochs=1", "pretrain.batch_size=3", "finetune.steps=3", "finetune.group_size=3"],
+    *["pretrain.epochs=1", "pretrain.batch_size=3", "finetune.steps=3", "finetune.group_size=3", "finetune.beta=1.0"],
     *["finetune.batch_size=3", "omegas=[-1,0,2]", "agent.verbose=0", "processes=1", "save_freq=1"],
 ]
 
@@ -68,7 +68,7 @@ def test_training_goes_on_where_it_was_and_is_evaluated(dipole: Command, scenes:
     assert dipole("train", *options, "pictures=false", "resume=auto")[0] == 0
     status, _, err = dipole("train", *options, "pictures=false", "resume=auto", "finetune.beta=7")
     assert status == 1
-    assert "run: holds a run with finetune.beta=2.0, found finetune.beta=7; expected the options with which" in err
+    assert "run: holds a run with finetune.beta=1.0, found finetune.beta=7; expected the options with which" in err
     assert run_folder.read_config(Path("run")).finetune.beta == 1.0
     status, _, err = dipole("train", *options, "imitation=run", "replace=true")
     assert status == 1
