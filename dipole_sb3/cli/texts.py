@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dipole_sb3.cli.configuration import suite_sentences, task_names
+from dipole_sb3.cli.configuration import driving_names, suite_sentences, task_names
 
 
 class CommandText(NamedTuple):
@@ -54,6 +54,7 @@ options are refused in a folder that has been begun."""
 
 def _train_examples() -> str:
     tasks = "\n".join(f"  task={name}" for name in task_names())
+    driving = ", ".join(driving_names())
     return f"""\
 the options that matter most (`dipole train task=… --cfg job` shows all):
   task=NAME            what to learn, see below (reacher); task_id=1..5 chooses among OGBench's tasks
@@ -75,6 +76,9 @@ the options that matter most (`dipole train task=… --cfg job` shows all):
 
 tasks:
 {tasks}
+  task=driving/NAME    an agent that plans how a car drives on, with options of its own: pretrain.epochs=N,
+                       finetune.method=dipole|awr|dppo, finetune.steps=N, omegas=[…], imitation=FOLDER, …
+                       (`dipole train task=driving/highway-mix --cfg job` shows all); NAME: {driving}
 
 examples:
   dipole train task=reacher
@@ -88,7 +92,8 @@ examples:
 def _evaluate_examples() -> str:
     return """\
 options:
-  model=PATH           a run's folder, or a model's .zip file
+  model=PATH           a run's folder, or a model's .zip file; a driving agent's has scenes=NAME, split=NAME,
+                       num_plans=N and omegas instead of the options below
   omegas=[-1,0,2]      greediness; every value is reported
   candidates=[1,4]     actions drawn, of which the critic picks the best
   episodes=N           of each cell (50)

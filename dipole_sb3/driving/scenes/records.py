@@ -267,9 +267,9 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
         self._left = len(content)
-        # Its loop looks every operation up here.
-        self.dispatch = _Counted(pickle._Unpickler.dispatch)
-        self.dispatch[pickle.BYTEARRAY8[0]] = _Unpickler._load_bytearray
+        operations = _Counted(pickle._Unpickler.dispatch)
+        operations[pickle.BYTEARRAY8[0]] = _Unpickler._load_bytearray
+        self.dispatch = operations  # type: ignore[misc]  # its loop looks every operation up here
 
     def _load_bytearray(self) -> None:
         """As in the base, which makes room for as many bytes as the file says before it looks for them."""
