@@ -127,9 +127,11 @@ def _learn(asked: _Asked, groups: Sequence[Group]) -> None:
         seeds = ", ".join(str(each.config.seed) for each in waiting)
         steps = group.config.offline_steps + group.config.online_steps
         print(f"[{number}/{len(todo)}] {group.algorithm} on {group.task}, seeds {seeds}: {steps} timesteps", flush=True)
-        begun = [each for each in waiting if is_begun(each.folder)]
         with ExitStack() as opened:
             claim_folders(waiting, opened, may_be_used=True)
+            # Only now: until the claim, another process may have worked on them.
+            waiting = [each for each in waiting if not is_finished(each)]
+            begun = [each for each in waiting if is_begun(each.folder)]
             for runs, resume in (([each for each in waiting if each not in begun], False), (begun, True)):
                 if runs:
                     train.evaluate(runs, train.train(runs, resume, go_on_with=asked.command))

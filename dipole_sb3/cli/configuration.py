@@ -32,8 +32,8 @@ def task_names() -> tuple[str, ...]:
 
 @cache
 def driving_names() -> tuple[str, ...]:
-    """Every value that ``task=`` takes for driving agents, e.g. ``driving/highway-mix``."""
-    return tuple(sorted(f"driving/{file.stem}" for file in (config_folder() / "driving").glob("*.yaml")))
+    """Every NAME that ``task=driving/NAME`` takes."""
+    return tuple(sorted(file.stem for file in (config_folder() / "driving").glob("*.yaml")))
 
 
 @cache
@@ -77,6 +77,12 @@ def option_names(algorithm: str | None = None) -> tuple[str, ...]:
     names += [f"algo.{name}" for name in _leaves(folder / "algo" / f"{chosen}.yaml")]
     plain = [name for name in names if not name.startswith(("hydra", "defaults", "algo._"))]
     return (*plain, "algo", "task", "task_id")
+
+
+def driving_option_names() -> tuple[str, ...]:
+    """Every option of ``dipole train task=driving/…``, dotted, e.g. ``finetune.beta``."""
+    names = _leaves(config_folder() / "driving.yaml")
+    return (*(name for name in names if not name.startswith(("hydra", "defaults"))), "task")
 
 
 def _default_algorithm() -> str:

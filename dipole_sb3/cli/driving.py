@@ -7,8 +7,8 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dipole_sb3.cli import claim, hydra_command, pictures, run_folder
 from dipole_sb3.cli.configuration import dotted
+from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
 from dipole_sb3.common.checks import require_whole_number
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def train_command(arguments: list[str]) -> int:
 def of_group(arguments: Sequence[str]) -> list[str]:
     """The command line with ``task=driving/NAME`` as Hydra's choice in the folder ``driving``."""
     return [
-        f"driving={argument.removeprefix(PREFIX)}" if argument.startswith(PREFIX) else argument
+        f"driving={argument.removeprefix('task=').replace('driving/', '')}" if argument.startswith(PREFIX) else argument
         for argument in arguments
     ]
 
@@ -97,6 +98,11 @@ def check(config: DictConfig) -> None:
         _check_group("finetune", config.finetune, FineTuningArguments)
     if config.imitation is not None:
         agent_folder(Path(config.imitation), (IMITATION, AGENT))
+    elif config.task.train == config.task.test:
+        raise ValueError(
+            f"task.train and task.test are both {config.task.test}: pre-training would learn the recorded plans of the "
+            "scenes that it is scored on; give imitation=FOLDER of an agent that is pre-trained on others"
+        )
 
 
 def _check_group(name: str, options: DictConfig, arguments: Callable[..., Any]) -> None:
@@ -136,6 +142,7 @@ def train(config: DictConfig, folder: Path, *, go_on: bool = False, named: bool 
     with ExitStack() as opened:
         folder = claimed_folder(config, folder, opened, go_on, named)
         run_folder.write_config(folder, config)
+        opened.enter_context(ends_with_status())
         scorer = opened.enter_context(ScoringPool(config.processes))
         try:
             imitation = pretrained(config, folder, scenes)
@@ -206,7 +213,8 @@ def pretrained(config: DictConfig, folder: Path, scenes: Scenes) -> DPVLA:
         return DPVLA.load(agent_folder(Path(config.imitation), (IMITATION, AGENT)), scenes, **options)
     own = folder / IMITATION
     if (own / MANIFEST).is_file():
-        return DPVLA.resume(own, scenes, **options, **_course(config))
+        with _course(config, folder) as course:
+            return DPVLA.resume(own, scenes, **options, **course)
     agent = DPVLA(
         config.agent.configuration,
         scenes,
@@ -215,7 +223,8 @@ def pretrained(config: DictConfig, folder: Path, scenes: Scenes) -> DPVLA:
         precision=config.agent.precision,
         **options,
     )
-    return agent.pretrain(**config.pretrain, save_path=own, **_course(config))
+    with _course(config, folder) as course:
+        return agent.pretrain(**config.pretrain, save_path=own, **course)
 
 
 def finetuned(config: DictConfig, own: Path, imitation: DPVLA, scenes: Scenes, scorer: Scorer) -> DPVLA:
@@ -229,15 +238,37 @@ def finetuned(config: DictConfig, own: Path, imitation: DPVLA, scenes: Scenes, s
         return imitation
     options = {"device": config.agent.device, "tensorboard_log": own.parent, "verbose": config.agent.verbose}
     if (own / MANIFEST).is_file():
-        return DPVLA.resume(own, scenes, scorer=scorer, **options, **_course(config))
+        with _course(config, own.parent) as course:
+            return DPVLA.resume(own, scenes, scorer=scorer, **options, **course)
     source = agent_folder(Path(config.imitation), (IMITATION,)) if config.imitation else own.parent / IMITATION
     agent = DPVLA.load(source, scenes, **options)
-    return agent.finetune(**config.finetune, scorer=scorer, save_path=own, **_course(config))
+    with _course(config, own.parent) as course:
+        return agent.finetune(**config.finetune, scorer=scorer, save_path=own, **course)
 
 
-def _course(config: DictConfig) -> dict[str, Any]:
+@contextmanager
+def _course(config: DictConfig, folder: Path) -> Iterator[dict[str, Any]]:
+    """Options of a training that Ctrl-C, SIGTERM and SIGUSR1 stop between two updates.
+
+    :raises SystemExit: one did; the training is saved.
+    """
+    from dipole_sb3.driving.training.loop import TrainingStopped
+
     shown = sys.stdout.isatty() if config.progress_bar is None else config.progress_bar
-    return {"progress_bar": shown, "log_interval": config.log_interval, "save_freq": config.save_freq}
+    stopped = "Stopped"
+    with StopOnSignal() as signals:
+        try:
+            yield {
+                "progress_bar": shown,
+                "log_interval": config.log_interval,
+                "save_freq": config.save_freq,
+                "stop": lambda: signals.stopped_by is not None,
+            }
+        except TrainingStopped as error:
+            stopped = f"{error}; saved"
+    if signals.stopped_by is not None:
+        print(f"\n{stopped}\nGo on with\n  dipole train {shlex.quote(f'resume={folder}')}", flush=True)
+        raise SystemExit(exit_status(signals.stopped_by))
 
 
 def baselines(imitation: DPVLA, agent: DPVLA, scenes: Scenes, scorer: Scorer, config: DictConfig) -> list[Evaluated]:

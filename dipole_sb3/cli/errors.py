@@ -11,7 +11,7 @@ import gymnasium
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from dipole_sb3.cli.configuration import option_names, task_names
+from dipole_sb3.cli.configuration import driving_option_names, option_names, task_names
 
 USER_ERRORS: tuple[type[Exception], ...] = (
     HydraException,
@@ -105,7 +105,10 @@ def _near_options(name: str, arguments: Sequence[str]) -> list[str]:
     """Options with a similar last part: both ``beta`` and ``algo.bta`` find ``algo.beta``."""
     last = name.rsplit(".", 1)[-1]
     chosen = [argument.removeprefix("algo=") for argument in arguments if argument.startswith("algo=")]
-    options = option_names(chosen[-1] if chosen else None)
+    if any(argument.startswith(("task=driving/", "driving=")) for argument in arguments):
+        options = driving_option_names()
+    else:
+        options = option_names(chosen[-1] if chosen else None)
     by_last = {option: option.rsplit(".", 1)[-1] for option in options}
     close = set(difflib.get_close_matches(last, by_last.values(), n=3, cutoff=0.7))
     return [option for option, end in by_last.items() if end in close][:3]

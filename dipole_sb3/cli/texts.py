@@ -53,7 +53,8 @@ options are refused in a folder that has been begun."""
 
 
 def _train_examples() -> str:
-    tasks, driving = ("\n".join(f"  task={name}" for name in names) for names in (task_names(), driving_names()))
+    tasks = "\n".join(f"  task={name}" for name in task_names())
+    driving = ", ".join(driving_names())
     return f"""\
 the options that matter most (`dipole train task=… --cfg job` shows all):
   task=NAME            what to learn, see below (reacher); task_id=1..5 chooses among OGBench's tasks
@@ -75,15 +76,15 @@ the options that matter most (`dipole train task=… --cfg job` shows all):
 
 tasks:
 {tasks}
-tasks of driving, which have options of their own (`dipole train task=driving/highway-mix --cfg job`):
-{driving}
+  task=driving/NAME    an agent that plans how a car drives on, with options of its own: pretrain.epochs=N,
+                       finetune.method=dipole|awr|dppo, finetune.steps=N, omegas=[…], imitation=FOLDER, …
+                       (`dipole train task=driving/highway-mix --cfg job` shows all); NAME: {driving}
 
 examples:
   dipole train task=reacher
   dipole train task=ogbench/cube-single-play task_id=2 seed=1
   dipole train task=reacher runs=8
   dipole train -m task=reacher seed=0,1,2 algo.beta=1,2
-  dipole train task=driving/highway-mix finetune.beta=2
   dipole train task=custom task.dataset=mine.npz task.env=Pendulum-v1 algo.beta=2
   dipole train resume=runs/reacher/2026-01-31_12-00-00-seed0"""
 
@@ -91,7 +92,8 @@ examples:
 def _evaluate_examples() -> str:
     return """\
 options:
-  model=PATH           a run's folder, or a model's .zip file
+  model=PATH           a run's folder, or a model's .zip file; a driving agent's has scenes=NAME, split=NAME,
+                       num_plans=N and omegas instead of the options below
   omegas=[-1,0,2]      greediness; every value is reported
   candidates=[1,4]     actions drawn, of which the critic picks the best
   episodes=N           of each cell (50)

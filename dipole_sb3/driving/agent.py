@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
@@ -118,6 +119,7 @@ class DPVLA:
         log_interval: int = 50,
         save_path: str | Path | None = None,
         save_freq: int = 500,
+        stop: Callable[[], bool] | None = None,
     ) -> DPVLA:
         """Imitation: encoder and decoder learn together from the recorded plans (AdamW).
 
@@ -126,6 +128,8 @@ class DPVLA:
         :param log_interval: updates between rows of the log.
         :param save_path: folder for the checkpoint, which :meth:`resume` goes on from, and at the end for the agent.
         :param save_freq: updates between checkpoints.
+        :param stop: asked after every update, whether to stop: the checkpoint is written then.
+        :raises TrainingStopped: it was.
         :raises ValueError: a wrong argument, or the agent is fine-tuned already: its adapters belong to the decoder as
             it is.
         """
@@ -138,7 +142,7 @@ class DPVLA:
                 "pre-train before fine-tuning"
             )
         job = Imitation(self, asked)
-        self._run(job, progress_bar, log_interval, save_path, save_freq)
+        self._run(job, progress_bar, log_interval, save_path, save_freq, stop)
         return self
 
     def finetune(
@@ -157,6 +161,7 @@ class DPVLA:
         log_interval: int = 50,
         save_path: str | Path | None = None,
         save_freq: int = 500,
+        stop: Callable[[], bool] | None = None,
     ) -> DPVLA:
         """Adapters of the decoder learn from the scores of the agent's own plans; all else is frozen.
 
@@ -188,7 +193,7 @@ class DPVLA:
                 "agent that is only pre-trained"
             )
         with _scorer(scorer) as scores:
-            self._run(FineTuning(self, asked, scores), progress_bar, log_interval, save_path, save_freq)
+            self._run(FineTuning(self, asked, scores), progress_bar, log_interval, save_path, save_freq, stop)
         return self
 
     def predict(
@@ -280,6 +285,7 @@ class DPVLA:
         progress_bar: bool = False,
         log_interval: int = 50,
         save_freq: int = 500,
+        stop: Callable[[], bool] | None = None,
         tensorboard_log: str | Path | None = None,
         verbose: int = 0,
     ) -> DPVLA:
@@ -301,7 +307,7 @@ class DPVLA:
             else:
                 job = FineTuning(agent, FineTuningArguments(**arguments), scores)
             job.restore(tensors, values)
-            agent._run(job, progress_bar, log_interval, folder, save_freq)
+            agent._run(job, progress_bar, log_interval, folder, save_freq, stop)
         return agent
 
     def tensors_of(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
@@ -311,7 +317,13 @@ class DPVLA:
         return cameras, words, history.float()
 
     def _run(
-        self, job: Job, progress_bar: bool, log_interval: int, save_path: str | Path | None, save_freq: int
+        self,
+        job: Job,
+        progress_bar: bool,
+        log_interval: int,
+        save_path: str | Path | None,
+        save_freq: int,
+        stop: Callable[[], bool] | None,
     ) -> None:
         if isinstance(job, FineTuning):
             self.method = job.arguments()["method"]
@@ -326,7 +338,7 @@ class DPVLA:
 
         log = None if self.tensorboard_log is None else str(self.tensorboard_log)
         logger = configure_logger(self.verbose, log, job.kind)
-        run(job, logger, self.updates, progress_bar, log_interval, None if folder is None else save, save_freq)
+        run(job, logger, self.updates, progress_bar, log_interval, None if folder is None else save, save_freq, stop)
         logger.close()
         self.planner.requires_grad_(False)
         self.updates += job.done

@@ -30,7 +30,7 @@ from stable_baselines3.common.type_aliases import (
     TensorDict,
     TrainFreq,
 )
-from stable_baselines3.common.utils import check_for_correct_spaces, configure_logger
+from stable_baselines3.common.utils import check_for_correct_spaces, configure_logger, get_device
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
@@ -938,9 +938,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         # Knobs are properties; the file has the attributes behind them.
         knobs = {knob.name for knob in cls.knobs()}
         attributes = {f"_{name}" if name in knobs else name: value for name, value in kwargs.items()}
+        get_device(device)  # that there is no such device is not the file's fault, nor that its memory is full
         try:
             return super().load(file, env, device, custom_objects, print_system_info, force_reset, **attributes)
-        except ValueError:
+        except (ValueError, torch.cuda.OutOfMemoryError):
             raise
         except safe_files.WRONG_CONTENT as error:
             # Values of a safe file may be of any kind; a file in SB3's format is trusted, and its errors are a bug's.

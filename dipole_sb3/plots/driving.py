@@ -35,7 +35,7 @@ def plot_sweep(rows: Sequence[Evaluated], path: str | Path, others: Sequence[Eva
             left.axhline(level.mean, color=colour, linestyle="--", label=other.policy)
             left.axhspan(level.low, level.high, color=colour, alpha=0.10, linewidth=0)
         plans = rows[0].scores.pdms.shape
-        left.set(xlabel="greediness ω", ylabel="PDMS (%)", title=f"{plans[0]} held-out scenes, 95 % intervals")
+        left.set(xlabel="greediness ω", ylabel="PDMS (%)", title=f"{plans[0]} scenes, 95 % intervals")
         left.legend()
         for name, short, colour, marker in zip(SUB_SCORES, SHORT, COLOURS, MARKERS, strict=False):
             right.plot(omegas, [row.percent(name).mean for row in rows], color=colour, marker=marker, label=short)

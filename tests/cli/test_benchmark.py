@@ -19,7 +19,7 @@ from commands import Command
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dipole_sb3.cli import benchmark_table
+from dipole_sb3.cli import benchmark, benchmark_table
 from dipole_sb3.cli.benchmark_plan import Suite, TaskEntry, load_suite, planned
 from dipole_sb3.cli.benchmark_results import Evaluation, Scores
 from dipole_sb3.cli.configuration import suite_names
@@ -129,6 +129,25 @@ def test_the_same_command_again_learns_nothing_anew(copied: Path, dipole: Comman
     assert "2 of 2 groups of runs are done already" in out
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("model.zip")} == models
     assert (copied / "table.md").read_text() == page
+
+
+def test_what_another_process_has_just_ended_is_not_learned_anew(
+    copied: Path, dipole: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim waits for nobody, but between the look at a folder and the claim its run may end."""
+    before = rows(copied / "results.csv")
+    claims: list[Path] = []
+
+    def claim_folders(runs: list[Any], *_: Any, **__: Any) -> None:
+        claims.extend(run.folder for run in runs)
+
+    monkeypatch.setattr(benchmark, "claim_folders", claim_folders)
+    monkeypatch.setattr(benchmark, "is_finished", lambda run: run.folder in claims)
+    monkeypatch.setattr(benchmark.train, "train", lambda *_, **__: pytest.fail("learned again"))
+    status, _, err = dipole("benchmark", "suite=tiny.yaml", "out=out")
+    assert status == 0, err
+    assert len(claims) == 4
+    assert rows(copied / "results.csv") == before
 
 
 def test_more_seeds_join_those_that_are_there(copied: Path, dipole: Command) -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -86,6 +92,27 @@ def test_training_goes_on_where_it_was_and_is_evaluated(dipole: Command, scenes:
     assert not Path("awr/imitation").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_scheduler_stops_it_and_starts_it_again(tmp_path: Path, scenes: Path) -> None:
+    options = ["task=driving/highway-mix", f"task.dataset_dir={scenes}", *SMALL, "run_dir=run", "resume=auto"]
+    command = [sys.executable, "-m", "dipole_sb3.cli", "train", *options, "finetune.steps=1000000"]
+    manifest = tmp_path / "run/agent/agent.json"
+    for start in range(2):
+        before = manifest.read_bytes() if start else None
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if manifest.is_file() and manifest.read_bytes() != before:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGUSR1)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 75
+        done = json.loads(manifest.read_bytes())["training"]["values"]["done"]
+        assert f"fine_tuning stopped after {done} of 1000000 updates; saved\nGo on with\n" in out
+        assert out.endswith("  dipole train resume=run\n")
+
+
 def test_nothing_of_a_replaced_demo_stays(tmp_path: Path) -> None:
     """The agents of its comparison would be taken for those of the new one, though of another imitation."""
     left = [*(f"{name}/agent.json" for name in ("imitation", "agent", "awr", "dppo")), "pdms_sweep.csv", "plans.png"]
@@ -110,6 +137,7 @@ def test_nothing_of_a_replaced_demo_stays(tmp_path: Path) -> None:
         (["finetune.learning_rate=fast"], "finetune.learning_rate is fast, expected a number above 0"),
         (["finetune.group_size=1"], "finetune.group_size is 1, expected"),
         (["pretrain.epochs=0"], "pretrain.epochs is 0, expected"),
+        (["task.train=test"], "task.train and task.test are both test: pre-training would learn the recorded plans"),
         (["num_plans=0"], "num_plans is 0, expected"),
         (["imitation=nowhere"], "nowhere: no driving agent in it (agent.json); expected the folder of a run"),
         (["resume=auto"], "resume=auto needs the same folder at every start; expected run_dir=FOLDER"),
@@ -123,6 +151,17 @@ def test_wrong_options_are_refused_before_any_work(
     assert sentence in err
     assert err.count("\n") == 1
     assert not list(Path().rglob("agent.json"))
+
+
+def test_an_option_that_there_is_not(dipole: Command) -> None:
+    status, _, err = dipole("train", "task=driving/highway-mix", "finetune.bta=2")
+    assert (status, err) == (1, "dipole: there is no option finetune.bta here; nearest: finetune.beta\n")
+    assert dipole("train", "--help")[1].count("task=driving/NAME") == 1
+
+
+def test_several_tasks_are_choices_of_one_group() -> None:
+    asked = driving.of_group(["-m", "task=driving/navtest,driving/navtrain", "seed=1"])
+    assert asked == ["-m", "driving=navtest,navtrain", "seed=1"]
 
 
 def test_a_task_that_there_is_not(dipole: Command) -> None:

@@ -117,10 +117,13 @@ def test_saved_and_loaded(agent: DPVLA, tmp_path: Path) -> None:
     assert files == {".safetensors", ".json"}
     with pytest.raises(ValueError, match="the agent has no scenes to learn from"):
         loaded.finetune(1, scorer=NearnessScorer())
-    # Saved again, to the same place: what is no longer part of it goes.
+    # Saved again, to the same place: what is no longer part of it goes, and nothing of anybody else.
+    for name in ("model.safetensors", ".mine.partial", ".adapters-0123456789abcdef.safetensors.x1.partial"):
+        (tmp_path / "planner" / name).touch()
     agent.finetune(1, group_size=3, scorer=NearnessScorer())
     agent.save(tmp_path / "planner")
-    assert len(list((tmp_path / "planner").iterdir())) == 4
+    found = sorted(path.name.split("-")[0] for path in (tmp_path / "planner").iterdir())
+    assert found == [".mine.partial", "adapters", "agent.json", "model.safetensors", "networks", "state"]
 
 
 def test_damaged_folders(agent: DPVLA, tmp_path: Path) -> None:
@@ -262,7 +265,7 @@ def test_scores_that_do_not_differ_teach_nothing(agent: DPVLA) -> None:
         def score_plans(self, surroundings: Any, plans: np.ndarray) -> Any:
             return super().score_plans(surroundings, np.zeros_like(plans))
 
-    with pytest.raises(RuntimeError, match="all plans of a scene score alike"):
+    with pytest.raises(ValueError, match="all plans of a scene score alike"):
         agent.finetune(1, group_size=3, scorer=Indifferent())
 
 

@@ -176,6 +176,12 @@ def test_what_a_safe_file_cannot_hold_leaves_the_earlier_file(
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
 
 
+def test_a_device_that_there_is_not_is_not_the_files_fault(reacher_data: Arrays, tmp_path: Path) -> None:
+    small(reacher_data).save(tmp_path / "model.zip", format="safe")
+    with pytest.raises(RuntimeError, match="device string: gpu"):
+        DIPOLE.load(tmp_path / "model.zip", device="gpu")
+
+
 def test_a_format_that_there_is_not(reacher_data: Arrays, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format is 'pickle', expected 'classic' or 'safe'"):
         small(reacher_data).save(tmp_path / "model", format="pickle")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,17 @@ from dipole_sb3.common.files import replaced_when_complete
 
 MANIFEST = "agent.json"
 _FORMAT = 1
+_PARTS = ("networks", "adapters", "state")
+_FILE = rf"({'|'.join(_PARTS)})-[0-9a-f]{{16}}\.safetensors"
+_OURS = re.compile(rf"{_FILE}|\.({_FILE}|{re.escape(MANIFEST)})\..*\.partial")
+"""Files of tensors, and what a killed process left of them; a folder may hold others, such as those of Florence-2."""
 
 
 def write_tensors(folder: Path, part: str, tensors: Mapping[str, Tensor]) -> str:
-    """Writes a file of tensors, unless it is there already; gives its name."""
+    """Writes a file of tensors, unless it is there already; gives its name.
+
+    :param part: ``"networks"``, ``"adapters"`` or ``"state"``.
+    """
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     name = f"{part}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     if not (folder / name).is_file():
@@ -33,15 +41,14 @@ def write_tensors(folder: Path, part: str, tensors: Mapping[str, Tensor]) -> str
 
 
 def write_manifest(folder: Path, files: Mapping[str, str], values: Mapping[str, Any]) -> None:
-    """Makes the files the folder's content, in one step; others that were its content go.
+    """Makes the files the folder's content, in one step; others that were its content go, and nothing else does.
 
     :param files: part → name, of :func:`write_tensors`.
     """
     with replaced_when_complete(folder / MANIFEST) as file:
         file.write(json.dumps({"format": _FORMAT, "files": dict(files), **values}, indent=1).encode())
     for path in folder.iterdir():
-        known = path.name in files.values() or path.name == MANIFEST
-        if not known and (path.suffix == ".safetensors" or path.suffix == ".partial"):
+        if path.name not in files.values() and _OURS.fullmatch(path.name):
             path.unlink()
 
 

@@ -122,7 +122,7 @@ class FineTuning(Job):
         usable = self._replay.usable()
         bounds = self.batch_bounds(len(usable), self._arguments.batch_size)
         if not bounds:
-            raise RuntimeError(
+            raise ValueError(
                 "fine-tuning found nothing to learn: in the last rollouts all plans of a scene score alike; expected "
                 "scenes that the plans drive differently well, or a larger group_size"
             )

@@ -12,6 +12,10 @@ from tqdm import tqdm
 from dipole_sb3.driving.training.job import Job
 
 
+class TrainingStopped(Exception):
+    """A training was asked to stop before its end; its checkpoint is written, where it has a folder."""
+
+
 def run(
     job: Job,
     logger: Logger,
@@ -20,6 +24,7 @@ def run(
     log_interval: int,
     save: Callable[[], None] | None,
     save_freq: int,
+    stop: Callable[[], bool] | None = None,
 ) -> None:
     """Works until the job is done.
 
@@ -27,6 +32,8 @@ def run(
     :param log_interval: updates between rows of the log; rollouts have rows of their own.
     :param save: writes a checkpoint; called between two pieces of work.
     :param save_freq: pieces of work (updates, and batches of rollouts) between checkpoints.
+    :param stop: asked between two pieces of work, whether to stop.
+    :raises TrainingStopped: it was to stop, and is saved.
     """
     shown = progress_bar and job.workers.is_main_process
     log = _Log(logger, updates_before, job)
@@ -45,8 +52,11 @@ def run(
             bar.update(job.done - before)
             if learned and job.done % log_interval == 0:
                 log.write()
-            if save is not None and pieces % save_freq == 0:
+            stopping = job.done < job.total and stop is not None and stop()
+            if save is not None and (pieces % save_freq == 0 or stopping):
                 save()
+            if stopping:
+                raise TrainingStopped(f"{job.kind} stopped after {job.done} of {job.total} updates")
         log.write()
 
 
