@@ -269,6 +269,20 @@ def test_scores_that_do_not_differ_teach_nothing(agent: DPVLA) -> None:
         agent.finetune(1, group_size=3, scorer=Indifferent())
 
 
+def test_rollouts_in_vain_are_repeated(agent: DPVLA) -> None:
+    class IndifferentAtFirst(NearnessScorer):
+        scored = 0
+
+        def score_plans(self, surroundings: Any, plans: np.ndarray) -> Any:
+            self.scored += len(plans)
+            return super().score_plans(surroundings, plans if self.scored > 2 * len(SCENES) else np.zeros_like(plans))
+
+    scorer = IndifferentAtFirst()
+    agent.finetune(1, group_size=3, batch_size=4, scorer=scorer)
+    assert scorer.scored == 3 * len(SCENES)
+    assert agent.scored_plans == 3 * 3 * len(SCENES)
+
+
 def test_importing_driving_is_cheap() -> None:
     program = "import sys, dipole_sb3.driving; print(sorted({'transformers', 'peft', 'accelerate'} & set(sys.modules)))"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

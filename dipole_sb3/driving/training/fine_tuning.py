@@ -27,6 +27,8 @@ Method = Literal["dipole", "awr", "dppo"]
 
 EPOCHS_OF_TRAINING = 9
 """On the plans of one epoch of rollouts."""
+ROLLOUTS_IN_VAIN = 3
+"""Epochs of rollouts without a scene to learn from, one after the other, after which fine-tuning gives up."""
 LARGEST_WEIGHT = 20.0
 """Of advantage-weighted regression, whose weights exp(βA) have no bound of their own."""
 
@@ -88,7 +90,7 @@ class FineTuning(Job):
         self._replay = self._empty_replay()
         self.scored_plans = 0
         # Scenes rolled out, and batches learned from, since the replay was cleared; the order of the present epoch.
-        self._rolled_out = self._learned = 0
+        self._rolled_out = self._learned = self._in_vain = 0
         self._order = torch.empty(0, dtype=torch.int64)
 
     @property
@@ -122,10 +124,8 @@ class FineTuning(Job):
         usable = self._replay.usable()
         bounds = self.batch_bounds(len(usable), self._arguments.batch_size)
         if not bounds:
-            raise ValueError(
-                "fine-tuning found nothing to learn: in the last rollouts all plans of a scene score alike; expected "
-                "scenes that the plans drive differently well, or a larger group_size"
-            )
+            return self._after_rollouts_in_vain()
+        self._in_vain = 0
         place = self._learned % len(bounds)
         if place == 0:
             self._order = usable[self.order(len(usable))]
@@ -137,6 +137,18 @@ class FineTuning(Job):
             self._rolled_out = self._learned = 0
             self._replay = self._empty_replay()
         return {**values, "rollout/usable_scenes": float(len(usable))}
+
+    def _after_rollouts_in_vain(self) -> dict[str, Tensor | float]:
+        """Other noise may tell plans apart that scored alike, so a few more rollouts are made before it is an error."""
+        self._in_vain += 1
+        if self._in_vain == ROLLOUTS_IN_VAIN:
+            raise ValueError(
+                f"fine-tuning found nothing to learn: in {ROLLOUTS_IN_VAIN} rollouts in a row all plans of a "
+                "scene score alike; expected scenes that the plans drive differently well, or a larger group_size"
+            )
+        self._rolled_out = self._learned = 0
+        self._replay = self._empty_replay()
+        return {"rollout/usable_scenes": 0.0}
 
     def _inputs(self, indices: Tensor) -> Sequence[Tensor]:
         """Of the loss, for this process's share of the scenes."""
@@ -172,12 +184,14 @@ class FineTuning(Job):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         replay = {f"replay/{name}": values for name, values in self._replay.tensors.items()}
         counts = {"done": self.done, "rolled_out": self._rolled_out, "learned": self._learned}
+        counts["in_vain"] = self._in_vain
         tensors = {"order": self._order, **replay, **optimizer_state(self._optimizer)}
         return tensors, {**counts, "scored_plans": self.scored_plans}
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         self.done, self.scored_plans = values["done"], values["scored_plans"]
         self._rolled_out, self._learned = values["rolled_out"], values["learned"]
+        self._in_vain = values["in_vain"]
         self._order = tensors["order"]
         self._replay.tensors = {name: tensors[f"replay/{name}"].clone() for name in self._replay.tensors}
         restore_optimizer(self._optimizer, tensors)
