@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _CHOSEN_ON = 200
 """Training scenes on which ω is chosen."""
-_PICTURED = 6
+_PICTURED = 4
 
 
 def run(arguments: list[str]) -> int:
@@ -117,7 +117,7 @@ def _report(
     print("Scored plans: " + ", ".join(f"{driving.NAMES[name]} {each.scored_plans:,}" for name, each in agents.items()))
     if config.pictures:
         plots.plot_sweep(rows, folder / f"{driving.SWEEP}.png", others)
-        _draw_plans(config, folder / driving.PLANS, imitation, agent, held_out, others, best)
+        _draw_plans(config, folder / driving.PLANS, imitation, agent, held_out, others, rows, best)
 
 
 def _difference(row: Evaluated, other: Evaluated) -> str:
@@ -136,31 +136,25 @@ def _draw_plans(
     agent: DPVLA,
     scenes: Scenes,
     others: Sequence[Evaluated],
+    rows: Sequence[Evaluated],
     best: Evaluated,
 ) -> None:
-    """The scenes in which fine-tuning changed the score most, as the paper's figure 7."""
+    """The scenes in which fine-tuning changed the score most, one of each kind: the paper's figure 7."""
     from dipole_sb3.plots import driving as plots
 
     before = next(row for row in others if row.policy == driving.NAMES[None])
     gains = best.scores.pdms[:, 0] - before.scores.pdms[:, 0]
-    indices = [int(index) for index in np.argsort(-gains, kind="stable")[:_PICTURED] if gains[index] > 0]
+    of_kinds = {scenes[int(index)].kind: int(index) for index in np.argsort(gains, kind="stable") if gains[index] > 0}
+    indices = sorted(of_kinds.values(), key=lambda index: -gains[index])[:_PICTURED]
     if not indices:
         print("No held-out scene got a better score: there is nothing to draw")
         return
+    shown: list[Evaluated] = [before, *(row for row in rows if row.omega in (-1.0, 0.0, best.omega))]
     observations = scenes.observations(indices)
-    drawn: dict[str, Any] = {"imitation": imitation.predict(observations, 0.0, seed=config.eval_seed)}
-    for omega in sorted({-1.0, 0.0, float(best.omega or 0.0)}):
-        drawn[f"{best.policy}, ω = {omega:g}".replace("-", "−")] = agent.predict(
-            observations, omega, seed=config.eval_seed
-        )
-    plots.plot_plans(
-        [scenes[index] for index in indices],
-        [{name: plans[row] for name, plans in drawn.items()} for row in range(len(indices))],
-        [
-            f"{scenes[index].kind}: PDMS {100 * old:.0f} → {100 * new:.0f}"
-            for index, old, new in zip(
-                indices, before.scores.pdms[indices, 0], best.scores.pdms[indices, 0], strict=True
-            )
-        ],
-        path,
-    )
+    plans, scores = {}, {}
+    for row in shown:
+        name = row.policy if row.omega is None else f"{row.policy}, ω = {row.omega:g}".replace("-", "−")
+        planner, omega = (imitation, 0.0) if row is before else (agent, row.omega)
+        plans[name] = planner.predict(observations, omega, seed=config.eval_seed)
+        scores[name] = row.scores.pdms[indices, 0]
+    plots.plot_plans([scenes[index] for index in indices], plans, scores, path)

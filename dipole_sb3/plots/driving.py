@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from dipole_sb3.driving.evaluation import SHORT, SUB_SCORES, Evaluated
 from dipole_sb3.driving.pictures import birds_eye
+from dipole_sb3.driving.scenes.logs import to_ego_frame
+from dipole_sb3.driving.score import driven
 from dipole_sb3.plots.drawing import COLOURS, MARKERS, MUTED, drawing
 
 
@@ -33,10 +35,11 @@ def plot_sweep(rows: Sequence[Evaluated], path: str | Path, others: Sequence[Eva
         for other, colour in zip(others, (*COLOURS[1:], *COLOURS[1:]), strict=False):
             level = other.percent("pdms")
             left.axhline(level.mean, color=colour, linestyle="--", label=other.policy)
-            left.axhspan(level.low, level.high, color=colour, alpha=0.10, linewidth=0)
+            left.axhspan(level.low, level.high, color=colour, alpha=0.06, linewidth=0)
         plans = rows[0].scores.pdms.shape
         left.set(xlabel="greediness ω", ylabel="PDMS (%)", title=f"{plans[0]} scenes, 95 % intervals")
-        left.legend()
+        # Of all corners the one that a curve that rises leaves free.
+        left.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
         for name, short, colour, marker in zip(SUB_SCORES, SHORT, COLOURS, MARKERS, strict=False):
             right.plot(omegas, [row.percent(name).mean for row in rows], color=colour, marker=marker, label=short)
         right.set(xlabel="greediness ω", ylabel="mean (%)", title="sub-scores")
@@ -44,21 +47,35 @@ def plot_sweep(rows: Sequence[Evaluated], path: str | Path, others: Sequence[Eva
 
 
 def plot_plans(
-    scenes: Sequence[Any], plans: Sequence[Mapping[str, npt.ArrayLike]], titles: Sequence[str], path: str | Path
+    scenes: Sequence[Any],
+    plans: Mapping[str, npt.NDArray[np.floating]],
+    scores: Mapping[str, npt.NDArray[np.floating]],
+    path: str | Path,
 ) -> None:
-    """Bird's-eye views of scenes, each with some plans.
+    """Bird's-eye views: a row for each scene, a column for each policy, with the car as it drives the plan.
 
     :param scenes: at least one.
-    :param plans: for each scene: name → [8, 3].
-    :param titles: for each scene.
+    :param plans: policy → [scenes, 8, 3].
+    :param scores: policy → PDMS [scenes], in [0, 1].
     :param path: PNG file.
     """
-    columns = min(3, len(scenes))
-    rows = -(-len(scenes) // columns)
-    with drawing(path, 4.6 * columns, 4.6 * rows) as figure:
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes, scene, of_scene, title in zip(grid, scenes, plans, titles, strict=False):
-            birds_eye(axes, scene, of_scene)
-            axes.set_title(title, fontsize=10, color=MUTED)
-        for axes in grid[len(scenes) :]:
-            axes.set_visible(False)
+    with drawing(path, 3.0 * len(plans), 4.0 * len(scenes)) as figure:
+        grid = figure.subplots(len(scenes), len(plans), squeeze=False)
+        for row, scene in enumerate(scenes):
+            for column, (policy, of_policy) in enumerate(plans.items()):
+                axes, ego = grid[row, column], scene.surroundings.ego
+                poses = to_ego_frame(driven(ego, of_policy[row : row + 1])[0, :, :3], ego.pose)
+                birds_eye(axes, scene, {policy: poses})
+                if row or column:
+                    axes.get_legend().remove()
+                kind = f"{scene.kind}\n" if column == 0 else "\n"
+                axes.set_title(f"{kind}{policy}: PDMS {100 * scores[policy][row]:.0f}", fontsize=10, color=MUTED)
+            _share_limits(grid[row])
+
+
+def _share_limits(row: Sequence[Any]) -> None:
+    """The same section of the scene in every panel."""
+    across = np.array([axes.get_xlim() for axes in row])
+    along = np.array([axes.get_ylim() for axes in row])
+    for axes in row:
+        axes.set(xlim=(across[:, 0].min(), across[:, 1].max()), ylim=(along[:, 0].min(), along[:, 1].max()))
