@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from dipole_sb3.cli import claim, hydra_command, pictures, run_folder
 from dipole_sb3.cli.configuration import dotted
 from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
+from dipole_sb3.cli.resuming import require_same
 from dipole_sb3.common.checks import require_whole_number
 
 if TYPE_CHECKING:
@@ -189,13 +190,7 @@ def _require_same_options(folder: Path, config: DictConfig) -> None:
 
     :raises ValueError: the message names the option.
     """
-    now, then = _fixed_options(config), _fixed_options(run_folder.read_config(folder))
-    for name in sorted(now.keys() | then.keys()):
-        if now.get(name) != then.get(name):
-            raise ValueError(
-                f"{folder}: holds a run with {name}={then.get(name)}, found {name}={now.get(name)}; expected the "
-                "options with which it began, or another run_dir"
-            )
+    require_same(folder, _fixed_options(config), _fixed_options(run_folder.read_config(folder)))
 
 
 def _fixed_options(config: DictConfig) -> dict[str, Any]:

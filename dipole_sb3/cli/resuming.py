@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,7 @@ def unfinished(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         if run_folder.is_used(run.folder):
             before = run_folder.read_config(run.folder)
-            _require_same_options(run, before)
+            require_same(run.folder, _fixed_options(run.config), _fixed_options(before))
             _require_length(run.config, before.offline_steps, before.offline_steps + before.online_steps, run.folder)
         if is_finished(run):
             print(f"{run.folder}: is finished")
@@ -54,12 +54,17 @@ def unfinished(runs: Sequence[Run]) -> list[Run]:
     return left
 
 
-def _require_same_options(run: Run, before: DictConfig) -> None:
-    now, then = _fixed_options(run.config), _fixed_options(before)
+def require_same(folder: Path, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+    """Refuses to go on with other options than those with which a run began.
+
+    :param now: name → value.
+    :param then: likewise.
+    :raises ValueError: the message names the first that differs.
+    """
     for name in sorted(now.keys() | then.keys()):
         if now.get(name) != then.get(name):
             raise ValueError(
-                f"{run.folder}: holds a run with {name}={then.get(name)}, found {name}={now.get(name)}; expected the "
+                f"{folder}: holds a run with {name}={then.get(name)}, found {name}={now.get(name)}; expected the "
                 "options with which it began, or another run_dir"
             )
 

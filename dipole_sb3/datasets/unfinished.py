@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from dipole_sb3.common.errors import DatasetError
+
+
+@contextmanager
+def alone(target: Path, folder: Path, lock: str, parts: str) -> Iterator[None]:
+    """In this block no other process makes the same data set, and what cannot be written ends in one sentence.
+
+    :param target: what is made.
+    :param folder: where the finished parts are.
+    :param lock: name of a file beside the target.
+    :param parts: what they are called, in the plural.
+    :raises DatasetError: another process makes it, or a file cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise DatasetError(f"{target}: another process is making this data set; wait for it to finish") from error
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); finished {parts} are kept in "
+            f"{folder}, and the same call goes on from there"
+        ) from error
+
+
+def at_least(name: str, least: int, value: int) -> int:
+    """The value of an argument.
+
+    :raises ValueError: it is smaller.
+    """
+    if value < least:
+        raise ValueError(f"{name} is {value}; expected an integer >= {least}")
+    return value
 
 
 def open_unfinished(folder: Path, settings: dict[str, Any], parts: str, overwrite: bool) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from dipole_sb3.common.child_processes import available_cores
@@ -26,7 +25,7 @@ from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets.ogbench.names import data_directory, near_matches, require_ogbench, split_files
 from dipole_sb3.datasets.ogbench.oracles import RECIPES, Recipe
 from dipole_sb3.datasets.ogbench.workers import Job, Task, make_episodes
-from dipole_sb3.datasets.unfinished import open_unfinished, write_json
+from dipole_sb3.datasets.unfinished import alone, at_least, open_unfinished, write_json
 
 __all__ = ["dataset_names", "find_recipe", "make_dataset"]
 
@@ -87,30 +86,15 @@ def make_dataset(
     """
     recipe = find_recipe(name)
     require_ogbench()
-    episodes = _at_least("episodes", 1, recipe.episodes if episodes is None else episodes)
-    steps = _at_least(
+    episodes = at_least("episodes", 1, recipe.episodes if episodes is None else episodes)
+    steps = at_least(
         "max_episode_steps", 2, recipe.max_episode_steps if max_episode_steps is None else max_episode_steps
     )
-    processes = _at_least("processes", 1, available_cores() if processes is None else processes)
-    work = _Work(recipe, data_directory(dataset_dir), _at_least("seed", 0, seed), steps, episodes)
-    try:
-        work.directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(work.directory / f".{work.dataset}.lock", timeout=0):
-            _make(work, processes, progress, overwrite)
-    except Timeout as error:
-        raise DatasetError(f"{work.target}: another process is making this data set; wait for it to finish") from error
-    except OSError as error:
-        raise DatasetError(
-            f"{error.filename or work.folder}: cannot be written ({error.strerror}); finished episodes are kept in "
-            f"{work.folder}, and the same call goes on from there"
-        ) from error
+    processes = at_least("processes", 1, available_cores() if processes is None else processes)
+    work = _Work(recipe, data_directory(dataset_dir), at_least("seed", 0, seed), steps, episodes)
+    with alone(work.target, work.folder, f".{work.dataset}.lock", "episodes"):
+        _make(work, processes, progress, overwrite)
     return work.target
-
-
-def _at_least(key: str, least: int, value: int) -> int:
-    if value < least:
-        raise ValueError(f"{key} is {value}; expected an integer >= {least}")
-    return value
 
 
 @dataclass(frozen=True)

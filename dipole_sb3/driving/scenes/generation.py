@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.task_processes import finish_tasks
-from dipole_sb3.datasets.unfinished import open_unfinished, write_json
+from dipole_sb3.datasets.unfinished import alone, at_least, open_unfinished, write_json
 from dipole_sb3.driving.scenes.names import PREFIX, SPLITS, data_directory, made_name
 from dipole_sb3.driving.scenes.writing import is_written, remove_others
 
@@ -59,28 +58,11 @@ def make_scenes(
         data set, or files that cannot be written. Finished scenes are kept.
     :raises ValueError: a number out of its range.
     """
-    work = _Work(
-        made_name(name), data_directory(dataset_dir), _at_least("seed", 0, seed), _at_least("scenes", 1, scenes)
-    )
-    processes = _at_least("processes", 1, available_cores() if processes is None else processes)
-    try:
-        work.directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(work.directory / f".{work.name}.lock", timeout=0):
-            _make(work, processes, progress, overwrite)
-    except Timeout as error:
-        raise DatasetError(f"{work.target}: another process is making these scenes; wait for it to finish") from error
-    except OSError as error:
-        raise DatasetError(
-            f"{error.filename or work.folder}: cannot be written ({error.strerror}); finished scenes are kept in "
-            f"{work.folder}, and the same call goes on from there"
-        ) from error
+    work = _Work(made_name(name), data_directory(dataset_dir), at_least("seed", 0, seed), at_least("scenes", 1, scenes))
+    processes = at_least("processes", 1, available_cores() if processes is None else processes)
+    with alone(work.target, work.folder, f".{work.name}.lock", "scenes"):
+        _make(work, processes, progress, overwrite)
     return work.target
-
-
-def _at_least(key: str, least: int, value: int) -> int:
-    if value < least:
-        raise ValueError(f"{key} is {value}; expected an integer >= {least}")
-    return value
 
 
 @dataclass(frozen=True)

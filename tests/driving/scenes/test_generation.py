@@ -131,7 +131,7 @@ def test_wrong_options(tmp_path: Path, options: dict[str, object], message: str)
 
 
 def test_two_at_once(tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".highway-mix.lock"), pytest.raises(DatasetError, match="another process is making these"):
+    with FileLock(tmp_path / ".highway-mix.lock"), pytest.raises(DatasetError, match="another process is making this"):
         make_scenes(dataset_dir=tmp_path)
 
 
