@@ -301,7 +301,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(dipole: Command) -> N
 
 
 def test_a_run_that_has_saved_nothing_yet(dipole: Command) -> None:
-    dipole("train", "task=reacher", *UNTESTED, "run_dir=run", "checkpoint_freq=0")
+    dipole("train", "task=reacher", *UNTESTED, "run_dir=run", "checkpoint_freq=0", "checkpoint_minutes=0")
     status, _, err = dipole("train", "resume=run")
     assert status == 1
     assert "run: no checkpoint in checkpoints/ to go on from; start it anew, with replace=true" in err
