@@ -113,4 +113,10 @@ def _remove_if_nothing_was_written(folder: Path) -> None:
     with contextlib.suppress(OSError):
         if [path.name for path in folder.iterdir()] == [CLAIM]:
             (folder / CLAIM).unlink()
-            folder.rmdir()
+            remove_empty(folder)
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes an empty folder, and the parent folders that were made for it."""
+    # With a relative path, removedirs stops at the working directory.
+    folder.rmdir() if folder.is_absolute() else os.removedirs(folder)

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dipole_sb3.cli import errors
+from dipole_sb3.cli.claim import remove_empty
 from dipole_sb3.cli.configuration import config_folder
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -109,7 +110,6 @@ def _short(folder: Path) -> Path:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Removes the empty folder of a run that could not start, and the parent folders that were made for it."""
+    """Removes the empty folder of a run that could not start."""
     if folder.resolve() != Path.cwd() and folder.is_dir() and not any(folder.iterdir()):
-        # With a relative path, removedirs stops at the working directory.
-        folder.rmdir() if folder.is_absolute() else os.removedirs(folder)
+        remove_empty(folder)
