@@ -68,11 +68,11 @@ def claim_free(folder: Path, opened: ExitStack, is_used: Callable[[Path], bool])
 def _locked(folder: Path, advice: str) -> int:
     path = folder / CLAIM
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            continue  # its last owner has removed the empty folder
+            continue  # its last owner has just removed the empty folder
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):
