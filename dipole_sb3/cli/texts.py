@@ -78,7 +78,8 @@ tasks:
 {tasks}
   task=driving/NAME    an agent that plans how a car drives on, with options of its own: pretrain.epochs=N,
                        finetune.method=dipole|awr|dppo, finetune.steps=N, omegas=[…], imitation=FOLDER, …
-                       (`dipole train task=driving/highway-mix --cfg job` shows all); NAME: {driving}
+                       (`dipole train task=driving/highway-mix --cfg job` shows all); NAME is one of
+                       {driving}
 
 examples:
   dipole train task=reacher
