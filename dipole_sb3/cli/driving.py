@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from dipole_sb3.cli.configuration import dotted
 from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
 from dipole_sb3.cli.resuming import require_same
 from dipole_sb3.common.checks import require_whole_number
+from dipole_sb3.driving.training.checkpoint import MANIFEST
 
 if TYPE_CHECKING:
     from dipole_sb3.driving import DPVLA
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 PREFIX = "task=driving/"
 IMITATION, AGENT = "imitation", "agent"
 """Folders of the agents in that of a run: pre-trained, and fine-tuned."""
-MANIFEST = "agent.json"
 SWEEP, PLANS = "pdms_sweep", "plans.png"
-METHODS = ("dipole", "awr", "dppo")
 NAMES = {"dipole": "DIPOLE", "awr": "AWR", "dppo": "DPPO", None: "imitation"}
 """Of a method in tables."""
+METHODS = tuple(method for method in NAMES if method is not None)
 
 
 def is_asked_for(arguments: Sequence[str]) -> bool:
@@ -315,7 +314,7 @@ def evaluate(config: DictConfig, _: Path) -> None:
         raise ValueError(f"{model}: no {run_folder.CONFIG} beside it names scenes; give scenes=NAME or FOLDER")
     scenes = load_scenes(name, config.split, dataset_dir=where, limit=config.limit)
     agent = DPVLA.load(agent_folder(model, (AGENT, IMITATION)), device=config.device)
-    folder = Path(config.out) if config.out else _new_folder(run)
+    folder = Path(config.out) if config.out else run_folder.new_evaluation(run)
     with ScoringPool(config.processes) as scorer:
         report(baselines(agent, agent, scenes, scorer, config), agent, scenes, scorer, config, folder)
     print(f"\nThe table is in {folder / f'{SWEEP}.csv'}")
@@ -332,7 +331,3 @@ def agent_folder(path: Path, parts: Sequence[str]) -> Path:
     raise FileNotFoundError(
         f"{path}: no driving agent in it ({MANIFEST}); expected the folder of a run, or of an agent"
     )
-
-
-def _new_folder(run: Path) -> Path:
-    return run / "evaluated" / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

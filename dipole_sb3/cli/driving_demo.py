@@ -17,7 +17,8 @@ from dipole_sb3.cli import driving, hydra_command, run_folder
 if TYPE_CHECKING:
     from dipole_sb3.driving import DPVLA
     from dipole_sb3.driving.evaluation import Evaluated
-    from dipole_sb3.driving.training.interfaces import Scenes, Scorer
+    from dipole_sb3.driving.scenes import Scenes
+    from dipole_sb3.driving.training.interfaces import Scorer
 
 _CHOSEN_ON = 200
 """Training scenes on which ω is chosen."""
@@ -98,7 +99,7 @@ def _report(
 
     agent, options = agents[config.finetune.method], {"num_plans": config.num_plans, "seed": config.eval_seed}
     omegas = [float(omega) for omega in config.omegas]
-    some = scenes[: min(_CHOSEN_ON, len(scenes))]  # type: ignore[index]
+    some = scenes[:_CHOSEN_ON]
     chosen = evaluation.best(evaluation.sweep(agent, some, scorer, omegas, **options)).omega
     rows = evaluation.sweep(agent, held_out, scorer, omegas, policy=driving.NAMES[agent.method], **options)
     others = driving.baselines(imitation, agent, held_out, scorer, config)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import itertools
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -13,9 +11,6 @@ from dipole_sb3.cli.environments import task_env
 from dipole_sb3.cli.models import config_of, load_model, model_path, run_of
 from dipole_sb3.cli.options import EvaluationOptions, check_knobs, check_options
 from dipole_sb3.evaluation.sweep import format_sweep_table
-
-EVALUATED = "evaluated"
-"""Subfolder of a run's folder for evaluations made after the run."""
 
 
 def run(arguments: list[str]) -> int:
@@ -50,7 +45,7 @@ def evaluate(config: DictConfig, _: Path) -> None:
     check_knobs(config, algorithm, model.policy.knobs)
     # The reference lines (mean of the data, recording agent) are only valid in the run's own environment.
     own = env == (trained_with.get("task") or {}).get("env")
-    folder = Path(config.out) if config.out else _new_folder(run_of(path))
+    folder = Path(config.out) if config.out else run_folder.new_evaluation(run_of(path))
     facts = run_folder.read_dataset_facts(run_of(path)) if own else {}
     # So is what counts as success, unless a task is asked for.
     judged = task if config.env is None else trained_with["task"] if own else {}
@@ -64,10 +59,3 @@ def evaluate(config: DictConfig, _: Path) -> None:
     table = folder / f"{sweep.stem(result.knobs)}.csv"
     picture = f", the picture in {table.with_suffix('.png')}" if config.pictures else ""
     print(f"\nThe table is in {table}{picture}")
-
-
-def _new_folder(run: Path) -> Path:
-    """An unused folder for this evaluation, named by the current time."""
-    base = run / EVALUATED / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    names = itertools.chain([base.name], (f"{base.name}-{number}" for number in itertools.count(2)))
-    return next(folder for name in names if not (folder := base.with_name(name)).exists())

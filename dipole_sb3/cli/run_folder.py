@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import datetime
+import itertools
 import json
 import re
 import sys
@@ -32,6 +34,8 @@ MODEL = "model.zip"
 PROGRESS = "progress.csv"
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_PREFIX = "model"
+EVALUATED = "evaluated"
+"""Subfolder of a run's folder for evaluations made after the run."""
 PROFILE = "profile"
 
 _LEFT_BY_RUNS = (
@@ -127,6 +131,13 @@ def timesteps_of(model: Path) -> int:
             return int(json.loads(archive.read("data"))["num_timesteps"])
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ValueError(f"{model}: not a complete model ({error}); remove it to go on from a checkpoint") from error
+
+
+def new_evaluation(run: Path) -> Path:
+    """An unused folder for an evaluation of a run, named by the current time."""
+    base = run / EVALUATED / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    names = itertools.chain([base.name], (f"{base.name}-{number}" for number in itertools.count(2)))
+    return next(folder for name in names if not (folder := base.with_name(name)).exists())
 
 
 class ContinuedCSV(CSVOutputFormat):
