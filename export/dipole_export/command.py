@@ -12,12 +12,10 @@ from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.cli import run_folder
 from dipole_sb3.cli.models import load_model, model_path
 from dipole_sb3.common.public_names import public_name, without_folders
+from dipole_sb3.driving.training.checkpoint import MANIFEST
 
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
-
-AGENT = "agent.json"
-"""What makes a folder a driving agent's; see :mod:`dipole_sb3.driving.training.checkpoint`, which needs its extra."""
 
 _DESCRIPTION = """\
 Writes a bundle: the policy as ONNX, with everything that a robot's program needs to act, and nothing of torch.
@@ -74,7 +72,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``dipole export``; failures raise."""
-    if (options.model / AGENT).is_file():
+    if (options.model / MANIFEST).is_file():
         return _run_plans(options)
     for name in ("picture", "max_speed"):
         if getattr(options, name) is not None:
