@@ -17,7 +17,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
@@ -26,13 +25,13 @@ from update_work import PeakMemory, kernels, smallest_launch, timed
 
 from dipole_sb3 import learn_together, load_dataset
 from dipole_sb3.cli.configuration import config_folder
+from dipole_sb3.cli.models import new_model
 from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.files import replaced_when_complete
 from dipole_sb3.common.intervals import proportion_interval
 from dipole_sb3.datasets import make_env
 from dipole_sb3.datasets.ogbench.generation import make_dataset
 from dipole_sb3.evaluation.sweep import evaluate_sweeps
-from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 OMEGAS = (1.0, 0.5, 0.0, 2.0, -1.0, 4.0)
 """The most telling first, for the time may not be enough for all."""
@@ -229,9 +228,7 @@ def learn_and_evaluate(job: Job) -> None:
     torch.set_float32_matmul_precision("high")
     dataset: Any = load_dataset(config.task.dataset, device=job.device, dataset_dir=job.folder / "data")
     seeds, start = range(2 if job.small else 8), time.time()
-    models: list[OfflineAlgorithm] = [
-        hydra.utils.instantiate(config.algo, dataset=dataset, seed=seed, _convert_="all") for seed in seeds
-    ]
+    models = [new_model(config.algo, dataset=dataset, seed=seed) for seed in seeds]
     for_evaluation = job.seconds_left() / 4
     callbacks = [
         UntilThen(lambda: job.seconds_left() - for_evaluation, job.folder / f"seed{seed}.zip") for seed in seeds

@@ -12,10 +12,11 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from update_work import PeakMemory, counted_operations
 
 from dipole_sb3 import OfflineReplayBuffer
-from dipole_sb3.cli.configuration import config_folder
+from dipole_sb3.cli.configuration import config_folder, open_configuration_tree
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.learning.learn_together import Together
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
@@ -49,7 +50,7 @@ TASKS = {
 
 def composed(options: list[str]) -> Any:
     """The configuration of ``dipole train`` with these options."""
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with open_configuration_tree():
         return hydra.compose("train", overrides=options)
 
 
@@ -82,7 +83,8 @@ class Setup:
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """Of the algorithm, from the configuration tree but for the width."""
-        found: dict[str, Any] = hydra.utils.instantiate(self.config.algo, _target_="builtins.dict", _convert_="all")
+        found: Any = OmegaConf.to_container(self.config.algo, resolve=True)
+        del found["_target_"]
         found["policy_kwargs"]["net_arch"] = [self.width] * DEPTH
         return {**found, "verbose": 0, "device": self.device}
 

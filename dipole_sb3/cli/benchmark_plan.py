@@ -18,8 +18,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dipole_sb3.cli import errors, run_folder
-from dipole_sb3.cli.configuration import algorithm_names, config_folder, dotted, is_tuned, suite_names, task_names
-from dipole_sb3.cli.models import algorithm_of
+from dipole_sb3.cli.configuration import (
+    algorithm_names,
+    config_folder,
+    dotted,
+    is_tuned,
+    open_configuration_tree,
+    suite_names,
+    task_names,
+)
+from dipole_sb3.cli.models import algorithm_of, own_values
 from dipole_sb3.cli.options import TrainOptions, check_options, grid_in
 from dipole_sb3.cli.runs import Run, with_seed
 from dipole_sb3.common.files import replaced_when_complete
@@ -130,7 +138,7 @@ def planned(suite: Suite, algos: Sequence[str], seeds: int, out: Path, overrides
                 "`dipole train` for every run"
             )
     groups = []
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with open_configuration_tree():
         for entry in suite.tasks:
             configs = {name: _composed(suite, name, entry, out, overrides) for name in algos}
             task_ids: list[int | None] = [None] if entry.task_ids is None else [*entry.task_ids]
@@ -173,11 +181,6 @@ def _group(algorithm: str, entry: TaskEntry, task_id: int | None, config: DictCo
     group = Group(algorithm, str(runs[0].config.task.name), entry, runs)
     _require_own_setting(group)
     return group
-
-
-def own_values(config: DictConfig) -> dict[str, float]:
-    """The value of every knob with which a run's model acts unless it is told otherwise."""
-    return {knob.name: config.algo[knob.name] for knob in algorithm_of(config).knobs()}
 
 
 def _require_own_setting(group: Group) -> None:

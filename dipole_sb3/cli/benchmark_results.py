@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from dipole_sb3.cli import run_folder, sweep
-from dipole_sb3.cli.benchmark_plan import Group, own_values
-from dipole_sb3.cli.models import algorithm_of
+from dipole_sb3.cli.benchmark_plan import Group
+from dipole_sb3.cli.models import algorithm_of, own_values
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS
 from dipole_sb3.common.files import write_csv
 from dipole_sb3.common.intervals import Interval, mean_interval, proportion_interval

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dipole_sb3.cli.configuration import algorithm_names, config_folder, dotted, task_names
+from dipole_sb3.cli.configuration import algorithm_names, config_folder, dotted, open_configuration_tree, task_names
 from dipole_sb3.common.public_names import public_name
 
 _NOT_TOLD = (
@@ -64,7 +64,7 @@ def command_of(config: DictConfig) -> str | None:
 
 
 def _composed(program: str, options: Sequence[str]) -> dict[str, Any]:
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with open_configuration_tree():
         config = hydra.compose(program, overrides=[*options, "run_dir=unset"])
     return _values(config)
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra
 from omegaconf import OmegaConf
 
 
@@ -21,6 +22,15 @@ def config_folder() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise FileNotFoundError(f"{package}: the configuration tree, dipole_sb3.configs, is not installed beside it")
+
+
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+"""Hydra 1.3 takes 1.1's defaults without this argument, and 1.4 warns of it."""
+
+
+def open_configuration_tree() -> Any:
+    """A context in which ``hydra.compose`` finds train.yaml and the others."""
+    return hydra.initialize_config_dir(str(config_folder()), **VERSION_BASE)
 
 
 @cache

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 import gymnasium
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from dipole_sb3.cli.configuration import driving_option_names, option_names, task_names
@@ -73,11 +73,6 @@ def sentence(error: Exception, arguments: Sequence[str] = ()) -> str:
         name = str(error.missing_cfg_file).removeprefix("task/")
         near = difflib.get_close_matches(name, task_names(), n=3, cutoff=0.5)
         return f"there is no task={name}; {_listed(near) or 'known are ' + ', '.join(task_names())}"
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, Exception):
-        cause = error.__cause__
-        return (
-            f"an option of algo does not fit: {cause}" if isinstance(cause, TypeError) else sentence(cause, arguments)
-        )
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         name = match[1] or match[2]

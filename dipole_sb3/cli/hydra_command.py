@@ -7,46 +7,64 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from dipole_sb3.cli import errors
 from dipole_sb3.cli.claim import remove_empty
-from dipole_sb3.cli.configuration import config_folder
+from dipole_sb3.cli.configuration import VERSION_BASE, config_folder
 
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
-def run(command: str, job: Callable[[DictConfig, Path], None], arguments: list[str], called: str | None = None) -> int:
+class EveryJobFails(ValueError):
+    """An option of the command line with which no job of a sweep can end well, so that none is to begin."""
+
+
+class SweepEnd(Callback):
+    """Hydra's callback that notes the folder of a multirun whose jobs were other processes, or alone."""
+
+    folder: ClassVar[Path | None] = None
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        SweepEnd.folder = Path(config.hydra.sweep.dir)
+
+
+def run(command: str, job: Callable[[DictConfig, Path], Any], arguments: list[str], called: str | None = None) -> int:
     """Composes ``command``.yaml with the overrides and calls ``job(config, folder)``; several times in a multirun.
 
     :param command: name of the sub-command and of its file in the configuration tree.
-    :param job: takes the composed configuration and the folder that Hydra made for its output.
+    :param job: takes the composed configuration and the folder that Hydra made for its output; what it returns goes to
+        the sweeper.
     :param arguments: Hydra's command line: overrides and flags.
     :param called: what the user called the sub-command, if it is not the name of its file.
     :return: 0; failures raise.
     """
 
-    def guarded(config: DictConfig) -> None:
+    def guarded(config: DictConfig) -> Any:
         folder = _short(Path(HydraConfig.get().runtime.output_dir))
         try:
-            job(config, folder)
+            return job(config, folder)
         except Exception as error:
             if errors.was_interrupted(error):
                 raise KeyboardInterrupt from error
             if not isinstance(error, errors.USER_ERRORS) or errors.full_trace_wanted():
                 raise
+            if sweeper_needs_results() and not isinstance(error, EveryJobFails):
+                raise  # it may go on after some failures
             # SystemExit passes through Hydra, which would print a traceback for anything else.
             print(f"dipole: {errors.sentence(error, arguments)}", file=sys.stderr)
             raise SystemExit(1) from error
         finally:
             _remove_if_empty(folder)
 
-    main: Any = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)(guarded)
+    main: Any = hydra.main(config_path=str(config_folder()), config_name=command, **VERSION_BASE)(guarded)
     with _called_as([f"dipole {called or command}", *arguments]):
         main()
     return 0
@@ -79,9 +97,29 @@ def choices() -> tuple[str, str]:
 
 
 def job_stands_alone() -> bool:
-    """Whether the running job must do its work at once: Hydra made a process or environment variables for it."""
+    """Whether the running job must do its work at once.
+
+    So it is when Hydra made a process or environment variables for it, or waits for its result.
+    """
     config = HydraConfig.get()
-    return config.launcher["_target_"] != _BASIC_LAUNCHER or bool(config.job.env_set)
+    return config.launcher["_target_"] != _BASIC_LAUNCHER or bool(config.job.env_set) or sweeper_needs_results()
+
+
+def sweeper_needs_results() -> bool:
+    """Whether the running job belongs to a sweeper that chooses the next jobs by what the last ones returned."""
+    if not HydraConfig.initialized():
+        return False
+    config = HydraConfig.get()
+    return bool(config.mode == RunMode.MULTIRUN and config.sweeper["_target_"] != _BASIC_SWEEPER)
+
+
+def sweep_directions() -> list[str]:
+    """What a searching sweeper does with the results, MINIMIZE or MAXIMIZE; empty if it does not say."""
+    if not sweeper_needs_results():
+        return []
+    found = HydraConfig.get().sweeper.get("direction")
+    directions = found if isinstance(found, ListConfig) else [found]
+    return [getattr(each, "name", str(each)).upper() for each in directions]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,28 @@ def algorithm_of(config: DictConfig) -> type[OfflineAlgorithm]:
     :raises ValueError: the class cannot be imported, or it is not an algorithm for recorded data.
     """
     return _algorithm_class(str(config.algo["_target_"]), "algo._target_")
+
+
+def own_values(config: DictConfig) -> dict[str, float]:
+    """The value of every knob with which a run's model acts unless it is told otherwise."""
+    return {knob.name: config.algo[knob.name] for knob in algorithm_of(config).knobs()}
+
+
+def new_model(algo: DictConfig, **arguments: Any) -> OfflineAlgorithm:
+    """A new model of a run.
+
+    :param algo: the ``algo`` section of its configuration: ``_target_`` and the constructor's arguments.
+    :param arguments: further arguments.
+    :raises ValueError: the constructor does not take an argument of that name.
+    """
+    options: Any = OmegaConf.to_container(algo, resolve=True)
+    algorithm = _algorithm_class(str(options.pop("_target_")), "algo._target_")
+    options |= arguments
+    try:
+        inspect.signature(algorithm).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"an option of algo does not fit {algorithm.__name__}: {error}") from error
+    return algorithm(**options)
 
 
 def load_model(path: Path, device: str) -> OfflineAlgorithm:

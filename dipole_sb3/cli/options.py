@@ -43,6 +43,8 @@ class TrainOptions(EvaluationOptions):
     checkpoint_minutes: float = MISSING
     eval_freq: int = MISSING
     eval_episodes: int = MISSING
+    objective: str | None = MISSING
+    objective_at: dict[str, float | None] = MISSING
     progress_bar: bool | None = MISSING
     profile: bool = MISSING
 

@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import hydra.utils
 from omegaconf import DictConfig
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import get_device
@@ -23,7 +22,8 @@ from dipole_sb3.cli import driving, hydra_command, pictures, run_folder, shared_
 from dipole_sb3.cli.configuration import is_tuned
 from dipole_sb3.cli.environments import task_env, training_env
 from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
-from dipole_sb3.cli.models import algorithm_of
+from dipole_sb3.cli.models import algorithm_of, new_model
+from dipole_sb3.cli.objective import objective_of, require_objective
 from dipole_sb3.cli.options import check_hyperparameters, check_knobs
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation
 from dipole_sb3.cli.resuming import (
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
     # loads.)
     untuned: set[tuple[str, str]] = set()
 
-    def collect(config: DictConfig, folder: Path) -> None:
+    def collect(config: DictConfig, folder: Path) -> float | None:
         algorithm, task = chosen = hydra_command.choices()
         if task != "custom" and not is_tuned(algorithm, task) and chosen not in untuned:
             untuned.add(chosen)
@@ -91,10 +91,11 @@ def run(arguments: list[str]) -> int:
         alone, named = hydra_command.job_stands_alone(), hydra_command.folder_was_named()
         sweep_folder = None if alone else hydra_command.sweep_folder()
         asked = runs_of(config, folder, hydra_command.overrides(), sweep_folder, named)
-        if alone:
-            train_and_evaluate(asked, how)
-        else:
+        if not alone:
             runs.extend(asked)
+            return None
+        train_and_evaluate(asked, how)
+        return objective_of(asked)
 
     hydra_command.run("train", collect, arguments)
     if runs:
@@ -160,6 +161,7 @@ def require_startable(runs: Sequence[Run]) -> None:
         pictures.require_matplotlib(each.config)
         algorithm = algorithm_of(each.config)
         check_knobs(each.config, algorithm.__name__, algorithm.knobs())
+        require_objective(each.config)
         check_hyperparameters(each.config, algorithm.update_rule.objective)
         _require_env_where_needed(each.config)
     require_different(runs)
@@ -320,7 +322,7 @@ def _load_data(config: DictConfig, env: VecEnv | None) -> OfflineReplayBuffer:
 def _new_model(config: DictConfig, env: VecEnv | None, dataset: OfflineReplayBuffer, quiet: bool) -> OfflineAlgorithm:
     arguments = {"env": env, "dataset": dataset, "seed": config.seed, "offline_steps": config.offline_steps}
     arguments |= {"verbose": 0} if quiet else {}
-    model: OfflineAlgorithm = hydra.utils.instantiate(config.algo, **arguments, _convert_="all")
+    model = new_model(config.algo, **arguments)
     model.verbose = config.algo.verbose
     # Each model seeds the global generators; with several, each must start training from the state it would have alone.
     model.when_learning_begins(functools.partial(restore_global_generators, global_generators()))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
 import dipole_sb3
@@ -15,6 +15,7 @@ from dipole_sb3.cli.configuration import (
     algorithm_names,
     config_folder,
     is_tuned,
+    open_configuration_tree,
     option_names,
     paper_target,
     task_names,
@@ -65,7 +66,7 @@ def rows(table: str) -> list[list[str]]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _tree() -> Iterator[None]:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with open_configuration_tree():
         yield
 
 

@@ -198,9 +198,9 @@ def test_as_installed_by_the_environment_variable_of_the_hub(local_hub: LocalHub
 def test_commands_are_found_again(options: list[str]) -> None:
     import hydra
 
-    from dipole_sb3.cli.configuration import config_folder
+    from dipole_sb3.cli.configuration import open_configuration_tree
 
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with open_configuration_tree():
         config = hydra.compose("train", overrides=[*options, "run_dir=/home/ann/x", "algo.verbose=0"])
     found = command_of(config)
     assert found is not None
