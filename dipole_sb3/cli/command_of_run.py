@@ -13,20 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dipole_sb3.cli.configuration import algorithm_names, config_folder, dotted, open_configuration_tree, task_names
+from dipole_sb3.cli.runs import OF_THE_MACHINE
 from dipole_sb3.common.public_names import public_name
 
-_NOT_TOLD = (
-    *("run_dir", "replace", "runs", "processes", "progress_bar", "pictures", "profile", "log_interval"),
-    *(
-        "checkpoint_freq",
-        "checkpoint_minutes",
-        "algo.verbose",
-        "algo.device",
-        "task.dataset_dir",
-        "driven_episodes",
-        "film",
-    ),
-)
+_NOT_TOLD = (*OF_THE_MACHINE, "run_dir", "replace", "runs", "driven_episodes", "film")
 """Options that are the machine's business, or change nothing of the model."""
 
 
@@ -72,7 +62,7 @@ def _composed(program: str, options: Sequence[str]) -> dict[str, Any]:
 def _values(config: DictConfig) -> dict[str, Any]:
     """Every option that is told, by its dotted name; ``???`` is still to be given."""
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-    return {name: value for name, value in dotted(plain) if name not in _NOT_TOLD}
+    return {name: value for name, value in dotted(plain) if name not in _NOT_TOLD and not name.startswith("loggers.")}
 
 
 def _target(algorithm: str) -> str:

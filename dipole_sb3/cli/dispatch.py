@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dipole_sb3.cli import benchmark, curves, data, errors, evaluate, hub, texts, train
+from dipole_sb3.cli import benchmark, curves, data, errors, evaluate, hub, summary, texts, train
 from dipole_sb3.cli.parsed_command import ParsedCommand
 from dipole_sb3.common.version import VERSION
 
@@ -41,7 +41,7 @@ HYDRA_COMMANDS: Mapping[str, HydraCommand] = {
     "evaluate": HydraCommand(evaluate.run, texts.EVALUATE),
     "benchmark": HydraCommand(benchmark.run, texts.BENCHMARK, flags=False),
 }
-PARSED_COMMANDS: Sequence[ParsedCommand] = (data, curves, hub)
+PARSED_COMMANDS: Sequence[ParsedCommand] = (data, summary, curves, hub)
 
 
 def main(

@@ -22,6 +22,16 @@ from dipole_sb3.cli.options import TrainOptions, check_options
 _OF_ONE_RUN = ("seed", "runs", "run_dir", "replace")
 """Options that are not part of a setting."""
 
+OF_THE_MACHINE = (
+    *("processes", "progress_bar", "pictures", "profile", "log_interval", "checkpoint_freq", "checkpoint_minutes"),
+    *("algo.verbose", "algo.device", "task.dataset_dir"),
+    *("objective", "objective_at.omega", "objective_at.guidance", "objective_at.num_candidates"),
+)
+"""Options that change nothing of what a run learns or how it is evaluated."""
+
+HOOKS = ("callbacks", "loggers")
+"""Options that hold what a user added to a run; see :mod:`~dipole_sb3.cli.hooks`."""
+
 
 class Run(NamedTuple):
     """One run.
@@ -80,11 +90,16 @@ def with_seed(config: DictConfig, seed: int) -> DictConfig:
 
 def resumed(config: DictConfig, folder: Path) -> Run:
     """A run to continue; its setting holds all its options, and :func:`distinguished` keeps only those that differ."""
+    return Run(config, folder, setting_of(config))
+
+
+def setting_of(config: DictConfig) -> tuple[str, ...]:
+    """What a run is, apart from its seed: every option that changes what it learns or how it is evaluated."""
     options = OmegaConf.to_container(config)
     assert isinstance(options, dict)
-    for name in _OF_ONE_RUN:
+    for name in (*_OF_ONE_RUN, *HOOKS):
         options.pop(name, None)
-    return Run(config, folder, tuple(f"{name}={value}" for name, value in dotted(options)))
+    return tuple(f"{name}={value}" for name, value in dotted(options) if name not in OF_THE_MACHINE)
 
 
 def require_different(runs: Sequence[Run]) -> None:
@@ -148,7 +163,8 @@ def _shared_options(config: DictConfig) -> str:
     assert isinstance(options, dict)
     stackable = algorithm_of(config).stackable()
     algorithm = {name: value for name, value in options["algo"].items() if name not in stackable}
-    rest = {name: value for name, value in options.items() if name not in ("algo", "seed", "run_dir")}
+    # Every run has callbacks and loggers of its own.
+    rest = {name: value for name, value in options.items() if name not in ("algo", "seed", "run_dir", *HOOKS)}
     return json.dumps([algorithm, rest], sort_keys=True)
 
 

@@ -1,62 +1,125 @@
-"""Summarises the runs of a command line on the terminal, and several runs also as a table."""
+"""``dipole summary``, and what ``dipole train`` prints at its end: the results of runs, read from their folders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import argparse
+import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from dipole_sb3.cli import sweep
+from dipole_sb3.cli import curves, over_runs, pictures, run_folder, sweep
+from dipole_sb3.cli.found_runs import common_folder, has_curves, read_runs, timesteps_logged
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, phase_scores
-from dipole_sb3.cli.runs import Run, settings, shell_words
-from dipole_sb3.common.files import write_csv
-from dipole_sb3.common.intervals import mean_interval
-from dipole_sb3.evaluation.sweep import (
-    SweepResult,
-    SweepRow,
-    aligned_table,
-    format_cells,
-    format_sweep_table,
-    return_cell,
-    setting_text,
-    success_cell,
-    sweep_columns,
-    sweep_values,
-)
-from dipole_sb3.learning.knobs import Knob
+from dipole_sb3.cli.resuming import is_finished, table_of
+from dipole_sb3.cli.runs import Run, distinguished, settings, shell_words
+from dipole_sb3.evaluation.sweep import format_rows
+
+_DESCRIPTION = """\
+The table over runs, read from their folders, whoever trained them and wherever: one command or several, a
+sweep, a benchmark, a scheduler. Seeds of one setting are one line, with Student's 95 % interval over them.
+Prints the table, writes it as STEM_over_runs.csv, and draws it and the learning curves."""
+
+_EXAMPLES = """\
+examples:
+  dipole summary runs/multirun/2026-01-31_12-00-00
+  dipole summary runs/reacher runs/elsewhere --out tables"""
 
 
-class Finished(NamedTuple):
-    """A finished run and its evaluation; None if it was not evaluated."""
+def add_parser(commands: Any) -> None:
+    """Adds ``summary`` to the command's subparsers."""
+    parser = commands.add_parser(
+        "summary",
+        help="the table over runs, from their folders",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_run)
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of a run, or one that holds runs, at any depth")
+    parser.add_argument("--out", metavar="FOLDER", help="where the files go (default: the folder that holds all runs)")
 
-    run: Run
-    result: SweepResult | None
+
+def _run(options: argparse.Namespace) -> int:
+    runs, of_driving = read_runs(map(Path, options.folders))
+    left_out = [f"{folder}: a run of a driving agent, whose table is in its folder" for folder in of_driving]
+    evaluated: dict[tuple[tuple[str, ...], int], Run] = {}
+    for run in runs:
+        if (problem := _without_table(run)) is not None:
+            left_out.append(f"{run.folder}: {problem}")
+            continue
+        first = evaluated.setdefault((run.setting, run.config.seed), run)
+        if first is not run:
+            left_out.append(f"{run.folder}: the same run as {first.folder}, with the seed {run.config.seed}")
+    chosen = list(evaluated.values())
+    folder = Path(options.out) if options.out else common_folder([run.folder for run in runs] or of_driving)
+    if chosen:
+        print_table(chosen)
+        _print_scores(settings(distinguished(chosen)))
+    if left_out:
+        print("\nNot in the table:" if chosen else "There is no table:")
+        for line in left_out:
+            print(f"  {line}")
+    _write(chosen, [run for run in runs if has_curves(run.folder)], folder)
+    return 0
 
 
-class Line(NamedTuple):
-    """One cell of the evaluation for one setting, over all runs of the setting.
+def _without_table(run: Run) -> str | None:
+    """Why there is no table of a run; None: there is one."""
+    try:
+        table = table_of(run)
+        if not is_finished(run):
+            steps = run.config.offline_steps + run.config.online_steps
+            model = run.folder / run_folder.MODEL
+            done = timesteps_logged(run.folder)
+            if model.is_file() and run_folder.timesteps_of(model) >= steps:
+                return f"not evaluated yet; `dipole train resume={run.folder}` does it"
+            return f"{done} of {steps} timesteps"
+        if table is None:
+            return "not evaluated, as it was asked for (episodes=0, or no environment)"
+        over_runs.read_table(run)
+    except (ValueError, OSError) as error:
+        return str(error).removeprefix(f"{run.folder}: ")
+    return None
 
-    :param setting: the overrides that distinguish it from the other settings.
-    :param runs: number of runs.
-    :param cell: means over the runs, with Student's 95 % interval.
+
+def _write(evaluated: Sequence[Run], with_curves: Sequence[Run], folder: Path) -> None:
+    """Writes the tables over several runs and draws them and the learning curves."""
+    draws = importlib.util.find_spec("matplotlib") is not None
+    print()
+    if len(evaluated) > 1:
+        tables = over_runs.tables_over(evaluated)
+        for path in over_runs.write_tables(tables, folder):
+            print(f"The table over runs is in {path}")
+        for path in over_runs.draw_tables(tables, folder) if draws else ():
+            print(f"Its picture is in {path}")
+    if with_curves and draws:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in curves.draw(with_curves, folder / pictures.CURVES):
+            print(f"The learning curves are in {path}")
+    if not draws:
+        print("There are no pictures: matplotlib is not installed; pip install 'dipole-sb3[plots]'")
+
+
+def print_table(evaluated: Sequence[Run]) -> None:
+    """Prints the table over runs that have been evaluated; of one run its own, with intervals over episodes."""
+    if len(evaluated) > 1:
+        print(f"\n{over_runs.format_tables(over_runs.tables_over(evaluated))}")
+    else:
+        knobs = algorithm_of(evaluated[0].config).knobs()
+        print(f"\n{format_rows(knobs, over_runs.read_table(evaluated[0]))}")
+
+
+def report(runs: Sequence[Run]) -> None:
+    """Prints the results of the runs of one command, the paper's results and the folders; writes the table over runs.
+
+    :param runs: runs that have ended; those that were evaluated have their table.
     """
-
-    setting: tuple[str, ...]
-    runs: int
-    cell: SweepRow
-
-
-def report(finished: Sequence[Finished]) -> None:
-    """Prints the results of the runs, the paper's results and the folders; writes the table over runs."""
-    runs = [each.run for each in finished]
+    evaluated = [run for run in runs if (table := table_of(run)) is not None and table.is_file()]
+    if evaluated:
+        print_table(evaluated)
     of_settings = settings(runs)
-    lines = over_runs(finished) if len(runs) > 1 else []
-    knobs = next((each.result.knobs for each in finished if each.result is not None), ())
-    if lines:
-        print(f"\n{format_over_runs(knobs, lines)}")
-    elif finished[0].result is not None:
-        print(f"\n{format_sweep_table(finished[0].result)}")
     _print_scores(of_settings)
     if len(runs) == 1:
         print(f"\nThis run is in {runs[0].folder}/")
@@ -64,10 +127,9 @@ def report(finished: Sequence[Finished]) -> None:
     print("\nThe runs are in")
     for run in runs:
         print(f"  {run.folder}/")
-    if lines and runs[0].collection is not None:
-        table = runs[0].collection / f"{sweep.stem(knobs)}_over_runs.csv"
-        write_over_runs(lines, table)
-        print(f"The table over runs is in {table}")
+    if evaluated and runs[0].collection is not None:
+        for path in over_runs.write_tables(over_runs.tables_over(evaluated), runs[0].collection):
+            print(f"The table over runs is in {path}")
     commands = [
         f"dipole curves {shell_words(of_setting)}" for of_setting in of_settings.values() if len(of_setting) > 1
     ]
@@ -94,80 +156,3 @@ def _print_scores(of_settings: Mapping[tuple[str, ...], Sequence[Run]]) -> None:
     for label, target in targets.items():
         if target is not None:
             print(f"{label}{target}")
-
-
-def over_runs(finished: Sequence[Finished]) -> list[Line]:
-    """Every cell of every setting: the mean over its runs of each run's mean over episodes."""
-    results = {each.run.folder: each.result for each in finished if each.result is not None}
-    lines = []
-    for setting, runs in settings([each.run for each in finished]).items():
-        of_setting = [results[run.folder] for run in runs if run.folder in results]
-        for row in of_setting[0].rows if of_setting else ():
-            cells = [result.row(**row.setting) for result in of_setting]
-            rates = [cell.success_mean for cell in cells if cell.success_mean is not None]
-            cell = SweepRow(
-                row.setting,
-                row.episodes,
-                *mean_interval([each.return_mean for each in cells]),
-                *(mean_interval(rates) if rates else ()),
-            )
-            lines.append(Line(setting, len(cells), cell))
-    return lines
-
-
-def format_over_runs(knobs: Sequence[Knob], lines: Sequence[Line]) -> str:
-    """The table for a terminal.
-
-    With one setting, the first knob's values go down and the others across. With several, each setting has one line.
-
-    :param knobs: the knobs that were varied.
-    """
-    over = f"{_numbers(line.cell.episodes for line in lines)} episodes a cell"
-    if max(line.runs for line in lines) > 1:
-        over = f"mean over {_numbers(line.runs for line in lines)} runs with its 95 % interval, {over} and run"
-    sections = [("Return", return_cell, lines)]
-    successful = [line for line in lines if line.cell.success_mean is not None]
-    if successful:
-        sections.insert(0, ("Success rate", success_cell, successful))
-    tables = []
-    for name, text, of_section in sections:
-        if len({line.setting for line in lines}) == 1:
-            tables.append(f"{name}, {over}\n{format_cells(knobs, [line.cell for line in of_section], text)}")
-            continue
-        of_others: dict[str, list[Line]] = {}
-        for line in of_section:
-            others = {knob.name: line.cell.setting[knob.name] for knob in knobs[1:]}
-            of_others.setdefault(setting_text(knobs, others), []).append(line)
-        for others_text, rows in of_others.items():
-            at = f" at {others_text}" if others_text else ""
-            tables.append(f"{name}{at}, {over}\n{_table_of_settings(knobs, rows, text)}")
-    return "\n\n".join(tables)
-
-
-def _numbers(values: Iterable[int]) -> str:
-    return ", ".join(str(value) for value in sorted(set(values)))
-
-
-def _table_of_settings(knobs: Sequence[Knob], lines: Sequence[Line], text: Callable[[SweepRow], str]) -> str:
-    rows: dict[tuple[str, ...], list[str]] = {}
-    columns: dict[str, None] = {}
-    for line in lines:
-        rows.setdefault(line.setting, [" ".join(line.setting), str(line.runs)]).append(text(line.cell))
-        first = {knob.name: line.cell.setting[knob.name] for knob in knobs[:1]}
-        columns[setting_text(knobs, first) or "all"] = None
-    return aligned_table(["setting", "runs", *columns], list(rows.values()))
-
-
-def write_over_runs(lines: Sequence[Line], path: Path) -> None:
-    """The table as CSV: options that differ between settings, number of runs, then the columns of a sweep's table.
-
-    :raises OSError: the file cannot be written; an earlier file with this name is unchanged.
-    """
-    options = list(dict.fromkeys(each.partition("=")[0] for line in lines for each in line.setting))
-    columns = sweep_columns([line.cell for line in lines])
-    table: list[list[Any]] = [[*options, "runs", *columns]]
-    for line in lines:
-        values = dict(each.split("=", 1) for each in line.setting)
-        own = [values.get(option, "") for option in options]
-        table.append([*own, line.runs, *sweep_values(line.cell, [each.cell for each in lines])])
-    write_csv(path, table)

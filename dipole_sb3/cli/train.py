@@ -118,17 +118,17 @@ def train_and_evaluate(runs: Sequence[Run], resume: Resume = False) -> None:
     with ExitStack() as opened:
         runs = claim_folders(runs, opened, may_be_used=bool(resume))
         opened.enter_context(ends_with_status())
-        if resume == AUTO:
-            runs = unfinished(runs)
-        if runs:
-            _train_and_evaluate(runs, resume)
+        left = unfinished(runs) if resume == AUTO else runs
+        if left:
+            _train_and_evaluate(left, resume)
+        # Of runs that an earlier start has finished, too.
+        summary.report(runs)
 
 
 def _train_and_evaluate(runs: Sequence[Run], resume: Resume) -> None:
     if get_device(runs[0].config.algo.device).type == "cpu" and (hint := shared_machine.hint()):
         print(hint)
-    groups, order = stackable_groups(runs), {each.folder: index for index, each in enumerate(runs)}
-    finished: list[summary.Finished] = []
+    groups = stackable_groups(runs)
     for number, group in enumerate(groups, start=1):
         if len(runs) > 1:
             print(f"Training {_described(group)}{f', group {number} of {len(groups)}' if len(groups) > 1 else ''}")
@@ -142,14 +142,12 @@ def _train_and_evaluate(runs: Sequence[Run], resume: Resume) -> None:
                     print(f"Not begun: {_described(of_setting)}")
             raise
         try:
-            finished += evaluate(group, trained)
+            evaluate(group, trained)
         except Exception:
             saved = " and ".join(str(each.folder / run_folder.MODEL) for each in group)
             print(f"dipole: the evaluation failed; all that was learned is in {saved}", file=sys.stderr)
             raise
         del trained  # frees memory for the next group
-    # Grouping may have changed the order of the runs.
-    summary.report(sorted(finished, key=lambda each: order[each.run.folder]))
 
 
 def require_startable(runs: Sequence[Run]) -> None:
@@ -229,17 +227,15 @@ def _described(group: Sequence[Run]) -> str:
     return f"{len(group)} {'run' if len(group) == 1 else 'runs'} ({f'{of}, ' if of else ''}seed {seeds})"
 
 
-def evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> list[summary.Finished]:
-    """Draws pictures and evaluates all models on the same episodes."""
+def evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> None:
+    """Draws pictures and evaluates all models on the same episodes; each run's table is then in its folder."""
     config, dataset = runs[0].config, trained[0].dataset
     models = [each.model for each in trained]
     if config.pictures:
         for each, model in zip(runs, models, strict=True):
             pictures.draw_training(model, dataset, each.folder, config.offline_steps)
-    if not config.episodes or config.task.env is None:
-        return [summary.Finished(each, None) for each in runs]
-    results = sweep.run(models, task_env(config.task), config, [each.folder for each in runs], dataset.metadata)
-    return [summary.Finished(each, result) for each, result in zip(runs, results, strict=True)]
+    if config.episodes and config.task.env is not None:
+        sweep.run(models, task_env(config.task), config, [each.folder for each in runs], dataset.metadata)
 
 
 def _require_env_where_needed(config: DictConfig) -> None:

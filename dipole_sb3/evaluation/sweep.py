@@ -338,11 +338,16 @@ def setting_text(knobs: Sequence[Knob], setting: Mapping[str, float]) -> str:
 
 def format_sweep_table(result: SweepResult) -> str:
     """The table for a terminal: the first knob's values down, the others across; success rates, if any, first."""
-    tables = [format_cells(result.knobs, result.rows, return_cell)]
-    episodes = result.rows[0].episodes
+    return format_rows(result.knobs, result.rows)
+
+
+def format_rows(knobs: Sequence[Knob], rows: Sequence[SweepRow]) -> str:
+    """:func:`format_sweep_table` of rows that were read from a file."""
+    tables = [format_cells(knobs, rows, return_cell)]
+    episodes = rows[0].episodes
     titles = [f"Return, mean ± half of the 95 % interval, {episodes} episodes a cell"]
-    if result.successes is not None:
-        tables.insert(0, format_cells(result.knobs, result.rows, success_cell))
+    if rows[0].success_mean is not None:
+        tables.insert(0, format_cells(knobs, rows, success_cell))
         titles.insert(0, f"Success rate with its 95 % interval, {episodes} episodes a cell")
     return "\n\n".join(f"{title}\n{table}" for title, table in zip(titles, tables, strict=True))
 

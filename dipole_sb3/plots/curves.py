@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +25,7 @@ _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("success rate", {"eval/success_rate": "evaluation", "rollout/success_rate": "while exploring"}),
 )
 _STYLES = (("train", "-", ""), ("validation", "--", ", validation"))
+_DASHES = ("-", "--", ":", "-.")
 _FEW_POINTS = 30
 
 
@@ -50,26 +51,84 @@ def plot_curves(
     :raises ValueError: a file has no training statistics.
     """
     files = [Path(progress)] if isinstance(progress, str | Path) else [Path(file) for file in progress]
-    runs = [_read_progress(file) for file in files]
-    for file, columns in zip(files, runs, strict=True):
-        if not any(name.startswith("train/") for name in columns):
-            raise ValueError(f"{file}: no training statistics; found {sorted(columns)}, expected train/positive_loss …")
+    runs = _read_runs(files)
     panels = []
     for title, names in _PANELS:
         lines = []
         for index, (name, label) in enumerate(names.items()):
             for group, style, suffix in _STYLES[:1] if "/" in name else _STYLES:
-                key = name if "/" in name else f"{group}/{name}"
-                if all(key in columns for columns in runs):
-                    course = average([columns[key] for columns in runs])
+                course = _course(runs, name if "/" in name else f"{group}/{name}")
+                if course is not None:
                     lines.append((course, COLOURS[index], style, label + suffix))
         if lines:
             panels.append((title, lines))
+    _draw_panels(panels, path, offline_steps, f"; mean of {len(runs)} runs, 95 % interval" if len(runs) > 1 else "")
+
+
+def plot_settings(
+    settings: Mapping[str, Sequence[str | Path]], path: str | Path, *, offline_steps: int | None = None
+) -> None:
+    """Learning curves of several settings: one line each in every panel, with Student's 95 % interval over its runs.
+
+    Each panel has one quantity: of those of :func:`plot_curves` the first that the setting has.
+
+    :param settings: label → progress.csv of its runs.
+    :param path: PNG file.
+    :param offline_steps: as for :func:`plot_curves`, if it is the same for all settings; else None.
+    :raises ValueError: a file has no training statistics.
+    """
+    runs_of = {label: _read_runs([Path(file) for file in files]) for label, files in settings.items()}
+    panels = []
+    for title, names in _PANELS:
+        for name, label in names.items():
+            key = name if "/" in name else f"train/{name}"
+            courses = {setting: _course(runs, key) for setting, runs in runs_of.items()}
+            lines = [
+                (course, COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)], setting)
+                for index, (setting, course) in enumerate(courses.items())
+                if course is not None
+            ]
+            if lines:
+                panels.append((title if title == label else f"{title}: {label}", lines))
+                break
+    several = "; mean over runs, 95 % interval" if any(len(runs) > 1 for runs in runs_of.values()) else ""
+    _draw_panels(panels, path, offline_steps, several, one_legend=list(settings))
+
+
+def _read_runs(files: Sequence[Path]) -> list[dict[str, tuple[list[float], list[float]]]]:
+    runs = [_read_progress(file) for file in files]
+    for file, columns in zip(files, runs, strict=True):
+        if not any(name.startswith("train/") for name in columns):
+            raise ValueError(f"{file}: no training statistics; found {sorted(columns)}, expected train/positive_loss …")
+    return runs
+
+
+def _course(runs: Sequence[Mapping[str, tuple[list[float], list[float]]]], key: str) -> Course | None:
+    """A quantity over the runs; None if one of them has not logged it, or they have no timestep in common."""
+    if not all(key in columns for columns in runs):
+        return None
+    course = average([columns[key] for columns in runs])
+    return course if len(course.steps) else None
+
+
+def _draw_panels(
+    panels: Sequence[tuple[str, Sequence[tuple[Course, str, str, str]]]],
+    path: str | Path,
+    offline_steps: int | None,
+    over: str,
+    one_legend: Sequence[str] = (),
+) -> None:
+    """Panels with a title and lines: course, colour, style and label.
+
+    :param offline_steps: see :func:`plot_curves`.
+    :param over: what the lines are means of.
+    :param one_legend: labels of all lines, where all panels have the same; else each has a legend of its own.
+    """
     last = max(course.steps[-1] for _, lines in panels for course, *_ in lines)
     handover = offline_steps if offline_steps is not None and 0 < offline_steps < last else None
     width = min(3, len(panels))
     height = -(-len(panels) // width)
-    with drawing(path, 4.0 * width, 3.0 * height) as figure:
+    with drawing(path, 4.0 * width, 3.0 * height + 0.22 * len(one_legend)) as figure:
         grid = figure.subplots(height, width, squeeze=False, sharex=True)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
@@ -79,26 +138,34 @@ def plot_curves(
             axes.set_title(title, loc="left")
             axes.tick_params(labelbottom=True)
             axes.xaxis.set_major_formatter(_thousands)
-            if title == "losses of the values":
+            if title.startswith("losses of the values"):
                 axes.set_yscale("log")
             if handover is not None:
-                axes.axvline(handover, color=MUTED, linestyle=":", linewidth=1.4, zorder=1)
-                axes.annotate(
-                    "online →",
-                    (handover, 1.0),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(3, -2),
-                    textcoords="offset points",
-                    va="top",
-                    color=MUTED,
-                    fontsize=9,
-                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
-                )
-            if len(lines) > 1:
+                _mark_handover(axes, handover)
+            if len(lines) > 1 and not one_legend:
                 axes.legend(loc="best", fontsize=9, frameon=True, framealpha=0.7, edgecolor="none")
+        if one_legend:
+            handles = {
+                label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            }
+            figure.legend(handles.values(), handles.keys(), loc="outside lower center")
         unit = "update" if handover is None else f"until {_thousands(handover)} an update on the data, then a step"
-        seeds = f"; mean of {len(runs)} runs, 95 % interval" if len(runs) > 1 else ""
-        figure.supxlabel(f"timestep ({unit}){seeds}", fontsize=11)
+        figure.supxlabel(f"timestep ({unit}){over}", fontsize=11)
+
+
+def _mark_handover(axes: Axes, handover: int) -> None:
+    axes.axvline(handover, color=MUTED, linestyle=":", linewidth=1.4, zorder=1)
+    axes.annotate(
+        "online →",
+        (handover, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, -2),
+        textcoords="offset points",
+        va="top",
+        color=MUTED,
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
+    )
 
 
 def average(runs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Course:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from dipole_sb3.buffers.normalization import BatchNormalizer
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.evaluation.sweep import SweepResult, SweepRow, setting_text
 from dipole_sb3.learning.advantage_weights import AdvantageWeights
+from dipole_sb3.learning.knobs import Knob
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.plots.drawing import COLOURS, MARKERS, MUTED, NEGATIVE, POSITIVE, drawing
 
@@ -40,37 +41,62 @@ def plot_sweep(
     :param agent_return: return of the recording agent after its training, drawn as a line.
     :param title: title of the picture.
     """
-    has_success = result.successes is not None
+    lines: dict[str, list[SweepRow]] = {}
+    for row in result.rows:
+        others = {knob.name: row.setting[knob.name] for knob in result.knobs[1:]}
+        lines.setdefault(setting_text(result.knobs, others), []).append(row)
+    references = [
+        (value, text, style)
+        for value, text, style in (
+            (data_return, "mean of the recorded data", "--"),
+            (agent_return, "recording agent at its end", "-."),
+        )
+        if value is not None
+    ]
+    episodes = f"{result.rows[0].episodes} episodes, 95 % interval"
+    plot_cells(result.knobs, lines, path, episodes, references=references, title=title)
+
+
+def plot_cells(
+    knobs: Sequence[Knob],
+    lines: Mapping[str, Sequence[SweepRow]],
+    path: str | Path,
+    over: str,
+    *,
+    references: Sequence[tuple[float, str, str]] = (),
+    title: str | None = None,
+) -> None:
+    """Return, and the success rate if there is one, over the first knob, one line for each label, with intervals.
+
+    :param knobs: the knobs that were varied.
+    :param lines: label → cells.
+    :param path: PNG file.
+    :param over: what a point is the mean of, and what its interval is.
+    :param references: returns to draw as lines: value, name, line style.
+    :param title: title of the picture.
+    """
+    has_success = all(row.success_mean is not None for rows in lines.values() for row in rows)
     with drawing(path, 11.0 if has_success else 7.2, 4.6) as figure:
         axes = figure.subplots(1, 2 if has_success else 1, squeeze=False)[0]
         if title is not None:
             figure.suptitle(title)
-        _draw_cells(axes[-1], result, "return")
+        _draw_cells(axes[-1], knobs, lines, "return")
         axes[-1].set_ylabel("return of an episode")
-        episodes = result.rows[0].episodes
-        axes[-1].set_title(f"mean of {episodes} episodes, 95 % interval", loc="left", fontsize=10, color=MUTED)
-        for value, text, style in (
-            (data_return, "mean of the recorded data", "--"),
-            (agent_return, "recording agent at its end", "-."),
-        ):
-            if value is not None:
-                _reference_line(axes[-1], value, text, style)
+        axes[-1].set_title(over if over.startswith("mean") else f"mean of {over}", loc="left", fontsize=10, color=MUTED)
+        for value, text, style in references:
+            _reference_line(axes[-1], value, text, style)
         if has_success:
-            _draw_cells(axes[0], result, "success")
+            _draw_cells(axes[0], knobs, lines, "success")
             axes[0].set_ylabel("success rate")
             axes[0].set_ylim(-0.03, 1.03)
             axes[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-            axes[0].set_title(f"{episodes} episodes, 95 % interval", loc="left", fontsize=10, color=MUTED)
-        if len(result.knobs) > 1:
-            axes[0].legend(loc="best", title=", ".join(knob.title for knob in result.knobs[1:]))
+            axes[0].set_title(over, loc="left", fontsize=10, color=MUTED)
+        if any(lines):
+            axes[0].legend(loc="best", title=", ".join(knob.title for knob in knobs[1:]))
 
 
-def _draw_cells(axes: Axes, result: SweepResult, quantity: str) -> None:
-    lines: dict[str, list[SweepRow]] = {}
-    first = result.knobs[0] if result.knobs else None
-    for row in result.rows:
-        others = {knob.name: row.setting[knob.name] for knob in result.knobs[1:]}
-        lines.setdefault(setting_text(result.knobs, others), []).append(row)
+def _draw_cells(axes: Axes, knobs: Sequence[Knob], lines: Mapping[str, Sequence[SweepRow]], quantity: str) -> None:
+    first = knobs[0] if knobs else None
     for index, (label, of_line) in enumerate(lines.items()):
         rows = sorted(of_line, key=lambda row: row.setting[first.name] if first else 0.0)
         order = [row.setting[first.name] if first else 0.0 for row in rows]
@@ -82,7 +108,7 @@ def _draw_cells(axes: Axes, result: SweepResult, quantity: str) -> None:
     if first is None:
         axes.set_xticks([])
         return
-    ticks = sorted(result.values(first.name))
+    ticks = sorted({row.setting[first.name] for rows in lines.values() for row in rows})
     names = dict(first.names)
     axes.set_xticks(ticks, [_tick(value, names.get(value)) for value in ticks])
     axes.set_xlabel(first.title)
