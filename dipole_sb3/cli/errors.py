@@ -39,6 +39,7 @@ _EXTRAS = {
     "onnxruntime": "export",
     "dipole_runtime": "export",
     "dipole_policy": "bags",
+    "ray": "ray",
     "rosbags": "bags",
     "highway_env": "driving",
     "accelerate": "driving",

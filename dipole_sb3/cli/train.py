@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import driving, hydra_command, pictures, run_folder, shared_machine, summary, sweep
 from dipole_sb3.cli.configuration import is_tuned
+from dipole_sb3.cli.engine import Engine, Task, Tell, split, taken_from
 from dipole_sb3.cli.environments import task_env, training_env
 from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
 from dipole_sb3.cli.models import algorithm_of, new_model
@@ -48,6 +49,7 @@ from dipole_sb3.cli.runs import (
 from dipole_sb3.common.random_state import global_generators, restore_global_generators
 from dipole_sb3.datasets import is_file_name, load_dataset
 from dipole_sb3.evaluation.background_evaluation import BackgroundEvaluator
+from dipole_sb3.learning.callbacks import IterationCallback
 from dipole_sb3.learning.checkpoints import ResumableCheckpoint, log_position
 from dipole_sb3.learning.learn_together import learn_together
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
@@ -65,6 +67,7 @@ def run(arguments: list[str]) -> int:
     """``dipole train``; resuming does not need Hydra, because the configuration is already resolved."""
     if driving.is_asked_for(arguments):
         return driving.train_command(arguments)
+    engine, arguments = taken_from(arguments)
     resume = [argument for argument in arguments if argument.startswith("resume=")]
     how: Resume = AUTO if resume == [f"resume={AUTO}"] else False
     if how == AUTO:
@@ -72,7 +75,8 @@ def run(arguments: list[str]) -> int:
     elif resume:
         folders = [Path(argument.removeprefix("resume=")) for argument in resume]
         others = [argument for argument in arguments if argument not in resume]
-        train_and_evaluate([resumed(resumed_config(folder, others), folder) for folder in folders], resume=True)
+        again = [resumed(resumed_config(folder, others), folder) for folder in folders]
+        train_and_evaluate(again, resume=True, engine=engine)
         return 0
     runs: list[Run] = []
 
@@ -94,20 +98,21 @@ def run(arguments: list[str]) -> int:
         if not alone:
             runs.extend(asked)
             return None
-        train_and_evaluate(asked, how)
+        train_and_evaluate(asked, how, engine)
         return objective_of(asked)
 
     hydra_command.run("train", collect, arguments)
     if runs:
-        train_and_evaluate(runs, how)
+        train_and_evaluate(runs, how, engine)
     return 0
 
 
-def train_and_evaluate(runs: Sequence[Run], resume: Resume = False) -> None:
+def train_and_evaluate(runs: Sequence[Run], resume: Resume = False, engine: Engine | None = None) -> None:
     """Trains and evaluates any number of runs, in groups that can learn together, and prints a summary of all.
 
     No other process can write their folders meanwhile.
 
+    :param engine: the cluster in which they learn; None: this process.
     :raises ValueError: the options of a run are not valid, or its folder is in use; no run has started then.
     :raises SystemExit: stopped by a signal; the models are saved.
     """
@@ -115,6 +120,9 @@ def train_and_evaluate(runs: Sequence[Run], resume: Resume = False) -> None:
     require_startable(runs)
     if resume == AUTO:
         require_named_folders(runs)
+    if engine is not None:
+        _train_in_cluster(runs, resume, engine)
+        return
     with ExitStack() as opened:
         runs = claim_folders(runs, opened, may_be_used=bool(resume))
         opened.enter_context(ends_with_status())
@@ -123,6 +131,55 @@ def train_and_evaluate(runs: Sequence[Run], resume: Resume = False) -> None:
             _train_and_evaluate(left, resume)
         # Of runs that an earlier start has finished, too.
         summary.report(runs)
+
+
+def _train_in_cluster(runs: Sequence[Run], resume: Resume, engine: Engine) -> None:
+    """The same in a cluster: what learns as one is cut so that every slot has something to do."""
+    from dipole_sb3.cli.engine import cluster
+
+    with cluster.connected(engine) as slots:
+        with ExitStack() as opened:
+            runs = claim_folders(runs, opened, may_be_used=bool(resume))
+            left = unfinished(runs) if resume else runs
+            for run in left:
+                if not resume:
+                    run_folder.clear(run.folder)
+                if not run_folder.is_used(run.folder):
+                    run_folder.write_config(run.folder, run.config)  # keeps the name until its task claims the folder
+        tasks = tasks_of(stackable_groups(runs), {run.folder for run in left}, slots)
+        go_on_with = ["dipole", "train", *engine.options, *(f"resume={run.folder}" for run in left)]
+        cluster.perform_all(tasks, engine, slots, shlex.join(go_on_with))
+    summary.report(runs)
+
+
+def tasks_of(groups: Sequence[Sequence[Run]], left: Container[Path], slots: int) -> list[Task]:
+    """The tasks of a cluster.
+
+    A run learns together with the same others whatever is finished already: that is part of how its figures are
+    rounded.
+
+    :param groups: runs that can learn as one.
+    :param left: folders of those that are not finished.
+    :param slots: tasks at a time.
+    """
+    tasks = []
+    for part in split(groups, slots):
+        runs = [run for run in part if run.folder in left]
+        if runs:
+            tasks.append(Task(_described(runs), functools.partial(train_group, runs), [run.folder for run in runs]))
+    return tasks
+
+
+def train_group(runs: Sequence[Run], tell: Tell) -> None:
+    """Trains and evaluates runs that learn as one, from wherever they stand: the work of a cluster's task."""
+    with ExitStack() as opened:
+        claim_folders(runs, opened, may_be_used=True)
+        opened.enter_context(ends_with_status())
+        left = unfinished(runs)
+        if left:
+            trained = train(left, AUTO, tell=tell)
+            tell("evaluating", 1.0)
+            evaluate(left, trained)
 
 
 def _train_and_evaluate(runs: Sequence[Run], resume: Resume) -> None:
@@ -165,12 +222,15 @@ def require_startable(runs: Sequence[Run]) -> None:
     require_different(runs)
 
 
-def train(runs: Sequence[Run], resume: Resume = False, go_on_with: str | None = None) -> list[Trained]:
+def train(
+    runs: Sequence[Run], resume: Resume = False, go_on_with: str | None = None, tell: Tell | None = None
+) -> list[Trained]:
     """Trains (or continues to train) the models of runs that can learn together, and saves each as model.zip.
 
     :param runs: the runs of one group; they share one copy of the data set in memory.
     :param resume: whether to go on from the newest checkpoint in each folder.
     :param go_on_with: the command that a stopped training names; None: ``dipole train resume=…``.
+    :param tell: is told how far they are.
     :return: one per run, in order.
     :raises SystemExit: stopped by a signal; the runs are saved as checkpoints, and the command to continue is printed.
     """
@@ -195,7 +255,7 @@ def train(runs: Sequence[Run], resume: Resume = False, go_on_with: str | None = 
             position = None if checkpoint is None else log_position(checkpoint)
             verbose = 0 if index else config.algo.verbose  # the terminal shows the log of the first model only
             model.set_logger(run_folder.make_logger(each.folder, model.num_timesteps, position, verbose))
-        _learn(models, runs, go_on_with)
+        _learn(models, runs, go_on_with, tell)
     for each, model in zip(runs, models, strict=True):
         if (table := table_of(each)) is not None:
             # Of the run before it went on; if this process is killed now, the new model must not seem evaluated.
@@ -246,7 +306,7 @@ def _require_env_where_needed(config: DictConfig) -> None:
             raise ValueError(f"{option} is {config[option]}, but the task has no environment; give task.env=ID")
 
 
-def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: str | None) -> None:
+def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: str | None, tell: Tell | None) -> None:
     """Trains to the end of both phases, or until a signal."""
     config = runs[0].config
     steps = config.offline_steps + config.online_steps
@@ -268,6 +328,8 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: 
         if config.profile:
             # The profile of the first model contains the updates of all.
             callbacks[0].append(TrainingProfile(runs[0].folder / run_folder.PROFILE))
+        if tell is not None:
+            callbacks[0].append(ProgressTold(tell, steps))
         options: dict[str, Any] = {
             "log_interval": config.log_interval,
             "reset_num_timesteps": False,
@@ -286,6 +348,23 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: 
         # A finished run can be resumed with more steps.
         for checkpoint in checkpoints:
             checkpoint.save()
+
+
+class ProgressTold(IterationCallback):
+    """Tells after each iteration how far a model is.
+
+    :param tell: told the part that is done.
+    :param steps: timesteps of the whole training.
+    """
+
+    def __init__(self, tell: Tell, steps: int) -> None:
+        super().__init__()
+        self._tell, self._steps = tell, steps
+
+    def _on_iteration_end(self) -> bool:
+        done = self.model.num_timesteps
+        self._tell(f"{done} of {self._steps} timesteps", done / self._steps)
+        return True
 
 
 def _stop(

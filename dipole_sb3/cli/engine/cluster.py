@@ -1,0 +1,257 @@
+"""Gives tasks to a Ray cluster and follows them until all have ended.
+
+Ray finds the machines, carries tasks to them and notices when they are gone. Which task goes on, how often and from
+where is decided here: a checkpoint is newer than what a task was sent with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from dipole_sb3.cli import claim
+from dipole_sb3.cli.engine import Engine, Task
+from dipole_sb3.cli.engine.parcels import Receiver, packed
+from dipole_sb3.cli.engine.screen import Screen
+from dipole_sb3.cli.engine.worker import Office, Order, Outcome, Place, perform
+from dipole_sb3.cli.interrupt import StopOnSignal, exit_status
+
+RETRIES = 3
+"""How often a task begins again after its process or its machine was lost."""
+
+_PASSED_ON = ("AWS_", "DIPOLE_", "EXORL_", "GOOGLE_", "HF_", "MINARI_", "MLFLOW_", "MUJOCO_", "OGBENCH_", "WANDB_")
+"""Beginnings of the names of environment variables that tasks are to have: where data are, and who may read them."""
+
+
+class TasksFailedError(ValueError):
+    """Some tasks ended with an error; the others are done."""
+
+
+@contextlib.contextmanager
+def connected(engine: Engine) -> Iterator[int]:
+    """A connection to the cluster in this block; one that is started here ends with it.
+
+    :return: the number of tasks at a time.
+    :raises ValueError: there is no such cluster, or no machine of this one could ever do a task.
+    :raises ModuleNotFoundError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray = _ray()
+
+    address = engine.address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options["num_cpus"] = max(cores, (engine.slots or 1) * engine.cpus_per_task)
+        options |= {"include_dashboard": False, "object_store_memory": 512 * 2**20}
+    try:
+        ray.init(address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"address={address}: no Ray cluster to work in ({reason})") from error
+    try:
+        yield _slots(engine, own=address == "local")
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    """Ray, whose package is an extra and only partly typed."""
+    return importlib.import_module("ray")
+
+
+def _slots(engine: Engine, own: bool) -> int:
+    ray = _ray()
+
+    needed = {"CPU": float(engine.cpus_per_task), "GPU": engine.gpus_per_task}
+    needed = {name: amount for name, amount in needed.items() if amount}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in nodes)
+    if not room:
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())
+        most = ", ".join(f"{max(node.get(name, 0.0) for node in nodes):g} {name}" for name in needed)
+        sentence = f"a task needs {wanted}, and the largest machine of the cluster has {most}"
+        if own:
+            raise ValueError(f"{sentence}; expected other gpus_per_task= or cpus_per_task=")
+        print(f"{sentence}; waiting for a larger one", flush=True)
+    return engine.slots or max(room, 1)
+
+
+def perform_all(tasks: Sequence[Task], engine: Engine, slots: int, go_on_with: str) -> list[Any]:
+    """Does all tasks in the connected cluster, ``slots`` at a time, and shows on one screen how far they are.
+
+    :param go_on_with: the command that a stopped one names.
+    :return: what each task's work returned, in order.
+    :raises TasksFailedError: some failed, each in one sentence; the others are done.
+    :raises SystemExit: stopped by a signal; every task has saved what it had.
+    """
+    with ExitStack() as opened:
+        following = _Following(tasks, engine, opened)
+        stop = opened.enter_context(StopOnSignal())
+        while not following.ended():
+            if stop.stopped_by is None:
+                following.begin(slots)
+            else:
+                following.stop()
+            following.look()
+    if stop.stopped_by is not None and len(following.done) < len(tasks):
+        print(f"Stopped; {len(following.done)} of {len(tasks)} tasks are done\nGo on with\n  {go_on_with}", flush=True)
+        raise SystemExit(exit_status(stop.stopped_by))
+    if following.failed:
+        for number, message in sorted(following.failed.items()):
+            print(f"dipole: {tasks[number].name}: {message}", file=sys.stderr)
+        raise TasksFailedError(f"{len(following.failed)} of {len(tasks)} tasks failed; go on with\n  {go_on_with}")
+    return [following.done[number] for number in range(len(tasks))]
+
+
+class _Following:
+    """Tasks that wait, run and have ended.
+
+    :param opened: keeps what they hold until all have ended.
+    """
+
+    def __init__(self, tasks: Sequence[Task], engine: Engine, opened: ExitStack) -> None:
+        ray = _ray()
+        self._tasks, self._opened = tasks, opened
+        self.done: dict[int, Any] = {}
+        self.failed: dict[int, str] = {}
+        self._waiting = list(range(len(tasks)))
+        self._running: dict[Any, int] = {}
+        self._marks: dict[int, Path] = {}
+        self._receivers: dict[int, Receiver] = {}
+        self._lost = dict.fromkeys(range(len(tasks)), 0)
+        self._claimed: set[Path] = set()
+        self._stopping = False
+        here = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+        self._place = Place(os.getcwd(), here, engine.cpus_per_task)
+        self._perform = ray.remote(
+            num_cpus=engine.cpus_per_task, num_gpus=engine.gpus_per_task, max_retries=0, max_calls=1
+        )(_perform_in_cluster)
+        options: dict[str, Any] = {}
+        if not ray.util.client.ray.is_connected():
+            # It ends with the machine of the command, and not before.
+            node = ray.get_runtime_context().get_node_id()
+            options["scheduling_strategy"] = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                node, soft=False
+            )
+        self._mailbox = ray.remote(num_cpus=0)(Mailbox).options(**options).remote()
+        self._screen = opened.enter_context(Screen([task.name for task in tasks]))
+
+    def ended(self) -> bool:
+        return not self._running and (self._stopping or not self._waiting)
+
+    def begin(self, slots: int) -> None:
+        """Gives the cluster as many tasks as there are free slots."""
+        while self._waiting and len(self._running) < slots:
+            number = self._waiting.pop(0)
+            task = self._tasks[number]
+            mark, text = task.folders[0] / f".mark-{number}", secrets.token_hex(16)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(text, encoding="utf-8")
+            self._opened.callback(mark.unlink, missing_ok=True)
+            files = packed(task.folders) if task.goes_on else {}
+            self._receivers[number] = Receiver(files)
+            order = Order(number, task, mark, text, files)
+            self._running[self._perform.remote(order, self._place, self._mailbox)] = number
+
+    def stop(self) -> None:
+        """Interrupts every task, once; each saves what it has."""
+        ray = _ray()
+
+        if not self._stopping:
+            self._stopping = True
+            self._screen.say("Stopping: every task saves what it has")
+            for reference in self._running:
+                ray.cancel(reference)
+
+    def look(self) -> None:
+        """Waits for a moment, and takes note of what has happened meanwhile."""
+        ray = _ray()
+
+        ended, _ = ray.wait(list(self._running), timeout=0.5) if self._running else ([], [])
+        words, parcels = ray.get(self._mailbox.take.remote())
+        for number, (what, part) in words.items():
+            self._screen.show(number, what, part)
+        for number, parcel in parcels:
+            self._keep_others_away(number)
+            self._receivers[number].unpack(parcel)
+        for reference in ended:
+            number = self._running.pop(reference)
+            try:
+                self._note(number, ray.get(reference))
+            except ray.exceptions.TaskCancelledError:
+                self._note(number, Outcome("stopped"))
+            except ray.exceptions.RayTaskError as error:
+                self._note(number, Outcome("failed", message=str(error)))
+            except ray.exceptions.RayError as error:
+                self._begin_again(number, error)
+
+    def _keep_others_away(self, number: int) -> None:
+        """Claims folders that this process writes, because that of the task cannot."""
+        for folder in self._tasks[number].folders:
+            if folder not in self._claimed:
+                self._opened.enter_context(claim.claimed(folder, "wait for it or stop it"))
+                self._claimed.add(folder)
+
+    def _note(self, number: int, outcome: Outcome) -> None:
+        if outcome.end == "done":
+            self.done[number] = outcome.value
+            self._screen.end(number, "done")
+        elif outcome.end == "stopped" and self._stopping:
+            self._screen.end(number, "stopped, and saved")
+        elif outcome.end == "stopped":
+            self._begin_again(number, "its machine was wanted back")
+        else:
+            self.failed[number] = outcome.message
+            self._screen.end(number, "failed")
+
+    def _begin_again(self, number: int, reason: object) -> None:
+        self._lost[number] += 1
+        why = " ".join(str(reason).split())[:200]
+        if self._stopping:
+            self._screen.end(number, "lost; it goes on from its last checkpoint")
+        elif self._lost[number] > RETRIES:
+            self.failed[number] = f"lost {self._lost[number]} times: {why}"
+            self._screen.end(number, "failed")
+        else:
+            self._screen.say(f"{self._tasks[number].name}: lost ({why}); it goes on, {self._lost[number]} of {RETRIES}")
+            self._waiting.insert(0, number)
+
+
+class Mailbox:
+    """An actor beside the command that keeps what tasks say until it is taken."""
+
+    def __init__(self) -> None:
+        self._words: dict[int, tuple[str, float]] = {}
+        self._parcels: list[tuple[int, Any]] = []
+
+    def tell(self, number: int, what: str, part: float) -> None:
+        """Replaces what the task has said before."""
+        self._words[number] = (what, part)
+
+    def send(self, number: int, parcel: Any) -> None:
+        """Keeps a parcel."""
+        self._parcels.append((number, parcel))
+
+    def take(self) -> tuple[dict[int, tuple[str, float]], list[tuple[int, Any]]]:
+        """Everything since the last time."""
+        taken = self._words, self._parcels
+        self._words, self._parcels = {}, []
+        return taken
+
+
+def _perform_in_cluster(order: Order, place: Place, mailbox: Any) -> Outcome:
+    ray = _ray()
+
+    def send(number: int, parcel: Any) -> None:
+        ray.get(mailbox.send.remote(number, parcel))
+
+    return perform(order, place, Office(mailbox.tell.remote, send))

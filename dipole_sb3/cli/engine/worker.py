@@ -1,0 +1,160 @@
+"""What a process of the cluster does: one task, telling how far it is and sending its files where they are missing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from dipole_sb3.cli import errors
+from dipole_sb3.cli.claim import FolderClaimedError
+from dipole_sb3.cli.engine import Task
+from dipole_sb3.cli.engine.parcels import Parcel, Receiver, Sender
+
+_SECONDS_BETWEEN_PARCELS = 2.0
+_SECONDS_BETWEEN_WORDS = 0.5
+_SECONDS_FOR_A_CLAIM = 60.0
+"""How long the process of a task that was killed, or whose machine is gone, may take to free its folders."""
+
+
+class Place(NamedTuple):
+    """Where the command runs, and what its tasks need of it.
+
+    :param directory: working directory.
+    :param environment: variables that tasks are to have, too.
+    :param threads: of PyTorch in a task.
+    """
+
+    directory: str
+    environment: Mapping[str, str]
+    threads: int
+
+
+class Order(NamedTuple):
+    """A task on its way to a process.
+
+    :param mark: a hidden file that the command has put into a folder of the task.
+    :param mark_text: its content; who reads it sees the folders themselves.
+    :param files: content of the folders, by path, for who does not.
+    """
+
+    number: int
+    task: Task
+    mark: Path
+    mark_text: str
+    files: Mapping[str, bytes]
+
+
+class Outcome(NamedTuple):
+    """How a task has ended.
+
+    :param end: ``"stopped"``: it can go on.
+    :param value: what its work returned.
+    :param message: what went wrong.
+    """
+
+    end: Literal["done", "stopped", "failed"]
+    value: Any = None
+    message: str = ""
+
+
+class Office(NamedTuple):
+    """What a task says to the command, by functions that return at once, except ``send``."""
+
+    tell: Any
+    send: Any
+
+
+def perform(order: Order, place: Place, office: Office) -> Outcome:
+    """Does a task's work in this process, which is its own."""
+    os.environ.update(place.environment)
+    torch.set_num_threads(place.threads)
+    if os.path.isdir(place.directory):
+        os.chdir(place.directory)
+    shared = _sees(order)
+    if not shared and not os.path.isdir(place.directory):
+        os.chdir(tempfile.mkdtemp(prefix="dipole-"))
+    office.tell(order.number, f"begins on {socket.gethostname()}", 0.0)
+    try:
+        with contextlib.nullcontext() if shared else _sending(order, office):
+            return Outcome("done", _work(order, office))
+    except KeyboardInterrupt:
+        return Outcome("stopped")
+    except SystemExit as stopped:
+        return Outcome("stopped") if stopped.code else Outcome("done")
+    except Exception as error:
+        if errors.was_interrupted(error):
+            return Outcome("stopped")
+        if isinstance(error, errors.USER_ERRORS):
+            return Outcome("failed", message=errors.sentence(error))
+        return Outcome("failed", message=traceback.format_exc())
+
+
+def _sees(order: Order) -> bool:
+    """Whether this machine shares the folders with the command's."""
+    try:
+        return order.mark.read_text(encoding="utf-8") == order.mark_text
+    except OSError:
+        return False
+
+
+def _work(order: Order, office: Office) -> Any:
+    said = 0.0
+
+    def tell(what: str, part: float) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _SECONDS_BETWEEN_WORDS:
+            said = now
+            office.tell(order.number, what, part)
+
+    until = time.monotonic() + _SECONDS_FOR_A_CLAIM
+    while True:
+        try:
+            return order.task.work(tell)
+        except FolderClaimedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
+
+
+@contextlib.contextmanager
+def _sending(order: Order, office: Office) -> Iterator[None]:
+    """Brings the files here, and sends what becomes of them while the block lasts, and at its end, whatever ends it."""
+    folders = order.task.folders
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    Receiver().unpack(Parcel(order.files, frozenset(order.files)))
+    sender, ended = Sender(folders), threading.Event()
+    sender.pack()
+
+    def send() -> None:
+        parcel = sender.pack()
+        if parcel is not None:
+            office.send(order.number, parcel)
+
+    def send_now_and_then() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_PARCELS):
+            try:
+                send()
+            except Exception as error:  # what is missing is sent next time, or at the end
+                print(f"dipole: files were not sent: {error}", file=sys.stderr)
+
+    thread = threading.Thread(target=send_now_and_then, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        send()

@@ -1,0 +1,291 @@
+"""``engine=ray``: the same runs from the processes of a real cluster, whoever of them is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from commands import TINY, UNTESTED, Command, parameters
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.cluster_utils import Cluster
+
+from dipole_sb3.cli.engine import Engine, split, taken_from
+from dipole_sb3.cli.engine.parcels import Receiver, Sender
+
+# Eager, because `auto` may choose another way of updating for a run of another length, which rounds differently.
+RUN = ["task=reacher", "algo.acceleration=eager", "seed=3"]
+LONG = [*RUN, *UNTESTED, "offline_steps=600", "checkpoint_freq=20", "log_interval=1"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two machines of one core; the command runs on the first."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False},
+    )
+    made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def engine(cluster: Cluster) -> Iterator[list[str]]:
+    yield ["engine=ray", f"address={cluster.address}"]
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def when(there: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
+    """Does something once, as soon as something is there."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 120
+        while not there() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        then()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def owner(folder: Path) -> int:
+    return int(json.loads((folder / "claim.json").read_text())["pid"])
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    found, expected = parameters(one), parameters(other)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def unkilled(dipole: Command, *options: str) -> Path:
+    """The same run in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert dipole("train", *LONG, *options, "run_dir=whole")[0] == 0
+    finally:
+        torch.set_num_threads(threads)
+    return Path("whole/model.zip")
+
+
+def test_runs_of_a_cluster_are_those_of_one_process(dipole: Command, engine: list[str]) -> None:
+    options = ["task=reacher", *TINY, "algo.acceleration=eager", "episodes=2", "omegas=[0,1]", "candidates=[1]"]
+    sweep = ["-m", "seed=0,1,2", "algo.flow_steps=2,3"]
+    status, out, err = dipole("train", *sweep, *options, *engine, "hydra.sweep.dir=spread")
+    assert (status, err) == (0, "")
+    assert "[2/2]" in out
+    assert dipole("train", *sweep, *options, "hydra.sweep.dir=here")[0] == 0
+    found, expected = (
+        np.genfromtxt(f"{folder}/omega_sweep_over_runs.csv", delimiter=",", names=True) for folder in ("spread", "here")
+    )
+    assert found.dtype == expected.dtype
+    for name in found.dtype.names:
+        # In other company, and beside another number of threads, an update rounds differently.
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
+    assert len(list(Path("spread").glob("*/omega_sweep.csv"))) == 6
+    assert not list(Path("spread").rglob(".mark*"))
+
+
+def test_a_run_whose_process_is_killed_goes_on(dipole: Command, engine: list[str]) -> None:
+    folder = Path("mine").absolute()
+    thread = when(
+        lambda: len(list(folder.glob("checkpoints/*.zip"))) > 1, lambda: os.kill(owner(folder), signal.SIGKILL)
+    )
+    status, out, err = dipole("train", *LONG, *engine, "run_dir=mine")
+    thread.join()
+    assert (status, err) == (0, "")
+    assert "it goes on, 1 of 3" in out
+    assert_equal(Path("mine/model.zip"), unkilled(dipole))
+
+
+def test_a_run_whose_machine_is_gone_goes_on_elsewhere(dipole: Command) -> None:
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False},
+    )
+    first = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    folder = Path("mine").absolute()
+
+    def replace() -> None:
+        cluster.remove_node(first, allow_graceful=False)
+        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+
+    thread = when(lambda: len(list(folder.glob("checkpoints/*.zip"))) > 1, replace)
+    try:
+        status, out, err = dipole("train", *LONG, "run_dir=mine", "engine=ray", f"address={cluster.address}", "slots=1")
+    finally:
+        thread.join()
+        cluster.shutdown()
+    assert (status, err) == (0, "")
+    assert "it goes on, 1 of 3" in out
+    assert_equal(Path("mine/model.zip"), unkilled(dipole))
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0,
+    reason="no file system of one's own here",
+)
+def test_what_a_machine_without_the_folder_makes_comes_back(dipole: Command, tmp_path: Path) -> None:
+    """Also the checkpoint with which it goes on after its process was killed."""
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False},
+    )
+    ray_command = f"{sys.executable} -m ray.scripts.scripts start --address={cluster.address} --num-cpus=1 --block"
+    # A machine of the same files but for this folder.
+    machine = subprocess.Popen(
+        ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs none {tmp_path} && exec {ray_command}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    killed: list[int] = []
+
+    def kill() -> None:
+        (task,) = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if b"_perform_in" in path.read_bytes()
+        ]
+        killed.append(task)
+        os.kill(task, signal.SIGKILL)
+
+    folder = Path("mine").absolute()
+    thread = when(lambda: len(list(folder.glob("checkpoints/*.zip"))) > 1, kill)
+    try:
+        options = ["engine=ray", f"address={cluster.address}", "slots=1", "offline_steps=3000"]
+        status, out, err = dipole("train", *LONG, *options, "run_dir=mine")
+    finally:
+        thread.join()
+        os.killpg(machine.pid, signal.SIGKILL)
+        cluster.shutdown()
+    assert (status, err) == (0, "")
+    assert killed
+    assert "it goes on, 1 of 3" in out
+    assert len(list(folder.glob("checkpoints/*.zip"))) == 2  # older ones are gone here, too
+    assert (folder / "progress.csv").is_file()
+    assert_equal(Path("mine/model.zip"), unkilled(dipole, "offline_steps=3000"))
+    assert (folder / "progress.csv").read_text().count("\n") == Path("whole/progress.csv").read_text().count("\n")
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_ended_can_go_on(dipole: Command, tmp_path: Path, end: signal.Signals) -> None:
+    command = [sys.executable, "-m", "dipole_sb3.cli", "train", *LONG, "engine=ray", "slots=1", "run_dir=mine"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    folder = Path("mine").absolute()
+    when(lambda: len(list(folder.glob("checkpoints/*.zip"))) > 1, lambda: driver.send_signal(end)).join()
+    out, _ = driver.communicate(timeout=120)
+    if end == signal.SIGKILL:
+        assert driver.returncode == -signal.SIGKILL
+    else:
+        assert driver.returncode == (130 if end == signal.SIGINT else 75), out
+        assert "stopped, and saved" in out
+        assert "Go on with\n  dipole train engine=ray slots=1 resume=mine" in out
+    status, out, err = dipole("train", "engine=ray", "slots=1", "resume=mine")
+    assert (status, err) == (0, "")
+    assert_equal(Path("mine/model.zip"), unkilled(dipole))
+
+
+def test_a_task_that_fails_says_so_and_the_others_end_well(dipole: Command, engine: list[str], tmp_path: Path) -> None:
+    options = ["task=custom", "task.dataset=absent.npz", "task.env=Reacher-v5", *UNTESTED]
+    status, out, err = dipole("train", *options, *engine, "run_dir=mine")
+    assert status == 1
+    assert "absent.npz" in err
+    assert "1 of 1 tasks failed; go on with" in err
+    assert "Traceback" not in err + out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["engine=rya"], "engine is rya, expected local or ray"),
+        (["slots=2"], "slots belong to engine=ray"),
+        (["engine=ray", "slots=0"], "slots is 0, expected a whole number of at least 1"),
+        (["engine=ray", "slots=x"], "slots is x, expected a whole number of at least 1"),
+        (["engine=ray", "gpus_per_task=-1"], "gpus_per_task is -1, expected a number of at least 0"),
+        (["engine=ray", "cpus_per_task=1.5"], "cpus_per_task is 1.5, expected a whole number of at least 1"),
+        (["engine=ray", "address=127.0.0.1:1"], "address=127.0.0.1:1: no Ray cluster to work in"),
+        (["engine=ray", "gpus_per_task=1"], "a task needs 1 CPU and 1 GPU, and the largest machine of the cluster has"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    dipole: Command, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "5")
+    status, _, err = dipole("train", *RUN, *UNTESTED, *options, "run_dir=mine")
+    assert status == 1
+    assert message in err
+    assert not Path("mine").exists()
+
+
+# The parts of it
+
+
+def test_options_are_read_and_said_again() -> None:
+    engine, rest = taken_from(["task=reacher", "engine=ray", "slots=8", "gpus_per_task=0.5", "address=auto"])
+    assert (engine, rest) == (Engine(8, 0.5, 1, "auto"), ["task=reacher"])
+    assert engine.options == ["engine=ray", "slots=8", "gpus_per_task=0.5", "address=auto"]
+    assert taken_from(engine.options) == (engine, [])
+    assert taken_from(["seed=1"]) == (None, ["seed=1"])
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 20))
+def test_groups_are_cut_so_that_every_slot_has_something_to_do(sizes: list[int], slots: int) -> None:
+    groups = [[(group, member) for member in range(size)] for group, size in enumerate(sizes)]
+    parts = split(groups, slots)
+    assert [each for part in parts for each in part] == [each for group in groups for each in group]
+    assert all(len({group for group, _ in part}) == 1 for part in parts)
+    assert len(parts) == max(len(groups), min(slots, sum(sizes)))
+    # Nothing could be cut to make the largest part smaller without a further slot.
+    for group in range(len(sizes)):
+        own = [len(part) for part in parts if part[0][0] == group]
+        assert max(own) - min(own) <= 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.none() | st.binary(max_size=8)), max_size=12), st.data())
+def test_folders_are_alike_after_every_parcel(changes: list[tuple[str, bytes | None]], data: st.DataObject) -> None:
+    base = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    there, here = base / "there", base / "here"
+    before = os.getcwd()
+    try:
+        for folder in (there, here):
+            (folder / "run").mkdir(parents=True)
+        (here / "run/own").write_bytes(b"not from there")
+        os.chdir(there)
+        sender, receiver = Sender([Path("run")]), Receiver()
+        for number, (name, content) in enumerate(changes):
+            os.chdir(there)
+            if content is None:
+                Path("run", name).unlink(missing_ok=True)
+            else:
+                Path("run", name).write_bytes(content)
+                os.utime(Path("run", name), ns=(number, number))
+            if data.draw(st.booleans()):
+                parcel = sender.pack()
+                os.chdir(here)
+                if parcel is not None:
+                    receiver.unpack(parcel)
+                found = {path.name: path.read_bytes() for path in (here / "run").iterdir()}
+                expected = {path.name: path.read_bytes() for path in (there / "run").iterdir()}
+                assert found == expected | {"own": b"not from there"}
+    finally:
+        os.chdir(before)
+        shutil.rmtree(base)
