@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from dipole_sb3.cli import benchmark_table, pictures, shared_machine, train
 from dipole_sb3.cli.benchmark_plan import Group, Suite, load_suite, planned, require_same
 from dipole_sb3.cli.benchmark_results import Scores, read_scores, write_results
+from dipole_sb3.cli.engine import Engine, Task, split, taken_from
 from dipole_sb3.cli.resuming import is_begun, is_finished
 from dipole_sb3.cli.runs import claim_folders
 from dipole_sb3.common.files import replaced_when_complete
@@ -35,12 +37,14 @@ class _Asked(NamedTuple):
     seeds: int
     out: Path
     overrides: list[str]
+    engine: Engine | None
 
     @property
     def command(self) -> str:
         """What repeats it, or goes on with it."""
         own = [f"suite={self.suite_name}", f"algos=[{','.join(self.algos)}]", f"seeds={self.seeds}", f"out={self.out}"]
-        return f"dipole benchmark {shlex.join([*own, *self.overrides])}"
+        where = self.engine.options if self.engine is not None else []
+        return f"dipole benchmark {shlex.join([*own, *self.overrides, *where])}"
 
 
 def run(arguments: list[str]) -> int:
@@ -55,10 +59,13 @@ def run(arguments: list[str]) -> int:
     for group in groups:
         train.require_startable(group.runs)
     code = require_same(groups, asked.out)
-    if hint := shared_machine.hint():
+    if asked.engine is None and (hint := shared_machine.hint()):
         print(hint)
     _make_data(asked, groups)
-    _learn(asked, groups)
+    if asked.engine is None:
+        _learn(asked, groups)
+    else:
+        _learn_in_cluster(asked, groups, asked.engine)
     _report(asked, read_scores(groups), code)
     return 0
 
@@ -66,6 +73,7 @@ def run(arguments: list[str]) -> int:
 def _read(arguments: Sequence[str]) -> _Asked:
     own: dict[str, Any] = {}
     overrides = []
+    engine, arguments = taken_from(arguments)
     for argument in arguments:
         name, equals, _ = argument.partition("=")
         if argument.startswith("-") or not equals:
@@ -82,7 +90,7 @@ def _read(arguments: Sequence[str]) -> _Asked:
     if isinstance(seeds, bool) or not isinstance(seeds, int):
         raise ValueError(f"seeds is {seeds!r}, expected a whole number: how many runs each algorithm makes of a task")
     out = Path(str(own.get("out", f"runs/benchmark/{name.removesuffix('.yaml')}")))
-    return _Asked(name, suite, list(map(str, algos)), seeds, out, overrides)
+    return _Asked(name, suite, list(map(str, algos)), seeds, out, overrides, engine)
 
 
 def _require_packages(groups: Sequence[Group]) -> None:
@@ -141,6 +149,23 @@ def _learn(asked: _Asked, groups: Sequence[Group]) -> None:
         ahead = f"; {left} to go, about {_duration(left * float(np.mean(seconds)))}" if left else ""
         score = benchmark_table.cell(scores, scores.at_end)
         print(f"  {score}{' %' if scores.has_success else ''}, {_duration(seconds[-1])}{ahead}", flush=True)
+
+
+def _learn_in_cluster(asked: _Asked, groups: Sequence[Group], engine: Engine) -> None:
+    """The same in a cluster: the seeds of a group are cut so that every slot has something to do."""
+    from dipole_sb3.cli.engine import cluster
+
+    with cluster.connected(engine) as slots:
+        named = [[(group, run) for run in group.runs] for group in groups]
+        tasks = []
+        for part in split(named, slots):
+            group, waiting = part[0][0], [run for _, run in part if not is_finished(run)]
+            if waiting:
+                seeds = ", ".join(str(run.config.seed) for run in waiting)
+                name = f"{group.algorithm} on {group.task}, seeds {seeds}"
+                folders = [run.folder for run in waiting]
+                tasks.append(Task(name, partial(train.train_group, waiting), folders, folders))
+        cluster.perform_all(tasks, engine, slots, asked.command)
 
 
 def _duration(seconds: float) -> str:

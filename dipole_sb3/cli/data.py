@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from dipole_sb3.cli import data_check, data_convert, data_fetch, data_info, data_record
+from dipole_sb3.cli.engine import LOCAL, RAY, taken_from
 from dipole_sb3.cli.parsed_command import ParsedCommand
 
 _DESCRIPTION = """\
@@ -64,6 +68,12 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
         "$DRIVING_DATA_DIR, else ~/.dipole/driving)",
     )
     make.add_argument("--overwrite", action="store_true", help="make it again although it is there")
+    cluster = make.add_argument_group("in a Ray cluster", "instead of processes of this machine")
+    cluster.add_argument("--engine", choices=[LOCAL, RAY], default=LOCAL, help="ray: in a cluster (default: local)")
+    cluster.add_argument("--slots", metavar="K", help="tasks at a time (default: as many as there is room for)")
+    cluster.add_argument(
+        "--address", metavar="A", help="of a running cluster, e.g. auto (default: one here)"
+    )
 
     for action in (data_fetch, data_record, data_convert, data_info, data_check, *more_actions):
         action.add_parser(actions)
@@ -78,18 +88,28 @@ def _make(options: argparse.Namespace) -> int:
         "progress": sys.stderr.isatty(),
         "overwrite": options.overwrite,
     }
+    given = {"engine": options.engine, "slots": options.slots, "address": options.address}
+    chosen, _ = taken_from([f"{name}={value}" for name, value in given.items() if value is not None])
+    with ExitStack() as opened:
+        if chosen is not None:
+            from dipole_sb3.cli.engine import cluster
+
+            slots = opened.enter_context(cluster.connected(chosen))
+            common["elsewhere"] = partial(cluster.finish_parts, chosen, slots)
+        print(_made(options, common))
+    return 0
+
+
+def _made(options: argparse.Namespace, common: Mapping[str, Any]) -> Path:
     if options.name.startswith("driving/"):
         from dipole_sb3.driving.scenes import make_scenes
 
         _refuse("--episodes", options.episodes, "--scenes", options.name)
-        path = make_scenes(options.name, **common, **({} if options.scenes is None else {"scenes": options.scenes}))
-    else:
-        from dipole_sb3.datasets.ogbench.generation import make_dataset
+        return make_scenes(options.name, **common, **({} if options.scenes is None else {"scenes": options.scenes}))
+    from dipole_sb3.datasets.ogbench.generation import make_dataset
 
-        _refuse("--scenes", options.scenes, "--episodes", options.name)
-        path = make_dataset(options.name, episodes=options.episodes, **common)
-    print(path)
-    return 0
+    _refuse("--scenes", options.scenes, "--episodes", options.name)
+    return make_dataset(options.name, episodes=options.episodes, **common)
 
 
 def _refuse(option: str, value: int | None, instead: str, name: str) -> None:

@@ -166,7 +166,8 @@ def tasks_of(groups: Sequence[Sequence[Run]], left: Container[Path], slots: int)
     for part in split(groups, slots):
         runs = [run for run in part if run.folder in left]
         if runs:
-            tasks.append(Task(_described(runs), functools.partial(train_group, runs), [run.folder for run in runs]))
+            folders = [run.folder for run in runs]
+            tasks.append(Task(_described(runs), functools.partial(train_group, runs), folders, folders))
     return tasks
 
 

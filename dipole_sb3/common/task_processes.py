@@ -6,14 +6,18 @@ import itertools
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from dipole_sb3.common.child_processes import Worker, quiet_children
 
 T = TypeVar("T")
+
+Finish = Callable[[Callable[[Any], None], Sequence[Any], Callable[[Any], str], Path], Iterator[Any]]
+"""Makes parts elsewhere: what makes one, the parts, the name of one, and the folder of their files → the parts."""
 
 
 def finish_tasks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -28,6 +30,10 @@ from dipole_sb3.cli.engine.parcels import Receiver, Sender
 # Eager, because `auto` may choose another way of updating for a run of another length, which rounds differently.
 RUN = ["task=reacher", "algo.acceleration=eager", "seed=3"]
 LONG = [*RUN, *UNTESTED, "offline_steps=600", "checkpoint_freq=20", "log_interval=1"]
+
+
+ELSEWHERE = "127.0.0.2"
+"""Of this machine, too, but the command believes to be on another."""
 
 
 @pytest.fixture(scope="module")
@@ -116,74 +122,92 @@ def test_a_run_whose_process_is_killed_goes_on(dipole: Command, engine: list[str
     assert_equal(Path("mine/model.zip"), unkilled(dipole))
 
 
-def test_a_run_whose_machine_is_gone_goes_on_elsewhere(dipole: Command) -> None:
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False},
-    )
-    first = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+def machine(cluster: Cluster, *before: str) -> subprocess.Popen[bytes]:
+    """One more machine of one core, which ends with the process.
+
+    :param before: what starts it, e.g. with another view of the files.
+    """
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--num-cpus=1"]
+    start += [f"--node-ip-address={ELSEWHERE}", "--object-store-memory=100000000", "--block"]
+    return subprocess.Popen([*before, *start], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def cut_off(machine: subprocess.Popen[bytes]) -> None:
+    """Ends all of its processes at once."""
+    processes = [psutil.Process(machine.pid), *psutil.Process(machine.pid).children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    machine.wait()
+
+
+@pytest.fixture
+def bare_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster without a machine for tasks."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    yield made
+    made.shutdown()
+
+
+def test_a_run_whose_machine_is_gone_goes_on_elsewhere(dipole: Command, bare_cluster: Cluster) -> None:
+    first, others = machine(bare_cluster), list[subprocess.Popen[bytes]]()
     folder = Path("mine").absolute()
 
     def replace() -> None:
-        cluster.remove_node(first, allow_graceful=False)
-        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+        cut_off(first)
+        others.append(machine(bare_cluster))
 
     thread = when(lambda: len(list(folder.glob("checkpoints/*.zip"))) > 1, replace)
     try:
-        status, out, err = dipole("train", *LONG, "run_dir=mine", "engine=ray", f"address={cluster.address}", "slots=1")
+        options = ["engine=ray", f"address={bare_cluster.address}", "slots=1"]
+        status, out, err = dipole("train", *LONG, *options, "run_dir=mine")
     finally:
         thread.join()
-        cluster.shutdown()
+        for each in others:
+            cut_off(each)
     assert (status, err) == (0, "")
     assert "it goes on, 1 of 3" in out
     assert_equal(Path("mine/model.zip"), unkilled(dipole))
 
 
+IN_ITS_OWN_FILES = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
 @pytest.mark.skipif(
-    shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0,
+    shutil.which("unshare") is None or subprocess.run([*IN_ITS_OWN_FILES, "true"], check=False).returncode != 0,
     reason="no file system of one's own here",
 )
-def test_what_a_machine_without_the_folder_makes_comes_back(dipole: Command, tmp_path: Path) -> None:
+def test_what_a_machine_without_the_folder_makes_comes_back(
+    dipole: Command, bare_cluster: Cluster, tmp_path: Path
+) -> None:
     """Also the checkpoint with which it goes on after its process was killed."""
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False},
-    )
-    ray_command = f"{sys.executable} -m ray.scripts.scripts start --address={cluster.address} --num-cpus=1 --block"
-    # A machine of the same files but for this folder.
-    machine = subprocess.Popen(
-        ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs none {tmp_path} && exec {ray_command}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    hidden = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(tmp_path)]
+    first = machine(bare_cluster, *IN_ITS_OWN_FILES, *hidden)
     killed: list[int] = []
 
     def kill() -> None:
-        (task,) = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if b"_perform_in" in path.read_bytes()
-        ]
+        processes = Path("/proc").glob("[0-9]*/cmdline")
+        (task,) = [int(path.parent.name) for path in processes if b"_perform_in" in path.read_bytes()]
         killed.append(task)
         os.kill(task, signal.SIGKILL)
 
     folder = Path("mine").absolute()
     thread = when(lambda: len(list(folder.glob("checkpoints/*.zip"))) > 1, kill)
     try:
-        options = ["engine=ray", f"address={cluster.address}", "slots=1", "offline_steps=3000"]
+        options = ["engine=ray", f"address={bare_cluster.address}", "slots=1", "offline_steps=3000"]
         status, out, err = dipole("train", *LONG, *options, "run_dir=mine")
     finally:
         thread.join()
-        os.killpg(machine.pid, signal.SIGKILL)
-        cluster.shutdown()
+        cut_off(first)
     assert (status, err) == (0, "")
     assert killed
     assert "it goes on, 1 of 3" in out
     assert len(list(folder.glob("checkpoints/*.zip"))) == 2  # older ones are gone here, too
-    assert (folder / "progress.csv").is_file()
     assert_equal(Path("mine/model.zip"), unkilled(dipole, "offline_steps=3000"))
-    assert (folder / "progress.csv").read_text().count("\n") == Path("whole/progress.csv").read_text().count("\n")
+    rows = [Path(each, "progress.csv").read_text().count("\n") for each in ("mine", "whole")]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

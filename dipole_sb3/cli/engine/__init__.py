@@ -45,14 +45,14 @@ class Task(NamedTuple):
 
     :param name: what it is called on the screen.
     :param work: does it; whatever it takes or gives is sent between machines.
-    :param folders: where its files are and come to be; relative to the working directory, or absolute.
-    :param goes_on: whether it needs the files that are there.
+    :param folders: what it writes; relative to the working directory, or absolute.
+    :param reads: folders whose files it needs; those that it also writes are written by nobody else.
     """
 
     name: str
     work: Callable[[Tell], Any]
     folders: Sequence[Path]
-    goes_on: bool = True
+    reads: Sequence[Path] = ()
 
 
 def taken_from(arguments: Sequence[str]) -> tuple[Engine | None, list[str]]:

@@ -7,17 +7,19 @@ where is decided here: a checkpoint is newer than what a task was sent with.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import math
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dipole_sb3.cli import claim
-from dipole_sb3.cli.engine import Engine, Task
+from dipole_sb3.cli.engine import Engine, Task, Tell
 from dipole_sb3.cli.engine.parcels import Receiver, packed
 from dipole_sb3.cli.engine.screen import Screen
 from dipole_sb3.cli.engine.worker import Office, Order, Outcome, Place, perform
@@ -28,6 +30,12 @@ RETRIES = 3
 
 _PASSED_ON = ("AWS_", "DIPOLE_", "EXORL_", "GOOGLE_", "HF_", "MINARI_", "MLFLOW_", "MUJOCO_", "OGBENCH_", "WANDB_")
 """Beginnings of the names of environment variables that tasks are to have: where data are, and who may read them."""
+
+
+_SHARDS_OF_A_SLOT = 4
+"""Tasks for each slot when many small parts are made: so few that starting them costs little, and lost is little."""
+
+T = TypeVar("T")
 
 
 class TasksFailedError(ValueError):
@@ -88,7 +96,7 @@ def _slots(engine: Engine, own: bool) -> int:
 def perform_all(tasks: Sequence[Task], engine: Engine, slots: int, go_on_with: str) -> list[Any]:
     """Does all tasks in the connected cluster, ``slots`` at a time, and shows on one screen how far they are.
 
-    :param go_on_with: the command that a stopped one names.
+    :param go_on_with: what a stopped one names.
     :return: what each task's work returned, in order.
     :raises TasksFailedError: some failed, each in one sentence; the others are done.
     :raises SystemExit: stopped by a signal; every task has saved what it had.
@@ -110,6 +118,34 @@ def perform_all(tasks: Sequence[Task], engine: Engine, slots: int, go_on_with: s
             print(f"dipole: {tasks[number].name}: {message}", file=sys.stderr)
         raise TasksFailedError(f"{len(following.failed)} of {len(tasks)} tasks failed; go on with\n  {go_on_with}")
     return [following.done[number] for number in range(len(tasks))]
+
+
+def finish_parts(
+    engine: Engine, slots: int, make: Callable[[T], None], parts: Sequence[T], name: Callable[[T], str], folder: Path
+) -> Iterator[T]:
+    """Makes parts of something in the connected cluster, several in a task, and yields them once all are complete.
+
+    What :func:`~dipole_sb3.common.task_processes.finish_tasks` does in processes of this machine.
+
+    :param make: makes one part in the folder.
+    :param name: of a part, for the screen.
+    :param folder: where the parts' files go.
+    """
+    size = math.ceil(len(parts) / (_SHARDS_OF_A_SLOT * slots))
+    shards = [parts[start : start + size] for start in range(0, len(parts), size or 1)]
+    tasks = [
+        Task(name(shard[0]) if len(shard) == 1 else f"{name(shard[0])} and {len(shard) - 1} more", make_all, [folder])
+        for shard in shards
+        for make_all in [functools.partial(_make_shard, make, shard)]
+    ]
+    perform_all(tasks, engine, slots, "the same command; what is finished is kept")
+    yield from parts
+
+
+def _make_shard(make: Callable[[Any], None], shard: Sequence[Any], tell: Tell) -> None:
+    for number, part in enumerate(shard, start=1):
+        make(part)
+        tell(f"{number} of {len(shard)}", number / len(shard))
 
 
 class _Following:
@@ -157,7 +193,7 @@ class _Following:
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.write_text(text, encoding="utf-8")
             self._opened.callback(mark.unlink, missing_ok=True)
-            files = packed(task.folders) if task.goes_on else {}
+            files = packed(task.reads)
             self._receivers[number] = Receiver(files)
             order = Order(number, task, mark, text, files)
             self._running[self._perform.remote(order, self._place, self._mailbox)] = number
@@ -196,8 +232,9 @@ class _Following:
 
     def _keep_others_away(self, number: int) -> None:
         """Claims folders that this process writes, because that of the task cannot."""
-        for folder in self._tasks[number].folders:
-            if folder not in self._claimed:
+        task = self._tasks[number]
+        for folder in task.folders:
+            if folder in task.reads and folder not in self._claimed:
                 self._opened.enter_context(claim.claimed(folder, "wait for it or stop it"))
                 self._claimed.add(folder)
 

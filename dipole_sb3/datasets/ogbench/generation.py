@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.task_processes import Finish
 from dipole_sb3.datasets.ogbench.names import data_directory, near_matches, require_ogbench, split_files
 from dipole_sb3.datasets.ogbench.oracles import RECIPES, Recipe
 from dipole_sb3.datasets.ogbench.workers import Job, Task, make_episodes
@@ -65,6 +66,7 @@ def make_dataset(
     progress: bool = True,
     overwrite: bool = False,
     max_episode_steps: int | None = None,
+    elsewhere: Finish | None = None,
 ) -> Path:
     """Makes ``{name}-v0.npz`` and ``{name}-v0-val.npz`` with the oracles that ship inside ogbench.
 
@@ -79,6 +81,7 @@ def make_dataset(
     :param progress: show a progress bar.
     :param overwrite: replace existing files, and discard unfinished episodes made with other settings.
     :param max_episode_steps: steps of an episode, ≥ 2; default: as in the original.
+    :param elsewhere: makes the episodes, instead of processes of this machine; see ``dipole data make --engine ray``.
     :returns: path of the training file. When both files exist already, it says so and does nothing.
     :raises DatasetError: unknown name, unfinished episodes made with other settings, another process making the same
         data set, or files that cannot be written. Finished episodes are kept.
@@ -93,7 +96,7 @@ def make_dataset(
     processes = at_least("processes", 1, available_cores() if processes is None else processes)
     work = _Work(recipe, data_directory(dataset_dir), at_least("seed", 0, seed), steps, episodes)
     with alone(work.target, work.folder, f".{work.dataset}.lock", "episodes"):
-        _make(work, processes, progress, overwrite)
+        _make(work, processes, progress and elsewhere is None, overwrite, elsewhere)
     return work.target
 
 
@@ -149,7 +152,7 @@ class _Work:
         return [Task(split, index) for index in range(count)]
 
 
-def _make(work: _Work, processes: int, progress: bool, overwrite: bool) -> None:
+def _make(work: _Work, processes: int, progress: bool, overwrite: bool, elsewhere: Finish | None) -> None:
     shutil.rmtree(work.finished_folder, ignore_errors=True)
     if not overwrite and _already_there(work):
         return
@@ -161,7 +164,7 @@ def _make(work: _Work, processes: int, progress: bool, overwrite: bool) -> None:
         total=len(tasks), initial=len(tasks) - len(todo), desc=work.dataset, unit="episode", disable=not progress
     )
     try:
-        with bar, closing(make_episodes(job, todo, processes)) as finished:
+        with bar, closing(make_episodes(job, todo, processes, elsewhere)) as finished:
             for _ in finished:
                 bar.update()
             bar.set_description(f"{work.dataset}, compressing")

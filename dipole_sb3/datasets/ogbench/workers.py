@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dipole_sb3.common.task_processes import finish_tasks
+from dipole_sb3.common.task_processes import Finish, finish_tasks
 from dipole_sb3.datasets.ogbench.oracles import RECIPES, Collector, Episode
 
 SPLITS = ("train", "val")
@@ -48,22 +48,32 @@ class Job:
     folder: Path
 
 
-def make_episodes(job: Job, tasks: Sequence[Task], processes: int) -> Generator[Task, None, None]:
+def make_episodes(
+    job: Job, tasks: Sequence[Task], processes: int, elsewhere: Finish | None = None
+) -> Generator[Task, None, None]:
     """Makes the episodes in worker processes and yields each one once its file is complete.
 
     :param job: what to make.
     :param tasks: episodes to make, each once.
     :param processes: workers, ≥ 1.
+    :param elsewhere: makes them instead of these workers.
     :raises OSError: a file could not be written.
     :raises DatasetError: a worker was killed.
     """
+    if elsewhere is not None:
+        yield from elsewhere(_Making(job), tasks, _name, job.folder)
+        return
     yield from finish_tasks(
         _Making(job),
         tasks,
         processes,
-        lambda task: f"{task.split} episode {task.index}",
+        _name,
         "finished episodes are kept, and the same call goes on from there",
     )
+
+
+def _name(task: Task) -> str:
+    return f"{task.split} episode {task.index}"
 
 
 class _Making:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.common.task_processes import finish_tasks
+from dipole_sb3.common.task_processes import Finish, finish_tasks
 from dipole_sb3.datasets.unfinished import alone, at_least, open_unfinished, write_json
 from dipole_sb3.driving.scenes.names import PREFIX, SPLITS, data_directory, made_name
 from dipole_sb3.driving.scenes.writing import is_written, remove_others
@@ -40,6 +40,7 @@ def make_scenes(
     dataset_dir: str | Path | None = None,
     progress: bool = True,
     overwrite: bool = False,
+    elsewhere: Finish | None = None,
 ) -> Path:
     """Makes scenes of highways, merges, intersections and roundabouts, in the layout of NAVSIM's data.
 
@@ -53,6 +54,7 @@ def make_scenes(
     :param dataset_dir: target folder; default ``$DRIVING_DATA_DIR``, else ``~/.dipole/driving``.
     :param progress: show a progress bar.
     :param overwrite: replace existing scenes, and discard unfinished ones made with other settings.
+    :param elsewhere: makes the scenes, instead of processes of this machine; see ``dipole data make --engine ray``.
     :returns: the folder of the scenes. When it exists already, it says so and does nothing.
     :raises DatasetError: unknown name, unfinished scenes made with other settings, another process making the same
         data set, or files that cannot be written. Finished scenes are kept.
@@ -61,7 +63,7 @@ def make_scenes(
     work = _Work(made_name(name), data_directory(dataset_dir), at_least("seed", 0, seed), at_least("scenes", 1, scenes))
     processes = at_least("processes", 1, available_cores() if processes is None else processes)
     with alone(work.target, work.folder, f".{work.name}.lock", "scenes"):
-        _make(work, processes, progress, overwrite)
+        _make(work, processes, progress and elsewhere is None, overwrite, elsewhere)
     return work.target
 
 
@@ -71,6 +73,10 @@ class _Task:
 
     split: str
     index: int
+
+
+def _task_name(task: _Task) -> str:
+    return f"{task.split} scene {task.index}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class _Work:
         return [_Task(split, index) for split, count in self.counts.items() for index in range(count)]
 
 
-def _make(work: _Work, processes: int, progress: bool, overwrite: bool) -> None:
+def _make(work: _Work, processes: int, progress: bool, overwrite: bool, elsewhere: Finish | None) -> None:
     _finish_replacing(work)
     if work.target.exists() and not overwrite:
         print(f"{work.target} exists already: nothing to do (overwrite=True makes it anew).", file=sys.stderr)
@@ -137,22 +143,21 @@ def _make(work: _Work, processes: int, progress: bool, overwrite: bool) -> None:
     tasks = work.tasks()
     todo = [task for task in tasks if not is_written(work.folder, task.split, task.index)]
     bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc=work.name, unit="scene", disable=not progress)
-    parts = finish_tasks(
-        _Making(work.folder, work.seed),
-        todo,
-        processes,
-        lambda task: f"{task.split} scene {task.index}",
-        "finished scenes are kept, and the same call goes on from there",
-    )
+    making = _Making(work.folder, work.seed)
+    kept = "finished scenes are kept, and the same call goes on from there"
     try:
-        with bar, closing(parts) as finished:
-            for _ in finished:
-                bar.update()
+        if elsewhere is not None:
+            for _ in elsewhere(making, todo, _task_name, work.folder):
+                pass
+        else:
+            with bar, closing(finish_tasks(making, todo, processes, _task_name, kept)) as finished:
+                for _ in finished:
+                    bar.update()
         _finish(work)
     except KeyboardInterrupt:
-        kept = sum(is_written(work.folder, task.split, task.index) for task in tasks)
+        made = sum(is_written(work.folder, task.split, task.index) for task in tasks)
         print(
-            f"Interrupted: {kept} of {len(tasks)} scenes are kept in {work.folder}; the same call goes on from there.",
+            f"Interrupted: {made} of {len(tasks)} scenes are kept in {work.folder}; the same call goes on from there.",
             file=sys.stderr,
         )
         raise
