@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +148,15 @@ def timesteps_of(model: Path) -> int:
         raise ValueError(f"{model}: not a complete model ({error}); remove it to go on from a checkpoint") from error
 
 
-def new_evaluation(run: Path) -> Path:
-    """An unused folder for an evaluation of a run, named by the current time."""
+def new_evaluation(run: Path, taken: Collection[Path] = ()) -> Path:
+    """An unused folder for an evaluation of a run, named by the current time.
+
+    :param taken: folders that are not there yet and will be used.
+    """
     base = run / EVALUATED / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     names = itertools.chain([base.name], (f"{base.name}-{number}" for number in itertools.count(2)))
-    return next(folder for name in names if not (folder := base.with_name(name)).exists())
+    folders = (base.with_name(name) for name in names)
+    return next(folder for folder in folders if folder not in taken and not folder.exists())
 
 
 class ContinuedCSV(CSVOutputFormat):
