@@ -150,12 +150,18 @@ def _folders(asked: Sequence[_Asked], config: DictConfig) -> dict[Path, Path]:
         return dict(zip([each.path for each in asked], taken, strict=True))
     if len(asked) == 1:
         return {asked[0].path: Path(config.out)}
-    files = [each.path.resolve().with_suffix("") for each in asked]
+    files = [each.path.resolve() for each in asked]
     common = found_runs.common_folder([file.parent for file in files])
-    names = [file.relative_to(common) for file in files]
-    if len({name.parent for name in names}) == len(names):
-        names = [name.parent for name in names]
-    return {each.path: Path(config.out) / name for each, name in zip(asked, names, strict=True)}
+    parents = [file.parent for file in files]
+    # A finished run's folder tells it; other files tell themselves.
+    named = [
+        file.parent
+        if file.name == run_folder.MODEL and file.parent != common and parents.count(file.parent) == 1
+        else file.with_suffix("")
+        for file in files
+    ]
+    names = [Path(config.out) / each.relative_to(common) for each in named]
+    return {each.path: name for each, name in zip(asked, names, strict=True)}
 
 
 def _configuration(each: _Asked) -> DictConfig:

@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     evaluated: dict[tuple[tuple[str, ...], int], Run] = {}
     for run in runs:
         if (problem := _without_table(run)) is not None:
-            left_out.append(f"{run.folder}: {problem}")
+            left_out.append(problem if problem.startswith(f"{run.folder}/") else f"{run.folder}: {problem}")
             continue
         first = evaluated.setdefault((run.setting, run.config.seed), run)
         if first is not run:
@@ -75,12 +75,12 @@ def _without_table(run: Run) -> str | None:
             done = timesteps_logged(run.folder)
             if model.is_file() and run_folder.timesteps_of(model) >= steps:
                 return f"not evaluated yet; `dipole train resume={run.folder}` does it"
-            return f"{done} of {steps} timesteps"
+            return f"not finished, {done} of {steps} timesteps logged"
         if table is None:
             return "not evaluated, as it was asked for (episodes=0, or no environment)"
         over_runs.read_table(run)
     except (ValueError, OSError) as error:
-        return str(error).removeprefix(f"{run.folder}: ")
+        return str(error)
     return None
 
 

@@ -59,6 +59,6 @@ class MlflowWriter(Tracker):
         now = int(1000 * time.time())
         self._client.log_batch(self.run_id, metrics=[Metric(*each, now, step) for each in values.items()])
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Says that the run is over."""
         self._client.set_terminated(self.run_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Tracker(KVWriter):
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Sends the numbers of a row."""
         if step > self._written_until:
-            self.send_or_tell(key_values, step)
+            self.send_numbers(key_values, step)
 
     def write_result(self, values: Mapping[str, float], step: int) -> None:
         """Sends the evaluation that ends a run.
@@ -60,24 +60,34 @@ class Tracker(KVWriter):
         :param values: name → number.
         :param step: timestep of the finished model.
         """
-        self.send_or_tell(values, step)
+        self.send_numbers(values, step)
 
-    def send_or_tell(self, values: Mapping[str, Any], step: int) -> None:
-        """:meth:`send`; if it fails, training goes on without the tracker, and the terminal is told."""
+    def send_numbers(self, values: Mapping[str, Any], step: int) -> None:
+        """:meth:`send` of those values that are numbers, see :meth:`try_to`."""
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float | np.number)}
-        if self._failed or not numbers:
-            return
-        try:
-            self.send(numbers, step)
-        except Exception as error:  # of whichever kind: hours of training must not end for it
-            self._failed = True
-            reason = " ".join(str(error).split())
-            print(
-                f"{self.run_folder}: {self.name} takes no more rows ({reason}); the run goes on without it", flush=True
-            )
+        if numbers:
+            self.try_to(lambda: self.send(numbers, step))
 
     def close(self) -> None:
         """Ends the tracker's run."""
+        self.try_to(self.end)
+
+    @abstractmethod
+    def end(self) -> None:
+        """Sends what is left, and ends the tracker's run."""
+
+    def try_to(self, step: Callable[[], None]) -> None:
+        """Calls a function; if it fails, training goes on without the tracker, and the terminal is told."""
+        if self._failed:
+            return
+        try:
+            step()
+        except Exception as error:  # of whichever kind: hours of training must not end for it
+            self._failed = True
+            reason = " ".join(str(error).split("\n")[0].split())
+            print(
+                f"{self.run_folder}: {self.name} takes no more rows ({reason}); the run goes on without it", flush=True
+            )
 
 
 def _read_ids(folder: Path) -> dict[str, str]:

@@ -55,6 +55,6 @@ class TrackioWriter(Tracker):
         """Logs the numbers at their timestep."""
         self.run.log(dict(values), step=step)
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Waits until all is stored."""
         self.run.finish()

@@ -64,8 +64,8 @@ class WandbWriter(Tracker):
 
     def write_result(self, values: Mapping[str, float], step: int) -> None:
         """Writes the evaluation into the run's summary, where W&B's tables of runs show it."""
-        self.run.summary.update(dict(values))
+        self.try_to(lambda: self.run.summary.update(dict(values)))
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Sends what is left."""
         self.run.finish()
