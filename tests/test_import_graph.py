@@ -21,7 +21,7 @@ FLOORS = (
     {"datasets", "networks"},
     {"learning"},
     {"algorithms"},
-    {"driving", "recording", "evaluation"},
+    {"driving", "recording", "evaluation", "tracking"},
     {"plots"},
     {"cli"},
 )

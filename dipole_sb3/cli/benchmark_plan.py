@@ -40,7 +40,7 @@ PLANNED = ("algo", "task", "task_id", "seed", "runs", "run_dir", "replace")
 _ALWAYS = ("algo.verbose=0", "pictures=false")
 """What every run gets first; a suite and the command line may say otherwise."""
 
-_MAY_DIFFER = ("run_dir", "replace", "processes", "progress_bar", "profile", "pictures")
+_MAY_DIFFER = ("run_dir", "replace", "processes", "progress_bar", "profile", "pictures", "loggers")
 """Options of a run that change none of its figures."""
 
 

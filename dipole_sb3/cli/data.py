@@ -71,9 +71,7 @@ def add_parser(commands: Any, more_actions: Sequence[ParsedCommand] = ()) -> Non
     cluster = make.add_argument_group("in a Ray cluster", "instead of processes of this machine")
     cluster.add_argument("--engine", choices=[LOCAL, RAY], default=LOCAL, help="ray: in a cluster (default: local)")
     cluster.add_argument("--slots", metavar="K", help="tasks at a time (default: as many as there is room for)")
-    cluster.add_argument(
-        "--address", metavar="A", help="of a running cluster, e.g. auto (default: one here)"
-    )
+    cluster.add_argument("--address", metavar="A", help="of a running cluster, e.g. auto (default: one here)")
 
     for action in (data_fetch, data_record, data_convert, data_info, data_check, *more_actions):
         action.add_parser(actions)

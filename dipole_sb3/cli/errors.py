@@ -45,6 +45,10 @@ _EXTRAS = {
     "accelerate": "driving",
     "peft": "driving",
     "transformers": "driving",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+    "optuna": "optuna",
 }
 """Package → the extra of the distribution that installs it."""
 

@@ -23,7 +23,7 @@ def run_folders(folders: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for folder in folders:
-        runs = _below(folder)
+        runs = below(folder)
         if not runs:
             raise FileNotFoundError(
                 f"{folder}: {'no run' if folder.is_dir() else 'no such folder'}; expected the folder of a run, or one "
@@ -34,7 +34,8 @@ def run_folders(folders: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _below(folder: Path) -> list[Path]:
+def below(folder: Path) -> list[Path]:
+    """The folder itself if it is a run, else all runs in it at any depth, in the order of their names."""
     found = []
     for path, folders, _ in os.walk(folder):
         if _is_run(Path(path)):

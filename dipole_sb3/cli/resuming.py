@@ -13,7 +13,7 @@ from dipole_sb3.cli import run_folder, sweep
 from dipole_sb3.cli.configuration import config_folder, dotted
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options
-from dipole_sb3.cli.runs import Run
+from dipole_sb3.cli.runs import HOOKS, Run
 from dipole_sb3.learning.checkpoints import newest_checkpoint
 
 FIXED_OPTIONS = ("algo", "task", "task_id", "seed", "runs", "run_dir", "normalize")
@@ -76,11 +76,18 @@ def _fixed_options(config: DictConfig) -> dict[str, Any]:
 
 def is_finished(run: Run) -> bool:
     """Whether a run has learned for as long as it should and been evaluated, whose table is the last file it writes."""
-    model, steps = run.folder / run_folder.MODEL, run.config.offline_steps + run.config.online_steps
-    if not model.is_file() or run_folder.timesteps_of(model) < steps:
+    model = run.folder / run_folder.MODEL
+    if not model.is_file() or run_folder.timesteps_of(model) < steps_of(run):
         return False
     table = table_of(run)
     return table is None or table.is_file()
+
+
+def steps_of(run: Run) -> int:
+    """Number of timesteps of a run; fewer than those of its options if a callback has ended it."""
+    steps = int(run.config.offline_steps + run.config.online_steps)
+    stopped = run_folder.stopped_after(run.folder)
+    return steps if stopped is None else min(steps, stopped)
 
 
 def table_of(run: Run) -> Path | None:
@@ -136,6 +143,8 @@ def resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
         # An option that is newer than the run.
         if field.name not in config and field.name in defaults:
             config[field.name] = defaults[field.name]
+    for name in HOOKS:
+        config[name] = config.get(name) or {}  # of a run from before they existed, or null
     before, length = config.offline_steps, config.offline_steps + config.online_steps
     for override in overrides:
         name, equals, _ = override.partition("=")
@@ -145,6 +154,8 @@ def resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
                 "such as offline_steps=2000000"
             )
     OmegaConf.set_struct(config, True)
+    for name in HOOKS:
+        OmegaConf.set_struct(config[name], False)  # entries may be added
     config.merge_with_dotlist(overrides)
     check_options(config, TrainOptions)
     _require_length(config, before, length, folder)

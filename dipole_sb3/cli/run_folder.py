@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,15 @@ CHECKPOINT_PREFIX = "model"
 EVALUATED = "evaluated"
 """Subfolder of a run's folder for evaluations made after the run."""
 PROFILE = "profile"
+STOPPED = "stopped.json"
+"""File of a run that a callback ended before its time: after how many timesteps."""
 
 _LEFT_BY_RUNS = (
     CONFIG,
     DATASET,
     MODEL,
     PROGRESS,
+    STOPPED,
     f"{CHECKPOINTS}/{CHECKPOINT_PREFIX}_*_steps.zip",
     "evaluations/evaluations.npz",
     "events.out.tfevents.*",
@@ -95,6 +98,18 @@ def read_config(folder: Path) -> DictConfig:
     return config
 
 
+def write_stopped(folder: Path, timesteps: int) -> None:
+    """Notes that a callback has ended the training."""
+    with replaced_when_complete(folder / STOPPED) as file:
+        file.write(f"{json.dumps({'timesteps': timesteps})}\n".encode())
+
+
+def stopped_after(folder: Path) -> int | None:
+    """The number of timesteps after which a callback has ended the training; None: none has."""
+    path = folder / STOPPED
+    return int(json.loads(path.read_text(encoding="utf-8"))["timesteps"]) if path.is_file() else None
+
+
 def write_dataset_facts(folder: Path, dataset: OfflineReplayBuffer) -> None:
     """Writes what is known about the data (provenance, returns, checksum), for pictures and for people."""
     with replaced_when_complete(folder / DATASET) as file:
@@ -133,11 +148,15 @@ def timesteps_of(model: Path) -> int:
         raise ValueError(f"{model}: not a complete model ({error}); remove it to go on from a checkpoint") from error
 
 
-def new_evaluation(run: Path) -> Path:
-    """An unused folder for an evaluation of a run, named by the current time."""
+def new_evaluation(run: Path, taken: Collection[Path] = ()) -> Path:
+    """An unused folder for an evaluation of a run, named by the current time.
+
+    :param taken: folders that are not there yet and will be used.
+    """
     base = run / EVALUATED / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     names = itertools.chain([base.name], (f"{base.name}-{number}" for number in itertools.count(2)))
-    return next(folder for name in names if not (folder := base.with_name(name)).exists())
+    folders = (base.with_name(name) for name in names)
+    return next(folder for folder in folders if folder not in taken and not folder.exists())
 
 
 class ContinuedCSV(CSVOutputFormat):
@@ -175,13 +194,20 @@ class ContinuedTensorBoard(TensorBoardOutputFormat):
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=timesteps + 1)
 
 
-def make_logger(folder: Path, timesteps: int, position: Mapping[str, Any] | None, verbose: int) -> Logger:
+def make_logger(
+    folder: Path,
+    timesteps: int,
+    position: Mapping[str, Any] | None,
+    verbose: int,
+    others: Sequence[KVWriter] = (),
+) -> Logger:
     """SB3's logger, which writes progress.csv and TensorBoard events to the folder, and to the terminal if verbose.
 
     :param folder: folder of the run.
     :param timesteps: timestep at which the run continues.
     :param position: None for a new run, else :func:`~dipole_sb3.learning.checkpoints.log_position` of its checkpoint.
     :param verbose: 0: nothing on the terminal.
+    :param others: further writers.
     """
     formats: list[KVWriter] = [HumanOutputFormat(sys.stdout)] if verbose else []
     progress = folder / PROGRESS
@@ -190,4 +216,4 @@ def make_logger(folder: Path, timesteps: int, position: Mapping[str, Any] | None
     else:
         formats.append(ContinuedCSV(progress, position["rows"] or 0, position["columns"] or ()))
         formats.append(ContinuedTensorBoard(folder, timesteps))
-    return Logger(str(folder), formats)
+    return Logger(str(folder), [*formats, *others])

@@ -12,7 +12,7 @@ from dipole_sb3.cli import curves, over_runs, pictures, run_folder, sweep
 from dipole_sb3.cli.found_runs import common_folder, has_curves, read_runs, timesteps_logged
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, phase_scores
-from dipole_sb3.cli.resuming import is_finished, table_of
+from dipole_sb3.cli.resuming import is_finished, steps_of, table_of
 from dipole_sb3.cli.runs import Run, distinguished, settings, shell_words
 from dipole_sb3.evaluation.sweep import format_rows
 
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     evaluated: dict[tuple[tuple[str, ...], int], Run] = {}
     for run in runs:
         if (problem := _without_table(run)) is not None:
-            left_out.append(f"{run.folder}: {problem}")
+            left_out.append(problem if problem.startswith(f"{run.folder}/") else f"{run.folder}: {problem}")
             continue
         first = evaluated.setdefault((run.setting, run.config.seed), run)
         if first is not run:
@@ -70,17 +70,17 @@ def _without_table(run: Run) -> str | None:
     try:
         table = table_of(run)
         if not is_finished(run):
-            steps = run.config.offline_steps + run.config.online_steps
+            steps = steps_of(run)
             model = run.folder / run_folder.MODEL
             done = timesteps_logged(run.folder)
             if model.is_file() and run_folder.timesteps_of(model) >= steps:
                 return f"not evaluated yet; `dipole train resume={run.folder}` does it"
-            return f"{done} of {steps} timesteps"
+            return f"not finished, {done} of {steps} timesteps logged"
         if table is None:
             return "not evaluated, as it was asked for (episodes=0, or no environment)"
         over_runs.read_table(run)
     except (ValueError, OSError) as error:
-        return str(error).removeprefix(f"{run.folder}: ")
+        return str(error)
     return None
 
 

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from omegaconf import DictConfig
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
-from dipole_sb3.cli import driving, hydra_command, pictures, run_folder, shared_machine, summary, sweep
+from dipole_sb3.cli import driving, hooks, hydra_command, pictures, run_folder, shared_machine, summary, sweep
 from dipole_sb3.cli.configuration import is_tuned
 from dipole_sb3.cli.engine import Engine, Task, Tell, split, taken_from
 from dipole_sb3.cli.environments import task_env, training_env
@@ -33,6 +34,7 @@ from dipole_sb3.cli.resuming import (
     checkpoint_of,
     require_named_folders,
     resumed_config,
+    steps_of,
     table_of,
     unfinished,
 )
@@ -61,6 +63,8 @@ class Trained(NamedTuple):
 
     model: OfflineAlgorithm
     dataset: OfflineReplayBuffer
+    loggers: list[KVWriter]
+    """Those of the configuration; they are open until the evaluation has ended."""
 
 
 def run(arguments: list[str]) -> int:
@@ -220,6 +224,7 @@ def require_startable(runs: Sequence[Run]) -> None:
         require_objective(each.config)
         check_hyperparameters(each.config, algorithm.update_rule.objective)
         _require_env_where_needed(each.config)
+        hooks.check_hooks(each)
     require_different(runs)
 
 
@@ -236,7 +241,8 @@ def train(
     :raises SystemExit: stopped by a signal; the runs are saved as checkpoints, and the command to continue is printed.
     """
     config = runs[0].config
-    with ExitStack() as opened:
+    with ExitStack() as opened, ExitStack() as opened_loggers:
+        added = [hooks.made_hooks(each, resume, opened_loggers) for each in runs]
         envs = [_open_env(config, opened) for _ in runs]
         dataset = shared = _load_data(config, envs[0])
         models: list[OfflineAlgorithm] = []
@@ -251,18 +257,23 @@ def train(
         for index, (each, model, checkpoint) in enumerate(zip(runs, models, checkpoints, strict=True)):
             if checkpoint is None:
                 run_folder.clear(each.folder)
+            elif resume != AUTO:
+                # Who asks for it goes on where a callback had ended the training.
+                (each.folder / run_folder.STOPPED).unlink(missing_ok=True)
             run_folder.write_config(each.folder, each.config)
             run_folder.write_dataset_facts(each.folder, dataset)
             position = None if checkpoint is None else log_position(checkpoint)
             verbose = 0 if index else config.algo.verbose  # the terminal shows the log of the first model only
-            model.set_logger(run_folder.make_logger(each.folder, model.num_timesteps, position, verbose))
-        _learn(models, runs, go_on_with, tell)
+            logger = run_folder.make_logger(each.folder, model.num_timesteps, position, verbose, added[index].loggers)
+            model.set_logger(logger)
+        _learn(models, runs, [each.callbacks for each in added], go_on_with, tell)
+        opened_loggers.pop_all()  # the evaluation will close them
     for each, model in zip(runs, models, strict=True):
         if (table := table_of(each)) is not None:
             # Of the run before it went on; if this process is killed now, the new model must not seem evaluated.
             table.unlink(missing_ok=True)
         model.save(each.folder / run_folder.MODEL)
-    return [Trained(model, dataset) for model in models]
+    return [Trained(model, dataset, each.loggers) for model, each in zip(models, added, strict=True)]
 
 
 def _open_env(config: DictConfig, opened: ExitStack) -> VecEnv | None:
@@ -292,11 +303,23 @@ def evaluate(runs: Sequence[Run], trained: Sequence[Trained]) -> None:
     """Draws pictures and evaluates all models on the same episodes; each run's table is then in its folder."""
     config, dataset = runs[0].config, trained[0].dataset
     models = [each.model for each in trained]
-    if config.pictures:
-        for each, model in zip(runs, models, strict=True):
-            pictures.draw_training(model, dataset, each.folder, config.offline_steps)
-    if config.episodes and config.task.env is not None:
-        sweep.run(models, task_env(config.task), config, [each.folder for each in runs], dataset.metadata)
+    with closing_loggers(trained):
+        if config.pictures:
+            for each, model in zip(runs, models, strict=True):
+                pictures.draw_training(model, dataset, each.folder, config.offline_steps)
+        if config.episodes and config.task.env is not None:
+            results = sweep.run(models, task_env(config.task), config, [each.folder for each in runs], dataset.metadata)
+            for each_trained, result in zip(trained, results, strict=True):
+                hooks.write_result(each_trained.loggers, result.rows, each_trained.model.num_timesteps)
+
+
+def closing_loggers(trained: Sequence[Trained]) -> ExitStack:
+    """Closes the loggers of runs at the end of the block."""
+    opened = ExitStack()
+    for each in trained:
+        for logger in each.loggers:
+            opened.callback(logger.close)
+    return opened
 
 
 def _require_env_where_needed(config: DictConfig) -> None:
@@ -307,14 +330,21 @@ def _require_env_where_needed(config: DictConfig) -> None:
             raise ValueError(f"{option} is {config[option]}, but the task has no environment; give task.env=ID")
 
 
-def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: str | None, tell: Tell | None) -> None:
-    """Trains to the end of both phases, or until a signal."""
+def _learn(
+    models: Sequence[OfflineAlgorithm],
+    runs: Sequence[Run],
+    added: Sequence[hooks.AddedCallbacks],
+    go_on_with: str | None,
+    tell: Tell | None,
+) -> None:
+    """Trains to the end of both phases, or until a signal; each run until one of its added callbacks ends it."""
     config = runs[0].config
     steps = config.offline_steps + config.online_steps
-    going = [(model, run) for model, run in zip(models, runs, strict=True) if model.num_timesteps < steps]
+    of_runs = zip(models, runs, added, strict=True)
+    going = [(model, run, own) for model, run, own in of_runs if model.num_timesteps < steps_of(run)]
     if not going:
         return
-    models, runs = zip(*going, strict=True)
+    models, runs, added = zip(*going, strict=True)
     checkpoints = [
         ResumableCheckpoint(
             config.checkpoint_freq, run.folder / run_folder.CHECKPOINTS, save_minutes=config.checkpoint_minutes
@@ -323,8 +353,8 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: 
     ]
     with StopOnSignal() as stop, _evaluations(runs) as evaluations:
         callbacks = [
-            [*evaluation, checkpoint, stop.callback()]
-            for evaluation, checkpoint in zip(evaluations, checkpoints, strict=True)
+            [*evaluation, checkpoint, stop.callback(), own]
+            for evaluation, checkpoint, own in zip(evaluations, checkpoints, added, strict=True)
         ]
         if config.profile:
             # The profile of the first model contains the updates of all.
@@ -340,6 +370,10 @@ def _learn(models: Sequence[OfflineAlgorithm], runs: Sequence[Run], go_on_with: 
             models[0].learn(steps - models[0].num_timesteps, callbacks[0], **options)
         else:
             learn_together(models, [steps - model.num_timesteps for model in models], callbacks, **options)
+        for model, run, own in zip(models, runs, added, strict=True):
+            if own.ended:
+                print(f"{run.folder}: a callback ended training after {model.num_timesteps} of {steps} timesteps")
+                run_folder.write_stopped(run.folder, model.num_timesteps)
         if stop.stopped_by is not None:
             _stop(models, runs, checkpoints, steps, go_on_with, stop.stopped_by)
     if stop.stopped_by is not None:

@@ -148,7 +148,7 @@ def _draw_panels(
             handles = {
                 label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
             }
-            figure.legend(handles.values(), handles.keys(), loc="outside lower center")
+            figure.legend(handles.values(), handles.keys(), loc="outside upper center")
         unit = "update" if handover is None else f"until {_thousands(handover)} an update on the data, then a step"
         figure.supxlabel(f"timestep ({unit}){over}", fontsize=11)
 

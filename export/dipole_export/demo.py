@@ -129,8 +129,9 @@ def _demo(config: DictConfig, runs: Sequence[Run]) -> None:
     model: Any = trained.model
     dataset = trained.dataset
     result = None
-    if config.episodes:
-        (result,) = sweep.run([model], task_env(config.task), config, [folder], dataset.metadata)
+    with train.closing_loggers([trained]):
+        if config.episodes:
+            (result,) = sweep.run([model], task_env(config.task), config, [folder], dataset.metadata)
     drawn = [folder / f"{sweep.stem(result.knobs)}.png"] if config.pictures and result is not None else []
     if config.pictures:
         if _is_arm(config):

@@ -1,0 +1,1 @@
+"""Entries for ``loggers:`` and ``callbacks:``: experiment trackers, and pruning by Optuna."""
