@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from dipole_sb3.cli import driving, found_runs, hydra_command, over_runs, pictures, run_folder, sweep
+from dipole_sb3.cli.engine import RAY, Engine, Task, Tell, taken_from
 from dipole_sb3.cli.environments import task_env
 from dipole_sb3.cli.models import config_of, load_model, model_path, run_of
 from dipole_sb3.cli.options import EvaluationOptions, check_knobs, check_options, knob_options
 from dipole_sb3.cli.runs import Run, setting_of
-from dipole_sb3.evaluation.sweep import format_sweep_table
+from dipole_sb3.evaluation.sweep import format_rows
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 
@@ -46,28 +48,32 @@ class _Asked(NamedTuple):
 
 def run(arguments: list[str]) -> int:
     """``dipole evaluate``."""
+    engine, arguments = taken_from(arguments)
     given = [argument for argument in arguments if argument.startswith("model=")]
     models = [argument.removeprefix("model=") for argument in given]
     if any(driving.is_model(Path(model)) for model in models):
         if len(models) > 1:
             raise ValueError(f"{models[1]}: found {len(models)} models, expected one where one is a driving agent")
+        if engine is not None:
+            raise ValueError(f"engine={RAY}: a driving agent is evaluated in the command's own process; expected none")
         return driving.evaluate_command(arguments)
 
     def job(config: DictConfig, _: Path) -> None:
-        evaluate(config, models if len(models) > 1 else [str(config.model)])
+        evaluate(config, models if len(models) > 1 else [str(config.model)], engine)
 
     # Hydra takes an option once.
     others = [argument for argument in arguments if argument not in given]
     return hydra_command.run("evaluate", job, [*others, *given[:1]])
 
 
-def evaluate(config: DictConfig, models: Sequence[str]) -> None:
+def evaluate(config: DictConfig, models: Sequence[str], engine: Engine | None = None) -> None:
     """Prints the tables and writes them, with their pictures, to new folders beside the models, or to ``out``.
 
     All models play the same episodes. The files of their runs are not changed.
 
     :param config: as composed from evaluate.yaml.
     :param models: paths of models or runs, patterns, or folders that hold runs.
+    :param engine: the cluster in which each model is a task; None: this process.
     :raises FileNotFoundError: there is no model at a path.
     :raises ValueError: neither a run's configuration nor the options name an environment.
     """
@@ -77,21 +83,16 @@ def evaluate(config: DictConfig, models: Sequence[str]) -> None:
     for each in asked:
         check_knobs(config, each.algorithm, each.model.policy.knobs)
     folders = _folders(asked, config)
-    groups: dict[str, list[_Asked]] = {}
-    for each in asked:
-        # The reference lines of the pictures are those of the data.
-        alike = [each.algorithm, each.env, str(each.success), each.facts.get("checksum")]
-        groups.setdefault(json.dumps(alike), []).append(each)
-    for group in groups.values():
-        first, own = group[0], [folders[each.path] for each in group]
-        made = task_env({"env": first.env, "success": first.success})
-        results = sweep.run([each.model for each in group], made, config, own, first.facts)
-        if len(asked) == 1:
-            print(format_sweep_table(results[0]))
+    if engine is None:
+        _evaluate_here(asked, config, folders)
+    else:
+        _evaluate_in_cluster(asked, config, folders, engine)
     runs = [Run(_configuration(each), folders[each.path], _setting(each, asked)) for each in asked]
     tables = over_runs.tables_over(runs)
     if len(asked) > 1:
         print(over_runs.format_tables(tables))
+    else:
+        print(format_rows(asked[0].model.policy.knobs, over_runs.read_table(runs[0])))
     _print_targets(asked, config)
     if len(asked) == 1:
         table = folders[asked[0].path] / f"{tables[0].stem}.csv"
@@ -104,6 +105,42 @@ def evaluate(config: DictConfig, models: Sequence[str]) -> None:
     whole = Path(config.out) if config.out else run_folder.new_evaluation(found_runs.common_folder([*_runs(asked)]))
     for path in over_runs.write_tables(tables, whole):
         print(f"The table over models is in {path}")
+
+
+def _evaluate_here(asked: Sequence[_Asked], config: DictConfig, folders: Mapping[Path, Path]) -> None:
+    """Models that play the same episodes play them together."""
+    groups: dict[str, list[_Asked]] = {}
+    for each in asked:
+        # The reference lines of the pictures are those of the data.
+        alike = [each.algorithm, each.env, str(each.success), each.facts.get("checksum")]
+        groups.setdefault(json.dumps(alike), []).append(each)
+    for group in groups.values():
+        first, own = group[0], [folders[each.path] for each in group]
+        made = task_env({"env": first.env, "success": first.success})
+        sweep.run([each.model for each in group], made, config, own, first.facts)
+
+
+def _evaluate_in_cluster(
+    asked: Sequence[_Asked], config: DictConfig, folders: Mapping[Path, Path], engine: Engine
+) -> None:
+    from dipole_sb3.cli.engine import cluster
+
+    tasks = []
+    for each in asked:
+        beside = (each.run / name for name in (run_folder.CONFIG, run_folder.DATASET))
+        reads = [each.path, *(path for path in beside if path.is_file())]
+        work = partial(_evaluate_alone, each.path, config, folders[each.path])
+        tasks.append(Task(str(each.path), work, [folders[each.path]], reads))
+    with cluster.connected(engine) as slots:
+        cluster.perform_all(tasks, engine, slots, "the same command")
+
+
+def _evaluate_alone(path: Path, config: DictConfig, folder: Path, tell: Tell) -> None:
+    """The work of a cluster's task."""
+    tell("playing", 0.0)
+    each = _asked(path, config)
+    made = task_env({"env": each.env, "success": each.success})
+    sweep.run([each.model], made, config, [folder], each.facts)
 
 
 def _paths(models: Sequence[str]) -> list[Path]:

@@ -260,6 +260,60 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not Path("mine").exists()
 
 
+# Other commands
+
+
+def test_models_are_evaluated_each_by_a_task(dipole: Command, engine: list[str]) -> None:
+    assert dipole("train", "task=reacher", *UNTESTED, "runs=2", "run_dir=runs")[0] == 0
+    asked = ["model=runs/seed0", "model=runs/seed1", "episodes=2", "omegas=[0,1]", "candidates=[1]", "pictures=false"]
+    status, out, err = dipole("evaluate", *asked, *engine, "out=spread")
+    assert (status, err) == (0, "")
+    assert "[2/2]" in out
+    status, here, err = dipole("evaluate", *asked, "out=here")
+    assert (status, err) == (0, "")
+    for table in ("seed0/omega_sweep.csv", "seed1/omega_sweep.csv", "omega_sweep_over_runs.csv"):
+        assert Path("spread", table).read_text() == Path("here", table).read_text()
+    assert here.split("\n\nEach model")[0] in out
+
+
+def test_a_benchmark_of_a_cluster_is_that_of_one_process(dipole: Command, engine: list[str], tmp_path: Path) -> None:
+    suite = tmp_path / "mine.yaml"
+    suite.write_text("{about: Small., tasks: [{task: reacher}], algos: [dipole, iql], seeds: 2}")
+    options = [f"suite={suite}", *TINY, "algo.verbose=0", "episodes=2", "eval_freq=10", "eval_episodes=2"]
+    options += ["algo.acceleration=eager"]
+    status, out, err = dipole("benchmark", *options, *engine, "out=spread")
+    assert (status, err) == (0, "")
+    assert "dipole on reacher, seeds 0, 1: done" in out
+    assert dipole("benchmark", *options, "out=here")[0] == 0
+    found, expected = (
+        np.genfromtxt(f"{folder}/results.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+        for folder in ("spread", "here")
+    )
+    for name in found.dtype.names:
+        if found[name].dtype.kind == "f":
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+        else:
+            np.testing.assert_array_equal(found[name], expected[name])
+    # Nothing is left to do, and no cluster is needed to see it.
+    assert dipole("benchmark", *options, "out=spread")[0] == 0
+
+
+def test_made_data_are_the_same_from_a_cluster(dipole: Command, engine: list[str]) -> None:
+    made = ["data", "make", "ogbench/pointmaze-medium-navigate", "--episodes", "3"]
+    status, out, err = dipole(*made, "--dir", "spread", "--engine", "ray", "--address", engine[1].partition("=")[2])
+    assert (status, err) == (0, "")
+    assert out.endswith("spread/pointmaze-medium-navigate-v0.npz\n")
+    assert dipole(*made, "--dir", "here")[0] == 0
+    for name in ("pointmaze-medium-navigate-v0.npz", "pointmaze-medium-navigate-v0-val.npz"):
+        found, expected = np.load(f"spread/{name}"), np.load(f"here/{name}")
+        assert found.files == expected.files
+        for key in found.files:
+            np.testing.assert_array_equal(found[key], expected[key])
+    assert sorted(path.name for path in Path("spread").iterdir()) == sorted(
+        path.name for path in Path("here").iterdir()
+    )
+
+
 # The parts of it
 
 

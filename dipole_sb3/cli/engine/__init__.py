@@ -46,7 +46,7 @@ class Task(NamedTuple):
     :param name: what it is called on the screen.
     :param work: does it; whatever it takes or gives is sent between machines.
     :param folders: what it writes; relative to the working directory, or absolute.
-    :param reads: folders whose files it needs; those that it also writes are written by nobody else.
+    :param reads: files and folders that it needs; folders that it also writes are written by nobody else.
     """
 
     name: str

@@ -67,13 +67,14 @@ class Receiver:
 
 
 def packed(folders: Sequence[Path]) -> dict[str, bytes]:
-    """All files of the folders."""
+    """All of these files, and those in these folders."""
     parcel = Sender(folders).pack()
     return {} if parcel is None else dict(parcel.changed)
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
-    found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    single = [path for path in folders if path.is_file()]
+    found = (*single, *(path for folder in folders for path in folder.rglob("*") if path.is_file()))
     # Files in the making have hidden or temporary names until they are complete.
     return [path for path in found if path.name != CLAIM and not path.name.startswith(".") and path.suffix != ".tmp"]
 
