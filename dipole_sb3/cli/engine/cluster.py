@@ -12,6 +12,7 @@ import importlib
 import math
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -61,14 +62,25 @@ def connected(engine: Engine) -> Iterator[int]:
         options["num_cpus"] = max(cores, (engine.slots or 1) * engine.cpus_per_task)
         options |= {"include_dashboard": False, "object_store_memory": 512 * 2**20}
     try:
+        _require_answer(address)
         ray.init(address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"address={address}: no Ray cluster to work in ({reason})") from error
     try:
         yield _slots(engine, own=address == "local")
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself would wait for a minute where nobody listens.
+
+    :raises OSError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _ray() -> Any:
