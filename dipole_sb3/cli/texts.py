@@ -70,7 +70,7 @@ the options that matter most (`dipole train task=… --cfg job` shows all):
   checkpoint_freq=N    timesteps between checkpoints; checkpoint_minutes=M: minutes, beside these
   eval_freq=N          timesteps between evaluations
   loggers=[wandb]      also mlflow, trackio; loggers.wandb.project=NAME, …
-  callbacks=optuna     pruning by a study; your own, likewise +loggers: +callbacks.NAME._target_=MODULE.CLASS
+  callbacks=optuna     pruning by a study; your own: +callbacks.NAME._target_=MODULE.CLASS, also +loggers
   run_dir=FOLDER       instead of runs/TASK/DATE-seedN
   resume=FOLDER        go on with a run; of the other options only those of its length, evaluation and
                        logging may be given again, e.g. online_steps=2000000
@@ -96,10 +96,9 @@ examples:
 def _evaluate_examples() -> str:
     return """\
 options:
-  model=PATH           a run's folder, a model's .zip file, or a folder that holds runs; given several times, or as
-                       a pattern in quotes, all of them on the same episodes, with a table over them;
-                       a driving agent's has scenes=NAME, split=NAME, num_plans=N and omegas instead of the
-                       options below
+  model=PATH           a run's folder, a model's .zip file, or a folder that holds runs; several times, or as
+                       a pattern: all of them on the same episodes, with a table over them; a driving
+                       agent's has scenes=NAME, split=NAME, num_plans=N and omegas instead of what follows
   omegas=[-1,0,2]      greediness; every value is reported
   candidates=[1,4]     actions drawn, of which the critic picks the best
   episodes=N           of each cell (50)

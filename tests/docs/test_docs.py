@@ -143,7 +143,7 @@ def test_examples_of_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_examples_of_profiling_and_of_many_runs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    profiled, _ = python_of("docs/commands.md")
+    _, profiled = python_of("docs/commands.md")
     exec(compile(profiled.replace("1_000", "40"), "commands.md", "exec"), {"model": DIPOLE("MlpPolicy", **SMALL)})
     assert any(Path("profile").iterdir())
     _, together = python_of("docs/speed.md")  # the first is one line of a constructor, with an ellipsis
@@ -155,7 +155,7 @@ def test_examples_of_profiling_and_of_many_runs_run(tmp_path: Path, monkeypatch:
 
 def test_the_example_of_pruning_runs(dipole: Command) -> None:
     """In an empty directory, on fewer steps."""
-    _, pruning = python_of("docs/commands.md")
+    pruning, _ = python_of("docs/commands.md")
     small = [*TINY, "eval_freq=10", "eval_episodes=1", "episodes=1"]
     for words, shorter in (('"eval_freq=2000"', "*small"), ("n_trials=20", "n_trials=1")):
         assert words in pruning
