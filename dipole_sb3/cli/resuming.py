@@ -146,6 +146,7 @@ def resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
     for name in HOOKS:
         config[name] = config.get(name) or {}  # of a run from before they existed, or null
     before, length = config.offline_steps, config.offline_steps + config.online_steps
+    overrides = [override.lstrip("+") for override in overrides]
     for override in overrides:
         name, equals, _ = override.partition("=")
         if not equals or name.split(".")[0] in FIXED_OPTIONS:

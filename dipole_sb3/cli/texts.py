@@ -25,6 +25,7 @@ examples:
   dipole data make ogbench/cube-single-play        make OGBench's data set anew, without a download
   dipole train task=ogbench/cube-single-play       train on it
   dipole evaluate model=runs/FOLDER                return and success over greediness ω
+  dipole summary runs/multirun/FOLDER              the table over runs, from their folders
   dipole curves runs/multirun/FOLDER               learning curves, mean and interval over seeds
   dipole benchmark suite=smoke                     every algorithm on the same data and episodes, one table
   dipole export runs/FOLDER robot.dipole           everything a robot needs to act, without torch
@@ -68,6 +69,8 @@ the options that matter most (`dipole train task=… --cfg job` shows all):
   episodes=N           of each cell of the evaluation that ends the run; 0: none
   checkpoint_freq=N    timesteps between checkpoints; checkpoint_minutes=M: minutes, beside these
   eval_freq=N          timesteps between evaluations
+  loggers=[wandb]      also mlflow, trackio; loggers.wandb.project=NAME, …
+  callbacks=optuna     pruning by a study; your own: +callbacks.NAME._target_=MODULE.CLASS, also +loggers
   run_dir=FOLDER       instead of runs/TASK/DATE-seedN
   resume=FOLDER        go on with a run; of the other options only those of its length, evaluation and
                        logging may be given again, e.g. online_steps=2000000
@@ -93,8 +96,9 @@ examples:
 def _evaluate_examples() -> str:
     return """\
 options:
-  model=PATH           a run's folder, or a model's .zip file; a driving agent's has scenes=NAME, split=NAME,
-                       num_plans=N and omegas instead of the options below
+  model=PATH           a run's folder, a model's .zip file, or a folder that holds runs; several times, or as
+                       a pattern: all of them on the same episodes, with a table over them; a driving
+                       agent's has scenes=NAME, split=NAME, num_plans=N and omegas instead of what follows
   omegas=[-1,0,2]      greediness; every value is reported
   candidates=[1,4]     actions drawn, of which the critic picks the best
   episodes=N           of each cell (50)
@@ -106,7 +110,8 @@ options:
 
 examples:
   dipole evaluate model=runs/demo
-  dipole evaluate model=runs/demo/model.zip omegas=[0,1,2,8] episodes=20"""
+  dipole evaluate model=runs/demo/model.zip omegas=[0,1,2,8] episodes=20
+  dipole evaluate model=runs/reacher/seed0 model=runs/reacher/seed1"""
 
 
 def _benchmark_examples() -> str:

@@ -133,8 +133,7 @@ def train_and_evaluate(runs: Sequence[Run], resume: Resume = False, engine: Engi
         left = unfinished(runs) if resume == AUTO else runs
         if left:
             _train_and_evaluate(left, resume)
-        # Of runs that an earlier start has finished, too.
-        summary.report(runs)
+            summary.report(runs)  # with those that an earlier start has finished
 
 
 def _train_in_cluster(runs: Sequence[Run], resume: Resume, engine: Engine) -> None:

@@ -50,7 +50,7 @@ class WandbWriter(Tracker):
                 resume="allow",
                 name=str(run_folder),
                 config=dict(run_config),
-                dir=str(run_folder),
+                dir=str(run_folder.resolve()),  # its service keeps the directory in which it was started
                 reinit="create_new",  # seeds that learn together have a run each
                 settings=wandb.Settings(console="off", silent=True),
             )

@@ -160,6 +160,19 @@ def test_what_is_not_in_the_table_is_named(dipole: Command, runs: Path) -> None:
     assert [row["runs"] for row in table("omega_sweep_over_runs.csv")] == ["2", "2"]
 
 
+def test_a_restarted_sweep_ends_with_the_table_over_all_its_runs(dipole: Command, runs: Path) -> None:
+    before = Path("sweep/omega_sweep_over_runs.csv").read_bytes()
+    Path("sweep/omega_sweep_over_runs.csv").unlink()
+    Path("sweep/1-reacher-seed1/omega_sweep.csv").unlink()  # killed in its evaluation
+    status, out, err = dipole(*LAYOUTS["sweep"], "resume=auto")
+    assert (status, err) == (0, "")
+    assert "sweep/0-reacher-seed0: is finished\n" in out
+    assert "mean over 2 runs" in out
+    found, expected = table("sweep/omega_sweep_over_runs.csv"), before.decode().splitlines()
+    assert [row["runs"] for row in found] == ["2", "2"]
+    assert len(expected) == 1 + len(found)
+
+
 def test_a_run_that_learns_longer_is_not_in_the_table(dipole: Command, runs: Path) -> None:
     config = Path("many/seed0/config.yaml")
     config.write_text(config.read_text().replace("offline_steps: 20", "offline_steps: 90"))

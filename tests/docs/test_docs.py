@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import straight_roads
+from commands import TINY, Command
 from dipole_export import export_bundle
 from dipole_runtime import GuidedPolicy
 from recordings import Arrays
@@ -142,7 +143,7 @@ def test_examples_of_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_examples_of_profiling_and_of_many_runs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (profiled,) = python_of("docs/commands.md")
+    _, profiled = python_of("docs/commands.md")
     exec(compile(profiled.replace("1_000", "40"), "commands.md", "exec"), {"model": DIPOLE("MlpPolicy", **SMALL)})
     assert any(Path("profile").iterdir())
     _, together = python_of("docs/speed.md")  # the first is one line of a constructor, with an ellipsis
@@ -150,6 +151,20 @@ def test_examples_of_profiling_and_of_many_runs_run(tmp_path: Path, monkeypatch:
     exec(compile(together, "speed.md", "exec"), names := {})  # type: ignore[var-annotated]
     assert [model.num_timesteps for model in names["models"]] == [2] * 8
     assert Path("seed3.zip").is_file()
+
+
+def test_the_example_of_pruning_runs(dipole: Command) -> None:
+    """In an empty directory, on fewer steps."""
+    pruning, _ = python_of("docs/commands.md")
+    small = [*TINY, "eval_freq=10", "eval_episodes=1", "episodes=1"]
+    for words, shorter in (('"eval_freq=2000"', "*small"), ("n_trials=20", "n_trials=1")):
+        assert words in pruning
+        pruning = pruning.replace(words, shorter)
+    names: dict[str, Any] = {"small": small}
+    exec(compile(pruning, "commands.md", "exec"), names)
+    (trial,) = names["study"].trials
+    assert trial.state.name == "COMPLETE"
+    assert list(trial.intermediate_values) == [1, 10, 20]
 
 
 def test_examples_of_the_driving_score_run() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,11 +33,23 @@ def offline_runs(folder: Path) -> list[OfflineRun]:
     return [_offline_run(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
 
 
+def _complete(file: Path) -> list[Any]:
+    """All records; W&B's service ends its file a moment after the run."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = []
+        for data in _records(file.read_bytes()):
+            found.append(wandb_records.Record())
+            found[-1].ParseFromString(data)
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        assert time.monotonic() < deadline, f"{file} was not ended"
+        time.sleep(0.05)
+
+
 def _offline_run(file: Path) -> OfflineRun:
     run, history, summary = None, {}, {}
-    for data in _records(file.read_bytes()):
-        record = wandb_records.Record()
-        record.ParseFromString(data)
+    for record in _complete(file):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run = record.run
