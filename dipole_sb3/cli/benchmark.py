@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from omegaconf import OmegaConf
 
-from dipole_sb3.cli import benchmark_table, pictures, shared_machine, train
+from dipole_sb3.cli import benchmark_table, pictures, shared_machine, train, training
 from dipole_sb3.cli.benchmark_plan import Group, Suite, load_suite, planned, require_same
 from dipole_sb3.cli.benchmark_results import Scores, read_scores, write_results
 from dipole_sb3.cli.engine import Engine, Task, split, taken_from
@@ -142,7 +142,7 @@ def _learn(asked: _Asked, groups: Sequence[Group]) -> None:
             begun = [each for each in waiting if is_begun(each.folder)]
             for runs, resume in (([each for each in waiting if each not in begun], False), (begun, True)):
                 if runs:
-                    train.evaluate(runs, train.train(runs, resume, go_on_with=asked.command))
+                    training.evaluate(runs, training.train(runs, resume, go_on_with=asked.command))
         seconds.append(time.perf_counter() - start)
         (scores,) = read_scores([group])
         left = len(todo) - number
@@ -164,7 +164,7 @@ def _learn_in_cluster(asked: _Asked, groups: Sequence[Group], engine: Engine) ->
                 seeds = ", ".join(str(run.config.seed) for run in waiting)
                 name = f"{group.algorithm} on {group.task}, seeds {seeds}"
                 folders = [run.folder for run in waiting]
-                tasks.append(Task(name, partial(train.train_group, waiting), folders, folders))
+                tasks.append(Task(name, partial(training.train_group, waiting), folders, folders))
         cluster.perform_all(tasks, engine, slots, asked.command)
 
 

@@ -64,10 +64,19 @@ def run(command: str, job: Callable[[DictConfig, Path], Any], arguments: list[st
         finally:
             _remove_if_empty(folder)
 
+    SweepEnd.folder = None
     main: Any = hydra.main(config_path=str(config_folder()), config_name=command, **VERSION_BASE)(guarded)
     with _called_as([f"dipole {called or command}", *arguments]):
         main()
     return 0
+
+
+def folder_of_finished_sweep() -> Path | None:
+    """The folder of the multirun that :func:`run` has run, if there is something in it."""
+    folder = SweepEnd.folder
+    if folder is None or not folder.is_dir():
+        return None
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def overrides() -> list[str]:

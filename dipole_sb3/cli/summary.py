@@ -42,7 +42,18 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    runs, of_driving = read_runs(map(Path, options.folders))
+    summarise(list(map(Path, options.folders)), Path(options.out) if options.out else None)
+    return 0
+
+
+def summarise(folders: Sequence[Path], out: Path | None = None) -> None:
+    """Prints, writes and draws the table over the runs in folders.
+
+    :param folders: of a run each, or folders that hold runs.
+    :param out: where the files go; None: the folder that holds all runs.
+    :raises FileNotFoundError: there is no run in a folder.
+    """
+    runs, of_driving = read_runs(folders)
     left_out = [f"{folder}: a run of a driving agent, whose table is in its folder" for folder in of_driving]
     evaluated: dict[tuple[tuple[str, ...], int], Run] = {}
     for run in runs:
@@ -53,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
         if first is not run:
             left_out.append(f"{run.folder}: the same run as {first.folder}, with the seed {run.config.seed}")
     chosen = list(evaluated.values())
-    folder = Path(options.out) if options.out else common_folder([run.folder for run in runs] or of_driving)
+    folder = out or common_folder([run.folder for run in runs] or of_driving)
     if chosen:
         print_table(chosen)
         _print_scores(settings(distinguished(chosen)))
@@ -62,7 +73,6 @@ def _run(options: argparse.Namespace) -> int:
         for line in left_out:
             print(f"  {line}")
     _write(chosen, [run for run in runs if has_curves(run.folder)], folder)
-    return 0
 
 
 def _without_table(run: Run) -> str | None:

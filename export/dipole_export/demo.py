@@ -18,7 +18,7 @@ from omegaconf import MISSING, DictConfig
 
 from dipole_export.command import error_phrase, flat_rows, provenance_of_run
 from dipole_export.robot.drive import CANNOT_DRAW, CannotDrawError
-from dipole_sb3.cli import driving, driving_demo, hydra_command, pictures, run_folder, sweep, texts, train
+from dipole_sb3.cli import driving, driving_demo, hydra_command, pictures, run_folder, sweep, texts, train, training
 from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.dispatch import HydraCommand
 from dipole_sb3.cli.environments import task_env
@@ -125,11 +125,11 @@ def _demo(config: DictConfig, runs: Sequence[Run]) -> None:
     folder = runs[0].folder
     if config.made_episodes:
         make_data(config)
-    (trained,) = train.train(runs)
+    (trained,) = training.train(runs)
     model: Any = trained.model
     dataset = trained.dataset
     result = None
-    with train.closing_loggers([trained]):
+    with training.closing_loggers([trained]):
         if config.episodes:
             (result,) = sweep.run([model], task_env(config.task), config, [folder], dataset.metadata)
     drawn = [folder / f"{sweep.stem(result.knobs)}.png"] if config.pictures and result is not None else []

@@ -398,7 +398,7 @@ def test_who_stumbles_over_clearing_up_after_ctrl_c_was_interrupted(
         finally:
             raise RuntimeError("unexpected pos 64 vs 0")  # torch.save
 
-    monkeypatch.setattr("dipole_sb3.cli.train.train", train)
+    monkeypatch.setattr("dipole_sb3.cli.training.train", train)
     status, _, err = dipole("train", *UNTESTED)
     assert (status, err) == (130, "dipole: interrupted\n")
 

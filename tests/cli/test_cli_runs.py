@@ -20,7 +20,7 @@ from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
 from gymnasium.envs.registration import EnvSpec
 from omegaconf import OmegaConf
 
-import dipole_sb3.cli.train
+import dipole_sb3.cli.training
 from dipole_sb3 import DIPOLE
 from dipole_sb3.cli import main
 from dipole_sb3.common.intervals import mean_interval
@@ -32,13 +32,13 @@ EVALUATED = [*TINY, "episodes=2", "omegas=[0,2]"]
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[DIPOLE]]:
     """Fills with the models of every group that learns as one."""
     learned: list[list[DIPOLE]] = []
-    real = dipole_sb3.cli.train.learn_together
+    real = dipole_sb3.cli.training.learn_together
 
     def learn_together(models: Sequence[DIPOLE], *arguments: Any, **options: Any) -> list[DIPOLE]:
         learned.append(list(models))
         return real(models, *arguments, **options)
 
-    monkeypatch.setattr("dipole_sb3.cli.train.learn_together", learn_together)
+    monkeypatch.setattr("dipole_sb3.cli.training.learn_together", learn_together)
     return learned
 
 
@@ -164,8 +164,8 @@ def test_a_folder_of_the_users(dipole: Command, run_dir: str, folders: list[str]
 
 def test_the_data_are_loaded_once(dipole: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    real = dipole_sb3.cli.train.load_dataset
-    monkeypatch.setattr("dipole_sb3.cli.train.load_dataset", lambda *a, **o: loaded.append(a) or real(*a, **o))
+    real = dipole_sb3.cli.training.load_dataset
+    monkeypatch.setattr("dipole_sb3.cli.training.load_dataset", lambda *a, **o: loaded.append(a) or real(*a, **o))
     dipole("train", "task=reacher", *UNTESTED, "runs=3", "run_dir=run")
     assert loaded == [("demo/reacher-tqc-10k",)]
 

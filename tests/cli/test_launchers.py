@@ -19,13 +19,15 @@ TRIALS = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.sam
 TRIALS += ["algo.beta=interval(0.5,2)", "hydra.sweeper.direction=maximize", *SWEEP]
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
 def test_jobs_of_other_processes_leave_the_runs_that_one_process_would(
     dipole: Command, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), os.getcwd()])))
-    status, _, err = dipole("train", "-m", *EVALUATED, "seed=0,1", f"hydra/launcher={launcher}", *SWEEP)
+    status, out, err = dipole("train", "-m", *EVALUATED, "seed=0,1", f"hydra/launcher={launcher}", *SWEEP)
     assert status == 0, err
+    assert "mean over 2 runs with its 95 % interval" in out
+    assert "The table over runs is in sweep/omega_sweep_over_runs.csv" in out
     assert dipole("train", *EVALUATED, "seed=1", "run_dir=alone")[0] == 0
     found, expected = Path("sweep/1/omega_sweep.csv"), Path("alone/omega_sweep.csv")
     assert found.read_text() == expected.read_text()
