@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
@@ -156,6 +157,14 @@ def require_features(source: str, known: Sequence[str], wanted: Sequence[str]) -
     for key in wanted:
         if key not in known:
             raise DatasetError(f"{source}: has no {key}; expected observations among {_listed(known)}")
+
+
+def require_bounds(source: str, actions: np.ndarray, space: spaces.Box | None) -> None:
+    """Refuses bounds for another number of elements than the actions have."""
+    if space is not None and space.shape != actions.shape[1:]:
+        raise DatasetError(
+            f"{source}: its actions have shape {actions.shape[1:]}, expected {space.shape}, as the bounds have"
+        )
 
 
 def refuse_images(source: str, key: str, kind: str, others: Sequence[str]) -> DatasetError:

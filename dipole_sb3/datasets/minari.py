@@ -6,6 +6,7 @@ import difflib
 import inspect
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,6 +181,7 @@ def export(
     """
     import minari
     from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.namespace import create_namespace, list_local_namespaces
     from minari.storage.datasets_root_dir import get_dataset_path
 
     data_id = name.removeprefix(PREFIX)
@@ -196,15 +198,16 @@ def export(
         _environment(buffer.metadata if metadata is None else metadata) as env,
     ):
         apart = folder / "apart"
-        with _minari_folder(apart):
+        with _minari_folder(apart), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # of authors that are not named
             data = minari.create_dataset_from_buffers(
                 data_id, _episode_buffers(buffer, open_episodes), env=env, **options
             )
             data.storage.update_metadata({_OPEN: open_episodes})
         (apart / data_id / "data").rename(folder / "data")
         shutil.rmtree(apart)
-    if namespace is not None and namespace not in minari.list_local_namespaces():
-        minari.create_namespace(namespace)
+    if namespace is not None and namespace not in list_local_namespaces():
+        create_namespace(namespace)
 
 
 def _episode_buffers(buffer: OfflineReplayBuffer, open_episodes: list[int]) -> Iterator[Any]:

@@ -76,27 +76,41 @@ def located(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
 def _located_now(url: str, cache: Path) -> Path:
     fs, path = _file_system(url)
     entry = cache / f"{_name_in(path)}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    unreachable: _Unreachable | None = None
+    objects: dict[str, Mapping[str, Any]] = {}
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        with _failures_told(url):
+            objects = _objects(fs, path)
+    except _Unreachable as error:
+        if not entry.exists():
+            raise
+        unreachable = error
+    stamps = {name: _stamp(fs, info) for name, info in objects.items()}
+    with _alone(entry):
+        noted = _noted(entry)
+        whole = _is_whole(entry, noted)
+        if unreachable is not None:
+            if not whole:
+                raise unreachable
+            warnings.warn(f"{unreachable}; what was fetched before is used, in {entry}", stacklevel=2)
+        elif not whole or {name: facts["stamp"] for name, facts in noted["files"].items()} != stamps:
+            noted = _fetch(fs, url, entry, objects, stamps)
+    return entry / str(noted["name"])
+
+
+@contextmanager
+def _alone(entry: Path) -> Iterator[None]:
+    """No other process reads or writes the entry in this block; whoever comes second waits."""
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{entry}.lock")
         lock.acquire()
     except OSError as error:
         raise cannot_write(entry, error) from error
-    with lock:
-        noted = _noted(entry)
-        whole = _is_whole(entry, noted)
-        try:
-            with _failures_told(url):
-                objects = _objects(fs, path)
-        except _Unreachable as error:
-            if not whole:
-                raise
-            warnings.warn(f"{error}; what was fetched before is used, in {entry}", stacklevel=2)
-        else:
-            stamps = {name: _stamp(fs, info) for name, info in objects.items()}
-            if not whole or {name: fact["stamp"] for name, fact in noted["files"].items()} != stamps:
-                noted = _fetch(fs, url, entry, objects, stamps)
-    return entry / str(noted["name"])
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -18,7 +18,7 @@ from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets.array_files import HDF5_SUFFIXES
-from dipole_sb3.datasets.frames import Frames, as_floats, refuse_images, require_features, transitions
+from dipole_sb3.datasets.frames import Frames, as_floats, refuse_images, require_bounds, require_features, transitions
 
 _GYM = 2
 """``env_type`` of environments that Gymnasium makes, in ``env_args``."""
@@ -78,6 +78,7 @@ def load(
     dones = found["dones"] != 0
     rewards = found.get("rewards")
     has_next = f"next_obs/{chosen[0]}" in found
+    require_bounds(str(path), found["actions"], action_space)
     frames = Frames(
         observations={key: found[f"obs/{key}"] for key in chosen},
         actions=found["actions"],

@@ -239,7 +239,12 @@ def _task_table(task: str) -> Any:
     import pyarrow
 
     table = pyarrow.table({"task_index": np.zeros(1, np.int64), "task": [task]})
-    of_pandas = {"index_columns": ["task"], "column_indexes": [], "columns": [], "pandas_version": "2.0.0"}
+    types = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
+    columns = [
+        {"name": name, "field_name": name, "pandas_type": one, "numpy_type": other, "metadata": None}
+        for name, (one, other) in types.items()
+    ]
+    of_pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0"}
     return table.replace_schema_metadata({"pandas": json.dumps(of_pandas)})
 
 

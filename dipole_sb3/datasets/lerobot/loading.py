@@ -14,7 +14,7 @@ from gymnasium import spaces
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import described_spaces
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.datasets.frames import Frames, as_floats, refuse_images, require_features, transitions
+from dipole_sb3.datasets.frames import Frames, as_floats, refuse_images, require_bounds, require_features, transitions
 from dipole_sb3.datasets.lerobot import layout
 from dipole_sb3.datasets.lerobot.layout import Feature, Info
 
@@ -83,6 +83,7 @@ def load(
         # An exported episode of T transitions has T + 1 frames; some are recordings that stop in mid-episode.
         arrays["terminals"][np.cumsum(lengths - 1)[own["open_episodes"]] - 1] = 0
         action_space = action_space or own["action_space"]
+    require_bounds(str(path), frames.actions, action_space)
     if own and observations is None:
         observation_space = observation_space or own["observation_space"]
         if isinstance(observation_space, spaces.Dict) and len(chosen) == 1:
@@ -124,9 +125,9 @@ def _own(path: Path) -> dict[str, Any]:
 
 def _chosen(path: Path, info: Info, wanted: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
     """Features that are the observation → their keys in a Dict, in order."""
-    numeric = [key for key, feature in info.features.items() if feature.is_numeric]
+    numeric = [key for key, feature in info.features.items() if feature.is_numeric and key.startswith("observation")]
     if wanted is None:
-        wanted = [key for key in numeric if key.startswith("observation")]
+        wanted = numeric
     for key in wanted:
         feature = info.features.get(key)
         if feature is not None and not feature.is_numeric:

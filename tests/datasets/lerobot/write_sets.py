@@ -18,7 +18,6 @@ from lerobot.datasets.lerobot_dataset import CODEBASE_VERSION, LeRobotDataset
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 from lerobot_frames import CAMERAS, FEATURES, FPS, LENGTHS, TASKS, episode, image
 
-
 path = Path(__file__).parent / "sets" / CODEBASE_VERSION
 features: dict[str, Any] = {key: dict(feature) for key, feature in {**FEATURES, **CAMERAS}.items()}
 shutil.rmtree(path, ignore_errors=True)
