@@ -200,8 +200,9 @@ def export(
         apart = folder / "apart"
         with _minari_folder(apart), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # of authors that are not named
+            # Not Minari's default: HDF5 that meets a full disk brings the process down later.
             data = minari.create_dataset_from_buffers(
-                data_id, _episode_buffers(buffer, open_episodes), env=env, **options
+                data_id, _episode_buffers(buffer, open_episodes), env=env, data_format="arrow", **options
             )
             data.storage.update_metadata({_OPEN: open_episodes})
         (apart / data_id / "data").rename(folder / "data")

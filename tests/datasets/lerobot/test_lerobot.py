@@ -146,7 +146,7 @@ def test_the_command_converts_and_trains(dipole: Command) -> None:
         dipole("data", "convert", path, "arm", "--observations", *STATE, "--reward=-abs(next_observation[1])")[0] == 0
     )
     np.testing.assert_allclose(load_dataset("arm").rewards[:, 0], -np.abs(expected()["next"][:, 1]), rtol=1e-6)
-    tiny = ("offline_steps=2", "algo.batch_size=4", "algo.policy_kwargs.net_arch=[8]", "evaluation.episodes=0")
+    tiny = ("offline_steps=2", "algo.batch_size=4", "algo.policy_kwargs.net_arch=[8]")
     assert dipole("train", "task=custom", "task.dataset=arm", "run_dir=run", *tiny)[0] == 0
 
 

@@ -138,7 +138,7 @@ def test_lerobot_reads_it(tmp_path: Path, pendulum_data: Arrays) -> None:
             assert abs(found["timestamp"].item() - frame / 20) < 1e-5
             np.testing.assert_array_equal(found["observation.angles"], arrays["observations"]["angles"][row])
             np.testing.assert_array_equal(found["observation.grid"], arrays["observations"]["grid"][row])
-            np.testing.assert_allclose(np.atleast_1d(found["action"]), arrays["actions"][row], rtol=3e-7)
+            np.testing.assert_allclose(np.atleast_1d(found["action"]), arrays["actions"][row], atol=3e-7)
             assert found["next.reward"].item() == np.float32(arrays["rewards"][row])
             row += 1
         final = data[row + number]
