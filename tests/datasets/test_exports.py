@@ -113,6 +113,7 @@ def test_episodes_of_several_environments(tmp_path: Path, block_bytes: int, monk
     assert stored.dones[:].sum() == sum(episode.ended for episode in found)
     minari_sets.export(buffer, "mine-v0")
     again = load_dataset("minari/mine-v0")
-    for key in ("observations", "next_observations", "rewards", "dones", "timeouts"):
+    np.testing.assert_array_equal(again.timeouts, stored.timeouts[:] * stored.dones[:])
+    for key in ("observations", "next_observations", "rewards", "dones"):
         np.testing.assert_array_equal(getattr(again, key)[:], getattr(stored, key)[:])
     np.testing.assert_allclose(again.actions, stored.actions[:], atol=1e-6)  # drawn in [−1, 1], not in their own units
