@@ -70,9 +70,10 @@ def load(
     with _opened(path) as file:
         names = _demonstrations(file) if filter_key is None else _filtered(path, file, filter_key)
         chosen = _chosen(path, file["data"][names[0]], observations)
-        parts = [_demonstration(f"{path}: {name}", file["data"][name], chosen) for name in names]
+        arrays = _arrays(file["data"][names[0]], chosen)
+        parts = [_demonstration(f"{path}: {name}", file["data"][name], arrays) for name in names]
         facts = _environment_facts(path, file)
-    found: dict[str, Any] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    found = _together(path, names, parts)
     last = np.zeros(len(found["actions"]), bool)
     last[np.cumsum([len(part["actions"]) for part in parts]) - 1] = True
     dones = found["dones"] != 0
@@ -156,17 +157,19 @@ def _is_image(values: Any) -> bool:
     return len(values.shape) == 4
 
 
-def _demonstration(where: str, group: Any, chosen: Sequence[str]) -> dict[str, np.ndarray]:
-    """Its arrays in memory, float32, all of the same length."""
-    if "actions" not in group:
-        raise DatasetError(f"{where}: has no actions; found {', '.join(group)}")
+def _arrays(demonstration: Any, chosen: Sequence[str]) -> list[str]:
+    """Names of the arrays that are read of every demonstration, as one of them has them."""
     names = ["actions", *(f"obs/{key}" for key in chosen)]
-    names += [f"next_obs/{key}" for key in chosen] if "next_obs" in group else []
-    names += ["rewards"] if "rewards" in group else []
+    names += [f"next_obs/{key}" for key in chosen] if "next_obs" in demonstration else []
+    return names + [name for name in ("rewards", "dones") if name in demonstration]
+
+
+def _demonstration(where: str, group: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Its arrays in memory, float32, all of the same length."""
     found: dict[str, np.ndarray] = {}
-    for name in [*names, *(["dones"] if "dones" in group else [])]:
+    for name in names:
         if name not in group:
-            raise DatasetError(f"{where}: has no {name}, which other demonstrations or the group beside it have")
+            raise DatasetError(f"{where}: has no {name}, which other demonstrations have; found {', '.join(group)}")
         found[name] = as_floats(where, name, group[name][()])
     length = len(found["actions"])
     found.setdefault("dones", np.zeros(length, np.float32))
@@ -177,6 +180,17 @@ def _demonstration(where: str, group: Any, chosen: Sequence[str]) -> dict[str, n
     if told != length:
         raise DatasetError(f"{where}: has {length} rows, its num_samples tells {told}")
     return found
+
+
+def _together(path: Path, names: Sequence[str], parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    for key, first in parts[0].items():
+        for name, part in zip(names, parts, strict=True):
+            if part[key].shape[1:] != first.shape[1:]:
+                raise DatasetError(
+                    f"{path}: {name}: {key} has rows of shape {part[key].shape[1:]}, expected {first.shape[1:]} as in "
+                    f"{names[0]}"
+                )
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _environment_facts(path: Path, file: Any) -> dict[str, Any]:
