@@ -68,6 +68,13 @@ def test_minari_reads_it(reacher_data: Arrays) -> None:
         assert env.spec.id == other.spec.id == "Reacher-v5"
 
 
+def test_images_are_not_compressed(image_data: Arrays) -> None:
+    """Minari would by default, which loses a little of images as large as these."""
+    buffer = OfflineReplayBuffer.from_arrays(image_data)
+    minari_sets.export(buffer, "mine-v0")
+    assert load_dataset("minari/mine-v0").checksum == buffer.checksum
+
+
 def test_an_environment_that_this_machine_has_not() -> None:
     buffer = OfflineReplayBuffer.from_arrays(counting(9), metadata={"env_id": "Nobody-knows-v9"})
     minari_sets.export(buffer, "mine-v0")

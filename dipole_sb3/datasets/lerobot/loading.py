@@ -58,7 +58,7 @@ def load(
     own = _own(path)
     chosen = _chosen(path, info, observations or own.get("observations"))
     numbers, lengths = layout.read_episodes(path, info.version)
-    ends = [key for key in _ENDS if key in info.features]
+    ends = _ends_told(path, info)
     columns = _columns(path, info, [*chosen, "action", *ends])
     last = _last_frames(path, numbers, lengths, columns)
     told = {key: columns[key].reshape(-1) for key in ends}
@@ -136,7 +136,19 @@ def _chosen(path: Path, info: Info, wanted: Sequence[str] | Mapping[str, str] | 
     if isinstance(wanted, Mapping):
         return dict(wanted)
     # Dots are not allowed in the names of a network's parts.
-    return {key: key.removeprefix(_PREFIX).replace(".", "_") for key in wanted}
+    chosen = {key: key.removeprefix(_PREFIX).replace(".", "_") for key in wanted}
+    if len(set(chosen.values())) < len(chosen):
+        raise DatasetError(f"{path}: two of {', '.join(chosen)} have the same name where dots are not allowed")
+    return chosen
+
+
+def _ends_told(path: Path, info: Info) -> list[str]:
+    """Features that tell rewards and ends."""
+    found = [key for key in _ENDS if key in info.features]
+    for key in found:
+        if info.features[key].shape not in ((1,), ()):
+            raise DatasetError(f"{path}: {key} has shape {list(info.features[key].shape)}, expected one number a frame")
+    return found
 
 
 def _columns(path: Path, info: Info, wanted: Sequence[str]) -> dict[str, np.ndarray]:

@@ -273,6 +273,24 @@ def test_a_missing_info_is_said(dipole: Command, tmp_path: Path) -> None:
         ({"features": None}, "damaged or incomplete"),
         ({"features": {"action": {"dtype": "float32"}}}, r"damaged or incomplete \(KeyError: 'shape'\)"),
         ({"features": {"action": {"dtype": "float32", "shape": [2]}}}, "has no observations but images"),
+        (
+            {
+                "features": {
+                    "observation.a.b": {"dtype": "float32", "shape": [1]},
+                    "observation.a_b": {"dtype": "float32", "shape": [1]},
+                }
+            },
+            r"two of observation\.a\.b, observation\.a_b have the same name",
+        ),
+        (
+            {
+                "features": {
+                    "observation.state": {"dtype": "float32", "shape": [3]},
+                    "next.reward": {"dtype": "float32", "shape": [2]},
+                }
+            },
+            r"next\.reward has shape \[2\], expected one number a frame",
+        ),
         ({"total_frames": 13}, "its files hold 12 frames, its meta/info.json tells 13"),
     ],
 )
