@@ -151,9 +151,10 @@ def _failures_told(url: str) -> Iterator[None]:
             raise DatasetError(
                 f"{shown}: access is refused ({_one_line(error)}); log in as the store's own tools do"
             ) from error
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and not _has_no_answer(error.__cause__):
             raise DatasetError(f"{shown}: there is no such object; expected a file or folder of this name") from error
-        raise _Unreachable(f"{shown}: cannot be fetched ({_one_line(error)})") from error
+        reason = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+        raise _Unreachable(f"{shown}: cannot be fetched ({_one_line(reason)})") from error
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -171,6 +172,12 @@ def _is_refusal(error: BaseException) -> bool:
         if following is None:
             return False
         error = following
+
+
+def _has_no_answer(error: BaseException | None) -> bool:
+    """Whether a web server was not reached, which fsspec calls a file that is not found."""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return any("Connection" in name or "Timeout" in name for name in names)
 
 
 def _one_line(error: BaseException) -> str:

@@ -142,9 +142,10 @@ def test_the_command_converts_and_trains(dipole: Command) -> None:
     assert status == 0
     assert "10 transitions" in out
     assert "fps: 10" in out
-    assert (
-        dipole("data", "convert", path, "arm", "--observations", *STATE, "--reward=-abs(next_observation[1])")[0] == 0
-    )
+    # Neither is the option -h.
+    for reward in ("-hypot(next_observation[1], 0)", "-abs(next_observation[1])"):
+        words = ("data", "convert", path, "arm", "--reward", reward, "--overwrite", "--observations", *STATE)
+        assert dipole(*words)[0] == 0
     np.testing.assert_allclose(load_dataset("arm").rewards[:, 0], -np.abs(expected()["next"][:, 1]), rtol=1e-6)
     tiny = ("offline_steps=2", "algo.batch_size=4", "algo.policy_kwargs.net_arch=[8]")
     assert dipole("train", "task=custom", "task.dataset=arm", "run_dir=run", *tiny)[0] == 0
