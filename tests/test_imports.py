@@ -21,8 +21,10 @@ MAY_IMPORT = {
 ONNX_AND_ROS = {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "rclpy", "rosbags"}
 
 OPTIONAL = (
+    "aiohttp",
     "ament_index_python",
     "dm_control",
+    "fsspec",
     "h5py",
     "jax",
     "matplotlib",
@@ -32,6 +34,7 @@ OPTIONAL = (
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "pyarrow",
     "rclpy",
     "rosbag2_py",
     "rosbags",

@@ -127,7 +127,7 @@ def _with_next_observations(parts: Iterator[dict[str, Any]], length: int) -> Ite
     read = 0
     for new in parts:
         read += len(new["terminals"])
-        part = new if carried is None else _joined(carried, new)
+        part = new if carried is None else joined(carried, new)
         without_successor = (part["terminals"] == 1) & (part["masks"] == 1)
         without_successor[-1] |= read == length
         kept = np.flatnonzero(~without_successor[:-1])
@@ -151,9 +151,10 @@ def _bytes_of_a_row(value: Any) -> int:
     return int(array.dtype.itemsize) * math.prod(array.shape[1:])
 
 
-def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Two blocks of the same arrays as one."""
     return {
-        key: _joined(value, other[key]) if isinstance(value, Mapping) else np.concatenate([value, other[key]])
+        key: joined(value, other[key]) if isinstance(value, Mapping) else np.concatenate([value, other[key]])
         for key, value in one.items()
     }
 

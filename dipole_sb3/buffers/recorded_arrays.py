@@ -10,12 +10,10 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
 from dipole_sb3.buffers import image_layout
+from dipole_sb3.buffers.action_units import scaled_actions
 from dipole_sb3.common import checks
 from dipole_sb3.common.checks import ObservationArrays
 from dipole_sb3.common.errors import DatasetError
-
-ACTION_MARGIN = 1e-5
-"""Recorded actions are clipped to ±(1 − this), as in the authors' agent."""
 
 
 class RecordedArrays(NamedTuple):
@@ -113,12 +111,7 @@ def _scaled(source: str, actions: np.ndarray, space: spaces.Box) -> np.ndarray:
     checks.require_shape(source, "actions", actions, (len(actions), *space.shape))
     checks.require_finite(source, "actions", actions)
     checks.require_within(source, "actions", actions, space)
-    scaled: np.ndarray = actions.astype(np.float32)
-    if not (np.all(space.low == -1) and np.all(space.high == 1)):
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-        scaled = 2.0 * (scaled - low) / (high - low) - 1.0
-    np.clip(scaled, -1 + ACTION_MARGIN, 1 - ACTION_MARGIN, out=scaled)
-    return scaled.reshape(len(actions), 1, int(np.prod(space.shape))).astype(np.float32, copy=False)
+    return scaled_actions(actions, space).reshape(len(actions), 1, int(np.prod(space.shape)))
 
 
 def _column(source: str, key: str, value: Any, length: int) -> np.ndarray:

@@ -9,7 +9,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from dipole_sb3.buffers import image_layout
-from dipole_sb3.buffers.recorded_arrays import ACTION_MARGIN, RecordedArrays
+from dipole_sb3.buffers.action_units import ACTION_MARGIN
+from dipole_sb3.buffers.recorded_arrays import RecordedArrays
 from dipole_sb3.common import checks
 from dipole_sb3.common.checks import ObservationArrays
 from dipole_sb3.common.errors import DatasetError

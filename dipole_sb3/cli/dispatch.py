@@ -63,7 +63,7 @@ def main(
         parser.print_help()
         return 2
     # Overrides like algo.beta=2 and flags like -m belong to Hydra, which reads them itself.
-    known, extra = parser.parse_known_args(arguments)
+    known, extra = parser.parse_known_args(_rewards_joined(arguments))
     if extra and known.command not in hydra_commands:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     # A missing display causes this at every start; it does not matter for training.
@@ -95,6 +95,17 @@ def main(
             raise
         print(f"dipole: {errors.sentence(error, arguments)}", file=sys.stderr)
         return 1
+
+
+def _rewards_joined(arguments: Sequence[str]) -> list[str]:
+    """``--reward`` and its value as one argument: argparse takes ``-hypot(…)`` alone for the option ``-h``."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--reward" and not argument.startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _rank_without_work() -> str | None:

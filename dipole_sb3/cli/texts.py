@@ -90,6 +90,7 @@ examples:
   dipole train task=reacher runs=8
   dipole train -m task=reacher seed=0,1,2 algo.beta=1,2
   dipole train task=custom task.dataset=mine.npz task.env=Pendulum-v1 algo.beta=2
+  dipole train task=custom task.dataset=s3://bucket/hopper task.env=Hopper-v5
   dipole train resume=runs/reacher/2026-01-31_12-00-00-seed0"""
 
 

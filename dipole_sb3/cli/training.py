@@ -37,7 +37,7 @@ from dipole_sb3.cli.runs import (
     claim_folders,
 )
 from dipole_sb3.common.random_state import global_generators, restore_global_generators
-from dipole_sb3.datasets import is_file_name, load_dataset
+from dipole_sb3.datasets import load_dataset, takes_spaces
 from dipole_sb3.evaluation.background_evaluation import BackgroundEvaluator
 from dipole_sb3.learning.callbacks import IterationCallback
 from dipole_sb3.learning.checkpoints import ResumableCheckpoint, log_position
@@ -246,8 +246,8 @@ def _load_data(config: DictConfig, env: VecEnv | None) -> OfflineReplayBuffer:
     options: dict[str, Any] = {}
     if config.task.get("dataset_dir") is not None:
         options["dataset_dir"] = config.task.dataset_dir
-    if env is not None and is_file_name(config.task.dataset):
-        # Files contain actions in the environment's units, and only the environment knows their bounds.
+    if env is not None and takes_spaces(config.task.dataset):
+        # They contain actions in the environment's units, and only the environment knows their bounds.
         options |= {"observation_space": env.observation_space, "action_space": env.action_space}
     return load_dataset(config.task.dataset, device=config.algo.device, **options)
 

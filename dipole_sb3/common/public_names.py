@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 _SOURCES = ("demo/", "exorl/", "minari/", "ogbench/")
 """How names of data begin that :func:`~dipole_sb3.load_dataset` knows; all others are files and folders."""
 
 
 def public_name(dataset: str) -> str:
-    """The name of a data set; of a file or folder, without where it lies, or lay before it was moved."""
+    """The name of a data set; of a file, folder or URL, without where it lies, or lay before it was moved."""
+    if "://" in dataset:  # whose query may hold a signature
+        return Path(urlsplit(dataset).path).name
     return dataset if dataset.startswith(_SOURCES) and not Path(dataset).exists() else Path(dataset).name
 
 

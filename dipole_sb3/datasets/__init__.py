@@ -15,8 +15,8 @@ from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.errors import DatasetError
 
 EXPECTED_NAMES = (
-    "ogbench/<name>, exorl/<domain>/<algorithm>/<task>, minari/<id>, demo/<name>, or the path of an .npz "
-    "or .hdf5 file or of a stored data set's folder"
+    "ogbench/<name>, exorl/<domain>/<algorithm>/<task>, minari/<id>, demo/<name>, or the path or URL of an .npz "
+    "or .hdf5 file, of a stored data set's folder or of a LeRobot data set's"
 )
 
 FILE_SUFFIXES = (".npz", ".hdf5", ".h5")
@@ -32,16 +32,21 @@ def load_dataset(
         ``"exorl/walker/rnd/walk"`` (any of nine tasks on ExORL's recordings),
         ``"minari/mujoco/reacher/medium-v0"`` (any set of Minari's local folder),
         ``"demo/reacher-tqc-10k"`` (ships with the package), the path of an .npz or .hdf5 file
-        (:func:`dipole_sb3.datasets.files.load` says with which keys), or of a folder that
-        :class:`dipole_sb3.datasets.storage.DatasetWriter` or ``dipole data convert`` wrote.
+        (:func:`dipole_sb3.datasets.files.load` says with which keys), of a robomimic file
+        (:func:`dipole_sb3.datasets.robomimic.load`), of a folder that
+        :class:`dipole_sb3.datasets.storage.DatasetWriter` or ``dipole data convert`` wrote, or of a LeRobot data set
+        (:func:`dipole_sb3.datasets.lerobot.load`). Instead of a path an address that fsspec knows, such as
+        ``"s3://bucket/hopper"`` (:func:`dipole_sb3.datasets.remote.located`).
     :param device: where batches will be drawn.
     :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``dataset_dir``,
-        ``processes`` for ExORL; ``observation_space``, ``action_space`` for files; ``trust_pickle`` for the .pkl file
-        of an SB3 replay buffer.
+        ``processes`` for ExORL; ``observation_space``, ``action_space`` for files and for sets of LeRobot and
+        robomimic, of which ``reward`` and ``observations`` say more, and ``filter_key`` for robomimic;
+        ``trust_pickle`` for the .pkl file of an SB3 replay buffer.
     :raises DatasetError: an unknown name (with the nearest known ones), or data that is missing or malformed.
     """
-    from dipole_sb3.datasets import demo, files
+    from dipole_sb3.datasets import demo, files, remote
 
+    name = remote.located(name)
     if isinstance(name, str):
         source, _, rest = name.partition("/")
         if source == "ogbench":
@@ -58,6 +63,12 @@ def load_dataset(
             from dipole_sb3.datasets import exorl
 
             return exorl.load(name, device=device, **options)
+    if is_recording(name):
+        from dipole_sb3.datasets import lerobot, robomimic
+
+        if Path(name).is_dir():
+            return lerobot.load(name, device=device, **options)
+        return robomimic.load(name, device=device, **options)
     if Path(name).is_dir():
         from dipole_sb3.datasets import storage
 
@@ -99,11 +110,30 @@ def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env
 
 
 def is_file_name(name: str | os.PathLike[str]) -> bool:
-    """Whether :func:`load_dataset` reads ``name`` as a file, whose actions are in the environment's units."""
+    """Whether :func:`load_dataset` reads ``name`` as a file of arrays by the names of :func:`files.load`."""
+    from dipole_sb3.datasets import remote
+
+    name = remote.located(name)
     path = Path(name)
-    if path.is_dir() or path.suffix == ".pkl":  # both hold scaled actions, and their spaces
+    if path.is_dir() or path.suffix == ".pkl" or is_recording(name):
         return False
     return not isinstance(name, str) or path.suffix in FILE_SUFFIXES or path.is_file()
+
+
+def is_recording(name: str | os.PathLike[str]) -> bool:
+    """Whether :func:`load_dataset` reads ``name`` as a data set of LeRobot or robomimic."""
+    from dipole_sb3.datasets import lerobot, remote, robomimic
+
+    path = Path(remote.located(name))
+    return lerobot.is_one(path) or robomimic.is_one(path)
+
+
+def takes_spaces(name: str | os.PathLike[str]) -> bool:
+    """Whether the actions of ``name`` are in the environment's units, whose bounds :func:`load_dataset` is to be told.
+
+    All other sources keep scaled actions, and their spaces.
+    """
+    return is_file_name(name) or is_recording(name)
 
 
 def _suggestion(name: str) -> str:

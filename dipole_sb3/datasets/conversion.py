@@ -14,55 +14,106 @@ import numpy as np
 from gymnasium import spaces
 
 from dipole_sb3.buffers import array_conventions
+from dipole_sb3.buffers.action_units import in_environment_units
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.files import replaced_when_complete
-from dipole_sb3.datasets import files, is_file_name, load_dataset, storage
+from dipole_sb3.datasets import files, is_file_name, is_recording, load_dataset, remote, storage
 from dipole_sb3.datasets.array_files import HDF5_SUFFIXES, Arrays, opened
 
 _ROWS_AT_A_TIME = 65_536
 
 
-def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Writes a data set in another format, whole or not at all; files and stored sets never lie in memory as a whole.
+def convert(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    fps: float | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> None:
+    """Writes a data set in another format, whole or not at all.
+
+    Between files and stored sets it never lies in memory as a whole.
 
     :param source: anything that :func:`~dipole_sb3.load_dataset` knows.
     :param destination: an .npz, .hdf5 or .h5 file, beside which a .json file keeps the metadata and the bounds of the
         actions; anything else is the folder of a stored data set.
+    :param to: ``"minari"``: ``destination`` is the name of a set in Minari's folder
+        (:func:`dipole_sb3.datasets.minari.export`); ``"lerobot"``: the folder of a LeRobot data set
+        (:func:`dipole_sb3.datasets.lerobot.export`).
+    :param fps: frames a second, for LeRobot; None: as the source tells.
     :param overwrite: replace what has that name.
+    :param options: for :func:`~dipole_sb3.load_dataset`, where the source is a set of LeRobot or robomimic:
+        ``reward``, ``observations``, ``filter_key``, ``action_space``.
     :raises DatasetError: the source cannot be read, or the destination's name is taken.
+    :raises ValueError: options that the source or the destination does not have.
     :raises OSError: the destination cannot be written, or the disk is full.
     """
+    shown, source = remote.without_secrets(str(source)) if remote.is_url(source) else source, remote.located(source)
+    if options and not is_recording(source):
+        raise ValueError(f"{shown}: {', '.join(options)} is for sets of LeRobot and robomimic, which this is not")
+    if fps is not None and to != "lerobot":
+        raise ValueError(f"fps is {fps:g}, which only data sets of LeRobot have; expected to='lerobot' with it")
+    if to is not None:
+        _export(source, str(destination), to, fps, overwrite, shown, options)
+        return
     destination = Path(destination)
     if destination.suffix not in (".npz", *HDF5_SUFFIXES):
-        _store(source, destination, overwrite)
+        _store(source, destination, overwrite, shown, options)
         return
     if destination.exists() and not overwrite:
         raise DatasetError(f"{destination}: exists already; expected a new name, or to be told to overwrite it")
     if not is_file_name(source):
-        _write_file(load_dataset(source, device="cpu"), destination)
+        _write_file(load_dataset(source, device="cpu", **options), destination, shown)
         return
     # The number of transitions is known only after the file was read, so they go to a stored data set first. Its name
     # is fixed: the next conversion replaces what a killed one left.
     stored = destination.with_name(f".{destination.name}.stored")
     try:
-        _store(source, stored, overwrite=True)
-        buffer = storage.load(stored, device="cpu")
-        buffer.source = str(source)
-        _write_file(buffer, destination)
+        _store(source, stored, True, shown, {})
+        _write_file(storage.load(stored, device="cpu"), destination, shown)
     finally:
         shutil.rmtree(stored, ignore_errors=True)
 
 
-def _store(source: str | os.PathLike[str], destination: Path, overwrite: bool) -> None:
+def _export(
+    source: str | os.PathLike[str],
+    destination: str,
+    to: str,
+    fps: float | None,
+    overwrite: bool,
+    shown: str | os.PathLike[str],
+    options: Mapping[str, Any],
+) -> None:
+    from dipole_sb3.datasets import lerobot, minari
+
+    if to not in ("minari", "lerobot"):
+        raise ValueError(f"to is {to!r}, expected 'minari' or 'lerobot'")
+    buffer = load_dataset(source, device="cpu", **options)
+    metadata = _provenance(buffer.metadata, shown)
+    if to == "minari":
+        minari.export(buffer, destination, metadata=metadata, overwrite=overwrite)
+    else:
+        lerobot.export(buffer, Path(destination), fps=fps, metadata=metadata, overwrite=overwrite)
+
+
+def _store(
+    source: str | os.PathLike[str],
+    destination: Path,
+    overwrite: bool,
+    shown: str | os.PathLike[str],
+    options: Mapping[str, Any],
+) -> None:
     if not is_file_name(source):
-        buffer = load_dataset(source, device="cpu")
-        metadata = _provenance(buffer.metadata, source)
+        buffer = load_dataset(source, device="cpu", **options)
+        metadata = _provenance(buffer.metadata, shown)
         storage.save(buffer, destination, metadata=metadata, overwrite=overwrite)
         return
     path = Path(source)
-    metadata = _provenance(files.read_metadata(path), path)
+    metadata = _provenance(files.read_metadata(path), shown)
     with opened(path) as arrays:
         observation_space, action_space = spaces_of(path, arrays, metadata)
         with storage.DatasetWriter(
@@ -123,14 +174,14 @@ def _least_and_greatest(path: Path, key: str, values: Any) -> np.ndarray:
     return checks.require_numeric(str(path), key, np.asarray(extremes))
 
 
-def _write_file(buffer: OfflineReplayBuffer, path: Path) -> None:
+def _write_file(buffer: OfflineReplayBuffer, path: Path, shown: str | os.PathLike[str]) -> None:
     if path.suffix == ".npz":
         _write_npz(buffer, path)
     else:
         _write_hdf5(buffer, path)
     space = checks.require_box_actions(buffer.action_space)
     metadata = {
-        **_provenance(buffer.metadata, buffer.source),
+        **_provenance(buffer.metadata, shown),
         "action_low": space.low.tolist(),
         "action_high": space.high.tolist(),
     }
@@ -175,12 +226,3 @@ def _arrays(block: dict[str, Any], buffer: OfflineReplayBuffer) -> Iterator[tupl
     yield "rewards", block["rewards"]
     yield "terminals", block["dones"]
     yield "masks", 1 - block["dones"] * (1 - block["timeouts"])
-
-
-def in_environment_units(actions: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
-    """Actions of a buffer, scaled to [−1, 1], in the units of its action space [n, *action]."""
-    space = checks.require_box_actions(space)
-    actions = actions.reshape(-1, *space.shape)
-    if np.all(space.low == -1) and np.all(space.high == 1):
-        return actions
-    return (space.low + (actions + 1) * 0.5 * (space.high - space.low)).astype(np.float32)

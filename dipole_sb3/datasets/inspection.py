@@ -12,13 +12,14 @@ import numpy as np
 from gymnasium import spaces
 
 from dipole_sb3.buffers import array_conventions, stored_arrays
+from dipole_sb3.buffers.action_units import in_environment_units
 from dipole_sb3.buffers.checksums import TransitionDigest
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.datasets import files, is_file_name, load_dataset, storage
+from dipole_sb3.datasets import files, is_file_name, is_recording, load_dataset, remote, storage
 from dipole_sb3.datasets.array_files import opened
-from dipole_sb3.datasets.conversion import in_environment_units, spaces_of
+from dipole_sb3.datasets.conversion import spaces_of
 
 SATURATED = 0.998
 """Of its bound (in scaled units): from here on an action counts as saturated."""
@@ -131,9 +132,10 @@ def inspect(name: str | os.PathLike[str]) -> Inspection:
     """
     found = Inspection(str(name))
     try:
+        name = remote.located(name)
         if is_file_name(name):
             _inspect_file(found, Path(name))
-        elif Path(name).is_dir():
+        elif Path(name).is_dir() and not is_recording(name):
             _inspect_stored(found, Path(name))
         else:
             _inspect_buffer(found, load_dataset(name, device="cpu"))

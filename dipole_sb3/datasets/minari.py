@@ -1,11 +1,18 @@
-"""Minari's data sets: episodes of T + 1 observations become transitions, one episode at a time."""
+"""Minari's data sets: episodes of T + 1 observations become transitions and back, one episode at a time."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
+import os
+import shutil
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -14,8 +21,14 @@ from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets.environments import environment_facts
+from dipole_sb3.datasets.episodes import episodes
+from dipole_sb3.datasets.folders import replaced_folder
 
 PREFIX = "minari/"
+_FOLDER = "MINARI_DATASETS_PATH"
+_MARK = "data/metadata.json"
+_OPEN = "dipole_open_episodes"
+"""In the metadata of exported sets: numbers of the episodes that just stop, without an end, not even by time."""
 
 
 def load(name: str, *, device: torch.device | str = "auto") -> OfflineReplayBuffer:
@@ -89,6 +102,7 @@ def _transitions(name: str, data: Any, space: spaces.Space[Any]) -> dict[str, An
     )
     columns = {key: np.empty(steps, np.float32) for key in ("rewards", "terminals", "masks")}
     actions = np.empty((steps, *data.action_space.shape), np.float32)
+    open_episodes = set(data.storage.metadata.get(_OPEN, ()))
     row = 0
     for episode in _episodes(name, data):
         where, length = f"{name}: episode {episode.id}", len(episode.rewards)
@@ -108,7 +122,8 @@ def _transitions(name: str, data: Any, space: spaces.Space[Any]) -> dict[str, An
         )
         columns["masks"][rows] = ~terminated
         columns["terminals"][rows] = terminated | truncated
-        columns["terminals"][rows.stop - 1] = 1  # what follows belongs to another episode, however this one ended
+        if episode.id not in open_episodes:
+            columns["terminals"][rows.stop - 1] = 1  # what follows belongs to another episode, however this one ended
     if row != steps:
         raise DatasetError(f"{name}: its episodes have {row} steps, its metadata tells {steps}")
     alone = not isinstance(space, spaces.Dict)
@@ -141,3 +156,105 @@ def _column(where: str, key: str, episode: Any, expected: tuple[int, ...]) -> np
     column = checks.require_numeric(where, key, getattr(episode, key))
     checks.require_shape(where, key, column, expected)
     return column
+
+
+def export(
+    buffer: OfflineReplayBuffer,
+    name: str,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes all transitions as a set into Minari's local folder, whole or not at all; memory holds an episode of them.
+
+    :func:`load` makes the same transitions of it again, bit for bit. Actions are in the environment's units, images as
+    they are. Where a recording stops in mid-episode, Minari's episode just stops.
+
+    :param buffer: of any kind.
+    :param name: ``"minari/<id>"`` or Minari's id alone, such as ``"mujoco/reacher/mine-v0"``.
+    :param metadata: of which ``env_id`` and ``env_kwargs`` are kept, where Gymnasium makes that environment; the
+        buffer's own when None.
+    :param overwrite: replace a set of this name.
+    :raises DatasetError: the name is taken, or is none for Minari.
+    :raises ImportError: Minari is not installed.
+    :raises OSError: the folder cannot be written.
+    """
+    import minari
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.namespace import create_namespace, list_local_namespaces
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    data_id = name.removeprefix(PREFIX)
+    try:
+        namespace = parse_dataset_id(data_id)[0]
+    except ValueError as error:
+        raise DatasetError(f"{name}: no name for Minari; expected one such as reacher/mine-v0") from error
+    open_episodes: list[int] = []
+    options: dict[str, Any] = {"observation_space": buffer.observation_space, "action_space": buffer.action_space}
+    if "jpeg_encoding" in inspect.signature(minari.create_dataset_from_buffers).parameters:
+        options["jpeg_encoding"] = False  # which loses a little of every image
+    with (
+        replaced_folder(get_dataset_path(data_id), _MARK, overwrite) as folder,
+        _environment(buffer.metadata if metadata is None else metadata) as env,
+    ):
+        apart = folder / "apart"
+        with _minari_folder(apart), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # of authors that are not named
+            # Not Minari's default: HDF5 that meets a full disk brings the process down later.
+            data = minari.create_dataset_from_buffers(
+                data_id, _episode_buffers(buffer, open_episodes), env=env, data_format="arrow", **options
+            )
+            data.storage.update_metadata({_OPEN: open_episodes})
+        (apart / data_id / "data").rename(folder / "data")
+        shutil.rmtree(apart)
+    if namespace is not None and namespace not in list_local_namespaces():
+        create_namespace(namespace)
+
+
+def _episode_buffers(buffer: OfflineReplayBuffer, open_episodes: list[int]) -> Iterator[Any]:
+    """Episodes as Minari takes them; those that just stop are noted."""
+    from minari.data_collector import EpisodeBuffer
+
+    alone = not isinstance(buffer.observation_space, spaces.Dict)
+    for number, episode in enumerate(episodes(buffer)):
+        terminated, truncated = np.zeros((2, len(episode.rewards)), bool)
+        terminated[-1], truncated[-1] = episode.ended and not episode.by_time, episode.ended and episode.by_time
+        if not episode.ended:
+            open_episodes.append(number)
+        yield EpisodeBuffer(
+            id=number,
+            observations=episode.observations[None] if alone else episode.observations,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            terminations=terminated,
+            truncations=truncated,
+        )
+
+
+@contextmanager
+def _minari_folder(path: Path) -> Iterator[None]:
+    """Minari's sets are in this folder for the time of the block."""
+    before = os.environ.get(_FOLDER)
+    os.environ[_FOLDER] = str(path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FOLDER]
+        else:
+            os.environ[_FOLDER] = before
+
+
+@contextmanager
+def _environment(metadata: Mapping[str, Any]) -> Iterator[gymnasium.Env[Any, Any] | None]:
+    """The environment that the metadata name, if this machine can make it."""
+    if not metadata.get("env_id"):
+        yield None
+        return
+    try:
+        env = gymnasium.make(metadata["env_id"], **metadata.get("env_kwargs", {}))
+    except (gymnasium.error.Error, ImportError):
+        yield None
+        return
+    with env:
+        yield env

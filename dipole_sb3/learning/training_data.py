@@ -17,7 +17,7 @@ from dipole_sb3.buffers.n_step_windows import follow_each_other
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.datasets import is_file_name, load_dataset
+from dipole_sb3.datasets import load_dataset, takes_spaces
 
 DatasetLike = OfflineReplayBuffer | ReplayBuffer | str | pathlib.Path | Mapping[str, Any]
 
@@ -34,7 +34,7 @@ def adopted(
     # Arrays and files hold raw recorded values; only the environment's spaces tell their bounds.
     known_spaces: dict[str, Any] = {} if known is None else _by_name(*known)
     if isinstance(dataset, str | pathlib.Path):
-        buffer = load_dataset(dataset, device=device, **(known_spaces if is_file_name(dataset) else {}))
+        buffer = load_dataset(dataset, device=device, **(known_spaces if takes_spaces(dataset) else {}))
     elif isinstance(dataset, OfflineReplayBuffer):
         buffer = dataset
     elif isinstance(dataset, ReplayBuffer):

@@ -88,6 +88,10 @@ def test_provenance_lies_beside_it(robot: Path, from_bag: Command) -> None:
     assert space.high.tolist() == [2.0, 2.0]
 
 
+def test_a_reward_may_begin_like_an_option(robot: Path, from_bag: Command) -> None:
+    assert from_bag(reward="-hypot(observation[0], 1)")[0] == 0
+
+
 def test_help_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["data", "--help"], ["data", "from-bag", "--help"]):
         with pytest.raises(SystemExit) as stop:

@@ -15,8 +15,8 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from dipole_sb3 import OfflineReplayBuffer
+from dipole_sb3.buffers.action_units import ACTION_MARGIN
 from dipole_sb3.buffers.offline_buffer import Batch
-from dipole_sb3.buffers.recorded_arrays import ACTION_MARGIN
 
 
 @few

@@ -22,7 +22,7 @@ from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from dipole_sb3 import DIPOLE, DatasetError, OfflineReplayBuffer, load_dataset
-from dipole_sb3.buffers.recorded_arrays import ACTION_MARGIN
+from dipole_sb3.buffers.action_units import ACTION_MARGIN
 
 
 def small_agent() -> dict[str, Any]:

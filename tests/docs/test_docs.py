@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,11 +122,17 @@ def test_examples_of_your_own_data_run(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     np.savez("drive.npz", **reacher_data)
     names: dict[str, Any] = {"env": gymnasium.make("Reacher-v5"), "episodes": [reacher_data]}
-    in_memory, stored = python_of("docs/data.md")
+    in_memory, stored, by_url, lerobot = python_of("docs/data.md")
     exec(compile(stored, "data.md", "exec"), names)
     assert names["buffer"].size() == len(reacher_data["rewards"])
     exec(compile(in_memory, "data.md", "exec"), names)
     assert names["model"].replay_buffer.size() == len(reacher_data["rewards"])
+    monkeypatch.setenv("DIPOLE_CACHE", str(tmp_path / "cache"))
+    exec(compile(by_url.replace("hf://datasets/me/hopper", f"file://{tmp_path}/drive.npz"), "data.md", "exec"), names)
+    assert names["buffer"].size() == len(reacher_data["rewards"])
+    shutil.copytree(ROOT / "tests/datasets/lerobot/sets/v3.0", "arm")
+    exec(compile(lerobot, "data.md", "exec"), names)
+    assert set(names["buffer"].rewards.ravel()) == {-1, 99}
 
 
 def test_examples_of_recording_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,10 @@ from dipole_runtime import read_bundle
 from dipole_runtime.manifest import Manifest, ObservationPart, ObservationSpec
 
 from dipole_export.bags.commands import Commands, command_readers
-from dipole_export.bags.expressions import Expression, Vector
 from dipole_export.bags.reading import CLOCK, CLOCK_TYPE, Bag, BagError, earlier
 from dipole_export.bags.rewards import ExpressionReward, Reward, TopicReward, signal
 from dipole_export.bags.transitions import END, NO_COMMAND, Sources, Transitions
+from dipole_sb3.common.expressions import Expression, Vector
 from dipole_sb3.recording.recording_files import Recording
 
 NODE = "dipole_policy"

@@ -12,8 +12,8 @@ from dipole_policy.fields import Path, Reader, leaves, parse_path, reader, shown
 from dipole_policy.topic_reader import Received
 from numpy.typing import NDArray
 
-from dipole_export.bags.expressions import Expression
 from dipole_export.bags.reading import Bag, BagError
+from dipole_sb3.common.expressions import Expression
 
 _ONE_FIELD = "data"
 """The field of those std_msgs that have a single value."""

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from dipole_sb3.buffers.action_units import ACTION_MARGIN
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
-from dipole_sb3.buffers.recorded_arrays import ACTION_MARGIN
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import ogbench
 from dipole_sb3.datasets.ogbench import archives

@@ -153,8 +153,8 @@ class Expression:
         index = node.slice.value if isinstance(node.slice, ast.Constant) else None
         if isinstance(index, str):
             if index not in vector.names:
-                known = ", ".join(vector.names) or "no names: the contract gives none (elements)"
-                raise ExpressionError(f"{name} has no element {_shown(index)}, expected one of {known}")
+                known = f"one of {', '.join(vector.names)}" if vector.names else f"an index from 0 to {vector.size - 1}"
+                raise ExpressionError(f"{name} has no element {_shown(index)}, expected {known}")
             index = vector.names.index(index)
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < vector.size:
             raise ExpressionError(

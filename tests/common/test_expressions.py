@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from dipole_export.bags.expressions import Expression, ExpressionError, Vector
+
+from dipole_sb3.common.expressions import Expression, ExpressionError, Vector
 
 VECTORS = {"observation": Vector(3, ("x", "y", "speed")), "action": Vector(2)}
 VALUES = {"observation": [1.5, -2.0, 3.0], "action": [0.5, -0.25]}
@@ -117,7 +118,7 @@ def test_no_value_is_an_error_and_never_complex(text: str) -> None:
     [
         ("observation[3]", "'observation[3]' is no element: observation has the indices 0 to 2"),
         ("observation['z']", "observation has no element 'z', expected one of x, y, speed"),
-        ("action['x']", "action has no element 'x', expected one of no names: the contract gives none (elements)"),
+        ("action['x']", "action has no element 'x', expected an index from 0 to 1"),
         ("reward", "there is no 'reward', expected observation[0 … 2], action[0 … 1]"),
         ("action", "action stands alone, expected an element such as action[0]"),
         ("pow(2, 3)", "'pow' cannot be called, expected one of abs, min, max"),
