@@ -77,6 +77,10 @@ the options that matter most (`dipole train task=… --cfg job` shows all):
   resume=auto          begin the run in run_dir=FOLDER, or go on with it: the same command at every start,
                        for schedulers; SIGTERM and SIGUSR1 save the run and end it with status 75
 
+  objective=return     what a job returns to a sweeper such as Optuna's (success, return, a column of the
+                       log); objective_at.omega=X: in which cell
+  engine=ray           in a Ray cluster: slots=N tasks at a time, gpus_per_task=X, cpus_per_task=N, address=A
+
 tasks:
 {tasks}
   task=driving/NAME    an agent that plans how a car drives on, with options of its own: pretrain.epochs=N,
@@ -108,6 +112,7 @@ options:
   env=ID               another environment than the run's: a Gymnasium id or an ogbench/ name
   task=NAME            the same by the name of a task, e.g. task=ogbench/scene-play task_id=3
   out=FOLDER           where the table and the picture go
+  engine=ray           each model a task in a Ray cluster; slots=N, address=A as for `dipole train`
 
 examples:
   dipole evaluate model=runs/demo
@@ -123,6 +128,7 @@ options:
   algos=[dipole,iql]   instead of the suite's algorithms
   seeds=N              runs of each algorithm on each task, with seeds 0 to N−1
   out=FOLDER           instead of runs/benchmark/SUITE
+  engine=ray           in a Ray cluster; slots=N, gpus_per_task=X, address=A as for `dipole train`
   any other            option of `dipole train`, for every run, e.g. offline_steps=100000 episodes=20
 
 suites:
