@@ -19,6 +19,11 @@ from dipole_sb3.cli import errors
 from dipole_sb3.cli.claim import remove_empty
 from dipole_sb3.cli.configuration import VERSION_BASE, config_folder
 
+_MAIN: dict[str, Any] = VERSION_BASE or {
+    "execution_whitelist": ["dipole_sb3.*", "hydra.*", "hydra_plugins.*", "optuna.*"]
+}
+"""From 1.4 on, Hydra is told whose classes a configuration may have it make: plugins, and this package's callback."""
+
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -65,7 +70,7 @@ def run(command: str, job: Callable[[DictConfig, Path], Any], arguments: list[st
             _remove_if_empty(folder)
 
     SweepEnd.folder = None
-    main: Any = hydra.main(config_path=str(config_folder()), config_name=command, **VERSION_BASE)(guarded)
+    main: Any = hydra.main(config_path=str(config_folder()), config_name=command, **_MAIN)(guarded)
     with _called_as([f"dipole {called or command}", *arguments]):
         main()
     return 0
