@@ -22,7 +22,7 @@ class Screen:
         self._names = names
         self._width = max(map(len, names))
         self._terminal = sys.stdout.isatty()
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}"), TimeElapsedColumn()
+        columns = TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[what]}"), TimeElapsedColumn()
         self._progress = Progress(*columns, console=Console(file=sys.stdout), disable=not self._terminal)
         self._bars: dict[int, TaskID] = {}
         self._words: dict[int, str] = {}
