@@ -8,6 +8,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -62,7 +63,7 @@ def made_hooks(run: Run, resume: Resume, opened: ExitStack) -> Hooks:
     :raises ValueError: an entry refuses its arguments.
     """
     if not resume:
-        (run.folder / IDS).unlink(missing_ok=True)
+        forget_trackers(run.folder)
     made: dict[str, list[Any]] = {kind: [] for kind in HOOKS}
     for kind in HOOKS:
         for name, entry in _entries(run.config, kind).items():
@@ -70,6 +71,11 @@ def made_hooks(run: Run, resume: Resume, opened: ExitStack) -> Hooks:
             if kind == "loggers":
                 opened.callback(made[kind][-1].close)
     return Hooks(AddedCallbacks(made["callbacks"]), made["loggers"])
+
+
+def forget_trackers(folder: Path) -> None:
+    """Lets a run that replaces another begin anew in its trackers, too."""
+    (folder / IDS).unlink(missing_ok=True)
 
 
 def write_result(loggers: Sequence[KVWriter], rows: Sequence[SweepRow], step: int) -> None:
