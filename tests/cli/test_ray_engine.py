@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 
 from dipole_sb3.cli.claim import FolderClaimedError, claimed
 from dipole_sb3.cli.engine import Engine, Task, Tell, split, taken_from
-from dipole_sb3.cli.engine.cluster import room_on
+from dipole_sb3.cli.engine.cluster import connected, room_on
 from dipole_sb3.cli.engine.parcels import Parcel, Receiver, Sender
 from dipole_sb3.cli.engine.worker import Office, Order, Outcome, Place, perform
 
@@ -338,6 +338,18 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert status == 1
     assert message in err
     assert not Path("mine").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_no_task_runs_ends_with_the_status_of_what_can_go_on(
+    cluster: Cluster, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended, connected(Engine(address=cluster.address)):
+        signal.raise_signal(number)
+    assert ended.value.code == 75
+    assert not ray.is_initialized()
+    assert signal.getsignal(number) == before
 
 
 # Other commands

@@ -24,7 +24,7 @@ from dipole_sb3.cli.engine import Engine, Task, Tell
 from dipole_sb3.cli.engine.parcels import Parcel, Receiver, packed
 from dipole_sb3.cli.engine.screen import Screen
 from dipole_sb3.cli.engine.worker import Office, Order, Outcome, Place, perform
-from dipole_sb3.cli.interrupt import StopOnSignal, exit_status
+from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
 
 RETRIES = 3
 """How often a task begins again after its process or its machine was lost."""
@@ -61,16 +61,17 @@ def connected(engine: Engine) -> Iterator[int]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         options["num_cpus"] = max(cores, (engine.slots or 1) * engine.cpus_per_task)
         options |= {"include_dashboard": False, "object_store_memory": 512 * 2**20}
-    try:
-        _require_answer(address)
-        ray.init(address, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"address={address}: no Ray cluster to work in ({reason})") from error
-    try:
+    with ExitStack() as opened:
+        opened.enter_context(ends_with_status())
+        try:
+            _require_answer(address)
+            ray.init(address, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"address={address}: no Ray cluster to work in ({reason})") from error
+        opened.enter_context(ends_with_status())  # Ray ends a process that gets SIGTERM with another status
+        opened.callback(ray.shutdown)
         yield _slots(engine, own=address == "local")
-    finally:
-        ray.shutdown()
 
 
 def _require_answer(address: str) -> None:
