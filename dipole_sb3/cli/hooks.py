@@ -107,7 +107,19 @@ def _entries(config: DictConfig, kind: str) -> dict[str, dict[str, Any]]:
         for argument, value in entry.items():
             if value == "???":
                 raise ValueError(f"the option {kind}.{name}.{argument} is missing; give {kind}.{name}.{argument}=VALUE")
+            if "_target_" in _keys(value):
+                raise ValueError(
+                    f"{kind}.{name}.{argument} has a _target_ of its own, expected plain values: only an entry's own "
+                    "class is called"
+                )
     return plain
+
+
+def _keys(value: Any) -> set[Any]:
+    """The names in a value, at any depth."""
+    if isinstance(value, dict):
+        return set(value).union(*map(_keys, value.values()))
+    return set().union(*map(_keys, value)) if isinstance(value, list) else set()
 
 
 def _target(where: str, kind: type[Any], entry: Mapping[str, Any], run: Run) -> tuple[Callable[..., Any], Any]:
