@@ -8,6 +8,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -62,7 +63,7 @@ def made_hooks(run: Run, resume: Resume, opened: ExitStack) -> Hooks:
     :raises ValueError: an entry refuses its arguments.
     """
     if not resume:
-        (run.folder / IDS).unlink(missing_ok=True)
+        forget_trackers(run.folder)
     made: dict[str, list[Any]] = {kind: [] for kind in HOOKS}
     for kind in HOOKS:
         for name, entry in _entries(run.config, kind).items():
@@ -70,6 +71,11 @@ def made_hooks(run: Run, resume: Resume, opened: ExitStack) -> Hooks:
             if kind == "loggers":
                 opened.callback(made[kind][-1].close)
     return Hooks(AddedCallbacks(made["callbacks"]), made["loggers"])
+
+
+def forget_trackers(folder: Path) -> None:
+    """Lets a run that replaces another begin anew in its trackers, too."""
+    (folder / IDS).unlink(missing_ok=True)
 
 
 def write_result(loggers: Sequence[KVWriter], rows: Sequence[SweepRow], step: int) -> None:
@@ -101,7 +107,19 @@ def _entries(config: DictConfig, kind: str) -> dict[str, dict[str, Any]]:
         for argument, value in entry.items():
             if value == "???":
                 raise ValueError(f"the option {kind}.{name}.{argument} is missing; give {kind}.{name}.{argument}=VALUE")
+            if "_target_" in _keys(value):
+                raise ValueError(
+                    f"{kind}.{name}.{argument} has a _target_ of its own, expected plain values: only an entry's own "
+                    "class is called"
+                )
     return plain
+
+
+def _keys(value: Any) -> set[Any]:
+    """The names in a value, at any depth."""
+    if isinstance(value, dict):
+        return set(value).union(*map(_keys, value.values()))
+    return set().union(*map(_keys, value)) if isinstance(value, list) else set()
 
 
 def _target(where: str, kind: type[Any], entry: Mapping[str, Any], run: Run) -> tuple[Callable[..., Any], Any]:

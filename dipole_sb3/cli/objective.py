@@ -74,7 +74,9 @@ def _figure(run: Run) -> float:
     table = table_of(run)
     assert table is not None
     cell = _cell(run.config)
-    row: SweepRow = next(row for row in read_sweep_csv(table) if row.setting == cell)
+    row: SweepRow | None = next((row for row in read_sweep_csv(table) if row.setting == cell), None)
+    if row is None:  # a run that was finished before, with other options for its evaluation
+        raise ValueError(f"{table}: has no row for {cell}, which objective_at asks for; expected another run_dir")
     value = row.success_mean if name == SUCCESS else row.return_mean
     if value is None:
         raise hydra_command.EveryJobFails(

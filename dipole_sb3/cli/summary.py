@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
 from dipole_sb3.cli import curves, over_runs, pictures, run_folder, sweep
 from dipole_sb3.cli.found_runs import common_folder, has_curves, read_runs, timesteps_logged
 from dipole_sb3.cli.models import algorithm_of
@@ -89,6 +91,8 @@ def _without_table(run: Run) -> str | None:
         if table is None:
             return "not evaluated, as it was asked for (episodes=0, or no environment)"
         over_runs.read_table(run)
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        return f"its {run_folder.CONFIG} has no {error.full_key}; it is of another version"
     except (ValueError, OSError) as error:
         return str(error)
     return None

@@ -122,8 +122,9 @@ def _train_in_cluster(runs: Sequence[Run], resume: Resume, engine: Engine) -> No
             for run in left:
                 if not resume:
                     run_folder.clear(run.folder)
-                if not run_folder.is_used(run.folder):
-                    run_folder.write_config(run.folder, run.config)  # keeps the name until its task claims the folder
+                    hooks.forget_trackers(run.folder)
+                # It keeps the folder's name until a task claims it, and is what a task that never began goes on with.
+                run_folder.write_config(run.folder, run.config)
         tasks = tasks_of(stackable_groups(runs), {run.folder for run in left}, slots)
         go_on_with = ["dipole", "train", *engine.options, *(f"resume={run.folder}" for run in left)]
         cluster.perform_all(tasks, engine, slots, shlex.join(go_on_with))

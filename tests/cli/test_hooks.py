@@ -107,6 +107,10 @@ def test_entries_of_a_folder_of_ones_own(dipole: Command) -> None:
         ([ENDS, "+callbacks.ends.timestep=1", "+callbacks.ends.sed=2"], "unexpected keyword argument 'sed'"),
         (["+callbacks.x._target_=tracked_runs.Refuses", "+callbacks.x.number=3"], "number is 3, expected another"),
         (["+callbacks.x=3"], "callbacks.x is 3, expected _target_ with the path of a class, and its arguments"),
+        (
+            [ENDS, "+callbacks.ends.timestep={_target_: tracked_runs.Rows}"],
+            "callbacks.ends.timestep has a _target_ of its own, expected plain values",
+        ),
         (["callbacks=optuna"], "there is no trial of Optuna here; expected the command inside of `with pruned_by"),
         (["loggers=nobody"], "there is no loggers/nobody; known are mlflow, trackio, wandb"),
         ([*ROWS[:1], "+loggers.rows.file=???"], "the option loggers.rows.file is missing"),

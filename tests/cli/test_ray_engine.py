@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +25,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.cluster_utils import Cluster
 
-from dipole_sb3.cli.engine import Engine, split, taken_from
-from dipole_sb3.cli.engine.parcels import Receiver, Sender
+from dipole_sb3.cli.claim import FolderClaimedError, claimed
+from dipole_sb3.cli.engine import Engine, Task, Tell, split, taken_from
+from dipole_sb3.cli.engine.cluster import connected, room_on
+from dipole_sb3.cli.engine.parcels import Parcel, Receiver, Sender
+from dipole_sb3.cli.engine.worker import Office, Order, Outcome, Place, perform
 
 # Eager, because `auto` may choose another way of updating for a run of another length, which rounds differently.
 RUN = ["task=reacher", "algo.acceleration=eager", "seed=3"]
@@ -172,19 +176,43 @@ def test_a_run_whose_machine_is_gone_goes_on_elsewhere(dipole: Command, bare_clu
     assert_equal(Path("mine/model.zip"), unkilled(dipole))
 
 
+def test_there_may_be_nothing_left_to_do(dipole: Command, engine: list[str]) -> None:
+    assert dipole("train", *RUN, *UNTESTED, "run_dir=mine")[0] == 0
+    status, out, err = dipole("train", *engine, "resume=mine")
+    assert (status, err) == (0, "")
+    assert "mine: is finished" in out
+
+
+def test_a_run_that_replaces_another_is_another_to_its_trackers(dipole: Command, engine: list[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine/config.yaml").touch()
+    Path("mine/trackers.json").write_text('{"wandb/dipole-sb3": "the-old-run"}')
+    assert dipole("train", *RUN, *UNTESTED, *engine, "run_dir=mine", "replace=true")[0] == 0
+    assert Path("mine/model.zip").exists()
+    assert not Path("mine/trackers.json").exists()
+
+
 IN_ITS_OWN_FILES = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
-@pytest.mark.skipif(
+needs_own_files = pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run([*IN_ITS_OWN_FILES, "true"], check=False).returncode != 0,
     reason="no file system of one's own here",
 )
+
+
+def machine_without(folder: Path, cluster: Cluster) -> subprocess.Popen[bytes]:
+    """A machine that has another, empty folder there."""
+    hidden = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
+    return machine(cluster, *IN_ITS_OWN_FILES, *hidden)
+
+
+@needs_own_files
 def test_what_a_machine_without_the_folder_makes_comes_back(
     dipole: Command, bare_cluster: Cluster, tmp_path: Path
 ) -> None:
     """Also the checkpoint with which it goes on after its process was killed."""
-    hidden = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(tmp_path)]
-    first = machine(bare_cluster, *IN_ITS_OWN_FILES, *hidden)
+    first = machine_without(tmp_path, bare_cluster)
     killed: list[int] = []
 
     def kill() -> None:
@@ -208,6 +236,57 @@ def test_what_a_machine_without_the_folder_makes_comes_back(
     assert_equal(Path("mine/model.zip"), unkilled(dipole, "offline_steps=3000"))
     rows = [Path(each, "progress.csv").read_text().count("\n") for each in ("mine", "whole")]
     assert rows[0] == rows[1]
+
+
+@needs_own_files
+def test_a_run_goes_on_where_the_folder_is_shared_after_a_machine_without_it(
+    dipole: Command, bare_cluster: Cluster, tmp_path: Path
+) -> None:
+    first, others = machine_without(tmp_path, bare_cluster), list[subprocess.Popen[bytes]]()
+    folder = Path("mine").absolute()
+
+    def replace() -> None:
+        cut_off(first)
+        others.append(machine(bare_cluster))
+
+    thread = when(lambda: len(list(folder.glob("checkpoints/*.zip"))) > 1, replace)
+    try:
+        options = ["engine=ray", f"address={bare_cluster.address}", "slots=1", "offline_steps=3000"]
+        status, out, err = dipole("train", *LONG, *options, "run_dir=mine")
+    finally:
+        thread.join()
+        for each in others:
+            cut_off(each)
+    assert (status, err) == (0, "")
+    assert "it goes on, 1 of 3" in out
+    assert (folder / "model.zip").exists()
+
+
+@needs_own_files
+def test_what_another_process_writes_here_is_left_to_it(dipole: Command, bare_cluster: Cluster, tmp_path: Path) -> None:
+    first, folder, ended = machine_without(tmp_path, bare_cluster), Path("mine").absolute(), threading.Event()
+
+    def take() -> None:
+        while not (folder / "config.yaml").exists():
+            time.sleep(0.01)
+        while not ended.is_set():
+            with contextlib.suppress(FolderClaimedError), claimed(folder, ""):
+                ended.wait()
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        options = ["engine=ray", f"address={bare_cluster.address}", "slots=1", "offline_steps=100000"]
+        status, _, err = dipole("train", *LONG, *options, "run_dir=mine")
+    finally:
+        ended.set()
+        thread.join()
+        cut_off(first)
+    assert status == 1
+    assert f"process {os.getpid()} on" in err
+    assert "1 of 1 tasks failed" in err
+    assert not (folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -244,6 +323,7 @@ def test_a_task_that_fails_says_so_and_the_others_end_well(dipole: Command, engi
         (["slots=2"], "slots belong to engine=ray"),
         (["engine=ray", "slots=0"], "slots is 0, expected a whole number of at least 1"),
         (["engine=ray", "slots=x"], "slots is x, expected a whole number of at least 1"),
+        (["engine=ray", "gpus_per_task=1.5"], "gpus_per_task is 1.5, expected a whole number, or a part of one GPU"),
         (["engine=ray", "gpus_per_task=-1"], "gpus_per_task is -1, expected a number of at least 0"),
         (["engine=ray", "cpus_per_task=1.5"], "cpus_per_task is 1.5, expected a whole number of at least 1"),
         (["engine=ray", "address=127.0.0.1:1"], "address=127.0.0.1:1: no Ray cluster to work in"),
@@ -258,6 +338,18 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert status == 1
     assert message in err
     assert not Path("mine").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_while_no_task_runs_ends_with_the_status_of_what_can_go_on(
+    cluster: Cluster, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended, connected(Engine(address=cluster.address)):
+        signal.raise_signal(number)
+    assert ended.value.code == 75
+    assert not ray.is_initialized()
+    assert signal.getsignal(number) == before
 
 
 # Other commands
@@ -296,6 +388,7 @@ def test_a_benchmark_of_a_cluster_is_that_of_one_process(dipole: Command, engine
             np.testing.assert_array_equal(found[name], expected[name])
     # Nothing is left to do, and no cluster is needed to see it.
     assert dipole("benchmark", *options, "out=spread")[0] == 0
+    assert dipole("benchmark", *options, *engine, "out=spread")[0] == 0
 
 
 def test_made_data_are_the_same_from_a_cluster(dipole: Command, engine: list[str]) -> None:
@@ -323,6 +416,66 @@ def test_options_are_read_and_said_again() -> None:
     assert engine.options == ["engine=ray", "slots=8", "gpus_per_task=0.5", "address=auto"]
     assert taken_from(engine.options) == (engine, [])
     assert taken_from(["seed=1"]) == (None, ["seed=1"])
+
+
+def test_parts_of_a_gpu_add_up_to_it() -> None:
+    needed = {"CPU": 1.0}
+    assert [room_on({"CPU": 16.0, "GPU": 1.0}, needed | {"GPU": 1 / parts}) for parts in range(1, 11)] == [
+        *range(1, 11)
+    ]
+    assert room_on({"CPU": 16.0, "GPU": 1.0}, needed | {"GPU": 0.3}) == 3
+    assert room_on({"CPU": 16.0}, needed | {"GPU": 0.5}) == 0
+
+
+def _read_names(tell: Tell) -> None:
+    tell(" ".join(sorted(path.name for path in Path("run").iterdir())), 1.0)
+    Path("run/model.zip").write_text("new")
+
+
+def work_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, directory: str | None = None
+) -> tuple[Outcome, list[str], list[Parcel]]:
+    """What a task does and sends on a machine that does not see the command's folders."""
+    words, parcels = list[str](), list[Parcel]()
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    office = Office(lambda _, what, __: words.append(what), lambda _, parcel: parcels.append(parcel))
+    task = Task("one", _read_names, [Path("run")], [Path("run")])
+    order = Order("0", task, Path("run/.mark-0"), {"run/config.yaml": b"new"})
+    return perform(order, Place(directory or os.getcwd(), {}, 1), office), words, parcels
+
+
+def test_what_an_earlier_task_left_on_a_machine_is_of_no_run_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert work_elsewhere(monkeypatch)[0].end == "done"
+    for _ in range(2):
+        outcome, words, parcels = work_elsewhere(monkeypatch)
+        assert outcome.end == "done"
+        assert words[-1] == ".copy config.yaml"  # no model.zip
+        assert parcels[-1].changed == {"run/model.zip": b"new"}
+
+
+def test_the_own_run_of_a_machine_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text("of another")
+    outcome, _, parcels = work_elsewhere(monkeypatch)
+    assert outcome.end == "failed"
+    assert "there are other files in it" in outcome.message
+    assert not parcels
+    assert [path.name for path in Path("run").iterdir()] == ["config.yaml"]
+    assert Path("run/config.yaml").read_text() == "of another"
+
+
+def test_what_a_machine_without_the_working_directory_holds_is_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    outcome, _, parcels = work_elsewhere(monkeypatch, "/nowhere/at/all")
+    assert (outcome.end, parcels[-1].changed) == ("done", {"run/model.zip": b"new"})
+    assert not list(tmp_path.iterdir())
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 20))

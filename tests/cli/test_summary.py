@@ -139,6 +139,9 @@ def test_what_is_not_in_the_table_is_named(dipole: Command, runs: Path) -> None:
     dipole("train", "task=reacher", *UNTESTED, "run_dir=unevaluated")
     Path("jobs/0-reacher-seed0/omega_sweep.csv").unlink()
     Path("jobs/1-reacher-seed1/model.zip").unlink()
+    shutil.copytree("one", "earlier")
+    config = Path("earlier/config.yaml")
+    config.write_text(config.read_text().replace("online_steps: 0\n", ""))
     Path("one/omega_sweep.csv").write_text("something else\n1\n")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         driving = compose("driving", ["driving=highway-mix", "run_dir=driving"])
@@ -153,10 +156,11 @@ def test_what_is_not_in_the_table_is_named(dipole: Command, runs: Path) -> None:
     assert f"  {job}: not evaluated yet; `dipole train resume={job}` does it" in lines
     assert "  jobs/1-reacher-seed1: not finished, 20 of 20 timesteps logged" in lines
     assert any(line.startswith("  one/omega_sweep.csv: is no table of an evaluation") for line in lines)
+    assert "  earlier: its config.yaml has no online_steps; it is of another version" in lines
     # The copy came first.
     assert "  many/seed0: the same run as copy, with the seed 0" in lines
     assert "  sweep/1-reacher-seed1: the same run as many/seed1, with the seed 1" in lines
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert [row["runs"] for row in table("omega_sweep_over_runs.csv")] == ["2", "2"]
 
 

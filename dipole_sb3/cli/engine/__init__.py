@@ -84,9 +84,12 @@ def engine(
 
     :raises ValueError: one is not a number, or too small.
     """
+    gpus = _number("gpus_per_task", gpus_per_task, 0, whole=False)
+    if gpus > 1 and not gpus.is_integer():
+        raise ValueError(f"gpus_per_task is {gpus_per_task}, expected a whole number, or a part of one GPU below 1")
     return Engine(
         None if slots is None else int(_number("slots", slots, 1)),
-        _number("gpus_per_task", gpus_per_task, 0, whole=False),
+        gpus,
         int(_number("cpus_per_task", cpus_per_task, 1)),
         address,
     )

@@ -14,17 +14,17 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dipole_sb3.cli import claim
 from dipole_sb3.cli.engine import Engine, Task, Tell
-from dipole_sb3.cli.engine.parcels import Receiver, packed
+from dipole_sb3.cli.engine.parcels import Parcel, Receiver, packed
 from dipole_sb3.cli.engine.screen import Screen
 from dipole_sb3.cli.engine.worker import Office, Order, Outcome, Place, perform
-from dipole_sb3.cli.interrupt import StopOnSignal, exit_status
+from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
 
 RETRIES = 3
 """How often a task begins again after its process or its machine was lost."""
@@ -61,16 +61,17 @@ def connected(engine: Engine) -> Iterator[int]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         options["num_cpus"] = max(cores, (engine.slots or 1) * engine.cpus_per_task)
         options |= {"include_dashboard": False, "object_store_memory": 512 * 2**20}
-    try:
-        _require_answer(address)
-        ray.init(address, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"address={address}: no Ray cluster to work in ({reason})") from error
-    try:
+    with ExitStack() as opened:
+        opened.enter_context(ends_with_status())
+        try:
+            _require_answer(address)
+            ray.init(address, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"address={address}: no Ray cluster to work in ({reason})") from error
+        opened.enter_context(ends_with_status())  # Ray ends a process that gets SIGTERM with another status
+        opened.callback(ray.shutdown)
         yield _slots(engine, own=address == "local")
-    finally:
-        ray.shutdown()
 
 
 def _require_answer(address: str) -> None:
@@ -94,7 +95,7 @@ def _slots(engine: Engine, own: bool) -> int:
     needed = {"CPU": float(engine.cpus_per_task), "GPU": engine.gpus_per_task}
     needed = {name: amount for name, amount in needed.items() if amount}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in nodes)
+    room = sum(room_on(node, needed) for node in nodes)
     if not room:
         wanted = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())
         most = ", ".join(f"{max(node.get(name, 0.0) for node in nodes):g} {name}" for name in needed)
@@ -105,6 +106,15 @@ def _slots(engine: Engine, own: bool) -> int:
     return engine.slots or max(room, 1)
 
 
+def room_on(node: Mapping[str, float], needed: Mapping[str, float]) -> int:
+    """How many tasks a machine has room for.
+
+    :param node: name → what it has.
+    :param needed: name → what a task needs, > 0.
+    """
+    return min(int(round(node.get(name, 0.0) / amount, 6)) for name, amount in needed.items())  # 1 // 0.2 is 4
+
+
 def perform_all(tasks: Sequence[Task], engine: Engine, slots: int, go_on_with: str) -> list[Any]:
     """Does all tasks in the connected cluster, ``slots`` at a time, and shows on one screen how far they are.
 
@@ -113,6 +123,8 @@ def perform_all(tasks: Sequence[Task], engine: Engine, slots: int, go_on_with: s
     :raises TasksFailedError: some failed, each in one sentence; the others are done.
     :raises SystemExit: stopped by a signal; every task has saved what it had.
     """
+    if not tasks:
+        return []
     with ExitStack() as opened:
         following = _Following(tasks, engine, opened)
         stop = opened.enter_context(StopOnSignal())
@@ -122,12 +134,12 @@ def perform_all(tasks: Sequence[Task], engine: Engine, slots: int, go_on_with: s
             else:
                 following.stop()
             following.look()
+    for number, message in sorted(following.failed.items()):
+        print(f"dipole: {tasks[number].name}: {message}", file=sys.stderr)
     if stop.stopped_by is not None and len(following.done) < len(tasks):
         print(f"Stopped; {len(following.done)} of {len(tasks)} tasks are done\nGo on with\n  {go_on_with}", flush=True)
         raise SystemExit(exit_status(stop.stopped_by))
     if following.failed:
-        for number, message in sorted(following.failed.items()):
-            print(f"dipole: {tasks[number].name}: {message}", file=sys.stderr)
         raise TasksFailedError(f"{len(following.failed)} of {len(tasks)} tasks failed; go on with\n  {go_on_with}")
     return [following.done[number] for number in range(len(tasks))]
 
@@ -160,6 +172,19 @@ def _make_shard(make: Callable[[Any], None], shard: Sequence[Any], tell: Tell) -
         tell(f"{number} of {len(shard)}", number / len(shard))
 
 
+class _Attempt(NamedTuple):
+    """A task on its way; after a loss, the next attempt has none of it.
+
+    :param number: of the task.
+    :param receiver: of its parcels.
+    :param held: its mark, and the claims of folders that this process writes for it; closed at its end.
+    """
+
+    number: int
+    receiver: Receiver
+    held: ExitStack
+
+
 class _Following:
     """Tasks that wait, run and have ended.
 
@@ -172,11 +197,11 @@ class _Following:
         self.done: dict[int, Any] = {}
         self.failed: dict[int, str] = {}
         self._waiting = list(range(len(tasks)))
-        self._running: dict[Any, int] = {}
-        self._marks: dict[int, Path] = {}
-        self._receivers: dict[int, Receiver] = {}
+        self._running: dict[Any, str] = {}
+        self._attempts: dict[str, _Attempt] = {}
+        self._copied: set[str] = set()
+        self._refused: dict[str, str] = {}
         self._lost = dict.fromkeys(range(len(tasks)), 0)
-        self._claimed: set[Path] = set()
         self._stopping = False
         here = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
         self._place = Place(os.getcwd(), here, engine.cpus_per_task)
@@ -201,14 +226,15 @@ class _Following:
         while self._waiting and len(self._running) < slots:
             number = self._waiting.pop(0)
             task = self._tasks[number]
-            mark, text = task.folders[0] / f".mark-{number}", secrets.token_hex(16)
+            name, files = secrets.token_hex(8), packed(task.reads)
+            attempt = _Attempt(number, Receiver(files), self._opened.enter_context(ExitStack()))
+            mark = task.folders[0] / f".mark-{name}"
             mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text(text, encoding="utf-8")
-            self._opened.callback(mark.unlink, missing_ok=True)
-            files = packed(task.reads)
-            self._receivers[number] = Receiver(files)
-            order = Order(number, task, mark, text, files)
-            self._running[self._perform.remote(order, self._place, self._mailbox)] = number
+            mark.touch()
+            attempt.held.callback(mark.unlink, missing_ok=True)
+            self._attempts[name] = attempt
+            order = Order(name, task, mark, files)
+            self._running[self._perform.remote(order, self._place, self._mailbox)] = name
 
     def stop(self) -> None:
         """Interrupts every task, once; each saves what it has."""
@@ -226,29 +252,57 @@ class _Following:
 
         ended, _ = ray.wait(list(self._running), timeout=0.5) if self._running else ([], [])
         words, parcels = ray.get(self._mailbox.take.remote())
-        for number, (what, part) in words.items():
-            self._screen.show(number, what, part)
-        for number, parcel in parcels:
-            self._keep_others_away(number)
-            self._receivers[number].unpack(parcel)
+        # What comes from an attempt that has ended comes too late: the next one does not know of it.
+        for name, (what, part) in words.items():
+            if name in self._attempts:
+                self._screen.show(self._attempts[name].number, what, part)
+        for name, parcel in parcels:
+            if name in self._attempts and name not in self._refused:
+                self._unpack(name, parcel)
         for reference in ended:
-            number = self._running.pop(reference)
+            name = self._running.pop(reference)
+            attempt = self._attempts.pop(name)
+            attempt.held.close()
             try:
-                self._note(number, ray.get(reference))
-            except ray.exceptions.TaskCancelledError:
-                self._note(number, Outcome("stopped"))
-            except ray.exceptions.RayTaskError as error:
-                self._note(number, Outcome("failed", message=str(error)))
+                self._note(attempt.number, self._outcome(name, reference))
             except ray.exceptions.RayError as error:
-                self._begin_again(number, error)
+                self._begin_again(attempt.number, error)
 
-    def _keep_others_away(self, number: int) -> None:
+    def _unpack(self, name: str, parcel: Parcel) -> None:
+        attempt = self._attempts[name]
+        try:
+            if name not in self._copied:
+                self._keep_others_away(attempt)
+                self._copied.add(name)
+        except claim.FolderClaimedError as error:
+            self._refused[name] = str(error)
+            for reference, running in self._running.items():
+                if running == name:
+                    _ray().cancel(reference)
+            return
+        attempt.receiver.unpack(parcel)
+
+    def _keep_others_away(self, attempt: _Attempt) -> None:
         """Claims folders that this process writes, because that of the task cannot."""
-        task = self._tasks[number]
+        task = self._tasks[attempt.number]
         for folder in task.folders:
-            if folder in task.reads and folder not in self._claimed:
-                self._opened.enter_context(claim.claimed(folder, "wait for it or stop it"))
-                self._claimed.add(folder)
+            if folder in task.reads:
+                attempt.held.enter_context(claim.claimed(folder, "wait for it or stop it"))
+
+    def _outcome(self, name: str, reference: Any) -> Outcome:
+        """How a task that has ended has ended.
+
+        :raises ray.exceptions.RayError: its process or its machine was lost.
+        """
+        ray = _ray()
+
+        try:
+            outcome: Outcome = ray.get(reference)
+        except ray.exceptions.TaskCancelledError:
+            outcome = Outcome("stopped")
+        except ray.exceptions.RayTaskError as error:
+            outcome = Outcome("failed", message=str(error))
+        return Outcome("failed", message=self._refused[name]) if name in self._refused else outcome
 
     def _note(self, number: int, outcome: Outcome) -> None:
         if outcome.end == "done":
@@ -279,18 +333,18 @@ class Mailbox:
     """An actor beside the command that keeps what tasks say until it is taken."""
 
     def __init__(self) -> None:
-        self._words: dict[int, tuple[str, float]] = {}
-        self._parcels: list[tuple[int, Any]] = []
+        self._words: dict[str, tuple[str, float]] = {}
+        self._parcels: list[tuple[str, Any]] = []
 
-    def tell(self, number: int, what: str, part: float) -> None:
+    def tell(self, attempt: str, what: str, part: float) -> None:
         """Replaces what the task has said before."""
-        self._words[number] = (what, part)
+        self._words[attempt] = (what, part)
 
-    def send(self, number: int, parcel: Any) -> None:
+    def send(self, attempt: str, parcel: Any) -> None:
         """Keeps a parcel."""
-        self._parcels.append((number, parcel))
+        self._parcels.append((attempt, parcel))
 
-    def take(self) -> tuple[dict[int, tuple[str, float]], list[tuple[int, Any]]]:
+    def take(self) -> tuple[dict[str, tuple[str, float]], list[tuple[str, Any]]]:
         """Everything since the last time."""
         taken = self._words, self._parcels
         self._words, self._parcels = {}, []
@@ -300,7 +354,7 @@ class Mailbox:
 def _perform_in_cluster(order: Order, place: Place, mailbox: Any) -> Outcome:
     ray = _ray()
 
-    def send(number: int, parcel: Any) -> None:
-        ray.get(mailbox.send.remote(number, parcel))
+    def send(attempt: str, parcel: Any) -> None:
+        ray.get(mailbox.send.remote(attempt, parcel))
 
     return perform(order, place, Office(mailbox.tell.remote, send))

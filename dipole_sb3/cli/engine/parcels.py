@@ -72,6 +72,11 @@ def packed(folders: Sequence[Path]) -> dict[str, bytes]:
     return {} if parcel is None else dict(parcel.changed)
 
 
+def names(folders: Sequence[Path]) -> frozenset[str]:
+    """Paths of all files in these folders that parcels carry."""
+    return frozenset(map(str, _files(folders)))
+
+
 def _files(folders: Sequence[Path]) -> list[Path]:
     single = [path for path in folders if path.is_file()]
     found = (*single, *(path for folder in folders for path in folder.rglob("*") if path.is_file()))

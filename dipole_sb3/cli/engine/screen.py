@@ -22,7 +22,9 @@ class Screen:
         self._names = names
         self._width = max(map(len, names))
         self._terminal = sys.stdout.isatty()
-        columns = TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[what]}"), TimeElapsedColumn()
+        # Options of Hydra have brackets, which are markup to Rich.
+        name, what = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[what]}"))
+        columns = name, BarColumn(20), what, TimeElapsedColumn()
         self._progress = Progress(*columns, console=Console(file=sys.stdout), disable=not self._terminal)
         self._bars: dict[int, TaskID] = {}
         self._words: dict[int, str] = {}

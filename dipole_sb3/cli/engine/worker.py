@@ -19,12 +19,18 @@ import torch
 from dipole_sb3.cli import errors
 from dipole_sb3.cli.claim import FolderClaimedError
 from dipole_sb3.cli.engine import Task
-from dipole_sb3.cli.engine.parcels import Parcel, Receiver, Sender
+from dipole_sb3.cli.engine.parcels import Parcel, Receiver, Sender, names
 
 _SECONDS_BETWEEN_PARCELS = 2.0
 _SECONDS_BETWEEN_WORDS = 0.5
-_SECONDS_FOR_A_CLAIM = 60.0
-"""How long the process of a task that was killed, or whose machine is gone, may take to free its folders."""
+_SECONDS_FOR_A_CLAIM = 180.0
+"""How long the process of a task that was killed, or whose machine is gone, may take to free its folders.
+
+A server of NFS waits for a lost machine for 90 seconds, as Linux has it.
+"""
+
+_COPY = ".copy"
+"""Hidden file in a folder that holds nothing but what a task has brought here and made of it."""
 
 
 class Place(NamedTuple):
@@ -43,15 +49,15 @@ class Place(NamedTuple):
 class Order(NamedTuple):
     """A task on its way to a process.
 
-    :param mark: a hidden file that the command has put into a folder of the task.
-    :param mark_text: its content; who reads it sees the folders themselves.
+    :param attempt: a name that no other attempt has, not even of the same task.
+    :param mark: a hidden file that the command has put into a folder of the task; who finds it sees the folders
+        themselves.
     :param files: content of the folders, by path, for who does not.
     """
 
-    number: int
+    attempt: str
     task: Task
     mark: Path
-    mark_text: str
     files: Mapping[str, bytes]
 
 
@@ -82,11 +88,14 @@ def perform(order: Order, place: Place, office: Office) -> Outcome:
     if os.path.isdir(place.directory):
         os.chdir(place.directory)
     shared = _sees(order)
-    if not shared and not os.path.isdir(place.directory):
-        os.chdir(tempfile.mkdtemp(prefix="dipole-"))
-    office.tell(order.number, f"begins on {socket.gethostname()}", 0.0)
+    office.tell(order.attempt, f"begins on {socket.gethostname()}", 0.0)
     try:
-        with contextlib.nullcontext() if shared else _sending(order, office):
+        with contextlib.ExitStack() as opened:
+            if not shared:
+                if not os.path.isdir(place.directory):
+                    os.chdir(opened.enter_context(tempfile.TemporaryDirectory(prefix="dipole-")))
+                    opened.callback(os.chdir, os.sep)
+                opened.enter_context(_sending(order, office))
             return Outcome("done", _work(order, office))
     except KeyboardInterrupt:
         return Outcome("stopped")
@@ -103,7 +112,7 @@ def perform(order: Order, place: Place, office: Office) -> Outcome:
 def _sees(order: Order) -> bool:
     """Whether this machine shares the folders with the command's."""
     try:
-        return order.mark.read_text(encoding="utf-8") == order.mark_text
+        return order.mark.name in os.listdir(order.mark.parent)  # a network file system looks anew for a listing
     except OSError:
         return False
 
@@ -116,7 +125,7 @@ def _work(order: Order, office: Office) -> Any:
         now = time.monotonic()
         if now - said >= _SECONDS_BETWEEN_WORDS:
             said = now
-            office.tell(order.number, what, part)
+            office.tell(order.attempt, what, part)
 
     until = time.monotonic() + _SECONDS_FOR_A_CLAIM
     while True:
@@ -132,16 +141,26 @@ def _work(order: Order, office: Office) -> Any:
 def _sending(order: Order, office: Office) -> Iterator[None]:
     """Brings the files here, and sends what becomes of them while the block lasts, and at its end, whatever ends it."""
     folders = order.task.folders
+    own = [folder for folder in folders if folder in order.task.reads]
+    for folder in own:
+        if names([folder]) and not (folder / _COPY).exists():
+            raise ValueError(
+                f"{folder}: on {socket.gethostname()}, which does not share this folder with the command's machine, "
+                "there are other files in it; expected another run_dir, or none of them"
+            )
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    Receiver().unpack(Parcel(order.files, frozenset(order.files)))
+    for folder in own:
+        (folder / _COPY).touch()
+    # What an earlier task has left here, and the command's machine does not have, is of no run any more.
+    Receiver(names(own)).unpack(Parcel(order.files, frozenset(order.files)))
     sender, ended = Sender(folders), threading.Event()
     sender.pack()
 
     def send() -> None:
         parcel = sender.pack()
         if parcel is not None:
-            office.send(order.number, parcel)
+            office.send(order.attempt, parcel)
 
     def send_now_and_then() -> None:
         while not ended.wait(_SECONDS_BETWEEN_PARCELS):
