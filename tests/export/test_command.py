@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,15 @@ def test_the_demo_of_a_task_with_success_makes_its_data_and_tells_success(
     # Whole episodes of data take 1,000 steps.
     short = functools.partial(generation.make_dataset, max_episode_steps=60)
     monkeypatch.setattr(generation, "make_dataset", short)
+    real = demo._robot
+
+    def robot(*arguments: Any) -> dict[str, Any]:
+        """Films a few small frames."""
+        *first, options = arguments[:6]
+        of_film = {"--size": "64", "--every": "20"} if "--film" in options else {}
+        return real(*first, {**options, **of_film}, *arguments[6:])
+
+    monkeypatch.setattr(demo, "_robot", robot)
     options = ["made_episodes=1", "offline_steps=10", "episodes=2", "driven_episodes=1", "omegas=[0,1]"]
     options += ["candidates=[1]", "film=[0,1]", "algo.policy_kwargs.net_arch=[72,72]", "algo.flow_steps=2"]
     options += ["algo.batch_size=16", "processes=1"]

@@ -76,6 +76,12 @@ def bundles_of_another_process(wide_model: DIPOLE, tmp_path_factory: pytest.Temp
     return folder
 
 
+@pytest.fixture(scope="module")
+def vector_networks() -> dict[str, bytes]:
+    """The graphs of a small model, which ω is no part of."""
+    return exporter.exported_form(model_of("vector")).networks()
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_same_model_gives_the_same_bytes(
     precision: Any, wide_model: DIPOLE, wide_bundles: Path, bundles_of_another_process: Path, tmp_path: Path
@@ -152,11 +158,14 @@ def test_rounding_fits_the_layer_not_the_weights() -> None:
     assert fitted < 0.5 * nearest
 
 
-def test_what_bundles_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_what_bundles_cannot_hold_is_refused(
+    vector_networks: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = DIPOLE("CnnPolicy", image_env(), policy_kwargs=SMALL, device="cpu", buffer_size=10)
     with pytest.raises(ValueError, match="images of shape"):
         export_bundle(images, tmp_path / "bundle")
     model = model_of("vector")
+    monkeypatch.setattr(ExportedPair, "networks", lambda _: vector_networks)
     with pytest.raises(ValueError, match="no hidden layer has 64 × 64 weights"):
         export_bundle(model, tmp_path / "bundle", "int8")
     with pytest.raises(ValueError, match="precision is 'fp16'"):
@@ -233,16 +242,10 @@ def test_what_is_in_the_way_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.fixture(scope="module")
-def vector_networks() -> dict[str, bytes]:
-    return exporter.exported_form(model_of("vector")).networks()
-
-
 @pytest.mark.parametrize("name", ["bundle", "bundle.dipole"])
 def test_a_bundle_is_replaced_whole_or_not_at_all(
     name: str, vector_networks: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # ω is no part of the graphs, and their files are what is tested.
     monkeypatch.setattr(ExportedPair, "networks", lambda _: vector_networks)
     model = model_of("vector")
     path = tmp_path / name
