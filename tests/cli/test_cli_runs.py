@@ -250,7 +250,7 @@ def test_a_job_with_an_environment_of_its_own_trains_in_it(
     assert (status, err) == (0, "")
     assert [len(group) for group in groups] == [2, 2]
     tables = sorted(path.parent.as_posix() for path in Path("many").rglob("omega_sweep_over_runs.csv"))
-    assert tables == ["many/0-reacher-seed0", "many/1-reacher-seed0"]
+    assert tables == ["many", "many/0-reacher-seed0", "many/1-reacher-seed0"]
 
 
 @pytest.mark.parametrize("own", [[], ["+hydra.job.env_set.OF_THE_JOB=yes"]], ids=["afterwards", "in_the_job"])
