@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from contextlib import suppress
@@ -29,25 +30,47 @@ with suppress(ImportError):
 
 
 LONG = (
-    "test_accelerator.py",
-    "test_command.py",
     "test_killed_runs.py",
-    "test_benchmark.py",
+    "test_cli.py",
+    "test_parity.py",
     "test_train_speed.py",
+    "test_accelerator.py",
+    "test_cli_runs.py",
+    "test_benchmark.py",
+    "test_command.py",
+    "test_ray_engine.py",
+    "test_export.py",
+    "test_deterministic.py",
     "test_ros_colcon.py",
     "test_notebook.py",
 )
-"""Files of few tests that take long: where files run side by side, one that began last would run alone."""
+"""Files that take a minute or more, the longest first: where files run side by side, one that began last would run
+alone."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first; tests marked ``cuda`` are skipped where there is no such device."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("cuda") is not None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(scope="session")
+def operators_read_once() -> None:
+    """For tests that export: PyTorch reads onnxscript's whole library of operators for every graph, which takes longer
+    than to trace a small one.
+
+    These names are PyTorch's own; where they are others, exports only take longer.
+    """
+    with suppress(ImportError, AttributeError):
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        read_once = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+        ONNXRegistry.from_torchlib = read_once  # type: ignore[method-assign, assignment]
 
 
 @pytest.fixture

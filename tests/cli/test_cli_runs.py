@@ -88,7 +88,8 @@ def test_every_run_leaves_the_folder_that_it_leaves_alone(dipole: Command, group
     assert_same_parameters(folders[1] / "model.zip", alone / "model.zip")
     assert OmegaConf.load(folders[1] / "config.yaml").algo == OmegaConf.load("alone/config.yaml").algo
     evaluations = [np.load(folder / "evaluations/evaluations.npz") for folder in (folders[1], alone)]
-    assert evaluations[0]["timesteps"].tolist() == [1, 10, 20]
+    assert [each["timesteps"].tolist() for each in evaluations] == [[1, 10, 20]] * 2
+    assert evaluations[1]["results"].shape == (3, 2)
     np.testing.assert_allclose(evaluations[0]["results"], evaluations[1]["results"], rtol=1e-3)
     assert returns(folders[1]) == pytest.approx(returns(alone), rel=1e-3)
 
@@ -99,6 +100,7 @@ def test_every_run_leaves_the_folder_that_it_leaves_alone(dipole: Command, group
     assert "The picture of 2 runs is in runs/reacher/curves.png" in out
 
 
+@pytest.mark.usefixtures("operators_read_once")
 def test_a_run_of_several_is_evaluated_exported_and_resumed_as_any_other(dipole: Command, tmp_path: Path) -> None:
     dipole("train", "task=reacher", *EVALUATED, "runs=2", "run_dir=many", "log_interval=1")
     folder = Path("many/seed1")
@@ -131,8 +133,9 @@ def test_a_run_from_before_an_option_existed_goes_on(dipole: Command) -> None:
 
 def test_both_phases_in_several_environments(dipole: Command, groups: list[list[DIPOLE]]) -> None:
     """The online phase draws from generators that all runs share: each goes on where it alone would."""
-    options = ["task=reacher", *UNTESTED, "online_steps=130", "n_envs=2", "eval_freq=50", "eval_episodes=1"]
-    status, out, err = dipole("train", *options, "runs=2", "run_dir=many", "checkpoint_freq=50")
+    options = ["task=reacher", *UNTESTED, "online_steps=130", "n_envs=2"]
+    evaluated = ["eval_freq=50", "eval_episodes=1"]
+    status, out, err = dipole("train", *options, *evaluated, "runs=2", "run_dir=many", "checkpoint_freq=50")
     assert (status, err) == (0, "")
     assert [model.num_timesteps for model in groups[0]] == [150, 150]
     assert "after the offline phase (timestep 20): return -" in out
@@ -247,7 +250,7 @@ def test_a_job_with_an_environment_of_its_own_trains_in_it(
     assert (status, err) == (0, "")
     assert [len(group) for group in groups] == [2, 2]
     tables = sorted(path.parent.as_posix() for path in Path("many").rglob("omega_sweep_over_runs.csv"))
-    assert tables == ["many/0-reacher-seed0", "many/1-reacher-seed0"]
+    assert tables == ["many", "many/0-reacher-seed0", "many/1-reacher-seed0"]
 
 
 @pytest.mark.parametrize("own", [[], ["+hydra.job.env_set.OF_THE_JOB=yes"]], ids=["afterwards", "in_the_job"])

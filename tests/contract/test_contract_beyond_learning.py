@@ -94,6 +94,7 @@ def test_a_sweep_has_a_cell_for_every_combination_of_the_knobs(algorithm: Any, r
 # Bundles
 
 
+@pytest.mark.usefixtures("operators_read_once")
 def test_a_bundle_acts_as_the_model_does(algorithm: Any, reacher_data: Arrays, tmp_path: Path) -> None:
     model = small(algorithm, dataset=reacher_data).learn(2)
     model.save(tmp_path / "model")

@@ -83,6 +83,7 @@ def test_examples_of_resuming_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (names["model"].num_timesteps, names["model"]._n_updates) == (9, 9)
 
 
+@pytest.mark.usefixtures("operators_read_once")
 def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, then, after what its command line does, driving."""
     training, online, driving = python_of("README.md")
@@ -102,6 +103,7 @@ def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names["decision"].omega == 2.0
 
 
+@pytest.mark.usefixtures("operators_read_once")
 def test_examples_of_deployment_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runtime's own page among them: a pair, then a policy without greediness."""
     monkeypatch.chdir(tmp_path)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from dipole_export import demo
+from dipole_export.cli import main
 from dipole_export.command import provenance_of_run
 from dipole_export.robot.drive import CANNOT_DRAW
 from dipole_runtime import GuidedPolicy
 
 from dipole_sb3 import DIPOLE
+from dipole_sb3.datasets.ogbench import generation
 from dipole_sb3.evaluation.batched_acting import normalized_observations
 
 DRIVE = Path(demo.__file__).parent / "robot" / "drive.py"
@@ -27,6 +32,14 @@ def dipole(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-m", "dipole_export.cli", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": "disable", "COLUMNS": "200"}
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+
+
+def status_of(arguments: Sequence[str]) -> int:
+    """The command's exit status, in this process."""
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +80,31 @@ def test_the_demo_ends_with_bundles_that_drive_without_torch(demo_run: tuple[Pat
     assert (folder / "page" / "index.html").stat().st_size > 1e6
 
 
-def test_the_demo_of_a_task_with_success_makes_its_data_and_tells_success(tmp_path: Path) -> None:
+def test_the_demo_of_a_task_with_success_makes_its_data_and_tells_success(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    operators_read_once: None,
+) -> None:
     """The whole of it on OGBench's cube, tiny; where MuJoCo cannot draw, one sentence says so."""
+    monkeypatch.chdir(tmp_path)
+    # Whole episodes of data take 1,000 steps.
+    short = functools.partial(generation.make_dataset, max_episode_steps=60)
+    monkeypatch.setattr(generation, "make_dataset", short)
+    real = demo._robot
+
+    def robot(*arguments: Any) -> dict[str, Any]:
+        """Films a few small frames."""
+        *first, options = arguments[:6]
+        of_film = {"--size": "64", "--every": "20"} if "--film" in options else {}
+        return real(*first, {**options, **of_film}, *arguments[6:])
+
+    monkeypatch.setattr(demo, "_robot", robot)
     options = ["made_episodes=1", "offline_steps=10", "episodes=2", "driven_episodes=1", "omegas=[0,1]"]
     options += ["candidates=[1]", "film=[0,1]", "algo.policy_kwargs.net_arch=[72,72]", "algo.flow_steps=2"]
-    finished = dipole("demo", "task=ogbench/cube-single-play", *options, folder=tmp_path)
-    assert finished.returncode == 0, finished.stderr
+    options += ["algo.batch_size=16", "processes=1"]
+    status, printed = status_of(["demo", "task=ogbench/cube-single-play", *options]), capfd.readouterr()
+    assert status == 0, printed.err
     assert (tmp_path / "runs" / "cube-demo-data" / "cube-single-play-v0.npz").exists()
     folder = tmp_path / "runs" / "cube-demo"
     with open(folder / "bundle.csv", newline="") as file:
@@ -82,11 +114,11 @@ def test_the_demo_of_a_task_with_success_makes_its_data_and_tells_success(tmp_pa
         (1, 0, 1),
     ]
     title = "Success from the model in PyTorch and from its bundles without it (the first 1 of 2 episodes)"
-    assert title in finished.stdout
+    assert title in printed.out
     filmed = [(folder / name).exists() for name in ("film.png", "film.gif")]
     sentence = "Filmed: the start of episode 1 of 2, N = 1, ω = 0: not done, ω = 1: not done"
     cannot = "No film: MuJoCo cannot draw here (egl: "
-    assert (filmed, sentence in finished.stdout, cannot in finished.stdout) in (
+    assert (filmed, sentence in printed.out, cannot in printed.out) in (
         ([True, True], True, False),
         ([False, False], False, True),
     )
@@ -131,14 +163,14 @@ def test_films_a_start_at_several_values(demo_run: tuple[Path, str], tmp_path: P
     assert "omega" in failed.stderr.splitlines()[-1]
 
 
-def test_a_run_is_exported_with_what_is_known_of_it(demo_run: tuple[Path, str], tmp_path: Path) -> None:
-    finished = dipole(
-        *["export", demo_run[0], "robot.dipole", "--omega", "2", "--omega-range", "0", "3", "--precision", "int8"],
-        *["--dataset", "demo/reacher-scripted-30k"],
-        folder=tmp_path,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "robot.dipole: int8, observation 10 → action 2, ω 0 … 3 (default 2)" in finished.stdout
+def test_a_run_is_exported_with_what_is_known_of_it(
+    demo_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--omega", "2", "--omega-range", "0", "3", "--precision", "int8"]
+    options += ["--dataset", "demo/reacher-scripted-30k"]
+    assert status_of(["export", str(demo_run[0]), "robot.dipole", *options]) == 0
+    assert "robot.dipole: int8, observation 10 → action 2, ω 0 … 3 (default 2)" in capfd.readouterr().out
     policy = GuidedPolicy.load(tmp_path / "robot.dipole")
     assert policy.manifest.provenance["dataset"]["name"] == "demo/reacher-scripted-30k"
     model = DIPOLE.load(demo_run[0] / "model.zip", device="cpu")
@@ -169,27 +201,33 @@ def test_provenance_has_no_folder_of_the_machine(tmp_path: Path) -> None:
     assert found == {"dataset": {**facts, **names, "name": "a.npz"}, "seed": 3}
 
 
-def test_failures_are_one_sentence(demo_run: tuple[Path, str], tmp_path: Path) -> None:
+def test_failures_are_one_sentence(
+    demo_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "todo.txt").write_text("buy a robot")
     for arguments, words in (
         (["export", "nothing.zip", "bundle"], "nothing.zip: no such file"),
-        (["export", demo_run[0], "notes"], "holds todo.txt"),
-        (["export", demo_run[0], "bundle", "--omega-range", "1", "4"], "omega 0.5 is not in omega_range"),
-        (["export", demo_run[0], "bundle", "--omega", "-3"], "at least -1"),
-        (["export", demo_run[0], "bundle", "--dataset", "demo/nothing"], "demo/nothing"),
+        (["export", str(demo_run[0]), "notes"], "holds todo.txt"),
+        (["export", str(demo_run[0]), "bundle", "--omega-range", "1", "4"], "omega 0.5 is not in omega_range"),
+        (["export", str(demo_run[0]), "bundle", "--omega", "-3"], "at least -1"),
+        (["export", str(demo_run[0]), "bundle", "--dataset", "demo/nothing"], "demo/nothing"),
         (["demo", "algo=fql"], "algo is fql, expected one whose ω and N the demo can turn"),
         (["demo", "task=exorl/walker-run"], "expected Reacher's arm, which the demo draws"),
     ):
-        finished = dipole(*arguments, folder=tmp_path)
-        assert finished.returncode == 1
-        assert words in finished.stderr
-        assert finished.stderr.startswith("dipole: ")
-        assert len(finished.stderr.splitlines()) == 1, finished.stderr
+        assert status_of(arguments) == 1
+        error = capfd.readouterr().err
+        assert words in error
+        assert error.startswith("dipole: ")
+        assert len(error.splitlines()) == 1, error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes"]
 
 
-def test_help_shows_every_command(tmp_path: Path) -> None:
-    finished = dipole("--help", folder=tmp_path)
-    assert all(f"\n    {name} " in finished.stdout for name in ("data", "export", "train", "evaluate", "demo"))
-    assert "--precision {fp32,int8}" in dipole("export", "--help", folder=tmp_path).stdout
+def test_help_shows_every_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert status_of(["--help"]) == 0
+    printed = capfd.readouterr().out
+    assert all(f"\n    {name} " in printed for name in ("data", "export", "train", "evaluate", "demo"))
+    assert status_of(["export", "--help"]) == 0
+    assert "--precision {fp32,int8}" in capfd.readouterr().out

@@ -14,6 +14,7 @@ import pytest
 import torch
 from deterministic_models import one_action_model, one_action_model_of
 from dipole_export import export_bundle, exporter
+from dipole_export.pair import ExportedPair
 from dipole_export.robot import drive
 from dipole_runtime import GuidedPolicy, GuidedPolicyError
 from dipole_runtime.bundle import read_bundle
@@ -23,7 +24,7 @@ from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
 from models import DICT, UNEVEN_ACTIONS, model_of, observations_of, unbounded
 
-from dipole_sb3 import DIPOLE, IQL, IQLPolicy
+from dipole_sb3 import IQL, IQLPolicy
 
 
 def require_parity(model: IQL, bundle: Path, tolerance: float = 1e-4) -> None:
@@ -185,9 +186,11 @@ def test_an_unknown_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_form_replaces_the_other(tmp_path: Path) -> None:
+def test_one_form_replaces_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same folder: nothing of the former is left."""
     pair, one_action = model_of("vector"), one_action_model_of("vector")
+    networks = exporter.exported_form(pair).networks()
+    monkeypatch.setattr(ExportedPair, "networks", lambda _: networks)
     for model, form in ((pair, "pair"), (one_action, "deterministic"), (pair, "pair")):
         export_bundle(model, tmp_path / "bundle")
         assert GuidedPolicy.load(tmp_path / "bundle").manifest.policy == form
@@ -214,14 +217,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert not hasattr(model, "omega")
     with pytest.raises(GuidedPolicyError):
         GuidedPolicy.load("refused")
-
-
-def test_a_pair_still_needs_its_range(tmp_path: Path) -> None:
-    model = model_of("vector")
-    assert isinstance(model, DIPOLE)
-    manifest = export_bundle(model, tmp_path / "bundle", omega_range=(0.0, 1.0))
-    assert manifest.omega is not None
-    assert (manifest.omega.low, manifest.omega.high) == (0.0, 1.0)
 
 
 def test_it_drives_without_torch(tmp_path: Path) -> None:

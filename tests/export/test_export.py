@@ -14,6 +14,8 @@ import onnx
 import pytest
 import torch
 from dipole_export import export_bundle, exporter
+from dipole_export.exporter import Precision
+from dipole_export.pair import ExportedPair
 from dipole_export.rounding import rounded
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import read_bundle
@@ -31,8 +33,12 @@ import sys
 from dipole_export import export_bundle, exporter
 from dipole_sb3 import DIPOLE
 exporter.PARITY_OBSERVATIONS = 60
-export_bundle(DIPOLE.load(sys.argv[1], device="cpu"), sys.argv[2], sys.argv[3])
+model, folder = sys.argv[1:]
+for precision in ("fp32", "int8"):
+    export_bundle(DIPOLE.load(model, device="cpu"), f"{folder}/{precision}.dipole", precision, max_int8_error=0.2)
 """
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -49,20 +55,45 @@ def wide_model() -> DIPOLE:
     return make_model(unbounded(4), spaces.Box(-1.0, 1.0, (2,)), {"net_arch": [96, 96]})
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_same_model_gives_the_same_bytes(precision: Any, wide_model: DIPOLE, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wide_bundles(wide_model: DIPOLE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with its bundles ``fp32`` and ``int8``."""
+    folder = tmp_path_factory.mktemp("wide")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exporter, "PARITY_OBSERVATIONS", 60)
+        for precision in PRECISIONS:
+            export_bundle(wide_model, folder / precision, precision, max_int8_error=LARGEST_INT8_ERROR)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundles_of_another_process(wide_model: DIPOLE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same bundles as single files, exported from the saved model in another process."""
+    folder = tmp_path_factory.mktemp("other")
+    wide_model.save(folder / "model.zip")
+    other = [sys.executable, "-c", EXPORT_IN_ANOTHER_PROCESS, str(folder / "model.zip"), str(folder)]
+    subprocess.run(other, check=True, capture_output=True, env=None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vector_networks() -> dict[str, bytes]:
+    """The graphs of a small model, which ω is no part of."""
+    return exporter.exported_form(model_of("vector")).networks()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_same_model_gives_the_same_bytes(
+    precision: Any, wide_model: DIPOLE, wide_bundles: Path, bundles_of_another_process: Path, tmp_path: Path
+) -> None:
     """In this process again, from a saved model in another, as a folder and as one file."""
-    wide_model.save(tmp_path / "model.zip")
-    export_bundle(wide_model, tmp_path / "first", precision, max_int8_error=LARGEST_INT8_ERROR)
-    other = [sys.executable, "-c", EXPORT_IN_ANOTHER_PROCESS, str(tmp_path / "model.zip"), str(tmp_path / "second")]
-    subprocess.run([*other, precision], check=True, capture_output=True, env=None)
-    export_bundle(wide_model, tmp_path / "third.dipole", precision, max_int8_error=LARGEST_INT8_ERROR)
-    export_bundle(wide_model, tmp_path / "fourth.dipole", precision, max_int8_error=LARGEST_INT8_ERROR)
-    first = contents(tmp_path / "first")
+    export_bundle(wide_model, tmp_path / "again.dipole", precision, max_int8_error=LARGEST_INT8_ERROR)
+    first = contents(wide_bundles / precision)
     assert sorted(first) == sorted([MANIFEST, *NETWORK_FILES["pair"], VECTORS])
-    assert contents(tmp_path / "second") == first
-    assert contents(tmp_path / "third.dipole") == first
-    assert (tmp_path / "third.dipole").read_bytes() == (tmp_path / "fourth.dipole").read_bytes()
+    assert contents(tmp_path / "again.dipole") == first
+    other = bundles_of_another_process / f"{precision}.dipole"
+    assert contents(other) == first
+    assert (tmp_path / "again.dipole").read_bytes() == other.read_bytes()
 
 
 def test_exporting_leaves_the_model_and_the_generators_alone(wide_model: DIPOLE, tmp_path: Path) -> None:
@@ -78,11 +109,10 @@ def test_exporting_leaves_the_model_and_the_generators_alone(wide_model: DIPOLE,
     assert all(torch.equal(value, before[name]) for name, value in wide_model.policy.state_dict().items())
 
 
-def test_the_graphs_are_plain_onnx(wide_model: DIPOLE, tmp_path: Path) -> None:
-    for precision in ("fp32", "int8"):
-        export_bundle(wide_model, tmp_path / precision, precision, max_int8_error=LARGEST_INT8_ERROR)
+def test_the_graphs_are_plain_onnx(wide_bundles: Path) -> None:
+    for precision in PRECISIONS:
         for name in NETWORK_FILES["pair"]:
-            data = (tmp_path / precision / name).read_bytes()
+            data = (wide_bundles / precision / name).read_bytes()
             model = onnx.load_from_string(data)
             onnx.checker.check_model(model, full_check=True)
             assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
@@ -90,17 +120,18 @@ def test_the_graphs_are_plain_onnx(wide_model: DIPOLE, tmp_path: Path) -> None:
             assert not any(part in data for part in (b"site-packages", str(Path.home()).encode(), b"File "))
 
 
-def test_int8_is_smaller_and_says_by_how_much_it_differs(wide_model: DIPOLE, tmp_path: Path) -> None:
-    exact = export_bundle(wide_model, tmp_path / "fp32")
-    short = export_bundle(wide_model, tmp_path / "int8", "int8", max_int8_error=LARGEST_INT8_ERROR)
-    sizes = [read_bundle(tmp_path / name).manifest.files[GUIDED].size for name in ("fp32", "int8")]
-    assert sizes[1] < 0.75 * sizes[0]  # the critics and the first and last layers stay float
+def test_int8_is_smaller_and_says_by_how_much_it_differs(
+    wide_model: DIPOLE, wide_bundles: Path, tmp_path: Path
+) -> None:
+    exact, short = (read_bundle(wide_bundles / precision).manifest for precision in PRECISIONS)
+    # The critics and the first and last layers stay float.
+    assert short.files[GUIDED].size < 0.75 * exact.files[GUIDED].size
     assert exact.parity.action_error < 1e-5 < short.parity.action_error < short.parity.action_tolerance
     with pytest.raises(ValueError, match="differ from the model's by") as caught:
         export_bundle(wide_model, tmp_path / "refused", "int8", max_int8_error=short.parity.action_error / 2)
     assert "precision='fp32'" in str(caught.value)
     assert "at ω = 4" in str(caught.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fp32", "int8"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rounding_never_overflows_16_bits() -> None:
@@ -127,11 +158,14 @@ def test_rounding_fits_the_layer_not_the_weights() -> None:
     assert fitted < 0.5 * nearest
 
 
-def test_what_bundles_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_what_bundles_cannot_hold_is_refused(
+    vector_networks: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = DIPOLE("CnnPolicy", image_env(), policy_kwargs=SMALL, device="cpu", buffer_size=10)
     with pytest.raises(ValueError, match="images of shape"):
         export_bundle(images, tmp_path / "bundle")
     model = model_of("vector")
+    monkeypatch.setattr(ExportedPair, "networks", lambda _: vector_networks)
     with pytest.raises(ValueError, match="no hidden layer has 64 × 64 weights"):
         export_bundle(model, tmp_path / "bundle", "int8")
     with pytest.raises(ValueError, match="precision is 'fp16'"):
@@ -209,7 +243,10 @@ def test_what_is_in_the_way_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bundle", "bundle.dipole"])
-def test_a_bundle_is_replaced_whole_or_not_at_all(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_is_replaced_whole_or_not_at_all(
+    name: str, vector_networks: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExportedPair, "networks", lambda _: vector_networks)
     model = model_of("vector")
     path = tmp_path / name
     export_bundle(model, path)
