@@ -164,7 +164,7 @@ def _learn_in_cluster(asked: _Asked, groups: Sequence[Group], engine: Engine) ->
                 seeds = ", ".join(str(run.config.seed) for run in waiting)
                 name = f"{group.algorithm} on {group.task}, seeds {seeds}"
                 folders = [run.folder for run in waiting]
-                tasks.append(Task(name, partial(training.train_group, waiting), folders, folders))
+                tasks.append(Task(name, partial(training.train_group, waiting, False), folders, folders))
         cluster.perform_all(tasks, engine, slots, asked.command)
 
 

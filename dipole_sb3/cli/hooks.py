@@ -8,13 +8,13 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import KVWriter
 
+from dipole_sb3.cli import run_folder
 from dipole_sb3.cli.configuration import dotted
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.resuming import Resume
@@ -62,8 +62,9 @@ def made_hooks(run: Run, resume: Resume, opened: ExitStack) -> Hooks:
     :param opened: closes the loggers.
     :raises ValueError: an entry refuses its arguments.
     """
-    if not resume:
-        forget_trackers(run.folder)
+    if not resume or run_folder.is_being_replaced(run.folder):
+        # A run that replaces another begins anew in its trackers, too.
+        (run.folder / IDS).unlink(missing_ok=True)
     made: dict[str, list[Any]] = {kind: [] for kind in HOOKS}
     for kind in HOOKS:
         for name, entry in _entries(run.config, kind).items():
@@ -71,11 +72,6 @@ def made_hooks(run: Run, resume: Resume, opened: ExitStack) -> Hooks:
             if kind == "loggers":
                 opened.callback(made[kind][-1].close)
     return Hooks(AddedCallbacks(made["callbacks"]), made["loggers"])
-
-
-def forget_trackers(folder: Path) -> None:
-    """Lets a run that replaces another begin anew in its trackers, too."""
-    (folder / IDS).unlink(missing_ok=True)
 
 
 def write_result(loggers: Sequence[KVWriter], rows: Sequence[SweepRow], step: int) -> None:

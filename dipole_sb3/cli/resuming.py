@@ -77,7 +77,9 @@ def _fixed_options(config: DictConfig) -> dict[str, Any]:
 def is_finished(run: Run) -> bool:
     """Whether a run has learned for as long as it should and been evaluated, whose table is the last file it writes."""
     model = run.folder / run_folder.MODEL
-    if not model.is_file() or run_folder.timesteps_of(model) < steps_of(run):
+    if run_folder.is_being_replaced(run.folder) or not model.is_file():
+        return False
+    if run_folder.timesteps_of(model) < steps_of(run):
         return False
     table = table_of(run)
     return table is None or table.is_file()
@@ -110,7 +112,7 @@ def checkpoint_of(folder: Path, resume: Resume) -> Path | None:
 
 def is_begun(folder: Path) -> bool:
     """Whether there is something to go on from."""
-    return any((folder / run_folder.CHECKPOINTS).glob("*.zip"))
+    return not run_folder.is_being_replaced(folder) and any((folder / run_folder.CHECKPOINTS).glob("*.zip"))
 
 
 def _newest_checkpoint(folder: Path) -> Path:

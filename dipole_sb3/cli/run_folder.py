@@ -29,6 +29,8 @@ from dipole_sb3.learning import profiling
 from dipole_sb3.learning.model_card import data_facts
 
 CONFIG = "config.yaml"
+REPLACING = "replacing.yaml"
+"""The configuration of a run that is to replace the one in the folder as soon as it has its data."""
 DATASET = "dataset.json"
 MODEL = "model.zip"
 PROGRESS = "progress.csv"
@@ -42,6 +44,7 @@ STOPPED = "stopped.json"
 
 _LEFT_BY_RUNS = (
     CONFIG,
+    REPLACING,
     DATASET,
     MODEL,
     PROGRESS,
@@ -80,9 +83,14 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-def write_config(folder: Path, config: DictConfig) -> None:
+def is_being_replaced(folder: Path) -> bool:
+    """Whether another run is to replace the one in the folder, of which nothing is to be gone on with."""
+    return (folder / REPLACING).exists()
+
+
+def write_config(folder: Path, config: DictConfig, name: str = CONFIG) -> None:
     """Writes the resolved configuration."""
-    with replaced_when_complete(folder / CONFIG) as file:
+    with replaced_when_complete(folder / name) as file:
         file.write(OmegaConf.to_yaml(config, resolve=True).encode())
 
 
@@ -91,9 +99,10 @@ def read_config(folder: Path) -> DictConfig:
 
     :raises FileNotFoundError: the folder is not that of a run.
     """
-    if not (folder / CONFIG).is_file():
+    path = folder / (REPLACING if is_being_replaced(folder) else CONFIG)
+    if not path.is_file():
         raise FileNotFoundError(f"{folder}: no {CONFIG} in it; expected the folder of a training run")
-    config = OmegaConf.load(folder / CONFIG)
+    config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     return config
 
@@ -107,7 +116,9 @@ def write_stopped(folder: Path, timesteps: int) -> None:
 def stopped_after(folder: Path) -> int | None:
     """The number of timesteps after which a callback has ended the training; None: none has."""
     path = folder / STOPPED
-    return int(json.loads(path.read_text(encoding="utf-8"))["timesteps"]) if path.is_file() else None
+    if is_being_replaced(folder) or not path.is_file():
+        return None
+    return int(json.loads(path.read_text(encoding="utf-8"))["timesteps"])
 
 
 def write_dataset_facts(folder: Path, dataset: OfflineReplayBuffer) -> None:

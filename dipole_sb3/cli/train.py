@@ -118,20 +118,19 @@ def _train_in_cluster(runs: Sequence[Run], resume: Resume, engine: Engine) -> No
     with cluster.connected(engine) as slots:
         with ExitStack() as opened:
             runs = claim_folders(runs, opened, may_be_used=bool(resume))
-            left = unfinished(runs) if resume else runs
+            left = unfinished(runs) if resume == AUTO else runs
             for run in left:
-                if not resume:
-                    run_folder.clear(run.folder)
-                    hooks.forget_trackers(run.folder)
                 # It keeps the folder's name until a task claims it, and is what a task that never began goes on with.
-                run_folder.write_config(run.folder, run.config)
-        tasks = tasks_of(stackable_groups(runs), {run.folder for run in left}, slots)
+                replaced = not resume and run_folder.is_used(run.folder)
+                name = run_folder.REPLACING if replaced else run_folder.CONFIG
+                run_folder.write_config(run.folder, run.config, name)
+        tasks = tasks_of(stackable_groups(runs), {run.folder for run in left}, slots, resume is True)
         go_on_with = ["dipole", "train", *engine.options, *(f"resume={run.folder}" for run in left)]
         cluster.perform_all(tasks, engine, slots, shlex.join(go_on_with))
     summary.report(runs)
 
 
-def tasks_of(groups: Sequence[Sequence[Run]], left: Container[Path], slots: int) -> list[Task]:
+def tasks_of(groups: Sequence[Sequence[Run]], left: Container[Path], slots: int, asked: bool) -> list[Task]:
     """The tasks of a cluster.
 
     A run learns together with the same others whatever is finished already: that is part of how its figures are
@@ -140,13 +139,14 @@ def tasks_of(groups: Sequence[Sequence[Run]], left: Container[Path], slots: int)
     :param groups: runs that can learn as one.
     :param left: folders of those that are not finished.
     :param slots: tasks at a time.
+    :param asked: as in :func:`~dipole_sb3.cli.training.train_group`.
     """
     tasks = []
     for part in split(groups, slots):
         runs = [run for run in part if run.folder in left]
         if runs:
             folders = [run.folder for run in runs]
-            tasks.append(Task(_described(runs), functools.partial(training.train_group, runs), folders, folders))
+            tasks.append(Task(_described(runs), functools.partial(training.train_group, runs, asked), folders, folders))
     return tasks
 
 

@@ -55,12 +55,19 @@ class Trained(NamedTuple):
     """Those of the configuration; they are open until the evaluation has ended."""
 
 
-def train_group(runs: Sequence[Run], tell: Tell) -> None:
-    """Trains and evaluates runs that learn as one, from wherever they stand: the work of a cluster's task."""
+def train_group(runs: Sequence[Run], asked: bool, tell: Tell) -> None:
+    """Trains and evaluates runs that learn as one, from wherever they stand: the work of a cluster's task.
+
+    :param asked: whether they were asked to go on by name: past a callback's end, and evaluated again if finished.
+    """
     with ExitStack() as opened:
         claim_folders(runs, opened, may_be_used=True)
         opened.enter_context(ends_with_status())
-        left = unfinished(runs)
+        for run in runs if asked else ():
+            if (run.folder / run_folder.MODEL).is_file() and not run_folder.is_being_replaced(run.folder):
+                checkpoint_of(run.folder, resume=True)  # without one it would be learned anew
+            (run.folder / run_folder.STOPPED).unlink(missing_ok=True)
+        left = runs if asked else unfinished(runs)
         if left:
             trained = train(left, AUTO, tell=tell)
             tell("evaluating", 1.0)

@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.cluster_utils import Cluster
 
+from dipole_sb3 import DIPOLE
 from dipole_sb3.cli.claim import FolderClaimedError, claimed
 from dipole_sb3.cli.engine import Engine, Task, Tell, split, taken_from
 from dipole_sb3.cli.engine.cluster import connected, room_on
@@ -314,6 +315,22 @@ def test_a_task_that_fails_says_so_and_the_others_end_well(dipole: Command, engi
     assert "absent.npz" in err
     assert "1 of 1 tasks failed; go on with" in err
     assert "Traceback" not in err + out
+
+
+def test_a_run_is_replaced_only_when_the_new_one_has_its_data(dipole: Command, engine: list[str]) -> None:
+    assert dipole("train", *RUN, *UNTESTED, "run_dir=mine")[0] == 0
+    before = parameters(Path("mine/model.zip"))
+    absent = [*RUN, *UNTESTED, "run_dir=mine", "replace=true", "task.dataset=absent.npz"]
+    assert dipole("train", *absent, *engine)[0] == 1
+    for name, value in parameters(Path("mine/model.zip")).items():
+        assert torch.equal(value, before[name])
+    # It is still to be replaced, with the options of the new one.
+    status, _, err = dipole("train", *engine, "resume=mine")
+    assert status == 1
+    assert "absent.npz" in err
+    assert dipole("train", *RUN, *UNTESTED, "offline_steps=7", "run_dir=mine", "replace=true", *engine)[0] == 0
+    assert DIPOLE.load("mine/model.zip").num_timesteps == 7
+    assert not Path("mine/replacing.yaml").exists()
 
 
 @pytest.mark.parametrize(

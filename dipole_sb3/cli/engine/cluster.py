@@ -127,6 +127,7 @@ def perform_all(tasks: Sequence[Task], engine: Engine, slots: int, go_on_with: s
         return []
     with ExitStack() as opened:
         following = _Following(tasks, engine, opened)
+        opened.callback(following.let_go)
         stop = opened.enter_context(StopOnSignal())
         while not following.ended():
             if stop.stopped_by is None:
@@ -218,6 +219,15 @@ class _Following:
         self._mailbox = ray.remote(num_cpus=0)(Mailbox).options(**options).remote()
         self._screen = opened.enter_context(Screen([task.name for task in tasks]))
 
+    def let_go(self) -> None:
+        """Drops what belongs to this connection.
+
+        Ray counts references. One that an error's traceback keeps alive into the next connection, where the same
+        numbers are given again, would take its mailbox away when it is collected.
+        """
+        self._mailbox = self._perform = None
+        self._running.clear()
+
     def ended(self) -> bool:
         return not self._running and (self._stopping or not self._waiting)
 
@@ -251,7 +261,10 @@ class _Following:
         ray = _ray()
 
         ended, _ = ray.wait(list(self._running), timeout=0.5) if self._running else ([], [])
-        words, parcels = ray.get(self._mailbox.take.remote())
+        try:
+            words, parcels = ray.get(self._mailbox.take.remote())
+        except ray.exceptions.RayActorError as error:
+            raise ConnectionError(f"the cluster has lost what its tasks said: {' '.join(str(error).split())}") from None
         # What comes from an attempt that has ended comes too late: the next one does not know of it.
         for name, (what, part) in words.items():
             if name in self._attempts:
