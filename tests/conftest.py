@@ -30,6 +30,7 @@ with suppress(ImportError):
 
 
 LONG = (
+    "test_ray_engine.py",
     "test_killed_runs.py",
     "test_cli.py",
     "test_parity.py",
@@ -38,11 +39,13 @@ LONG = (
     "test_cli_runs.py",
     "test_benchmark.py",
     "test_command.py",
-    "test_ray_engine.py",
     "test_export.py",
     "test_deterministic.py",
     "test_ros_colcon.py",
     "test_notebook.py",
+    "test_hooks.py",
+    "test_summary.py",
+    "test_launchers.py",
 )
 """Files that take a minute or more, the longest first: where files run side by side, one that began last would run
 alone."""

@@ -76,6 +76,13 @@ def when(there: Callable[[], bool], then: Callable[[], None]) -> threading.Threa
     return thread
 
 
+def in_its_own_process(*arguments: str) -> tuple[int, str, str]:
+    """The command with a cluster of its own: after one, Ray does not come back to another in the same process."""
+    command = [sys.executable, "-m", "dipole_sb3.cli", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
 def owner(folder: Path) -> int:
     return int(json.loads((folder / "claim.json").read_text())["pid"])
 
@@ -179,7 +186,7 @@ def test_a_run_whose_machine_is_gone_goes_on_elsewhere(dipole: Command, bare_clu
 
 def test_there_may_be_nothing_left_to_do(dipole: Command, engine: list[str]) -> None:
     assert dipole("train", *RUN, *UNTESTED, "run_dir=mine")[0] == 0
-    status, out, err = dipole("train", *engine, "resume=mine")
+    status, out, err = dipole("train", *RUN, *UNTESTED, *engine, "run_dir=mine", "resume=auto")
     assert (status, err) == (0, "")
     assert "mine: is finished" in out
 
@@ -303,7 +310,7 @@ def test_a_command_that_is_ended_can_go_on(dipole: Command, tmp_path: Path, end:
         assert driver.returncode == (130 if end == signal.SIGINT else 75), out
         assert "stopped, and saved" in out
         assert "Go on with\n  dipole train engine=ray slots=1 resume=mine" in out
-    status, out, err = dipole("train", "engine=ray", "slots=1", "resume=mine")
+    status, out, err = in_its_own_process("train", "engine=ray", "slots=1", "resume=mine")
     assert (status, err) == (0, "")
     assert_equal(Path("mine/model.zip"), unkilled(dipole))
 
@@ -344,7 +351,6 @@ def test_a_run_is_replaced_only_when_the_new_one_has_its_data(dipole: Command, e
         (["engine=ray", "gpus_per_task=-1"], "gpus_per_task is -1, expected a number of at least 0"),
         (["engine=ray", "cpus_per_task=1.5"], "cpus_per_task is 1.5, expected a whole number of at least 1"),
         (["engine=ray", "address=127.0.0.1:1"], "address=127.0.0.1:1: no Ray cluster to work in"),
-        (["engine=ray", "gpus_per_task=1"], "a task needs 1 CPU and 1 GPU, and the largest machine of the cluster has"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
@@ -422,6 +428,16 @@ def test_made_data_are_the_same_from_a_cluster(dipole: Command, engine: list[str
     assert sorted(path.name for path in Path("spread").iterdir()) == sorted(
         path.name for path in Path("here").iterdir()
     )
+
+
+def test_a_task_that_no_machine_of_ones_own_could_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = in_its_own_process("train", *RUN, *UNTESTED, "engine=ray", "gpus_per_task=1", "run_dir=mine")
+    assert status == 1
+    assert "a task needs 1 CPU and 1 GPU, and the largest machine of the cluster has" in err
+    assert not Path("mine").exists()
 
 
 # The parts of it
