@@ -15,7 +15,7 @@ from commands import TINY, UNTESTED, Command, parameters, training_with_checkpoi
 from omegaconf import OmegaConf
 
 from dipole_sb3 import DIPOLE, ResumableCheckpoint
-from dipole_sb3.cli import train
+from dipole_sb3.cli import training
 from dipole_sb3.cli.environments import task_env, training_env
 from dipole_sb3.learning import checkpoints
 
@@ -66,7 +66,7 @@ def test_a_run_that_was_killed_while_its_longer_self_was_evaluated_is_not_finish
     options = [*AUTO, *TINY, "episodes=2", "omegas=[0]", "checkpoint_freq=10"]
     assert dipole("train", *options)[0] == 0
     with monkeypatch.context() as patched:
-        patched.setattr(train, "evaluate", lambda *_: sys.exit("killed"))
+        patched.setattr(training, "evaluate", lambda *_: sys.exit("killed"))
         assert dipole("train", *options, "offline_steps=30")[0] != 0
     assert DIPOLE.load("mine/model.zip").num_timesteps == 30
     assert not Path("mine/omega_sweep.csv").exists()
