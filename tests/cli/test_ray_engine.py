@@ -44,8 +44,9 @@ ELSEWHERE = "127.0.0.2"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two machines of one core; the command runs on the first."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    environment = pytest.MonkeyPatch()
+    environment.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
     made = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False},
@@ -53,6 +54,7 @@ def cluster() -> Iterator[Cluster]:
     made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     yield made
     made.shutdown()
+    environment.undo()
 
 
 @pytest.fixture

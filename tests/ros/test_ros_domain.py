@@ -17,7 +17,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from domain import Domain
-domain = Domain(range(60, 62), Path(sys.argv[1]))
+domain = Domain(range(99, 101), Path(sys.argv[1]))
 print(domain.number, flush=True)
 sys.stdin.read()
 """
@@ -38,12 +38,12 @@ def test_two_processes_have_two(tmp_path: Path):
                 subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
         numbers = [int(holder.stdout.readline()) for holder in holders if holder.stdout is not None]
-        assert sorted(numbers) == [60, 61]
-        with pytest.raises(RuntimeError, match="none of the ROS domains 60 to 61 is free"):
-            Domain(range(60, 62), tmp_path)
+        assert sorted(numbers) == [99, 100]
+        with pytest.raises(RuntimeError, match="none of the ROS domains 99 to 100 is free"):
+            Domain(range(99, 101), tmp_path)
         holders[0].kill()
         holders[0].wait()
-        again = Domain(range(60, 62), tmp_path)
+        again = Domain(range(99, 101), tmp_path)
         assert again.number == numbers[0]
         again.release()
     finally:
