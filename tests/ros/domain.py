@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import IO
 
 DOMAINS = range(1, 99)
-"""Their ports lie below those that Linux gives to other programs' connections; 99 and 100 are for tests of this file alone."""
+"""Their ports lie below those that Linux gives to other programs' connections.
+
+99 and 100 are left to the tests of this file.
+"""
 _PARTICIPANTS = 10
 
 
