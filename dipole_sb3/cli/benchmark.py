@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from omegaconf import OmegaConf
 from dipole_sb3.cli import benchmark_table, pictures, shared_machine, train, training
 from dipole_sb3.cli.benchmark_plan import Group, Suite, load_suite, planned, require_same
 from dipole_sb3.cli.benchmark_results import Scores, read_scores, write_results
-from dipole_sb3.cli.engine import Engine, Task, split, taken_from
+from dipole_sb3.cli.engine import Engine, split, taken_from
 from dipole_sb3.cli.resuming import is_begun, is_finished
 from dipole_sb3.cli.runs import claim_folders
 from dipole_sb3.common.files import replaced_when_complete
@@ -162,9 +161,7 @@ def _learn_in_cluster(asked: _Asked, groups: Sequence[Group], engine: Engine) ->
             group, waiting = part[0][0], [run for _, run in part if not is_finished(run)]
             if waiting:
                 seeds = ", ".join(str(run.config.seed) for run in waiting)
-                name = f"{group.algorithm} on {group.task}, seeds {seeds}"
-                folders = [run.folder for run in waiting]
-                tasks.append(Task(name, partial(training.train_group, waiting, False), folders, folders))
+                tasks.append(training.task_of(f"{group.algorithm} on {group.task}, seeds {seeds}", waiting))
         cluster.perform_all(tasks, engine, slots, asked.command)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 import sys
 from collections.abc import Container, Sequence
@@ -145,8 +144,7 @@ def tasks_of(groups: Sequence[Sequence[Run]], left: Container[Path], slots: int,
     for part in split(groups, slots):
         runs = [run for run in part if run.folder in left]
         if runs:
-            folders = [run.folder for run in runs]
-            tasks.append(Task(_described(runs), functools.partial(training.train_group, runs, asked), folders, folders))
+            tasks.append(training.task_of(_described(runs), runs, asked))
     return tasks
 
 

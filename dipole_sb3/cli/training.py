@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import hooks, pictures, run_folder, sweep
-from dipole_sb3.cli.engine import Tell
+from dipole_sb3.cli.engine import Task, Tell
 from dipole_sb3.cli.environments import task_env, training_env
 from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
 from dipole_sb3.cli.models import algorithm_of, new_model
@@ -53,6 +53,16 @@ class Trained(NamedTuple):
     dataset: OfflineReplayBuffer
     loggers: list[KVWriter]
     """Those of the configuration; they are open until the evaluation has ended."""
+
+
+def task_of(name: str, runs: Sequence[Run], asked: bool = False) -> Task:
+    """What a cluster does with runs that learn as one: :func:`train_group`.
+
+    :param name: what the task is called on the screen.
+    :param asked: as in that function.
+    """
+    folders = [run.folder for run in runs]
+    return Task(name, functools.partial(train_group, runs, asked), folders, folders)
 
 
 def train_group(runs: Sequence[Run], asked: bool, tell: Tell) -> None:
