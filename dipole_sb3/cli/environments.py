@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import gymnasium
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
-from dipole_sb3.common.child_processes import without_interrupts
+from dipole_sb3.common.child_processes import hear_only_the_parent, without_interrupts
 from dipole_sb3.datasets import make_env
 from dipole_sb3.evaluation.environment_pool import MakeEnv
 from dipole_sb3.evaluation.success import SuccessFromInfo
@@ -46,7 +45,7 @@ def training_env(make: MakeEnv, n_envs: int, normalize: bool) -> VecEnv:
     if n_envs == 1:
         env: VecEnv = DummyVecEnv([functools.partial(_monitored, make)])
     else:
-        # A scheduler's warning reaches every process of a job; only the training process decides what to do.
+        # Ctrl-C and a scheduler's warning reach every process of a job; only the training process decides what to do.
         with without_interrupts():
             env = SubprocVecEnv([functools.partial(_in_process, make)] * n_envs)
     return VecNormalize(env, norm_reward=False) if normalize else env
@@ -60,6 +59,5 @@ def _monitored(make: MakeEnv) -> gymnasium.Env[Any, Any]:
 
 
 def _in_process(make: MakeEnv) -> gymnasium.Env[Any, Any]:
-    # Ctrl-C reaches the whole process group; only the training process decides what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hear_only_the_parent()
     return _monitored(make)

@@ -78,6 +78,27 @@ def without_script() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
+def hear_only_the_parent(grace: float = 60.0) -> None:
+    """For a process that ends when its pipe closes: Ctrl-C and a scheduler's signals to the whole group pass it by.
+
+    :func:`without_interrupts` alone does not do that for a process which is forked by a server that has been there
+    before. The parent's own ``terminate()`` is a SIGTERM as well, so that one still ends this process, but late enough
+    for the parent to finish what it is doing.
+
+    :param grace: seconds from SIGTERM to the end of this process, > 0.
+    """
+
+    def end_later(*_: Any) -> None:
+        timer = threading.Timer(grace, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_later)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 def live_and_die_with_parent(stop: Connection | None = None) -> None:
     """For a process that waits for work: it ends with its parent, and no signal to the whole group ends it before.
 

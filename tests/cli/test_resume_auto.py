@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -90,16 +91,17 @@ def test_a_signal_in_the_evaluation_has_the_same_status(tmp_path: Path, warning:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_environments_in_processes_do_not_hear_a_schedulers_warning() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_environments_in_processes_do_not_hear_what_a_scheduler_sends(number: signal.Signals) -> None:
+    multiprocessing.get_context("forkserver").Process(target=int).start()  # a server that blocks no signals
     env = training_env(task_env(OmegaConf.create({"env": "Reacher-v5"})), 2, False)
-    try:
-        env.reset()
-        for process in env.processes:
-            os.kill(process.pid, signal.SIGUSR1)
-        time.sleep(0.2)
-        env.reset()
-    finally:
-        env.close()
+    env.reset()
+    for process in env.processes:
+        os.kill(process.pid, number)
+    time.sleep(0.2)
+    env.reset()
+    env.close()
+    assert [process.exitcode for process in env.processes] == [0, 0]
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(dipole: Command) -> None:
