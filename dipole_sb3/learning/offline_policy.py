@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dipole_sb3.learning.knobs import Knob
 from dipole_sb3.networks.acting_forms import ActingForm
+from dipole_sb3.networks.encoders import chosen_extractor
 from dipole_sb3.networks.feature_network import Actor, FeatureNetwork
 from dipole_sb3.networks.heads import QEnsemble, StateValue
 from dipole_sb3.networks.stacked_mlp import NormOrder
@@ -47,7 +48,8 @@ class OfflinePolicy(BasePolicy):
     :param n_critics: number of critics, at least 1; as in SB3.
     :param share_features_extractor: one features extractor for all trained networks instead of one for each; targets
         have their own.
-    :param features_extractor_class: SB3 features extractor; None: the class's ``default_features_extractor``.
+    :param features_extractor_class: SB3 features extractor, or the name of an encoder of images in
+        :data:`~dipole_sb3.networks.encoders.ENCODERS`; None: the class's ``default_features_extractor``.
     :param features_extractor_kwargs: its keyword arguments.
     :param normalize_images: divide uint8 images by 255.
     :param optimizer_class: class of the optimiser of all networks.
@@ -75,17 +77,23 @@ class OfflinePolicy(BasePolicy):
         norm_order: NormOrder = "after",
         n_critics: int = 2,
         share_features_extractor: bool = False,
-        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_class: str | type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        extractor_class, extractor_kwargs = chosen_extractor(
+            features_extractor_class or self.default_features_extractor,
+            features_extractor_kwargs,
+            observation_space,
+            normalize_images,
+        )
         super().__init__(
             observation_space,
             action_space,
-            features_extractor_class or self.default_features_extractor,
-            features_extractor_kwargs,
+            extractor_class,
+            extractor_kwargs,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,

@@ -19,9 +19,24 @@ from stable_baselines3.common.vec_env import VecFrameStack
 from torch import nn
 
 from dipole_sb3 import IDQL, OfflineReplayBuffer
+from dipole_sb3.common.observations import mapped
+from dipole_sb3.networks.encoders import ImpalaCNN
 
 SMALL_IMAGES = {"net_arch": [16], "features_extractor_kwargs": {"features_dim": 8}}
 SMALL_DICTS = {"net_arch": [16], "features_extractor_kwargs": {"cnn_output_dim": 8}}
+
+
+def assert_saved_and_loaded(model: Any, data: Arrays, folder: Any) -> None:
+    """The model and its policy act after loading as before; the model learns on."""
+    seen = mapped(lambda values: values[:2], data["observations"])
+    expected, _ = model.predict(seen, deterministic=True)
+    model.save(folder / "model")
+    loaded = type(model).load(folder / "model", dataset=data)
+    np.testing.assert_array_equal(loaded.predict(seen, deterministic=True)[0], expected)
+    loaded.policy.save(folder / "policy.pt")
+    policy = type(loaded.policy).load(folder / "policy.pt")
+    np.testing.assert_array_equal(policy.predict(seen, deterministic=True)[0], expected)
+    loaded.learn(1)
 
 
 class TestDictObservations:
@@ -69,6 +84,14 @@ class TestDictObservations:
         data = record(BitFlippingEnv(n_bits=3, continuous=True), 30)
         small(algorithm, "MultiInputPolicy", env, dataset=data, offline_steps=2).learn(4)
 
+    def test_a_named_encoder_for_every_image(self, algorithm: Any, dict_data: Arrays, tmp_path: Any) -> None:
+        kwargs = {**SMALL_IMAGES, "features_extractor_class": "impala-small"}
+        model = small(algorithm, "MultiInputPolicy", dataset=dict_data, policy_kwargs=kwargs).learn(1)
+        first, joints = model.policy.actor.features_extractor.encoders
+        assert isinstance(first, ImpalaCNN)
+        assert isinstance(joints, nn.Flatten)
+        assert_saved_and_loaded(model, dict_data, tmp_path)
+
     def test_every_key_matters(self, algorithm: Any, dict_data: Arrays) -> None:
         model = small(algorithm, "MultiInputPolicy", dataset=dict_data, policy_kwargs=SMALL_DICTS).learn(1)
         seen = {key: value[:1] for key, value in dict_data["observations"].items()}
@@ -94,6 +117,15 @@ class TestImages:
             algorithm, "CnnPolicy", image_env(), learning_starts=0, train_freq=5, policy_kwargs=SMALL_IMAGES
         ).learn(5)
         assert isinstance(model.policy.actor.features_extractor, NatureCNN)
+
+    def test_a_named_encoder(self, algorithm: Any, image_data: Arrays, tmp_path: Any) -> None:
+        kwargs = {**SMALL_IMAGES, "features_extractor_class": "impala-small"}
+        model = small(algorithm, "CnnPolicy", dataset=image_data, policy_kwargs=kwargs)
+        before = parameters_of(model)
+        model.learn(2)
+        assert isinstance(model.policy.actor.features_extractor, ImpalaCNN)
+        assert not any(torch.equal(value, before[name]) for name, value in model.policy.named_parameters())
+        assert_saved_and_loaded(model, image_data, tmp_path)
 
     def test_products_in_bfloat16(self, algorithm: Any, image_data: Arrays) -> None:
         """Also those of the features extractor, whose features the heads then read."""
