@@ -16,7 +16,7 @@ from dipole_sb3.networks.network_stack import require_alike
 
 Model = TypeVar("Model", bound=OfflineAlgorithm)
 
-_COMMON = ("batch_size", "n_steps", "acceleration", "precision")
+_COMMON = ("batch_size", "n_steps", "random_crop", "acceleration", "precision")
 """Arguments that an update depends on, besides those of the objective."""
 
 

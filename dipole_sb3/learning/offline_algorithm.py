@@ -56,6 +56,7 @@ from dipole_sb3.common.random_state import (
 )
 from dipole_sb3.learning import checkpoints, hub, model_card, safe_files
 from dipole_sb3.learning.advantage_weights import AdvantageWeights
+from dipole_sb3.learning.augmentation import require_random_crop
 from dipole_sb3.learning.callbacks import RecordedSpaces, TimestepProgressBar
 from dipole_sb3.learning.compilation import OnCPU, way_on_cpu
 from dipole_sb3.learning.knobs import Knob
@@ -130,6 +131,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         the whole first ``learn()`` call (every call when there is no env); without a data set, 0.
     :param offline_ratio: online: share in [0, 1] of every batch that is recorded data, or a function of the remaining
         progress (1 → 0) of ``learn()``; None: uniform over all transitions.
+    :param random_crop: probability in [0, 1] with which the images of a batch move by up to three pixels, each on its
+        own, in s and s' alike; 0.5 in the published agents for visual tasks.
     :param acceleration: how updates run: ``"eager"``: as plain PyTorch; ``"compiled"``: with torch.compile (takes half
         a minute at the start, then about a fifth faster on a CPU); ``"captured"``: compiled, and ten at a time as one
         CUDA graph; ``"auto"``: captured on CUDA; on a CPU compiled for a ``learn`` of 20,000 updates or more where
@@ -197,6 +200,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         dataset: DatasetLike | None = None,
         offline_steps: int | None = None,
         offline_ratio: float | Schedule | None = None,
+        random_crop: float = 0.0,
         acceleration: Acceleration = "auto",
         precision: Precision = "fp32",
         stats_window_size: int = 100,
@@ -242,6 +246,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.dataset = dataset
         self.offline_steps = offline_steps
         self.offline_ratio = offline_ratio
+        self.random_crop = random_crop
         self.acceleration = acceleration
         self.precision = precision
         self._offline_end = 0
@@ -265,6 +270,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.set_random_seed(self.seed)
         checks.require_box_actions(self.action_space)
         self._require_policy_for_observations()
+        require_random_crop(self.random_crop, self.observation_space)
         # A model without data or environment only predicts: it needs no buffer.
         if self.replay_buffer is None and self.env is not None:
             self.replay_buffer = self._new_buffer(recorded=None)

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any, ClassVar, Protocol
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecNormalize
@@ -15,8 +16,9 @@ from torch import Tensor
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.buffers.normalization import BatchNormalizer
 from dipole_sb3.buffers.offline_buffer import Batch, OfflineReplayBuffer
-from dipole_sb3.common.observations import merged
+from dipole_sb3.common.observations import mapped, merged
 from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.learning.augmentation import augmented, draw_shifts
 from dipole_sb3.learning.offline_policy import OfflinePolicy
 from dipole_sb3.learning.training_data import offline_ratio_at
 from dipole_sb3.learning.training_monitor import TrainingMonitor
@@ -38,6 +40,8 @@ class Trainable(Protocol):
     training_generator: torch.Generator
     n_steps: int
     offline_ratio: float | Schedule | None
+    observation_space: spaces.Space[Any]
+    random_crop: float
     learned_normalized_observations: bool
     _current_progress_remaining: float
 
@@ -77,7 +81,8 @@ class OneRun:
         indices = None if buffer is None else buffer.draw_indices(batch_size, generator)
         batch = self._draw_batch(batch_size) if buffer is None else None
         noise = model.update_rule.draw_noise(model.policy, batch_size, generator, model.next_update())
-        return Inputs(indices, batch, noise)
+        shifts = draw_shifts(model.observation_space, batch_size, model.random_crop, generator)
+        return Inputs(indices, batch, noise, shifts)
 
     def _draw_batch(self, batch_size: int) -> Batch:
         model, buffer = self._model, self._model.filled_buffer()
@@ -128,9 +133,8 @@ class OneRun:
 
     def update(self, inputs: Inputs, losses: LossFunction) -> Outcome:
         model = self._model
-        return apply_update(
-            model.update_rule, model.policy, self.gathered(inputs), inputs.noise, model.objective(), losses
-        )
+        batch = augmented(self.gathered(inputs), inputs.shifts)
+        return apply_update(model.update_rule, model.policy, batch, inputs.noise, model.objective(), losses)
 
     def constants(self) -> tuple[Any, ...]:
         model = self._model
@@ -189,16 +193,17 @@ class ManyRuns:
         drawn = [run.draw_inputs(batch_size) for run in self._runs]
         indices = [inputs.indices for inputs in drawn if inputs.indices is not None]
         noise = merged(_stack, *_with_gates_alike([inputs.noise for inputs in drawn]))
+        shifts = None if drawn[0].shifts is None else mapped(_stack, *(inputs.shifts for inputs in drawn))
         if len(indices) == len(drawn) and self._share_data():
-            return Inputs(torch.stack(indices), None, noise)
+            return Inputs(torch.stack(indices), None, noise, shifts)
         batches = [run.gathered(inputs) for run, inputs in zip(self._runs, drawn, strict=True)]
-        return Inputs(None, merged(_stack, *batches), noise)
+        return Inputs(None, merged(_stack, *batches), noise, shifts)
 
     def _share_data(self) -> bool:
         return all(model.replay_buffer is self._models[0].replay_buffer for model in self._models)
 
     def update(self, inputs: Inputs, losses: LossFunction) -> Outcome:
-        batch = self._runs[0].gathered(inputs)
+        batch = augmented(self._runs[0].gathered(inputs), inputs.shifts)
         outcome = losses(self._stack, batch, inputs.noise, self._objective())
         with section("backward"):
             for model in self._models:

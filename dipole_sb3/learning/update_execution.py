@@ -18,6 +18,7 @@ from torch import Tensor
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.observations import mapped, merged
 from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.learning.augmentation import Shifts
 from dipole_sb3.learning.compilation import compiled, why_not
 from dipole_sb3.learning.cuda_graphs import beside, can_be_captured, cuda_graph, keep_on_device
 from dipole_sb3.learning.precision import ProductType, with_products_in
@@ -39,11 +40,13 @@ class Inputs(NamedTuple):
     :param indices: of the transitions, if the update itself gathers them on the device; else None.
     :param batch: the transitions, if the host gathers them; else None.
     :param noise: a named tuple of tensors, as the update rule draws it.
+    :param shifts: by which the images of the batch move; None: they stay.
     """
 
     indices: Tensor | None
     batch: Batch | None
     noise: Any
+    shifts: Shifts | None = None
 
 
 class Learner(Protocol):
@@ -262,16 +265,17 @@ def _kind(inputs: Inputs) -> _Kind:
 
 def _tensors(inputs: Inputs) -> list[Tensor]:
     found: list[Tensor] = []
-    for part in (inputs.indices, *(inputs.batch or ()), *inputs.noise):
+    for part in (inputs.indices, *(inputs.batch or ()), *inputs.noise, inputs.shifts):
         if part is not None:
             mapped(found.append, part)
     return found
 
 
 def _copy(inputs: Inputs) -> Inputs:
-    indices, batch, noise = inputs
+    indices, batch, noise, shifts = inputs
     return Inputs(
         None if indices is None else indices.clone(),
         None if batch is None else merged(torch.clone, batch),
         merged(torch.clone, noise),
+        None if shifts is None else mapped(torch.clone, shifts),
     )

@@ -142,10 +142,11 @@ def recorded_advantages(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, l
     """Advantages of recorded transitions, as training uses them for the weights.
 
     :param model: provides networks and normalisation.
-    :param dataset: raw data with the model's spaces.
+    :param dataset: raw data with the model's spaces; images with their channels first or last.
     :param limit: largest number of transitions; they are evenly spread over the data.
     :return: shape [transitions], in units of return (of normalised return if rewards are normalised).
     """
+    dataset = dataset.with_channels_of(model.observation_space)
     count = dataset.size() * dataset.n_envs
     indices = torch.linspace(0, count - 1, min(count, limit), dtype=torch.float64).long().to(dataset.device)
     statistics = model.get_vec_normalize_env()

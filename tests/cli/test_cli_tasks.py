@@ -9,9 +9,12 @@ import gymnasium
 import numpy as np
 import pytest
 from commands import TINY, UNTESTED, Command, parameters, the_run
+from recordings import record
+from sampled_environments import image_env
 
 from dipole_sb3 import DIPOLE, load_dataset
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS
+from dipole_sb3.networks.encoders import ImpalaCNN
 
 SUCCESS = "+task.success={info: reward_dist, least: -0.12}"
 
@@ -91,3 +94,24 @@ def test_the_success_of_a_task_that_is_asked_for_counts(dipole: Command) -> None
     assert "success_mean" not in rows(Path("own/omega_sweep.csv"))[0]
     assert dipole(*few, "task=reacher-scripted", "out=asked")[0] == 0
     assert "success_mean" in rows(Path("asked/omega_sweep.csv"))[0]
+
+
+def test_images_are_trained_on_evaluated_and_drawn(dipole: Command) -> None:
+    """Channels last, as cameras give them."""
+    np.savez("camera.npz", **record(image_env(16, 18, 3), 30))
+    gymnasium.register("Camera-v0", lambda: image_env(16, 18, 3))
+    try:
+        options = ["task.name=camera", "task.dataset=camera.npz", "task.env=Camera-v0", "algo.policy=CnnPolicy"]
+        encoder = ["+algo.policy_kwargs.features_extractor_class=impala-small", "algo.random_crop=0.5"]
+        shown = ["pictures=true", "episodes=2", "omegas=[0]", "candidates=[1]", "run_dir=run"]
+        status, _, err = dipole("train", *TINY, *options, *encoder, *shown)
+        assert (status, err) == (0, "")
+        assert {"weights.png", "omega_sweep.csv"} <= {path.name for path in Path("run").iterdir()}
+        model = DIPOLE.load("run/model.zip")
+        assert isinstance(model.policy.actor.features_extractor, ImpalaCNN)
+        assert model.random_crop == 0.5
+        status, _, err = dipole("evaluate", "model=run", "episodes=2", "omegas=[0]", "candidates=[1]", "out=again")
+        assert (status, err) == (0, "")
+        assert rows(Path("again/omega_sweep.csv")) == rows(Path("run/omega_sweep.csv"))
+    finally:
+        del gymnasium.registry["Camera-v0"]

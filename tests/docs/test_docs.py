@@ -33,7 +33,17 @@ RUN = {
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("commands", "data", "deployment", "driving-score", "online", "recording", "resuming", "speed")
+        for name in (
+            "commands",
+            "data",
+            "deployment",
+            "driving-score",
+            "images",
+            "online",
+            "recording",
+            "resuming",
+            "speed",
+        )
     ),
     "ros2_ws/src/dipole_runtime/README.md",
 }
@@ -67,6 +77,19 @@ def test_examples_of_going_on_online_run() -> None:
     exec(compile(in_two.replace("3_000", "3").replace("4_000", "16"), "online.md", "exec"), names)
     assert (names["model"].num_timesteps, names["model"]._n_updates) == (3 + 16, 3 + 2)
     assert names["model"].replay_buffer.n_online == 16
+
+
+def test_the_example_of_images_runs() -> None:
+    (example,) = python_of("docs/images.md")
+    names: dict[str, Any] = {}
+    exec(
+        compile(
+            example.replace("1_000", "2").replace("random_crop=", "batch_size=8, random_crop="), "images.md", "exec"
+        ),
+        names,
+    )
+    assert names["model"]._n_updates == 2
+    assert names["action"].shape == (2,)
 
 
 def test_examples_of_resuming_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
+from recordings import record
+from sampled_environments import image_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -244,6 +246,16 @@ def test_actions_of_one_dimension_span_no_plane(tmp_path: Path) -> None:
     model = DIPOLE("MlpPolicy", dataset=arrays, device="cpu", policy_kwargs={"net_arch": [8]})
     with pytest.raises(ValueError, match="1 action dimension, expected at least 2"):
         plots.plot_actions(model, np.zeros(2, np.float32), tmp_path / "a.png", [{"omega": 1.0}])
+
+
+def test_advantages_of_images_however_their_channels_lie() -> None:
+    arrays = record(image_env(36, 40, 3), 12)
+    kwargs = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}}
+    model = DIPOLE("CnnPolicy", dataset=arrays, device="cpu", policy_kwargs=kwargs)
+    last = OfflineReplayBuffer.from_arrays(arrays)
+    first = plots.recorded_advantages(model, last.with_channels_first())
+    assert first.shape == (12,)
+    np.testing.assert_array_equal(plots.recorded_advantages(model, last), first)
 
 
 def test_weights_tell_where_they_saturate(
