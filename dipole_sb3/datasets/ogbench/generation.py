@@ -2,7 +2,7 @@
 
 Finished episodes are kept as files in a hidden folder beside the target, so that a run that was stopped, killed or
 that ran out of disk goes on where it was. The same name and seed give the same bytes, whatever the number of
-processes and interruptions (with the same versions of ogbench, MuJoCo and NumPy).
+processes and interruptions (with the same versions of ogbench, MuJoCo and NumPy; pictures also with the same renderer).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import sys
 import zipfile
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.task_processes import Finish
 from dipole_sb3.datasets.ogbench.names import data_directory, near_matches, require_ogbench, split_files
-from dipole_sb3.datasets.ogbench.oracles import RECIPES, Recipe
+from dipole_sb3.datasets.ogbench.oracles import RECIPES, VISUAL, Recipe
+from dipole_sb3.datasets.ogbench.renderers import off_screen_renderer
 from dipole_sb3.datasets.ogbench.workers import Job, Task, make_episodes
 from dipole_sb3.datasets.unfinished import alone, at_least, open_unfinished, write_json
 
@@ -34,7 +35,7 @@ _NEEDS_EXPERTS = ("antmaze", "humanoidmaze", "antsoccer")
 
 
 def dataset_names() -> list[str]:
-    """Data sets that can be made, without version: ``cube-single-play``, …"""
+    """Data sets that can be made, without version: ``cube-single-play``, ``visual-cube-single-play``, …"""
     return sorted(RECIPES)
 
 
@@ -47,12 +48,10 @@ def find_recipe(name: str) -> Recipe:
     stem = re.sub(r"(-singletask(-task\d+)?)?(-v0)?$", "", name.removeprefix("ogbench/"))
     if stem in RECIPES:
         return RECIPES[stem]
-    if stem.startswith(_NEEDS_EXPERTS):
+    if stem.removeprefix(VISUAL).startswith(_NEEDS_EXPERTS):
         raise DatasetError(
             f"{name} cannot be made: its oracle is a trained expert that OGBench does not ship; download it"
         )
-    if stem.startswith("visual-"):
-        raise DatasetError(f"{name} cannot be made: only data sets of states are, not of pictures; download it")
     raise DatasetError(f"{name} is no data set that can be made{near_matches(stem, RECIPES)}")
 
 
@@ -83,8 +82,8 @@ def make_dataset(
     :param max_episode_steps: steps of an episode, ≥ 2; default: as in the original.
     :param elsewhere: makes the episodes, instead of processes of this machine; see ``dipole data make --engine ray``.
     :returns: path of the training file. When both files exist already, it says so and does nothing.
-    :raises DatasetError: unknown name, unfinished episodes made with other settings, another process making the same
-        data set, or files that cannot be written. Finished episodes are kept.
+    :raises DatasetError: unknown name, pictures where MuJoCo cannot draw, unfinished episodes made with other settings,
+        another process making the same data set, or files that cannot be written. Finished episodes are kept.
     :raises ValueError: a number out of its range.
     """
     recipe = find_recipe(name)
@@ -109,6 +108,7 @@ class _Work:
     seed: int
     max_episode_steps: int
     episodes: int
+    renderer: str | None = None
 
     @property
     def dataset(self) -> str:
@@ -145,6 +145,7 @@ class _Work:
             "seed": self.seed,
             "max_episode_steps": self.max_episode_steps,
             **{package: version(package) for package in ("ogbench", "mujoco", "numpy")},
+            **({} if self.renderer is None else {"renderer": self.renderer}),
         }
 
     def tasks(self, split: str) -> list[Task]:
@@ -156,10 +157,12 @@ def _make(work: _Work, processes: int, progress: bool, overwrite: bool, elsewher
     shutil.rmtree(work.finished_folder, ignore_errors=True)
     if not overwrite and _already_there(work):
         return
+    if work.recipe.is_visual:
+        work = replace(work, renderer=off_screen_renderer(f"{work.recipe.name} has pictures"))
     open_unfinished(work.folder, work.settings, "episodes", overwrite)
     tasks = work.tasks("train") + work.tasks("val")
     todo = [task for task in tasks if not zipfile.is_zipfile(task.file(work.folder))]
-    job = Job(work.recipe.name, work.max_episode_steps, work.seed, work.folder)
+    job = Job(work.recipe.name, work.max_episode_steps, work.seed, work.folder, work.renderer)
     bar = tqdm(
         total=len(tasks), initial=len(tasks) - len(todo), desc=work.dataset, unit="episode", disable=not progress
     )

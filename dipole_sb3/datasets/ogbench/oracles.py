@@ -7,7 +7,7 @@ repository (``data_gen_scripts/generate_manipspace.py``, ``generate_locomaze.py`
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Episode = dict[str, NDArray[Any]]
+
+VISUAL = "visual-"
+"""Begins the names of data sets and environments whose observations are pictures."""
 
 STACKING = {
     "single": (0.0, 0.0),
@@ -47,7 +50,7 @@ def made(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 class Recipe:
     """How one OGBench data set is made.
 
-    :param name: data set without version, for example ``cube-single-play``.
+    :param name: data set without version, for example ``cube-single-play`` or ``visual-cube-single-play``.
     :param env_id: gymnasium id of the goal-conditioned environment.
     :param family: ``cube``, ``scene``, ``puzzle`` or ``pointmaze``.
     :param variant: what comes after the family (``single``, ``3x3``, ``giant``; empty for the scene).
@@ -65,6 +68,11 @@ class Recipe:
     episodes: int
     max_episode_steps: int
     p_random_action: float = 0.0
+
+    @property
+    def is_visual(self) -> bool:
+        """Whether observations are pictures, of the same episodes as without ``visual-``."""
+        return self.name.startswith(VISUAL)
 
 
 def _recipe(
@@ -86,7 +94,12 @@ def _recipes() -> dict[str, Recipe]:
         giant = variant == "giant"
         recipes.append(_recipe("pointmaze", variant, "navigate", 500 if giant else 1000, 2001 if giant else 1001))
         recipes.append(_recipe("pointmaze", variant, "stitch", 5000, 201))
-    return {recipe.name: recipe for recipe in recipes}
+    visual = [
+        replace(recipe, name=VISUAL + recipe.name, env_id=VISUAL + recipe.env_id)
+        for recipe in recipes
+        if recipe.family != "pointmaze" and recipe.variant != "octuple"  # OGBench has no pictures of those
+    ]
+    return {recipe.name: recipe for recipe in (*recipes, *visual)}
 
 
 RECIPES = _recipes()
@@ -121,7 +134,8 @@ class Collector:
         :param seed: all randomness of the episode.
         :returns: ``observations`` [T, observation], ``actions`` [T, action] in [−1, 1], ``qpos`` [T, nq] and
             ``qvel`` [T, nv] as float32, ``terminals`` [T] as bool (True in the last row alone) and, for scene and
-            puzzle, ``button_states`` [T, buttons] as int64. Row t holds the state *before* action t.
+            puzzle, ``button_states`` [T, buttons] as int64; pictures as observations are [T, 64, 64, 3], uint8. Row t
+            holds the state *before* action t.
         """
         words = [int(word) for word in seed.generate_state(6)]
         np.random.seed(words[:4])
@@ -209,6 +223,8 @@ class _Rows:
 
 def _as_stored(episode: Episode) -> Episode:
     dtypes = {"terminals": np.dtype(bool), "button_states": np.dtype(np.int64)}
+    if episode["observations"].dtype == np.uint8:
+        dtypes["observations"] = np.dtype(np.uint8)
     return {key: values.astype(dtypes.get(key, np.dtype(np.float32))) for key, values in episode.items()}
 
 

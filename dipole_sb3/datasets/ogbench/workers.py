@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from dipole_sb3.common.task_processes import Finish, finish_tasks
+from dipole_sb3.datasets.ogbench import renderers
 from dipole_sb3.datasets.ogbench.oracles import RECIPES, Collector, Episode
 
 SPLITS = ("train", "val")
@@ -40,12 +41,14 @@ class Job:
     :param max_episode_steps: steps of an episode.
     :param seed: of the whole data set, ≥ 0.
     :param folder: where episode files go.
+    :param renderer: what MuJoCo draws pictures with; None: nothing is drawn.
     """
 
     recipe: str
     max_episode_steps: int
     seed: int
     folder: Path
+    renderer: str | None = None
 
 
 def make_episodes(
@@ -87,6 +90,8 @@ class _Making:
         job = self._job
         if self._collector is None:
             gymnasium.logger.min_level = gymnasium.logger.ERROR  # its remarks on float precision, once per worker
+            if job.renderer is not None:
+                os.environ[renderers.VARIABLE] = job.renderer  # before MuJoCo is imported
             self._collector = Collector(RECIPES[job.recipe], job.max_episode_steps)
         save_episode(self._collector.collect(task.seed(job.seed)), task.file(job.folder))
 

@@ -68,7 +68,7 @@ def test_rows_hold_the_state_before_the_action(ogbench_sets: Path) -> None:
 def test_recipes_are_those_of_ogbench() -> None:
     import ogbench  # noqa: F401 - registers the environments
 
-    assert len(RECIPES) == 2 * (1 + 5 + 4 + 4)
+    assert len(RECIPES) == 2 * (1 + 5 + 4 + 4) + 2 * (1 + 4 + 4)
     assert dataset_names() == sorted(RECIPES)
     for name, recipe in RECIPES.items():
         assert recipe.env_id in gymnasium.registry
@@ -77,6 +77,8 @@ def test_recipes_are_those_of_ogbench() -> None:
     facts = {
         "cube-triple-noisy": (3000, 1001, 0.1),
         "cube-quadruple-play": (5000, 1001, 0.0),
+        "visual-cube-triple-noisy": (3000, 1001, 0.1),
+        "visual-puzzle-4x6-noisy": (5000, 1001, 0.2),
         "scene-noisy": (1000, 1001, 0.1),
         "puzzle-4x5-noisy": (3000, 1001, 0.2),
         "pointmaze-giant-navigate": (500, 2001, 0.0),
@@ -208,7 +210,8 @@ def test_record_beside_the_files(made: Path) -> None:
         ("cube-singel-play", "did you mean cube-single-play"),
         ("antmaze-large-navigate-v0", "its oracle is a trained expert"),
         ("humanoidmaze-medium-navigate", "its oracle is a trained expert"),
-        ("visual-cube-single-play-v0", "not of pictures"),
+        ("visual-antmaze-large-navigate-v0", "its oracle is a trained expert"),
+        ("visual-cube-octuple-play", "is no data set that can be made; did you mean visual-cube-"),
         ("pointmaze-medium-explore", "is no data set that can be made; did you mean pointmaze-medium-"),
     ],
 )

@@ -1,0 +1,44 @@
+"""What MuJoCo draws with where there is no screen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from dipole_sb3.common.errors import DatasetError
+
+VARIABLE = "MUJOCO_GL"
+"""Environment variable by which MuJoCo chooses; it reads it once, when it is imported."""
+
+OFF_SCREEN = ("egl", "osmesa")
+"""In the order in which they are tried: with a GPU's driver or Mesa's, and on the processor."""
+
+_PROBE = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8)"
+_SECONDS = 120.0
+
+
+def off_screen_renderer(purpose: str) -> str:
+    """The value of ``MUJOCO_GL`` that can draw here: the user's, else the first that does.
+
+    Each is tried in a process of its own, because MuJoCo keeps to its first one.
+
+    :param purpose: what is to be drawn, for the message.
+    :raises DatasetError: none can; with what each of them said.
+    """
+    chosen = os.environ.get(VARIABLE, "disable")
+    tried = []
+    for renderer in OFF_SCREEN if chosen == "disable" else (chosen,):
+        command = [sys.executable, "-c", _PROBE]
+        environment = {**os.environ, VARIABLE: renderer}
+        try:
+            finished = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=environment, timeout=_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            tried.append(f"{renderer}: no answer in {_SECONDS:g} s")
+            continue
+        if finished.returncode == 0:
+            return renderer
+        tried.append(f"{renderer}: {(finished.stderr.strip() or 'it said nothing').splitlines()[-1]}")
+    raise DatasetError(f"{purpose}: MuJoCo cannot draw here ({'; '.join(tried)}); on Debian, apt install libosmesa6")
