@@ -25,6 +25,7 @@ from dipole_sb3.cli.environments import task_env
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options
 from dipole_sb3.cli.runs import Run, claim_folders
+from dipole_sb3.common import renderers
 from dipole_sb3.datasets import make_env
 from dipole_sb3.datasets.environments import environment_facts
 from dipole_sb3.evaluation.sweep import (
@@ -49,9 +50,6 @@ BUNDLES: dict[Precision, str] = {"fp32": "bundle", "int8": "bundle-int8"}
 
 PAGE = "page"
 """Folder of the bundle's page, in the run's folder."""
-
-RENDERERS = ("egl", "osmesa")
-"""MuJoCo's, off screen, in the order in which they are tried: with a GPU's driver or Mesa's, and on the processor."""
 
 _DESCRIPTION = """\
 The main job on a CPU: trains on 30,000 transitions of a scripted arm of MuJoCo's Reacher,
@@ -246,7 +244,7 @@ def film(folder: Path, config: DictConfig) -> list[Path]:
     frames_file = folder / "film.npz"
     options = {"--film": str(frames_file)}
     tried: list[str] = []
-    for renderer in RENDERERS if os.environ.get("MUJOCO_GL", "disable") == "disable" else (os.environ["MUJOCO_GL"],):
+    for renderer in renderers.worth_trying():
         try:
             told = _robot(folder / BUNDLES["fp32"], config, config.film, [1], config.episodes or 1, options, renderer)
             break

@@ -21,6 +21,7 @@ from dipole_export.robot.drive import CANNOT_DRAW
 from dipole_runtime import GuidedPolicy
 
 from dipole_sb3 import DIPOLE
+from dipole_sb3.common import renderers
 from dipole_sb3.datasets.ogbench import generation
 from dipole_sb3.evaluation.batched_acting import normalized_observations
 
@@ -137,7 +138,7 @@ def test_the_driving_process_cannot_import_torch(demo_run: tuple[Path, str]) -> 
     assert returns[0] == returns[1], "the same seed gives the same episode"
 
 
-@pytest.mark.parametrize("renderer", demo.RENDERERS)
+@pytest.mark.parametrize("renderer", renderers.OFF_SCREEN)
 def test_films_a_start_at_several_values(demo_run: tuple[Path, str], tmp_path: Path, renderer: str) -> None:
     options = ["--env", "Reacher-v5", "--omegas", "-1", "2", "--candidates", "1", "--episodes", "2", "--size", "64"]
     options += ["--every", "20", "--film", str(tmp_path / "film.npz")]

@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.renderers import off_screen_renderer
 from dipole_sb3.common.task_processes import Finish
 from dipole_sb3.datasets.ogbench.names import data_directory, near_matches, require_ogbench, split_files
 from dipole_sb3.datasets.ogbench.oracles import RECIPES, VISUAL, Recipe
-from dipole_sb3.datasets.ogbench.renderers import off_screen_renderer
 from dipole_sb3.datasets.ogbench.workers import Job, Task, make_episodes
 from dipole_sb3.datasets.unfinished import alone, at_least, open_unfinished, write_json
 

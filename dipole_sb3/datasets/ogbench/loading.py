@@ -38,7 +38,7 @@ from dipole_sb3.datasets.ogbench.names import (
     require_known_behaviour,
     single_task_names,
 )
-from dipole_sb3.datasets.ogbench.oracles import made
+from dipole_sb3.datasets.ogbench.oracles import VISUAL, made
 
 __all__ = ["GoalConditioned", "goal_set_names", "load", "make_dataset", "make_env", "single_task_names"]
 
@@ -248,7 +248,7 @@ def _provenance(path: Path, dataset: str) -> dict[str, Any]:
 def _label(opened: list[Archive], task: NamedSet) -> list[_Split]:
     """Finds the transitions in every file, and their rewards or the rule of goals."""
     # Rewards depend on the state alone: the pixel variants are labelled without a renderer.
-    env = made(task.env_id.removeprefix("visual-"))
+    env = made(task.env_id.removeprefix(VISUAL))
     try:
         env.reset()
         return [_label_split(archive, task, env) for archive in opened]
@@ -263,7 +263,7 @@ def _label_split(archive: Archive, task: NamedSet, env: gymnasium.Env[Any, Any])
     labels = {key: archive.read(key, (len(ends), *shape)) for key, shape in label_shapes.items()}
     relabelled = {} if task.has_goals else _relabelled(archive.path, labels, np.flatnonzero(~ends), task, env)
     rule = goal_rule(env) if task.has_goals else None
-    pixels = task.env_id.startswith("visual-")
+    pixels = task.env_id.startswith(VISUAL)
     observation_shape = (None, None, None) if pixels else env.observation_space.shape or ()
     assert isinstance(env.action_space, spaces.Box)
     return _Split(archive, ends, relabelled, rule, observation_shape, env.action_space)
@@ -271,7 +271,7 @@ def _label_split(archive: Archive, task: NamedSet, env: gymnasium.Env[Any, Any])
 
 def _label_shapes(world: Any, task: NamedSet) -> dict[str, tuple[int, ...]]:
     """Keys, and their widths, from which ogbench computes rewards."""
-    family = task.env_id.removeprefix("visual-").partition("-")[0]
+    family = task.env_id.removeprefix(VISUAL).partition("-")[0]
     shapes: dict[str, tuple[int, ...]] = {}
     if family != "puzzle":
         shapes["qpos"] = (int(world.model.nq),)

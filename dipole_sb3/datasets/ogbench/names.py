@@ -13,7 +13,7 @@ from pathlib import Path
 import gymnasium
 
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.datasets.ogbench.oracles import RECIPES
+from dipole_sb3.datasets.ogbench.oracles import RECIPES, VISUAL
 
 DIRECTORY_VARIABLE = "OGBENCH_DATA_DIR"
 """Environment variable that replaces OGBench's default folder, ``~/.ogbench/data``."""
@@ -107,13 +107,13 @@ def goal_set_names() -> list[str]:
     names = []
     for env_id in gymnasium.registry:
         scene, _, version = env_id.rpartition("-")
-        if "singletask" not in env_id and not scene.startswith("visual-"):
+        if "singletask" not in env_id and not scene.startswith(VISUAL):
             names += [f"{scene}-{behaviour}-{version}" for behaviour in _behaviours(scene)]
     return sorted(names)
 
 
 def _behaviours(scene: str) -> tuple[str, ...]:
-    return _BEHAVIOURS.get(scene.removeprefix("visual-").partition("-")[0], ())
+    return _BEHAVIOURS.get(scene.removeprefix(VISUAL).partition("-")[0], ())
 
 
 def near_matches(name: str, names: Iterable[str]) -> str:
@@ -139,7 +139,7 @@ def parse(name: str) -> NamedSet:
     goals = _GOALS.fullmatch(name)
     if goals is None or f"{goals['scene']}-{goals['version']}" not in gymnasium.registry:
         return _refuse(name)
-    if not goals["scene"].startswith("visual-") and _behaviours(goals["scene"]):
+    if not goals["scene"].startswith(VISUAL) and _behaviours(goals["scene"]):
         return NamedSet(name, f"{goals['scene']}-{goals['version']}", name)
     return _refuse(name)
 
@@ -148,7 +148,7 @@ def _refuse(name: str) -> NamedSet:
     single_tasks, goal_sets = single_task_names(), goal_set_names()
     stem = re.sub(r"-v\d+$", "", name)
     task = f"{stem}-singletask-v0"
-    if name.startswith("visual-") and task in single_tasks:
+    if name.startswith(VISUAL) and task in single_tasks:
         raise DatasetError(
             f"{name}: its goals are pictures, and no rule tells success from two pictures; expected one of its tasks: "
             f"{task} (the default task) or {stem}-singletask-task1-v0 to -task5-v0"

@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from dipole_sb3.common import renderers
 from dipole_sb3.common.task_processes import Finish, finish_tasks
-from dipole_sb3.datasets.ogbench import renderers
 from dipole_sb3.datasets.ogbench.oracles import RECIPES, Collector, Episode
 
 SPLITS = ("train", "val")

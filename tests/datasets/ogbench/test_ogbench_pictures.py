@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from small_ogbench_sets import contents, make
 
+from dipole_sb3.common import renderers
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import ogbench
-from dipole_sb3.datasets.ogbench import renderers
 from dipole_sb3.datasets.ogbench.names import split_files
 from dipole_sb3.datasets.ogbench.oracles import made
 

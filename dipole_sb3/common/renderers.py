@@ -18,17 +18,22 @@ _PROBE = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco
 _SECONDS = 120.0
 
 
+def worth_trying() -> tuple[str, ...]:
+    """Values of ``MUJOCO_GL``: the user's alone, else those of :data:`OFF_SCREEN`."""
+    chosen = os.environ.get(VARIABLE, "disable")
+    return OFF_SCREEN if chosen == "disable" else (chosen,)
+
+
 def off_screen_renderer(purpose: str) -> str:
-    """The value of ``MUJOCO_GL`` that can draw here: the user's, else the first that does.
+    """The first value of ``MUJOCO_GL`` that can draw here.
 
     Each is tried in a process of its own, because MuJoCo keeps to its first one.
 
     :param purpose: what is to be drawn, for the message.
     :raises DatasetError: none can; with what each of them said.
     """
-    chosen = os.environ.get(VARIABLE, "disable")
     tried = []
-    for renderer in OFF_SCREEN if chosen == "disable" else (chosen,):
+    for renderer in worth_trying():
         command = [sys.executable, "-c", _PROBE]
         environment = {**os.environ, VARIABLE: renderer}
         try:
