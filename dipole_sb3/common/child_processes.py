@@ -26,6 +26,9 @@ _ENVIRONMENT = {
     "MUJOCO_GL": "disable",
 }
 
+_SECONDS_TO_FINISH = 60.0
+"""From SIGTERM to a whole group until a process that serves another of them ends."""
+
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
@@ -78,18 +81,16 @@ def without_script() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
-def hear_only_the_parent(grace: float = 60.0) -> None:
+def hear_only_the_parent() -> None:
     """For a process that ends when its pipe closes: Ctrl-C and a scheduler's signals to the whole group pass it by.
 
     :func:`without_interrupts` alone does not do that for a process which is forked by a server that has been there
     before. The parent's own ``terminate()`` is a SIGTERM as well, so that one still ends this process, but late enough
     for the parent to finish what it is doing.
-
-    :param grace: seconds from SIGTERM to the end of this process, > 0.
     """
 
     def end_later(*_: Any) -> None:
-        timer = threading.Timer(grace, os._exit, (1,))
+        timer = threading.Timer(_SECONDS_TO_FINISH, os._exit, (1,))
         timer.daemon = True
         timer.start()
 
