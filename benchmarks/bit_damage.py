@@ -138,7 +138,7 @@ def fresh_observations(bundle: Bundle, dataset: str | None, count: int, rng: np.
 
     data = load_dataset(dataset, device="cpu")
     # Not the seed with which the exporter draws the test vectors.
-    return drawn_observations(data.observation_space, flat_rows(data), count, int(rng.integers(1, 2**31)))
+    return drawn_observations(data.observation_space, flat_rows(data), count, int(rng.integers(1, 2**31))).flat
 
 
 def flip_bits(bundle: Bundle, flips: int, observations: np.ndarray, rng: np.random.Generator) -> list[Flip]:

@@ -12,11 +12,13 @@ from dipole_runtime.manifest import GUIDED, Guidance, OmegaRange, Parity
 from dipole_runtime.parity import compare
 from dipole_runtime.reference import network_by_network
 from dipole_runtime.sessions import Floats, Network
+from dipole_runtime.sight import sight_of
 from dipole_runtime.vectors import VECTOR_CANDIDATES, TestVectors
 
 from dipole_export import graphs
 from dipole_export.exported_form import SEED, ExportedForm, worst
 from dipole_export.onnx_files import to_onnx
+from dipole_export.pictures import Seen
 from dipole_export.trainer import trainer_candidates
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
@@ -50,20 +52,23 @@ class ExportedCandidates(ExportedForm):
         """The graph with which a robot acts."""
         candidates, omegas = 3, 2
         inputs = {
-            "observation": torch.zeros(1, graphs.observation_size(self.source)),
+            "observation": torch.zeros(1, self.source.seen_size),
             "noise": torch.zeros(candidates, self.noise_size),
             "omega": torch.zeros(omegas),
         }
         return to_onnx(policy, inputs, ["action", "q"], {"noise": "candidates", "omega": "omegas"})
 
-    def vectors(self, observations: np.ndarray) -> TestVectors:
-        return self._trainer(observations, min(self.guidance.num_candidates, VECTOR_CANDIDATES), SEED)
+    def vectors(self, seen: Seen) -> TestVectors:
+        return self._trainer(seen, min(self.guidance.num_candidates, VECTOR_CANDIDATES), SEED)
 
-    def errors(self, bundle: Bundle, observations: np.ndarray) -> dict[float | None, Parity]:
+    def errors(self, bundle: Bundle, seen: Seen) -> dict[float | None, Parity]:
         """Compares, for each ω, the fused graph on both, and the single networks on the bundle's own vectors."""
         guided, vectors = Network(GUIDED, bundle.files[GUIDED]), bundle.vectors()
         assert isinstance(vectors, TestVectors)
-        many = self._trainer(observations, _PARITY_CANDIDATES, SEED + 1)
+        many = self._trainer(seen, _PARITY_CANDIDATES, SEED + 1)
+        sight = sight_of(bundle)
+        if sight is not None:
+            vectors, many = sight.seen(vectors), sight.seen(many)
 
         def fused(observation: Floats, noise: Floats, omegas: Floats) -> tuple[Floats, Floats]:
             inputs = {"observation": observation[None], "noise": noise, "omega": omegas}
@@ -76,11 +81,11 @@ class ExportedCandidates(ExportedForm):
             for index, omega in enumerate(vectors.omegas)
         }
 
-    def _trainer(self, observations: np.ndarray, num_candidates: int, seed: int) -> TestVectors:
+    def _trainer(self, seen: Seen, num_candidates: int, seed: int) -> TestVectors:
         policy: Any = self._model.policy
-        noise = np.random.default_rng(seed).standard_normal((len(observations), num_candidates, self.noise_size))
+        noise = np.random.default_rng(seed).standard_normal((len(seen), num_candidates, self.noise_size))
         form = policy.acting_form()
-        return trainer_candidates(self._model, form, observations, noise.astype(np.float32), self.omegas)
+        return trainer_candidates(self._model, form, seen, noise.astype(np.float32), self.omegas)
 
 
 def _at_omega(vectors: TestVectors, index: int) -> TestVectors:

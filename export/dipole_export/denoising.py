@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch.nn import functional
 
-from dipole_export.graphs import CandidatePolicy, Critic, Observation, Source, frozen
+from dipole_export.graphs import CandidatePolicy, Critic, Source, frozen
 from dipole_sb3.networks.acting_forms import Diffusion
 from dipole_sb3.networks.residual import NoisePredictor, mish
 from dipole_sb3.networks.stacked_mlp import StackedLayerNorm, StackedLinear
@@ -72,7 +72,7 @@ class PredictedNoise(nn.Module):
 
     def __init__(self, source: Source[Diffusion]) -> None:
         super().__init__()
-        self.observation = Observation(source.form.actor, source.statistics)
+        self.observation = source.observation(source.form.actor)
         self.denoiser = denoiser_of(source)
 
     def forward(self, observation: Tensor, action_t: Tensor, step: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class DiffusionPolicy(CandidatePolicy):
     def __init__(self, source: Source[Diffusion]) -> None:
         super().__init__()
         schedule = source.form.schedule
-        self.observation = Observation(source.form.actor, source.statistics)
+        self.observation = source.observation(source.form.actor)
         self.denoiser = denoiser_of(source)
         self.critic = Critic(source)
         steps = list(zip(range(1, len(schedule.betas) + 1), schedule.betas, schedule.kept, strict=True))[::-1]

@@ -12,11 +12,13 @@ from dipole_runtime.manifest import CRITIC, DETERMINISTIC, Parity
 from dipole_runtime.parity import compare_actions
 from dipole_runtime.reference import ValuedPolicy
 from dipole_runtime.sessions import Floats, Network
+from dipole_runtime.sight import sight_of
 from dipole_runtime.vectors import ActionVectors
 
 from dipole_export import graphs
 from dipole_export.exported_form import BATCH, ExportedForm, critic_graph, named_weights, prefixed, worst
 from dipole_export.onnx_files import quantized, to_onnx
+from dipole_export.pictures import Seen
 from dipole_export.rounding import rounded_actor
 from dipole_export.trainer import trainer_actions
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
@@ -37,7 +39,7 @@ class ExportedDeterministic(ExportedForm):
         self._model, self.source = model, source
 
     def networks(self) -> dict[str, bytes]:
-        size = graphs.observation_size(self.source)
+        size = self.source.seen_size
         observation = {"observation": torch.zeros(BATCH, size)}
         policy = graphs.DeterministicPolicy(self.source)
         return {
@@ -50,11 +52,11 @@ class ExportedDeterministic(ExportedForm):
         layers = named_weights(rounded_actor(policy, torch.as_tensor(observations)))
         return {**networks, DETERMINISTIC: quantized(networks[DETERMINISTIC], prefixed("actor", layers))}
 
-    def vectors(self, observations: np.ndarray) -> ActionVectors:
+    def vectors(self, seen: Seen) -> ActionVectors:
         policy: Any = self._model.policy
-        return trainer_actions(self._model, policy.acting_form(), observations)
+        return trainer_actions(self._model, policy.acting_form(), seen)
 
-    def errors(self, bundle: Bundle, observations: np.ndarray) -> dict[float | None, Parity]:
+    def errors(self, bundle: Bundle, seen: Seen) -> dict[float | None, Parity]:
         """Compares the acting graph on both, and the separate critic on the bundle's own vectors."""
         network, vectors = Network(DETERMINISTIC, bundle.files[DETERMINISTIC]), bundle.vectors()
         assert isinstance(vectors, ActionVectors)
@@ -63,6 +65,8 @@ class ExportedDeterministic(ExportedForm):
             action, q = network.run(("action", "q"), {"observation": observation})
             return action, q
 
-        many = self.vectors(observations)
+        many, sight = self.vectors(seen), sight_of(bundle)
+        if sight is not None:
+            vectors, many = sight.seen(vectors), sight.seen(many)
         compared = [(act, vectors), (act, many), (ValuedPolicy.of(bundle).act, vectors)]
         return {None: worst([compare_actions(run, some, bundle.manifest) for run, some in compared])}

@@ -24,7 +24,7 @@ class ExportedDiffusion(ExportedCandidates):
     source: graphs.Source[Diffusion]
 
     def networks(self) -> dict[str, bytes]:
-        source, observation, size = self.source, graphs.observation_size(self.source), len(self.source.low)
+        source, observation, size = self.source, self.source.seen_size, len(self.source.low)
         predicted = {
             "observation": torch.zeros(BATCH, observation),
             "action_t": torch.zeros(BATCH, size),

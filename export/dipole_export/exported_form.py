@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from dipole_runtime.bundle import Bundle
 from dipole_runtime.manifest import Guidance, Parity
-from dipole_runtime.vectors import Vectors
+from dipole_runtime.vectors import ActionVectors, TestVectors
 
 from dipole_export import graphs
 from dipole_export.onnx_files import to_onnx
+from dipole_export.pictures import Seen
 from dipole_export.rounding import LEAST_WIDTH, NOT_ROUNDED, Rounded
 from dipole_sb3.networks.acting_forms import ActingForm
 
@@ -39,20 +40,21 @@ class ExportedForm(ABC):
 
     @abstractmethod
     def in_8_bits(self, networks: Mapping[str, bytes], observations: np.ndarray) -> dict[str, bytes]:
-        """The same graphs with the large matrices of the acting networks in 8 bits, fitted to flat observations.
+        """The same graphs with the large matrices of the acting networks in 8 bits, fitted to observations.
 
         The critics stay float: they must distinguish small differences, and they run only once per action.
 
+        :param observations: as the graphs take them, [rows, observation].
         :raises ValueError: no matrix is large enough.
         """
 
     @abstractmethod
-    def vectors(self, observations: np.ndarray) -> Vectors:
-        """The trainer's results for flat observations, as test vectors for a bundle."""
+    def vectors(self, seen: Seen) -> TestVectors | ActionVectors:
+        """The trainer's results for observations, as test vectors for a bundle."""
 
     @abstractmethod
-    def errors(self, bundle: Bundle, observations: np.ndarray) -> dict[float | None, Parity]:
-        """Errors of a bundle's networks against the trainer, on its test vectors and on these flat observations.
+    def errors(self, bundle: Bundle, seen: Seen) -> dict[float | None, Parity]:
+        """Errors of a bundle's networks against the trainer, on its test vectors and on these observations.
 
         :return: errors by ω; the only key is None for a policy without ω.
         """

@@ -14,6 +14,7 @@ import numpy as np
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import Bundle
 from dipole_runtime.manifest import (
+    ENCODER,
     MANIFEST,
     VECTORS,
     ActionSpec,
@@ -32,13 +33,13 @@ from dipole_runtime.tolerances import (
     Q_TOLERANCE,
 )
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
 
 from dipole_export import graphs
 from dipole_export.deterministic import ExportedDeterministic
 from dipole_export.diffusion import ExportedDiffusion
 from dipole_export.exported_form import SEED, ExportedForm
 from dipole_export.pair import ExportedPair, omega_of
+from dipole_export.pictures import Encoding, PictureSize, encoder_spec
 from dipole_export.trainer import drawn_observations, random_observations
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3.buffers.normalization import ObservationStatistics
@@ -48,6 +49,7 @@ from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, Diffusio
 Precision = Literal["fp32", "int8"]
 
 PARITY_OBSERVATIONS = 1_000
+PARITY_PICTURES = 100
 _VECTORS = 8
 _FITTED_OBSERVATIONS = 256
 _UNMEASURED = Parity(0.0, 0.0, 0.0, 0.0)
@@ -59,6 +61,7 @@ def export_bundle(
     precision: Precision = "fp32",
     *,
     omega_range: tuple[float, float] | None = None,
+    picture: PictureSize | Mapping[str, PictureSize] | None = None,
     max_int8_error: float = 0.05,
     observations: np.ndarray | Mapping[str, np.ndarray] | None = None,
     observation_names: Sequence[str] | None = None,
@@ -69,18 +72,22 @@ def export_bundle(
 
     The graphs include the normalisation of observations (VecNormalize), their preprocessing and features extractor, and
     the clipping and scaling of actions. So the input is a raw observation and the output is the actuators' command.
-    Before anything is written, the runtime and the model act on the same 1,000 observations and are compared, at
-    ω = −1 … 4 if the policy has an ω. The same model gives the same bytes.
+    Pictures (uint8) become features in a graph of their own, once for each decision; those of a camera with more pixels
+    than in training are resized there as Pillow's BILINEAR does. Before anything is written, the runtime and the model
+    act on the same 1,000 observations (100 if they are pictures) and are compared, at ω = −1 … 4 if the policy has an
+    ω. The same model gives the same bytes.
 
     :param model: trained or loaded; of any algorithm whose policy has a form that bundles support.
     :param path: a folder, or a single file if it ends in ``.dipole``; an existing bundle is replaced.
     :param precision: ``"fp32"``, or ``"int8"``: the large matrices in 8 bits, a quarter of the size and faster.
     :param omega_range: smallest and largest ω that the runtime accepts, −1 ≤ low ≤ high; None: −1 … 4. Must be None for
         a policy without greediness.
+    :param picture: height and width of what the cameras give, in pixels; for several of them by key. None: as in
+        training.
     :param max_int8_error: refuse int8 if an action differs by more than this share of its range; above 0, at most 0.2.
     :param observations: raw observations like those on the robot, shape [rows, *observation], by key for a Dict. The
-        errors are measured on 1,000 of them, 8 go into the bundle as test vectors, and int8 is fitted to them. None:
-        random ones, from VecNormalize's statistics if there are any, else from the observation space.
+        errors are measured on 1,000 of them (100 with pictures), 8 go into the bundle as test vectors, and int8 is
+        fitted to them. None: random ones, from VecNormalize's statistics if there are any, else from the space.
     :param observation_names: one per element of the flat observation, for messages and the robot's configuration.
     :param action_names: one per element of the flat action.
     :param provenance: JSON values to store in addition to the model's own provenance.
@@ -95,14 +102,21 @@ def export_bundle(
         raise ValueError(f"max_int8_error is {max_int8_error}, expected more than 0 and at most {LARGEST_INT8_ERROR}")
     require_writable(Path(path))
     form = exported_form(model, omega_range)
+    encoder = encoder_spec(model.observation_space, picture, form.source.seen_size)
+    sizes = [] if encoder is None else [(one.height, one.width) for one in encoder.pictures]
+    count = PARITY_OBSERVATIONS if encoder is None else PARITY_PICTURES
     if observations is None:
-        flat = random_observations(model.observation_space, form.source.statistics, PARITY_OBSERVATIONS, SEED)
+        seen = random_observations(model.observation_space, form.source.statistics, count, SEED, sizes)
     else:
-        flat = drawn_observations(model.observation_space, observations, PARITY_OBSERVATIONS, SEED)
-    vectors = form.vectors(flat[:_VECTORS])
+        seen = drawn_observations(model.observation_space, observations, count, SEED, sizes)
+    vectors = form.vectors(seen[:_VECTORS])
     networks = form.networks()
+    encoding = None if encoder is None else Encoding(form.source, encoder)
     if precision == "int8":
-        networks = form.in_8_bits(networks, flat[:_FITTED_OBSERVATIONS])
+        fitted = seen[:_FITTED_OBSERVATIONS]
+        networks = form.in_8_bits(networks, fitted.flat if encoding is None else encoding.features(fitted))
+    if encoding is not None:
+        networks[ENCODER] = encoding.to_onnx()
     files = {**networks, VECTORS: vectors.to_bytes()}
     manifest = Manifest(
         files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
@@ -112,8 +126,9 @@ def export_bundle(
         precision=precision,
         parity=_UNMEASURED,
         provenance={**_provenance(model), **_knob(model, form), **(provenance or {})},
+        encoder=encoder,
     )
-    errors = form.errors(Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path)), flat)
+    errors = form.errors(Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path)), seen)
     accepted = _accepted(errors, precision, max_int8_error, form.advice, str(path))
     by_omega = {f"{omega:g}": error.action_error for omega, error in errors.items() if omega is not None}
     more = {"action_error_by_omega": by_omega} if by_omega else {}
@@ -155,16 +170,22 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
     """Copies of the acting networks, in the form needed to write a bundle.
 
     :param omega_range: see :func:`export_bundle`.
-    :raises ValueError: observations are images, bounds are not finite, normalisation statistics are missing, bundles do
-        not support this form of policy, or ``omega_range`` is given for a policy without greediness.
+    :raises ValueError: observations are images of floats, bounds are not finite, normalisation statistics are missing,
+        bundles do not support this form of policy, or ``omega_range`` is given for a policy without greediness.
     """
     for key, space in graphs.flat_order(model.observation_space).items():
         name = "observations" if key is None else f"the observation {key!r}"
-        if is_image_space(space) or len(space.shape or ()) > 2:
+        if len(space.shape or ()) > 2:
             raise ValueError(
-                f"{name} are images of shape {space.shape}: bundles hold policies on vectors and Dicts of vectors only"
+                f"{name} are {space.dtype} of shape {space.shape} from {np.min(space.low)} to {np.max(space.high)}: "  # type: ignore[attr-defined]
+                "bundles hold policies on vectors and on pictures, uint8 from 0 to 255"
             )
     statistics = model.observation_statistics
+    sights = graphs.picture_order(model.observation_space)
+    for key in sights:
+        if key in statistics:
+            name = "observations" if key is None else f"the observation {key!r}"
+            raise ValueError(f"{name} are pictures that VecNormalize has normalised, which bundles do not support")
     space = model.action_space
     assert isinstance(space, spaces.Box)
     bounds = _inside(space)
@@ -178,7 +199,7 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
         )
     for network in (form.actor, form.critic):
         network.cpu().eval()
-    source: graphs.Source[Any] = graphs.Source(form, statistics, *bounds)
+    source: graphs.Source[Any] = graphs.Source(form, statistics, *bounds, is_encoded=bool(sights))
     omega = omega_of(model, form, omega_range)
     if isinstance(form, Deterministic):
         return ExportedDeterministic(model, source)

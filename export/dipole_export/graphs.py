@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch.nn import functional
@@ -73,12 +74,50 @@ class Source(Generic[Form]):
     :param statistics: VecNormalize's statistics, by key; empty: observations are not normalised.
     :param low: smallest actions in the actuators' units, shape [action], float32.
     :param high: largest actions, likewise.
+    :param is_encoded: the graphs' observations are features, which a graph of their own makes; see :mod:`pictures`.
     """
 
     form: Form
     statistics: Statistics
     low: np.ndarray
     high: np.ndarray
+    is_encoded: bool = False
+
+    def extractors(self) -> list[FeatureNetwork[Any]]:
+        """The networks whose features an encoder makes, in their order: actor and critics, or one if they share it."""
+        actor, critic = self.form.actor, self.form.critic
+        return [actor] if actor.features_extractor is critic.features_extractor else [actor, critic]
+
+    @property
+    def seen_size(self) -> int:
+        """Numbers that the graphs take as their observation."""
+        if self.is_encoded:
+            return sum(network.features_extractor.features_dim for network in self.extractors())
+        return sum(map(flat_size, flat_order(self.form.actor.observation_space).values()))
+
+    def observation(self, network: FeatureNetwork[Any]) -> nn.Module:
+        """From what the graphs take to the features of one of the acting networks."""
+        if not self.is_encoded:
+            return Observation(network, self.statistics)
+        before = 0
+        for one in self.extractors():
+            width = one.features_extractor.features_dim
+            if one.features_extractor is network.features_extractor:
+                return Columns(before, width)
+            before += width
+        raise LookupError("the network is none of the acting ones")
+
+
+class Columns(nn.Module):
+    """Some columns of a matrix."""
+
+    def __init__(self, start: int, count: int) -> None:
+        super().__init__()
+        self.start, self.count = start, count
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, all] → [batch, count]."""
+        return x.narrow(1, self.start, self.count)
 
 
 class Perceptron(nn.Module):
@@ -173,6 +212,20 @@ class Observation(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """[batch, observation] → [batch, features]."""
+        return self.features(observation, {})
+
+    def features(self, observation: Tensor | None, pictures: Mapping[str | None, Tensor]) -> Tensor:
+        """[batch, features].
+
+        :param observation: everything but pictures, [batch, observation]; None: there are only pictures.
+        :param pictures: by key, [batch, *picture].
+        """
+        parts = {**pictures, **({} if observation is None else self.parts(observation))}
+        ordered = {key: parts[key] for key in all_parts(self.network.observation_space)}
+        return self.network.features(ordered if self.is_dict else ordered[None])  # type: ignore[arg-type]
+
+    def parts(self, observation: Tensor) -> dict[str | None, Tensor]:
+        """Each in its space's shape and normalised, by key: [batch, *part]."""
         sizes = [flat_size(space) for space in self.spaces.values()]
         flat = torch.split(observation, sizes, dim=1) if len(sizes) > 1 else (observation,)
         parts = {}
@@ -182,7 +235,7 @@ class Observation(nn.Module):
                 value = value - self.get_buffer(f"mean_{index}") - self.get_buffer(f"rest_{index}")
                 value = (value / self.get_buffer(f"std_{index}")).clamp(-self.clips[key], self.clips[key])
             parts[key] = value
-        return self.network.features(parts if self.is_dict else parts[None])  # type: ignore[arg-type]
+        return parts
 
 
 class ActionScale(nn.Module):
@@ -269,7 +322,7 @@ class VelocityField(nn.Module):
 
     def __init__(self, source: Source[SampledForm], member: int) -> None:
         super().__init__()
-        self.observation = Observation(source.form.actor, source.statistics)
+        self.observation = source.observation(source.form.actor)
         self.field = Field(source, member)
 
     def forward(self, observation: Tensor, action_t: Tensor, time: Tensor) -> Tensor:
@@ -284,7 +337,7 @@ class Critic(nn.Module):
     def __init__(self, source: Source[ActingForm]) -> None:
         super().__init__()
         network = source.form.critic
-        self.observation = Observation(network, source.statistics)
+        self.observation = source.observation(network)
         columns = (network.features_extractor.features_dim, len(source.low))
         stack = network.head.mlp
         # Other names would change the bytes of bundles, because the names of weights are part of them.
@@ -308,7 +361,7 @@ class Critic(nn.Module):
 class CandidatePolicy(nn.Module):
     """The complete policy for one observation and several ω: N candidates for each, and the critic's choice."""
 
-    observation: Observation
+    observation: nn.Module
     critic: Critic
 
     def forward(self, observation: Tensor, noise: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
@@ -332,7 +385,7 @@ class GuidedPolicy(CandidatePolicy):
 
     def __init__(self, source: Source[SampledForm]) -> None:
         super().__init__()
-        self.observation = Observation(source.form.actor, source.statistics)
+        self.observation = source.observation(source.form.actor)
         self.fields = ["positive", "negative"] if isinstance(source.form, GuidedForm) else ["positive"]
         for member, name in enumerate(self.fields):
             self.add_module(name, Field(source, member))
@@ -368,7 +421,7 @@ class DeterministicPolicy(nn.Module):
     def __init__(self, source: Source[Deterministic]) -> None:
         super().__init__()
         actor = source.form.actor
-        self.observation = Observation(actor, source.statistics)
+        self.observation = source.observation(actor)
         self.actor = Perceptron(actor.head.mlp, 0, (actor.features_extractor.features_dim,))
         self.squashed = actor.head.squashed
         self.critic = Critic(source)
@@ -384,14 +437,19 @@ class DeterministicPolicy(nn.Module):
         return self.actor.first(0, self.observation(observation))
 
 
-def flat_order(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
-    """The parts of an observation by key, in the order of the flat vector; the key None: it is not a Dict."""
+def all_parts(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
+    """The parts of an observation by key; the key None: it is not a Dict."""
     return dict(space.spaces.items()) if isinstance(space, spaces.Dict) else {None: space}
 
 
-def observation_size(source: Source[ActingForm]) -> int:
-    """Number of elements in a flat observation."""
-    return sum(map(flat_size, flat_order(source.form.actor.observation_space).values()))
+def flat_order(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
+    """Those that are no pictures, in the order of the flat vector."""
+    return {key: part for key, part in all_parts(space).items() if not is_image_space(part)}
+
+
+def picture_order(space: spaces.Space[Any]) -> dict[str | None, spaces.Box]:
+    """Those that are: uint8 with three axes."""
+    return {key: part for key, part in all_parts(space).items() if is_image_space(part)}  # type: ignore[misc]
 
 
 def flat_size(space: spaces.Space[Any]) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx.numpy_helper
@@ -33,7 +35,10 @@ def to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[s
     :raises ValueError: the exporter cannot express the module.
     """
     sizes = {name: torch.export.Dim(name, min=1, max=65_536) for name in set(free.values())}
-    dynamic = tuple({0: sizes[free[name]]} if name in free else None for name in inputs)
+    dynamic: tuple[Any, ...] = tuple({0: sizes[free[name]]} if name in free else None for name in inputs)
+    takes = inspect.signature(module.forward).parameters.values()
+    if any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in takes):
+        dynamic = (dynamic,)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(

@@ -34,7 +34,7 @@ class ExportedPair(ExportedCandidates):
     source: graphs.Source[graphs.SampledForm]
 
     def networks(self) -> dict[str, bytes]:
-        source, observation, size = self.source, graphs.observation_size(self.source), len(self.source.low)
+        source, observation, size = self.source, self.source.seen_size, len(self.source.low)
         action = torch.zeros(BATCH, size)
         field = {"observation": torch.zeros(BATCH, observation), "action_t": action, "time": torch.zeros(BATCH, 1)}
         return {

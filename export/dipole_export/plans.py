@@ -15,9 +15,9 @@ import torch
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import Bundle
 from dipole_runtime.manifest import (
-    ENCODER,
     MANIFEST,
     PLANNER,
+    SCENE_ENCODER,
     VECTORS,
     ActionSpec,
     FileEntry,
@@ -175,7 +175,7 @@ def _networks(
         "omega": torch.zeros(2),
     }
     return {
-        ENCODER: to_onnx(encoder, seen, ["tokens"], {}),
+        SCENE_ENCODER: to_onnx(encoder, seen, ["tokens"], {}),
         PLANNER: to_onnx(planner, known, ["plan"], {"omega": "omegas"}),
     }
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from dipole_runtime.archive import archive_bytes
 from dipole_runtime.bundle import Bundle
-from dipole_runtime.manifest import MANIFEST, NETWORK_FILES, VECTORS
+from dipole_runtime.manifest import ENCODER, MANIFEST, NETWORK_FILES, VECTORS
 
 from dipole_sb3.common.files import replaced_when_complete
 
 ARCHIVE_SUFFIX = ".dipole"
-_FILES = {MANIFEST, VECTORS, *chain.from_iterable(NETWORK_FILES.values())}
+_FILES = {MANIFEST, VECTORS, ENCODER, *chain.from_iterable(NETWORK_FILES.values())}
 """Files of bundles of all forms, because a bundle may replace one of another form."""
 
 

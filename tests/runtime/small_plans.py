@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 from dipole_runtime.manifest import (
-    ENCODER,
     MANIFEST,
     PLANNER,
+    SCENE_ENCODER,
     VECTORS,
     ActionSpec,
     Guidance,
@@ -192,7 +192,7 @@ def plan_manifest(files: Mapping[str, bytes]) -> Manifest:
 def make_plan_files(planner: SmallPlanner) -> dict[str, bytes]:
     """The four files of a plan bundle."""
     files = {
-        ENCODER: encoder_model(planner).SerializeToString(deterministic=True),
+        SCENE_ENCODER: encoder_model(planner).SerializeToString(deterministic=True),
         PLANNER: planner_model(planner).SerializeToString(deterministic=True),
         VECTORS: make_plan_vectors(planner).to_bytes(),
     }

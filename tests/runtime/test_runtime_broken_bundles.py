@@ -256,7 +256,7 @@ class TestMixedUp:
 
     def test_a_newer_format(self, folder: pathlib.Path, files: Files) -> None:
         """It may have other files, too: what to do about it comes first."""
-        newer = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 5')
+        newer = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 6')
         (folder / MANIFEST).write_bytes(newer)
         refusal(folder, "newer version", "update dipole_runtime")
         (folder / CRITIC).rename(folder / "value.onnx")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dipole_runtime import Bundle, GuidedPolicy, GuidedPolicyError, Manifest
-from dipole_runtime.manifest import ENCODER, MANIFEST, PLANNER, VECTORS, OmegaRange
+from dipole_runtime.manifest import MANIFEST, PLANNER, SCENE_ENCODER, VECTORS, OmegaRange
 from dipole_runtime.page import write_page
 from dipole_runtime.vectors import PlanVectors
 from onnx import ModelProto, helper, numpy_helper
@@ -162,13 +162,13 @@ class TestPlansThatMayNotBeDriven:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("name", [ENCODER, PLANNER])
+    @pytest.mark.parametrize("name", [SCENE_ENCODER, PLANNER])
     def test_another_network(self, plan_files: Files, name: str) -> None:
         other = make_plan_files(SmallPlanner(seed=9))
         refusal_of({**plan_files, name: other[name]}, name, "sha256")
         refusal_of(rehashed({**plan_files, name: other[name]}), "another action from encoder, planner")
 
-    @pytest.mark.parametrize("name", [ENCODER, PLANNER])
+    @pytest.mark.parametrize("name", [SCENE_ENCODER, PLANNER])
     def test_one_weight(self, plan_files: Files, name: str) -> None:
         def move(model: ModelProto) -> None:
             tensor = next(one for one in model.graph.initializer if numpy_helper.to_array(one).ndim == 2)
@@ -183,7 +183,9 @@ class TestDamage:
             next(one for one in model.graph.input if one.name == "cameras").type.tensor_type.elem_type = 1
 
         refusal_of_structure(
-            edited(plan_files, ENCODER, as_floats), ENCODER, "input cameras has element type 1, expected uint8 (2)"
+            edited(plan_files, SCENE_ENCODER, as_floats),
+            SCENE_ENCODER,
+            "input cameras has element type 1, expected uint8 (2)",
         )
 
     def test_vectors(self, plan_files: Files, planner: SmallPlanner) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dipole_runtime.errors import shown
+from dipole_runtime.pictures import encoder_contradictions
 from dipole_runtime.plan_spec import plan_contradictions
 from dipole_runtime.tolerances import LARGEST_OF_PLANS, LARGEST_TOLERANCES
 
@@ -25,6 +26,8 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     """Descriptions of the contradictions, the most important ones first."""
     observation, action, parity = manifest.observation, manifest.action, manifest.parity
     keys = [part.key for part in observation.parts]
+    if not keys and manifest.encoder is None:
+        yield "at observation.parts: found none, expected at least 1 where there are no pictures"
     if (None in keys and len(keys) > 1) or len(set(keys)) != len(keys):
         yield f"at observation.parts: found the keys {shown(str(keys))}, expected one null or different strings"
     sizes = sum(part.size for part in observation.parts)
@@ -59,6 +62,8 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"at num_candidates: found {drawn} numbers of noise for a decision, expected at most {MAX_NOISE}"
     if manifest.plan is not None:
         yield from plan_contradictions(manifest, manifest.plan)
+    if manifest.encoder is not None:
+        yield from encoder_contradictions(manifest, manifest.encoder)
     betas = () if guidance is None else guidance.betas
     if betas and betas[0] < _SMALLEST_BETA:
         yield f"at betas[0]: found {betas[0]}, expected at least {_SMALLEST_BETA:.2g}"

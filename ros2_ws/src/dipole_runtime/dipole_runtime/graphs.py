@@ -22,8 +22,10 @@ from dipole_runtime.manifest import (
     PLANNER,
     POSITIVE,
     PREDICTOR,
+    SCENE_ENCODER,
     Manifest,
 )
+from dipole_runtime.pictures import EncoderSpec
 from dipole_runtime.plan_spec import ACCELERATION, CAMERAS, COMMAND, HISTORY, NOISE_OF_POSE, POSE, VELOCITY, PlanSpec
 from dipole_runtime.protobuf import FIXED32, FIXED64, Budget, Message
 
@@ -138,7 +140,20 @@ def expected_signatures(manifest: Manifest) -> dict[str, Signature]:
     """File name → the signature that its graph must have."""
     if manifest.plan is not None:
         return _plan_signatures(manifest, manifest.plan)
-    observation, action = manifest.observation.size, manifest.action.size
+    encoder = {} if manifest.encoder is None else {ENCODER: _encoder_signature(manifest, manifest.encoder)}
+    return encoder | _acting_signatures(manifest)
+
+
+def _encoder_signature(manifest: Manifest, encoder: EncoderSpec) -> Signature:
+    pictures: dict[str, Shape] = {
+        name: (None, *picture.shape) for name, picture in zip(encoder.input_names, encoder.pictures, strict=True)
+    }
+    others: dict[str, Shape] = {"observation": (None, manifest.observation.size)} if manifest.observation.size else {}
+    return Signature(pictures | others, {"features": (None, encoder.features)}, dict.fromkeys(pictures, _UINT8))
+
+
+def _acting_signatures(manifest: Manifest) -> dict[str, Signature]:
+    observation, action = manifest.seen_size, manifest.action.size
     critic = Signature({"observation": (None, observation), "action": (None, action)}, {"q": (None,)})
     if manifest.policy == "deterministic":
         acting = Signature({"observation": (None, observation)}, {"action": (None, action), "q": (None,)})
@@ -172,7 +187,7 @@ def _plan_signatures(manifest: Manifest, plan: PlanSpec) -> dict[str, Signature]
         {"tokens": tokens, HISTORY: history, "noise": (poses, NOISE_OF_POSE), "omega": (None,)},
         {"plan": (None, poses, POSE)},
     )
-    return {ENCODER: encoder, PLANNER: planner}
+    return {SCENE_ENCODER: encoder, PLANNER: planner}
 
 
 def require_graph(name: str, data: bytes, manifest: Manifest) -> None:

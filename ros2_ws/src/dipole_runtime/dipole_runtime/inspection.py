@@ -31,6 +31,7 @@ def describe(bundle: Bundle) -> str:
             ],
         ),
         "",
+        *_pictures(manifest),
         f"observation: {manifest.observation.size} numbers",
         *_table(
             ("key", "shape", "dtype", "space", "normalization"),
@@ -46,6 +47,18 @@ def describe(bundle: Bundle) -> str:
     ]
     # Text from a file must not contain control characters for the terminal.
     return "\n".join("".join(letter if letter.isprintable() else "�" for letter in line) for line in lines)
+
+
+def _pictures(manifest: Manifest) -> Iterator[str]:
+    if manifest.encoder is None:
+        return
+    yield f"pictures: {manifest.encoder.features} features of"
+    rows = [
+        ("-" if one.key is None else one.key, *map(str, (one.height, one.width, one.channels)))
+        for one in manifest.encoder.pictures
+    ]
+    yield from _table(("key", "height", "width", "channels"), rows)
+    yield ""
 
 
 def _parity(manifest: Manifest) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from dipole_runtime.contradictions import contradictions
 from dipole_runtime.errors import GuidedPolicyError, refusing, shown
+from dipole_runtime.pictures import EncoderSpec, PictureSpec
 from dipole_runtime.plan_spec import PlanSpec, noise_size
 from dipole_runtime.schema import Json, first_problem, manifest_schema
 
@@ -21,6 +22,8 @@ action for an observation; ``diffusion`` draws N candidates in steps that add no
 draws one guided plan, the poses of a car, from the pictures of its cameras."""
 FORMAT_VERSIONS: Mapping[PolicyForm, int] = {"pair": 1, "deterministic": 2, "diffusion": 3, "plan": 4}
 """First format version with this form. A pair keeps version 1, so programs that know only version 1 can run it."""
+VERSION_WITH_PICTURES = 5
+"""That of any form but a plan, if its policy sees pictures."""
 OPSET = 20
 IR_VERSION = 10
 
@@ -31,14 +34,15 @@ NEGATIVE = "policy_negative.onnx"
 DETERMINISTIC = "deterministic_policy.onnx"
 PREDICTOR = "noise_predictor.onnx"
 CRITIC = "critic.onnx"
-ENCODER = "scene_encoder.onnx"
+ENCODER = "encoder.onnx"
+SCENE_ENCODER = "scene_encoder.onnx"
 PLANNER = "planner.onnx"
 VECTORS = "test_vectors.npz"
 NETWORK_FILES: Mapping[PolicyForm, tuple[str, ...]] = {
     "pair": (GUIDED, POSITIVE, NEGATIVE, CRITIC),
     "deterministic": (DETERMINISTIC, CRITIC),
     "diffusion": (GUIDED, PREDICTOR, CRITIC),
-    "plan": (ENCODER, PLANNER),
+    "plan": (SCENE_ENCODER, PLANNER),
 }
 
 _NO_CRITICS = {"q_error": 0.0, "q_tolerance": 0.0}
@@ -93,9 +97,9 @@ class ObservationPart:
 class ObservationSpec:
     """The flat vector that the graphs take: its parts, flattened and concatenated in this order.
 
-    Of a plan bundle: everything that is seen but the pictures.
+    Of a bundle with pictures: everything that is seen but those; graphs take features in its place.
 
-    :param size: number of elements in all, 1 to 65,536.
+    :param size: number of elements in all, 1 to 65,536; 0 if pictures are all that is seen.
     :param names: one per element, all different.
     """
 
@@ -106,7 +110,7 @@ class ObservationSpec:
     @property
     def is_dict(self) -> bool:
         """Whether observations are mappings."""
-        return self.parts[0].key is not None
+        return bool(self.parts) and self.parts[0].key is not None
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ class Manifest:
     :param guidance: None: a deterministic policy, which has no ω and no candidates.
     :param provenance: JSON values: how the policy was made.
     :param plan: of a plan bundle; None: it holds another form of policy.
+    :param encoder: of a bundle whose policy sees pictures; None: it sees none, or it makes plans.
     """
 
     files: Mapping[str, FileEntry]
@@ -184,6 +189,7 @@ class Manifest:
     parity: Parity
     provenance: Mapping[str, Any]
     plan: PlanSpec | None = None
+    encoder: EncoderSpec | None = None
     opset: int = OPSET
     ir_version: int = IR_VERSION
 
@@ -211,12 +217,22 @@ class Manifest:
     @property
     def format_version(self) -> int:
         """Version of the bundle's format."""
-        return FORMAT_VERSIONS[self.policy]
+        return FORMAT_VERSIONS[self.policy] if self.encoder is None else VERSION_WITH_PICTURES
+
+    @property
+    def pictures(self) -> tuple[PictureSpec, ...]:
+        """What the policy's cameras see; of a plan bundle, whose cameras are in ``plan``, none."""
+        return () if self.encoder is None else self.encoder.pictures
+
+    @property
+    def seen_size(self) -> int:
+        """Numbers in the graphs' input ``observation``: the flat observation's, or the encoder's features."""
+        return self.observation.size if self.encoder is None else self.encoder.features
 
     @property
     def network_files(self) -> tuple[str, ...]:
         """Names of the ONNX files."""
-        return NETWORK_FILES[self.policy]
+        return NETWORK_FILES[self.policy] + (() if self.encoder is None else (ENCODER,))
 
     @property
     def data_files(self) -> tuple[str, ...]:
@@ -255,6 +271,7 @@ class Manifest:
             parity=Parity(**{**_NO_CRITICS, **{name: float(number) for name, number in value["parity"].items()}}),
             provenance=value["provenance"],
             plan=PlanSpec.from_json(value["plan"]) if "plan" in value else None,
+            encoder=EncoderSpec.from_json(value["encoder"]) if "encoder" in value else None,
         )
         problem = next(contradictions(manifest), None)
         if problem is not None:
@@ -293,6 +310,7 @@ class Manifest:
             },
             "action": {name: _plain(value) for name, value in vars(self.action).items()},
             **_guidance_to_json(self),
+            **({} if self.encoder is None else {"encoder": self.encoder.to_json(), "policy": self.policy}),
             "opset": self.opset,
             "ir_version": self.ir_version,
             "precision": self.precision,
@@ -327,7 +345,7 @@ def _require_this_format(value: Json) -> None:
         found = value.get("format") if isinstance(value, dict) else value
         raise GuidedPolicyError(f"at format: found {shown(found)}, expected {FORMAT!r}: this is not a dipole bundle")
     version = value.get("format_version")
-    newest = max(FORMAT_VERSIONS.values())
+    newest = max(*FORMAT_VERSIONS.values(), VERSION_WITH_PICTURES)
     if isinstance(version, int) and version > newest:
         raise GuidedPolicyError(
             f"at format_version: found {shown(version)}, expected at most {newest}: the bundle was made by a "

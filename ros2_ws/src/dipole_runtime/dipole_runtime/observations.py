@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from math import isfinite
 from typing import Any
 
@@ -30,7 +30,7 @@ class ObservationReader:
     def __init__(self, spec: ObservationSpec) -> None:
         self._spec = spec
         self._shape = (spec.size,)
-        self._keys = frozenset(part.key for part in spec.parts)
+        self._keys = dict.fromkeys(part.key for part in spec.parts).keys()
         self.read: Callable[[Any], Floats] = self._read_mapping if spec.is_dict else self._read_array
         """Observation → float32 of shape [1, size]; the caller's array itself when it is one already.
 
@@ -47,8 +47,7 @@ class ObservationReader:
         return self._require_finite(_flat(observation, self._spec.parts[0])[None])
 
     def _read_mapping(self, observation: Any) -> Floats:
-        if not isinstance(observation, Mapping) or observation.keys() != self._keys:
-            raise self._other_keys(observation)
+        require_keys(observation, self._keys)
         parts = [_flat(observation[part.key], part) for part in self._spec.parts]
         return self._require_finite(np.concatenate(parts)[None])
 
@@ -61,16 +60,22 @@ class ObservationReader:
             "expected a finite float32"
         )
 
-    def _other_keys(self, observation: Any) -> GuidedPolicyError:
-        expected = ", ".join(shown(part.key, 30) for part in self._spec.parts[:6])
-        if not isinstance(observation, Mapping):
-            found = f"is {shown(type(observation).__name__)}"
-        elif missing := [part.key for part in self._spec.parts if part.key not in observation]:
-            found = f"has no {shown(missing[0])}"
-        else:
-            unknown = next(key for key in observation if key not in self._keys)
-            found = f"has the unknown key {shown(unknown)}"
-        return GuidedPolicyError(f"observation {found}, expected a mapping with the keys {expected}")
+
+def require_keys(observation: Any, keys: Set[str | None]) -> None:
+    """Refuses everything but a mapping with exactly these keys.
+
+    :raises GuidedPolicyError: naming the first key that is missing or unknown.
+    """
+    if isinstance(observation, Mapping) and observation.keys() == keys:
+        return
+    if not isinstance(observation, Mapping):
+        found = f"is {shown(type(observation).__name__)}"
+    elif missing := [key for key in keys if key not in observation]:
+        found = f"has no {shown(missing[0])}"
+    else:
+        found = f"has the unknown key {shown(next(key for key in observation if key not in keys))}"
+    expected = ", ".join(shown(key, 30) for key in list(keys)[:6])
+    raise GuidedPolicyError(f"observation {found}, expected a mapping with the keys {expected}")
 
 
 def observation_of(spec: ObservationSpec, flat: Floats) -> Floats | dict[str, Floats]:

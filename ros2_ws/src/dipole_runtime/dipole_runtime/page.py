@@ -77,8 +77,8 @@ def write_page(bundle: Bundle, folder: str | os.PathLike[str]) -> Path:
 
 def page_bytes(bundle: Bundle) -> bytes:
     """The page of a bundle; see :func:`write_page`."""
-    if bundle.manifest.plan is not None:
-        raise GuidedPolicyError(f"{bundle.where} holds plans from pictures, expected a policy on vectors for a page")
+    if bundle.manifest.plan is not None or bundle.manifest.encoder is not None:
+        raise GuidedPolicyError(f"{bundle.where} sees pictures, expected a policy on vectors for a page")
     policy = GuidedPolicy.from_bundle(bundle)
     vectors = bundle.vectors()
     graph = bundle.files[GUIDED if isinstance(vectors, TestVectors) else DETERMINISTIC]

@@ -19,6 +19,7 @@ from dipole_runtime.observations import ObservationReader, all_finite
 from dipole_runtime.scenes import SceneNetworks, SceneReader
 from dipole_runtime.selftest import acting_network, measure_parity, recorded_observations, require_parity
 from dipole_runtime.sessions import Floats, Network, Provider, time_limit
+from dipole_runtime.sight import Sight, sight_of
 from dipole_runtime.vectors import MAX_CANDIDATE_ACTIONS, PlanVectors
 
 Observation = ArrayLike | Mapping[str, ArrayLike]
@@ -63,6 +64,10 @@ class GuidedPolicy:
     A deterministic policy gives one action for an observation. It has no greediness, no noise and no candidates.
     Methods that need one of these, or are given one, raise GuidedPolicyError.
 
+    The pictures of cameras are arrays of uint8 of shape [height, width, channels], whatever the order of axes was in
+    training; frames that are stacked follow each other in the channels, the oldest first. They become features once for
+    each decision.
+
     A plan bundle's policy observes a Dict: the pictures under ``cameras``, uint8 of shape [cameras, height, width, 3],
     and ``history``, ``velocity``, ``acceleration`` and ``command``. Its action is the plan, of shape [poses, 3], and it
     has one candidate. A plan outside the manifest's bounds raises GuidedPolicyError: it is not clipped.
@@ -76,9 +81,12 @@ class GuidedPolicy:
         self.hash = bundle.manifest.checksum
         self._network = acting_network(bundle, threads, providers)
         plan = self.manifest.plan
-        self._read_observation: Any = (
-            ObservationReader(self.manifest.observation) if plan is None else SceneReader(self.manifest, plan)
-        ).read
+        reader: SceneReader | Sight | ObservationReader
+        if plan is not None:
+            reader = SceneReader(self.manifest, plan)
+        else:
+            reader = sight_of(bundle, threads, providers) or ObservationReader(self.manifest.observation)
+        self._read_observation: Any = reader.read
         self._rng = np.random.default_rng()
         self._noise_size = self.manifest.noise_size
         self._action_shape = self.manifest.action.shape

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from dipole_runtime.errors import GuidedPolicyError, shown
-from dipole_runtime.manifest import ENCODER, PLANNER, Manifest
+from dipole_runtime.manifest import PLANNER, SCENE_ENCODER, Manifest
 from dipole_runtime.observations import ObservationReader, observation_of
 from dipole_runtime.plan_spec import ACCELERATION, CAMERAS, COMMAND, HISTORY, NOISE_OF_POSE, VELOCITY, PlanSpec
 from dipole_runtime.sessions import Floats, Network, Provider
@@ -94,7 +94,7 @@ class SceneNetworks:
 
     def __init__(self, bundle: Bundle, threads: int = 1, providers: Sequence[Provider] | None = None) -> None:
         self._encoder, self._planner = (
-            Network(name, bundle.files[name], threads, providers) for name in (ENCODER, PLANNER)
+            Network(name, bundle.files[name], threads, providers) for name in (SCENE_ENCODER, PLANNER)
         )
 
     def plans(

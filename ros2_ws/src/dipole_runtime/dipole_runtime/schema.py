@@ -58,6 +58,9 @@ def _problem_inside(value: Json, keyword: str, schema: Schema, root: Schema, pla
     if keyword == "items" and isinstance(value, list):
         entries = ((f"{place}[{index}]", item, rule) for index, item in enumerate(value))
     elif keyword == "properties" and isinstance(value, dict):
+        unknown = [name for name in rule if rule[name] is False and name in value]
+        if unknown:
+            return f"at {place or 'the top'}: found the unknown key {shown(unknown[0])}"
         entries = ((_join(place, name), value[name], rule[name]) for name in rule if name in value)
     elif keyword == "additionalProperties" and isinstance(value, dict):
         # The schema only uses "false": a manifest may not contain unknown fields.

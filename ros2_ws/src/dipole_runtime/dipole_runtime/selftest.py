@@ -16,6 +16,7 @@ from dipole_runtime.plan_spec import CAMERAS
 from dipole_runtime.reference import ValuedPolicy, network_by_network
 from dipole_runtime.scenes import Scene, SceneNetworks
 from dipole_runtime.sessions import Floats, Network, Provider
+from dipole_runtime.sight import observation_with, sight_of
 from dipole_runtime.vectors import ActionVectors, PlanVectors, TestVectors
 
 Acting = Network | SceneNetworks
@@ -31,9 +32,12 @@ def acting_network(bundle: Bundle, threads: int = 1, providers: Sequence[Provide
 
 def recorded_observations(bundle: Bundle) -> Iterator[Any]:
     """The observations of the test vectors, as :meth:`GuidedPolicy.act` takes them."""
-    vectors = bundle.vectors()
+    vectors, spec, encoder = bundle.vectors(), bundle.manifest.observation, bundle.manifest.encoder
     for index, flat in enumerate(vectors.observations):
-        seen: Any = observation_of(bundle.manifest.observation, flat)
+        if encoder is not None and not isinstance(vectors, PlanVectors):
+            yield observation_with(encoder, spec, [picture[index] for picture in vectors.pictures], flat)
+            continue
+        seen: Any = observation_of(spec, flat)
         yield {**seen, CAMERAS: vectors.cameras[index]} if isinstance(vectors, PlanVectors) else seen
 
 
@@ -57,12 +61,14 @@ def measure_parity(
 
         yield "encoder, planner", compare_plans(plan, vectors, bundle.manifest)
         return
+    sight = sight_of(bundle, threads)
     if isinstance(vectors, ActionVectors):
 
         def act(observation: Floats) -> tuple[Floats, Floats]:
             action, q = acting.run(["action", "q"], {"observation": observation}, options)
             return action, q
 
+        vectors = vectors if sight is None else sight.seen(vectors, options)
         yield "the policy", compare_actions(act, vectors, bundle.manifest)
         valued = ValuedPolicy(acting, Network(CRITIC, bundle.files[CRITIC], threads), options)
         yield "the critic apart", compare_actions(valued.act, vectors, bundle.manifest)
@@ -75,6 +81,7 @@ def measure_parity(
         action, q = acting.run(["action", "q"], inputs, options)
         return action, q
 
+    vectors = vectors if sight is None else sight.seen(vectors, options)
     yield "the fused graph", compare(fused, vectors, bundle.manifest)
     single = network_by_network(bundle, threads, options)
     yield single.name, compare(single.run, vectors, bundle.manifest)

@@ -47,6 +47,7 @@ class TestVectors:
     :param omegas: [W].
     :param candidates: [V, W, N, act], the trainer's actions in the robot's units.
     :param q: [V, W, N], the trainer's returns.
+    :param pictures: of each camera [V, height, width, channels], uint8.
     """
 
     observations: Floats
@@ -54,6 +55,7 @@ class TestVectors:
     omegas: Floats
     candidates: Floats
     q: Floats
+    pictures: tuple[Bytes, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The npz file; the same arrays give the same bytes with every version of NumPy."""
@@ -72,6 +74,7 @@ class TestVectors:
             "omegas": (omegas,),
             "candidates": (vectors, omegas, candidates, action),
             "q": (vectors, omegas, candidates),
+            **_picture_shapes(manifest, vectors),
         }
 
     def count(self) -> tuple[int, str]:
@@ -96,11 +99,13 @@ class ActionVectors:
     :param observations: [V, obs], raw.
     :param actions: [V, act], the trainer's, in the robot's units.
     :param q: [V], the trainer's returns of these actions.
+    :param pictures: of each camera [V, height, width, channels], uint8.
     """
 
     observations: Floats
     actions: Floats
     q: Floats
+    pictures: tuple[Bytes, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The npz file; the same arrays give the same bytes with every version of NumPy."""
@@ -113,6 +118,7 @@ class ActionVectors:
             "observations": (vectors, manifest.observation.size),
             "actions": (vectors, manifest.action.size),
             "q": (vectors,),
+            **_picture_shapes(manifest, vectors),
         }
 
     def count(self) -> tuple[int, str]:
@@ -175,8 +181,8 @@ class PlanVectors:
 Vectors = TestVectors | ActionVectors | PlanVectors
 
 _KINDS: Mapping[PolicyForm, type[Vectors]] = {"deterministic": ActionVectors, "plan": PlanVectors}
-_BYTES = frozenset({"cameras"})
-"""Arrays of uint8."""
+_BYTES = re.compile(r"cameras|picture_\d+")
+"""Names of the arrays of uint8."""
 
 
 def read_vectors(data: bytes, manifest: Manifest) -> Vectors:
@@ -186,12 +192,15 @@ def read_vectors(data: bytes, manifest: Manifest) -> Vectors:
     """
     kind: type[Vectors] = _KINDS.get(manifest.policy, TestVectors)
     try:
-        members = {field.name: f"{field.name}.npy" for field in fields(kind)}
+        pictures = () if manifest.encoder is None else manifest.encoder.input_names
+        names = [field.name for field in fields(kind) if field.name != "pictures"]
+        members = {name: f"{name}.npy" for name in (*names, *pictures)}
         archive = Archive(io.BytesIO(data))
         require_names(archive.names, list(members.values()))
         # A stored member cannot be longer than the file itself.
         arrays = {name: _array(name, archive.read(member, len(data))) for name, member in members.items()}
-        vectors = kind(**arrays)
+        seen: dict[str, Any] = {"pictures": tuple(arrays[name] for name in pictures)} if pictures else {}
+        vectors = kind(**{**{name: arrays[name] for name in names}, **seen})
         _require_plain(vectors.expected_shapes(manifest), arrays)
         count, words = vectors.count()
         if not 1 <= count <= MAX_CANDIDATE_ACTIONS:
@@ -237,8 +246,18 @@ def _require_inside(actions: Floats, manifest: Manifest) -> None:
         )
 
 
+def _picture_shapes(manifest: Manifest, vectors: int) -> dict[str, Shape]:
+    encoder = manifest.encoder
+    if encoder is None:
+        return {}
+    return {
+        name: (vectors, *picture.shape) for name, picture in zip(encoder.input_names, encoder.pictures, strict=True)
+    }
+
+
 def _npz(vectors: Vectors) -> bytes:
     arrays = {field.name: getattr(vectors, field.name) for field in fields(vectors)}
+    arrays |= {f"picture_{index}": picture for index, picture in enumerate(arrays.pop("pictures", ()))}
     return archive_bytes({f"{name}.npy": _npy(name, array) for name, array in arrays.items()})
 
 
@@ -263,4 +282,4 @@ def _npy(name: str, array: NDArray[Any]) -> bytes:
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    return np.dtype("|u1" if name in _BYTES else "<f4")
+    return np.dtype("|u1" if _BYTES.fullmatch(name) else "<f4")

@@ -1,0 +1,183 @@
+"""Policies that see: what pictures become on their way to the networks, as one graph, and the same by Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from dipole_runtime.pictures import EncoderSpec, PictureSpec
+from gymnasium import spaces
+from numpy.typing import NDArray
+from PIL import Image
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dipole_export.graphs import Observation, Source, flat_order, flat_size, picture_order
+from dipole_export.onnx_files import to_onnx
+from dipole_sb3.networks.acting_forms import ActingForm
+
+Bytes = NDArray[np.uint8]
+PictureSize = tuple[int, int]
+"""Height and width, in pixels."""
+
+LARGEST_PICTURE = 4096
+"""Rows or columns."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Observations in the robot's units, as a bundle takes them.
+
+    :param pictures: of each camera [rows, height, width, channels].
+    :param flat: everything else [rows, size], float32.
+    """
+
+    pictures: tuple[Bytes, ...]
+    flat: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+    def __getitem__(self, rows: slice) -> Seen:
+        return Seen(tuple(picture[rows] for picture in self.pictures), self.flat[rows])
+
+
+def trained_shape(space: spaces.Box) -> tuple[int, int, int]:
+    """Height, width and channels of the pictures that a policy was trained on."""
+    one, two, three = space.shape
+    return (two, three, one) if is_image_space_channels_first(space) else (one, two, three)
+
+
+def encoder_spec(
+    space: spaces.Space[Any], picture: PictureSize | Mapping[str, PictureSize] | None, features: int
+) -> EncoderSpec | None:
+    """What the bundle's encoder takes; None: there are no pictures in the observation.
+
+    :param space: of the model's observations.
+    :param picture: what the cameras give, all of them or by key; None, or a key that is missing: as in training.
+    :param features: number of features.
+    :raises ValueError: a size that no camera has, or a key that the observation does not have.
+    """
+    order = picture_order(space)
+    if isinstance(picture, Mapping):
+        unknown = [key for key in picture if key not in order]
+        if unknown:
+            raise ValueError(f"picture has the key {unknown[0]!r}, expected some of {sorted(map(str, order))}")
+        sizes: dict[str | None, PictureSize] = dict(picture.items())
+    else:
+        sizes = {} if picture is None else dict.fromkeys(order, picture)
+    if picture is not None and not order:
+        raise ValueError(f"picture is {picture}, expected none: the policy sees no pictures")
+    specs = []
+    for key, part in order.items():
+        trained = trained_shape(part)
+        height, width = sizes.get(key, trained[:2])
+        if not all(
+            isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= LARGEST_PICTURE
+            for size in (height, width)
+        ):
+            raise ValueError(f"picture is {(height, width)}, expected height and width from 1 to {LARGEST_PICTURE}")
+        specs.append(PictureSpec(key, height, width, trained[2]))
+    return EncoderSpec(tuple(specs), features) if specs else None
+
+
+def resized(pictures: Bytes, size: PictureSize) -> Bytes:
+    """Pictures [rows, height, width, channels] in another size, as Pillow's BILINEAR makes them.
+
+    It is antialiased: a pixel of a smaller picture is a weighted mean of all that it covers.
+    """
+    if pictures.shape[1:3] == size:
+        return pictures
+    made = np.empty((len(pictures), *size, pictures.shape[3]), np.uint8)
+    for row, picture in enumerate(pictures):
+        for channel in range(pictures.shape[3]):
+            plane = Image.fromarray(np.ascontiguousarray(picture[:, :, channel]))
+            made[row, :, :, channel] = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR))
+    return made
+
+
+def as_trained(pictures: Bytes, space: spaces.Box) -> Bytes:
+    """Cameras' pictures as a policy's own observations: resized, with the channels where its space has them."""
+    small = resized(pictures, trained_shape(space)[:2])
+    return np.moveaxis(small, -1, 1) if is_image_space_channels_first(space) else small
+
+
+class Resized(nn.Module):
+    """:func:`resized` as two products, by which ONNX Runtime makes the same of them whatever its version.
+
+    :param camera: what the camera gives.
+    :param trained: what the policy was trained on.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, camera: PictureSize, trained: PictureSize) -> None:
+        super().__init__()
+        self.is_same = camera == trained
+        if not self.is_same:
+            self.register_buffer("rows", resizing(camera[0], trained[0], "bilinear"))
+            self.register_buffer("columns", resizing(camera[1], trained[1], "bilinear"))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """uint8 [rows, height, width, channels] → whole numbers 0 … 255 as floats [rows, channels, height, width]."""
+        x = picture.permute(0, 3, 1, 2).float()
+        if self.is_same:
+            return x
+        # Pillow rounds after the rows and after the columns, a half up.
+        x = torch.floor(x @ self.columns.T + 0.5)
+        return torch.floor(self.rows @ x + 0.5).clamp(0.0, 255.0)
+
+
+def resizing(size: int, to: int, mode: str) -> Tensor:
+    """An antialiased filter, which ONNX does not have in every mode, as a matrix [to, size] for one axis."""
+    return functional.interpolate(torch.eye(size)[None, None], (to, size), mode=mode, antialias=True)[0, 0]
+
+
+class Encoding(nn.Module):
+    """Pictures and everything else that is observed → the features of the acting networks, one after another.
+
+    :param source: of a policy that sees pictures.
+    :param spec: what its encoder takes.
+    """
+
+    def __init__(self, source: Source[ActingForm], spec: EncoderSpec) -> None:
+        super().__init__()
+        self.observations = nn.ModuleList(Observation(network, source.statistics) for network in source.extractors())
+        order = picture_order(source.form.actor.observation_space)
+        self.spec, self.spaces = spec, order
+        self.size = sum(map(flat_size, flat_order(source.form.actor.observation_space).values()))
+        self.cameras = nn.ModuleList(
+            Resized((one.height, one.width), trained_shape(order[one.key])[:2]) for one in spec.pictures
+        )
+
+    def forward(self, *seen: Tensor) -> Tensor:
+        """Pictures, each uint8 [rows, height, width, channels], and the flat rest, if any → [rows, features]."""
+        pictures: dict[str | None, Tensor] = {}
+        for camera, picture, (key, space) in zip(self.cameras, seen, self.spaces.items(), strict=False):
+            x = camera(picture)
+            pictures[key] = x if is_image_space_channels_first(space) else x.permute(0, 2, 3, 1)
+        flat = seen[-1] if self.size else None
+        networks = cast("Iterable[Observation]", self.observations)
+        return torch.cat([network.features(flat, pictures) for network in networks], dim=1)
+
+    def features(self, seen: Seen) -> NDArray[np.float32]:
+        """What the other graphs take for observations in the robot's units: [rows, features]."""
+        inputs = [*seen.pictures, *([seen.flat] if seen.flat.shape[1] else [])]
+        with torch.no_grad():
+            return self(*map(torch.as_tensor, inputs)).numpy()  # type: ignore[no-any-return]
+
+    def to_onnx(self) -> bytes:
+        """The graph encoder.onnx."""
+        rows = 2
+        inputs = {
+            name: torch.zeros(rows, *picture.shape, dtype=torch.uint8)
+            for name, picture in zip(self.spec.input_names, self.spec.pictures, strict=True)
+        }
+        if self.size:
+            inputs["observation"] = torch.zeros(rows, self.size)
+        return to_onnx(self, inputs, ["features"], dict.fromkeys(inputs, "rows"))
