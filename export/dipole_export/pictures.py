@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dipole_export.graphs import Observation, Source, flat_order, flat_size, picture_order
 from dipole_export.onnx_files import to_onnx
@@ -107,7 +106,10 @@ def as_trained(pictures: Bytes, space: spaces.Box) -> Bytes:
 
 
 class Resized(nn.Module):
-    """:func:`resized` as two products, by which ONNX Runtime makes the same of them whatever its version.
+    """:func:`resized` as two products: bit for bit what Pillow makes, whatever the version of ONNX Runtime.
+
+    ONNX has an antialiased Resize, but its rounding is another: pixels that differ by one level in 255 would be errors
+    of the bundle, which guidance multiplies.
 
     :param camera: what the camera gives.
     :param trained: what the policy was trained on.
@@ -120,22 +122,38 @@ class Resized(nn.Module):
         super().__init__()
         self.is_same = camera == trained
         if not self.is_same:
-            self.register_buffer("rows", resizing(camera[0], trained[0], "bilinear"))
-            self.register_buffer("columns", resizing(camera[1], trained[1], "bilinear"))
+            self.register_buffer("rows", torch.as_tensor(pillow_weights(camera[0], trained[0])))
+            self.register_buffer("columns", torch.as_tensor(pillow_weights(camera[1], trained[1]).T.copy()))
 
     def forward(self, picture: Tensor) -> Tensor:
         """uint8 [rows, height, width, channels] → whole numbers 0 … 255 as floats [rows, channels, height, width]."""
-        x = picture.permute(0, 3, 1, 2).float()
+        x = picture.permute(0, 3, 1, 2)
         if self.is_same:
-            return x
-        # Pillow rounds after the rows and after the columns, a half up.
-        x = torch.floor(x @ self.columns.T + 0.5)
-        return torch.floor(self.rows @ x + 0.5).clamp(0.0, 255.0)
+            return x.float()
+        # Pillow rounds twice, a half up. Sums of 30 bits are exact in double precision alone.
+        x = torch.floor(x.double() @ self.columns + 0.5)
+        return torch.floor(self.rows @ x + 0.5).float()
 
 
-def resizing(size: int, to: int, mode: str) -> Tensor:
-    """An antialiased filter, which ONNX does not have in every mode, as a matrix [to, size] for one axis."""
-    return functional.interpolate(torch.eye(size)[None, None], (to, size), mode=mode, antialias=True)[0, 0]
+_PILLOW_BITS = 22
+"""Binary digits of Pillow's weights."""
+
+
+def pillow_weights(size: int, to: int) -> NDArray[np.float64]:
+    """[to, size]: the weights by which Pillow's BILINEAR resizes one axis of pictures of 8 bits.
+
+    Source: ``precompute_coeffs`` and ``normalize_coeffs_8bpc`` in Pillow's Resample.c.
+    """
+    scale = size / to
+    reach = max(scale, 1.0)
+    weights = np.zeros((to, size))
+    for row in range(to):
+        center = (row + 0.5) * scale
+        first, end = max(int(center - reach + 0.5), 0), min(int(center + reach + 0.5), size)
+        near = 1.0 - np.abs((np.arange(first, end) - center + 0.5) * (1.0 / reach))
+        near = np.maximum(near, 0.0)
+        weights[row, first:end] = np.floor(near / near.sum() * 2**_PILLOW_BITS + 0.5) / 2**_PILLOW_BITS
+    return weights
 
 
 class Encoding(nn.Module):
