@@ -28,6 +28,8 @@ examples:
   dipole export runs/demo robot.dipole             one file
   dipole export runs/demo bundle --precision int8 --dataset demo/reacher-tqc-10k
                                                    smaller and faster; says by how much actions differ
+  dipole export runs/sees robot.dipole --picture 480 640
+                                                   a policy on pictures, for a camera of 640 × 480 pixels
   dipole export planner car.dipole --picture 1080 1920
                                                    a driving agent, for cameras of 1920 × 1080 pixels
 
@@ -63,10 +65,10 @@ def add_parser(commands: Any) -> None:
         metavar="X",
         help="refuse int8 beyond, of the action range (0.05; at most 0.2)",
     )
-    cars = parser.add_argument_group("driving agents")
-    cars.add_argument(
+    parser.add_argument(
         "--picture", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the cameras, in pixels (as trained)"
     )
+    cars = parser.add_argument_group("driving agents")
     cars.add_argument("--max-speed", type=float, metavar="X", help="m/s: faster plans are refused on the car (60)")
 
 
@@ -74,9 +76,8 @@ def run(options: argparse.Namespace) -> int:
     """``dipole export``; failures raise."""
     if (options.model / MANIFEST).is_file():
         return _run_plans(options)
-    for name in ("picture", "max_speed"):
-        if getattr(options, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} is given, but {options.model} is no driving agent's folder")
+    if options.max_speed is not None:
+        raise ValueError(f"--max-speed is given, but {options.model} is no driving agent's folder")
     from dipole_export.exporter import export_bundle
 
     path = model_path(options.model)
@@ -91,13 +92,14 @@ def run(options: argparse.Namespace) -> int:
         options.bundle,
         options.precision,
         omega_range=None if options.omega_range is None else tuple(options.omega_range),
+        picture=None if options.picture is None else tuple(options.picture),
         max_int8_error=options.max_int8_error,
         observations=None if options.dataset is None else flat_rows(load_dataset(options.dataset, device="cpu")),
         provenance=provenance_of_run(path),
     )
     print(
-        f"{options.bundle}: {manifest.precision}, observation {manifest.observation.size} → action "
-        f"{manifest.action.size}, {_turned(manifest)}, {_size(manifest.files.values())}\n{error_phrase(manifest)}"
+        f"{options.bundle}: {manifest.precision}, {_seen(manifest)} → action {manifest.action.size}, "
+        f"{_turned(manifest)}, {_size(manifest.files.values())}\n{error_phrase(manifest)}"
     )
     return 0
 
@@ -135,6 +137,12 @@ def _scenes(name: str) -> Any:
 
     scenes = load_scenes(name)
     return scenes.observations(np.linspace(0, len(scenes) - 1, min(len(scenes), PARITY_SCENES)).astype(int).tolist())
+
+
+def _seen(manifest: Manifest) -> str:
+    pictures = [f"picture of {one.width} × {one.height} × {one.channels}" for one in manifest.pictures]
+    size = manifest.observation.size
+    return " and ".join([*pictures, *([f"observation {size}"] if size else [])])
 
 
 def _turned(manifest: Manifest) -> str:

@@ -25,6 +25,10 @@ BATCH = 2
 """Batch size of the examples that graphs are traced with: PyTorch's exporter treats a size of 1 as fixed."""
 
 
+class NothingToRoundError(ValueError):
+    """No matrix is large enough for 8 bits to pay."""
+
+
 class ExportedForm(ABC):
     """A model's policy in the form needed to write a bundle."""
 
@@ -45,7 +49,7 @@ class ExportedForm(ABC):
         The critics stay float: they must distinguish small differences, and they run only once per action.
 
         :param observations: as the graphs take them, [rows, observation].
-        :raises ValueError: no matrix is large enough.
+        :raises NothingToRoundError: no matrix is large enough.
         """
 
     @abstractmethod
@@ -82,11 +86,11 @@ def named_weights(layers: Sequence[Rounded]) -> dict[str, Rounded]:
     """The rounded layers of a perceptron, by the names of their weights.
 
     :param layers: all layers after the first.
-    :raises ValueError: no layer is large enough to be rounded.
+    :raises NothingToRoundError: no layer is large enough to be rounded.
     """
     named = {f"weights.{index}": layer for index, layer in enumerate(layers) if layer is not NOT_ROUNDED}
     if not named:
-        raise ValueError(
+        raise NothingToRoundError(
             f"precision is 'int8', but no hidden layer has {LEAST_WIDTH} × {LEAST_WIDTH} weights or more, where 8 bits "
             "begin to pay; export with precision='fp32'"
         )

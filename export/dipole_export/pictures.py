@@ -16,7 +16,7 @@ from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from torch import Tensor, nn
 
 from dipole_export.graphs import Observation, Source, flat_order, flat_size, picture_order
-from dipole_export.onnx_files import to_onnx
+from dipole_export.onnx_files import quantized_encoder, to_onnx
 from dipole_sb3.networks.acting_forms import ActingForm
 
 Bytes = NDArray[np.uint8]
@@ -188,6 +188,14 @@ class Encoding(nn.Module):
         inputs = [*seen.pictures, *([seen.flat] if seen.flat.shape[1] else [])]
         with torch.no_grad():
             return self(*map(torch.as_tensor, inputs)).numpy()  # type: ignore[no-any-return]
+
+    def in_8_bits(self, graph: bytes, seen: Seen) -> bytes:
+        """The same graph in 8 bits, fitted to observations."""
+        arrays: dict[str, np.ndarray] = dict(zip(self.spec.input_names, seen.pictures, strict=True))
+        if self.size:
+            arrays["observation"] = seen.flat
+        rows = (slice(row, row + 1) for row in range(len(seen)))
+        return quantized_encoder(graph, [{name: array[row] for name, array in arrays.items()} for row in rows])
 
     def to_onnx(self) -> bytes:
         """The graph encoder.onnx."""
