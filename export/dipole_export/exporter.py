@@ -193,11 +193,6 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
                 "bundles hold policies on vectors and on pictures, uint8 from 0 to 255"
             )
     statistics = model.observation_statistics
-    sights = graphs.picture_order(model.observation_space)
-    for key in sights:
-        if key in statistics:
-            name = "observations" if key is None else f"the observation {key!r}"
-            raise ValueError(f"{name} are pictures that VecNormalize has normalised, which bundles do not support")
     space = model.action_space
     assert isinstance(space, spaces.Box)
     bounds = _inside(space)
@@ -211,6 +206,7 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
         )
     for network in (form.actor, form.critic):
         network.cpu().eval()
+    sights = graphs.picture_order(model.observation_space)
     source: graphs.Source[Any] = graphs.Source(form, statistics, *bounds, is_encoded=bool(sights))
     omega = omega_of(model, form, omega_range)
     if isinstance(form, Deterministic):

@@ -22,8 +22,7 @@ from dipole_runtime.bundle import read_bundle
 from dipole_runtime.manifest import GUIDED, IR_VERSION, MANIFEST, NETWORK_FILES, OPSET, VECTORS, OmegaRange
 from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
-from models import SMALL, make_model, model_of, unbounded
-from sampled_environments import image_env
+from models import make_model, model_of, unbounded
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from dipole_sb3 import DIPOLE
@@ -161,9 +160,6 @@ def test_rounding_fits_the_layer_not_the_weights() -> None:
 def test_what_bundles_cannot_hold_is_refused(
     vector_networks: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = DIPOLE("CnnPolicy", image_env(), policy_kwargs=SMALL, device="cpu", buffer_size=10)
-    with pytest.raises(ValueError, match="images of shape"):
-        export_bundle(images, tmp_path / "bundle")
     model = model_of("vector")
     monkeypatch.setattr(ExportedPair, "networks", lambda _: vector_networks)
     with pytest.raises(ValueError, match="no hidden layer has 64 × 64 weights"):

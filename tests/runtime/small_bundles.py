@@ -207,13 +207,19 @@ def q_of(policy: SmallPolicy, observation: Array, actions: Array) -> Array:
     return np.min([perceptron(layers, rows)[:, 0] for layers in policy.critics], axis=0)
 
 
-def make_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1, form: str = "pair") -> Vectors:
-    """The trainer's, by the mathematics above."""
+def make_vectors(
+    policy: SmallPolicy, count: int = 3, seed: int = 1, form: str = "pair", seen: Array | None = None
+) -> Vectors:
+    """The trainer's, by the mathematics above.
+
+    :param seen: flat observations [count, obs]; None: random ones.
+    """
     rng = np.random.default_rng(seed)
     is_pair = form == "pair"
     each = policy.omegas if is_pair else (0.0,)
     width = policy.sizes.action * (1 if is_pair else len(BETAS))
     observations = rng.normal(size=(count, policy.sizes.observation)).astype(np.float32)
+    observations = observations if seen is None else seen
     noise = rng.normal(size=(count, policy.sizes.candidates, width)).astype(np.float32)
     candidates = np.array(
         [
@@ -234,9 +240,10 @@ def make_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1, form: str =
     return Vectors(observations, noise, omegas, candidates.astype(np.float32), q.astype(np.float32))
 
 
-def make_action_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1) -> ActionVectors:
-    """The deterministic trainer's, by the mathematics above."""
+def make_action_vectors(policy: SmallPolicy, count: int = 3, seed: int = 1, seen: Array | None = None) -> ActionVectors:
+    """The deterministic trainer's, by the mathematics above; ``seen`` as for :func:`make_vectors`."""
     observations = np.random.default_rng(seed).normal(size=(count, policy.sizes.observation)).astype(np.float32)
+    observations = observations if seen is None else seen
     actions = np.array([action_of(policy, observation) for observation in observations])
     q = np.array([q_of(policy, *pair)[0] for pair in zip(observations, actions[:, None], strict=True)])
     return ActionVectors(observations, actions.astype(np.float32), q.astype(np.float32))

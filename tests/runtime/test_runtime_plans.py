@@ -275,4 +275,4 @@ class TestCommands:
 
     def test_no_page(self, plan_files: Files, tmp_path: pathlib.Path) -> None:
         sentence = refusal_of_call(write_page, Bundle.from_files(plan_files, "robot's bundle"), tmp_path)
-        assert "robot's bundle holds plans from pictures" in sentence
+        assert "robot's bundle sees pictures" in sentence
