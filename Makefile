@@ -3,6 +3,7 @@
 #   make demo      train on recorded data, turn omega, leave pictures in runs/demo
 #   make cube-demo a robot learns to place a cube (OGBench): data, training, film, bundle; 25 minutes, runs/cube-demo
 #   make driving-demo a car's planner: scenes made, imitation, two adapters, bird's-eye pictures; runs/driving-demo
+#   make camera-demo the arm sees its target through a camera, and is driven over ROS 2 with its pictures; runs/camera-demo
 #   make benchmark every algorithm on three small tasks, one table; 20 minutes, runs/benchmark/smoke
 #   make ros-demo  what that trained drives a simulated arm over ROS 2, no ROS install needed; runs/ros-demo
 #   make test      the test suite
@@ -29,7 +30,7 @@ KILTED := $(VENV)-kilted
 TEST_ENVIRONMENT := MUJOCO_GL=disable OMP_NUM_THREADS=1
 
 
-.PHONY: demo cube-demo driving-demo benchmark ros-demo docs test test-kilted packages test-packages lint format clean
+.PHONY: demo cube-demo driving-demo camera-demo benchmark ros-demo docs test test-kilted packages test-packages lint format clean
 
 demo: $(VENV)/.demo
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli demo $(ARGS)
@@ -39,6 +40,10 @@ cube-demo: $(VENV)/.cube
 
 driving-demo: $(VENV)/.driving
 	$(RUN) -m dipole_export.cli demo task=driving/highway-mix $(ARGS)
+
+camera-demo: $(VENV)/.ros
+	$(RUN) -m dipole_export.cli demo task=camera-reacher $(ARGS)
+	$(RUN) -m dipole_policy.demo --camera 64 --bundle runs/camera-demo/bundle --out runs/camera-demo/ros
 
 benchmark: $(VENV)/.benchmark
 	MUJOCO_GL=disable $(RUN) -m dipole_export.cli benchmark suite=smoke $(ARGS)
@@ -108,7 +113,7 @@ $(VENV)/.benchmark: $(METADATA) $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.ros: $(METADATA) $(VENV)/.torch
-	$(INSTALL) --editable ".[ros]"
+	$(INSTALL) --editable ".[demo,ros]"
 	@touch $@
 
 $(VENV)/.docs: $(METADATA) $(VENV)/.torch

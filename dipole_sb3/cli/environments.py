@@ -10,6 +10,7 @@ import gymnasium
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
+from dipole_sb3.common import renderers
 from dipole_sb3.common.child_processes import hear_only_the_parent, without_interrupts
 from dipole_sb3.datasets import make_env
 from dipole_sb3.evaluation.environment_pool import MakeEnv
@@ -21,12 +22,16 @@ def task_env(task: Mapping[str, Any]) -> MakeEnv:
     """What makes a task's environment.
 
     :param task: its ``env``, a name for :func:`dipole_sb3.datasets.make_env`, and perhaps ``success``, the arguments of
-        :class:`~dipole_sb3.evaluation.success.SuccessFromInfo`.
+        :class:`~dipole_sb3.evaluation.success.SuccessFromInfo`, and ``draws``, whether the environment draws what it
+        observes.
     :raises ValueError: ``success`` is something else.
+    :raises DatasetError: it draws, and nothing that MuJoCo draws with is here.
     """
     success = task.get("success")
     if success is not None and (not isinstance(success, Mapping) or set(success) != {"info", "least"}):
         raise ValueError(f"task.success is {success}, expected {{info: KEY, least: NUMBER}}")
+    if task.get("draws") or str(task["env"]).startswith("ogbench/visual-"):
+        renderers.choose_off_screen(f"environment {task['env']}")
     return functools.partial(_made, task["env"], success)
 
 

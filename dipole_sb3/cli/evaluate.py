@@ -29,7 +29,7 @@ class _Asked(NamedTuple):
     :param run: folder of the run that it belongs to.
     :param trained_with: the run's configuration; empty if there is none.
     :param env: the environment.
-    :param success: what counts as success in it.
+    :param task: what :func:`task_env` is to know of it: ``env`` itself, what counts as success, whether it draws.
     :param facts: what is known about the data, if the environment is the run's own.
     """
 
@@ -38,7 +38,7 @@ class _Asked(NamedTuple):
     run: Path
     trained_with: DictConfig
     env: str
-    success: Any
+    task: Mapping[str, Any]
     facts: dict[str, Any]
 
     @property
@@ -112,11 +112,11 @@ def _evaluate_here(asked: Sequence[_Asked], config: DictConfig, folders: Mapping
     groups: dict[str, list[_Asked]] = {}
     for each in asked:
         # The reference lines of the pictures are those of the data.
-        alike = [each.algorithm, each.env, str(each.success), each.facts.get("checksum")]
+        alike = [each.algorithm, str(each.task), each.facts.get("checksum")]
         groups.setdefault(json.dumps(alike), []).append(each)
     for group in groups.values():
         first, own = group[0], [folders[each.path] for each in group]
-        made = task_env({"env": first.env, "success": first.success})
+        made = task_env(first.task)
         sweep.run([each.model for each in group], made, config, own, first.facts)
 
 
@@ -139,7 +139,7 @@ def _evaluate_alone(path: Path, config: DictConfig, folder: Path, tell: Tell) ->
     """The work of a cluster's task."""
     tell("playing", 0.0)
     each = _asked(path, config)
-    made = task_env({"env": each.env, "success": each.success})
+    made = task_env(each.task)
     sweep.run([each.model], made, config, [folder], each.facts)
 
 
@@ -167,11 +167,12 @@ def _asked(path: Path, config: DictConfig) -> _Asked:
         )
     # The reference lines (mean of the data, recording agent) are only valid in the run's own environment.
     own = env == (trained_with.get("task") or {}).get("env")
-    # So is what counts as success, unless a task is asked for.
-    judged = task if config.env is None else trained_with["task"] if own else {}
+    # So is what counts as success, and whether it draws, unless a task is asked for.
+    told = (task if config.env is None else trained_with["task"] if own else None) or {}
     facts = run_folder.read_dataset_facts(own_run) if own else {}
     model = load_model(path, config.device)
-    return _Asked(path, model, own_run, trained_with, str(env), (judged or {}).get("success"), facts)
+    made = {"env": str(env), "success": told.get("success"), "draws": told.get("draws")}
+    return _Asked(path, model, own_run, trained_with, str(env), made, facts)
 
 
 def _runs(asked: Sequence[_Asked]) -> list[Path]:

@@ -24,6 +24,17 @@ def worth_trying() -> tuple[str, ...]:
     return OFF_SCREEN if chosen == "disable" else (chosen,)
 
 
+def choose_off_screen(purpose: str) -> None:
+    """Has MuJoCo draw off screen, in this process and in those that it starts; a user's own choice is kept.
+
+    Nothing changes where MuJoCo has been imported already: it has chosen then.
+
+    :param purpose: as for :func:`off_screen_renderer`, whose errors it raises.
+    """
+    if "mujoco" not in sys.modules:
+        os.environ[VARIABLE] = off_screen_renderer(purpose)
+
+
 def off_screen_renderer(purpose: str) -> str:
     """The first value of ``MUJOCO_GL`` that can draw here.
 

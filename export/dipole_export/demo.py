@@ -137,7 +137,8 @@ def _demo(config: DictConfig, runs: Sequence[Run]) -> None:
         drawn += pictures.draw_actions(model, dataset, folder)
         drawn += pictures.draw_training(model, dataset, folder, config.offline_steps)
     manifests = export(model, dataset, folder)
-    page = page_of(folder)
+    # A page has a slider for every number that is observed.
+    page = None if manifests["fp32"].pictures else page_of(folder)
     if result is not None:
         print(f"\n{format_sweep_table(result)}")
         _print_reference(dataset.metadata)
@@ -151,7 +152,8 @@ def _demo(config: DictConfig, runs: Sequence[Run]) -> None:
     for manifest in manifests.values():
         print(error_phrase(manifest))
     print(f"\nThis run is in {folder}/, its bundles in {' and '.join(BUNDLES.values())}")
-    print(f"The policy in a browser, ω on a slider: open {page}")
+    if page is not None:
+        print(f"The policy in a browser, ω on a slider: open {page}")
     if drawn:
         print(f"Its pictures: {', '.join(path.name for path in drawn)}")
 
@@ -182,6 +184,12 @@ def _is_arm(config: DictConfig) -> bool:
 
 def make_data(config: DictConfig) -> None:
     """Makes the task's data set, if it is not there."""
+    progress = sys.stderr.isatty() if config.progress_bar is None else config.progress_bar
+    if config.task.get("draws"):
+        from dipole_export import camera_data
+
+        camera_data.make(Path(config.task.dataset), config.made_episodes, progress)
+        return
     from dipole_sb3.datasets.ogbench.generation import make_dataset
 
     make_dataset(
@@ -189,7 +197,7 @@ def make_data(config: DictConfig) -> None:
         episodes=config.made_episodes,
         processes=config.processes,
         dataset_dir=config.task.dataset_dir,
-        progress=sys.stderr.isatty() if config.progress_bar is None else config.progress_bar,
+        progress=progress,
     )
 
 
@@ -282,8 +290,13 @@ def _environment_options(name: str) -> tuple[str, ...]:
     env = make_env(name)
     facts = environment_facts(env.spec)
     env.close()
-    module = "ogbench:" if name.startswith("ogbench/") else ""
-    return "--env", f"{module}{facts['env_id']}", "--env-kwargs", json.dumps(facts.get("env_kwargs", {}))
+    module, named, _ = ("ogbench", ":", "") if name.startswith("ogbench/") else name.partition(":")
+    return (
+        "--env",
+        f"{module if named else ''}{named}{facts['env_id']}",
+        "--env-kwargs",
+        json.dumps(facts.get("env_kwargs", {})),
+    )
 
 
 def _success_options(task: Mapping[str, Any]) -> tuple[str, ...]:
@@ -302,7 +315,7 @@ def _robot(
     counts: Sequence[float],
     episodes: int,
     options: Mapping[str, str],
-    renderer: str = "disable",
+    renderer: str | None = None,
 ) -> dict[str, Any]:
     """The answer of robot/drive.py.
 
@@ -316,7 +329,9 @@ def _robot(
     command += [part for name, values in numbers.items() for part in (name, *map(str, values))]
     command += ["--episodes", str(episodes), "--seed", str(config.eval_seed)]
     command += [part for item in options.items() for part in item]
-    environment = {**os.environ, "MUJOCO_GL": renderer}
+    if renderer is None:
+        renderer = os.environ[renderers.VARIABLE] if config.task.get("draws") else "disable"
+    environment = {**os.environ, renderers.VARIABLE: renderer}
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     last = (finished.stderr.strip() or "it said nothing").splitlines()[-1]
     if finished.returncode == CANNOT_DRAW:

@@ -207,6 +207,8 @@ def drive(operator: Operator, arguments: argparse.Namespace, out: Path) -> None:
         "targets": arguments.episodes + 1,
         "episode_steps": operator.course.steps,
     }
+    if arguments.camera:
+        arm["camera_size"] = arguments.camera
     operator.start(ARM, out / "simulated_arm.log", *_parameters(arm))
     course = operator.course
     operator.wait(lambda: course.driven, "the first command")
@@ -240,6 +242,22 @@ def report(course: Course) -> list[str]:
     return lines
 
 
+def drawing() -> str:
+    """What MuJoCo can draw the camera's pictures with here: the user's choice, a GPU's driver, or Mesa.
+
+    :raises RuntimeError: nothing.
+    """
+    chosen = os.environ.get("MUJOCO_GL", "disable")
+    tried = ("egl", "osmesa") if chosen == "disable" else (chosen,)
+    seen = "from dipole_policy.camera_arm import make_camera_reacher; make_camera_reacher().reset()"
+    for renderer in tried:
+        environment = {**os.environ, "MUJOCO_GL": renderer}
+        told = subprocess.run([sys.executable, "-c", seen], env=environment, capture_output=True, check=False)
+        if told.returncode == 0:
+            return renderer
+    raise RuntimeError(f"MuJoCo cannot draw here with {' or '.join(tried)}; on Debian, apt install libosmesa6")
+
+
 def free_domain() -> int:
     """A ROS domain that no other program on this machine uses, as far as can be seen."""
     domains = random.sample(range(1, 101), 100)
@@ -254,9 +272,9 @@ def free_domain() -> int:
     return domains[0]
 
 
-def default_contract() -> Path:
+def default_contract(with_camera: bool) -> Path:
     """The simulated arm's contract: from the sources, where pip put it, or from the package that colcon built."""
-    name = Path("contracts") / "simulated_arm.yaml"
+    name = Path("contracts") / ("simulated_camera_arm.yaml" if with_camera else "simulated_arm.yaml")
     places = (Path(__file__).resolve().parents[1], Path(sys.prefix) / "share" / "dipole_policy")
     for place in places:
         if (place / name).exists():
@@ -275,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, required=True, help="as `make demo` makes it, for Reacher-v5")
     parser.add_argument("--out", type=Path, default=Path("runs/ros-demo"), help="folder of picture and logs")
     parser.add_argument("--contract", type=Path, help="the simulated arm's by default")
+    parser.add_argument("--camera", type=int, default=0, metavar="SIZE", help="pixels of the camera's pictures (none)")
     parser.add_argument("--omegas", type=float, nargs="+", default=OMEGAS)
     parser.add_argument("--episodes", type=int, default=4, help="that count, for each omega")
     parser.add_argument("--episode-steps", type=int, default=50, help=f"of {STEP_S} s")
@@ -290,7 +309,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("ROS_LOCALHOST_ONLY", "1")
     os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
     try:
-        options.contract = options.contract or default_contract()
+        options.contract = options.contract or default_contract(bool(options.camera))
+        if options.camera:
+            os.environ["MUJOCO_GL"] = drawing()
         options.out.mkdir(parents=True, exist_ok=True)
         course = _record(options, lambda: bool(signals))
         # From here on nothing is left to end in order: a signal ends this program at once.

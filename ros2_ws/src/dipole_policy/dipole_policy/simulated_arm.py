@@ -15,7 +15,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock as ClockMessage
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64, Float64MultiArray
 
 from dipole_policy import small_node
@@ -49,7 +49,8 @@ class SimulatedArm(Node):  # type: ignore[misc]  # rclpy is not typed
         steps = given("episode_steps", 50, "Steps of 0.02 s after which the arm starts anew.")
         self._simulated = given("simulated_time", False, "Publish /clock, and wait for a command before each step.")
         self._timeout_s = given("command_timeout_s", 0.2, "Seconds of the wall after which a command no longer counts.")
-        self._environment = _make_environment(steps) if environment is None else environment
+        size = given("camera_size", 0, "Pixels of a side of what its camera publishes; 0: it has none.")
+        self._environment = _make_environment(steps, size) if environment is None else environment
         self._arm = self._environment.unwrapped
         self._seed, self._targets = seed, targets
         self._efforts = np.zeros(2, np.float32)
@@ -67,6 +68,7 @@ class SimulatedArm(Node):  # type: ignore[misc]  # rclpy is not typed
         self._joints = self.create_publisher(JointState, "joint_states", COMMAND)
         self._target = self.create_publisher(PointStamped, "target", COMMAND)
         self._remaining = self.create_publisher(Vector3Stamped, "fingertip_to_target", COMMAND)
+        self._camera = self.create_publisher(Image, "camera/image_raw", COMMAND) if size else None
         self._distance_topic = self.create_publisher(Float64, "~/distance", REPORT)
         self._return_topic = self.create_publisher(Float64, "~/return", REPORT)
         self.create_subscription(Float64MultiArray, "effort_controller/commands", self._on_efforts, COMMAND)
@@ -144,16 +146,27 @@ class SimulatedArm(Node):  # type: ignore[misc]  # rclpy is not typed
         remaining.vector.x, remaining.vector.y = difference[:2].tolist()
         for message in (joints, target, remaining):
             message.header.stamp = stamp
+        if self._camera is not None:
+            picture = self._arm.render()
+            height, width, _ = picture.shape
+            image = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+            image.data = picture.tobytes()
+            image.header.stamp = stamp
+            self._camera.publish(image)
         self._joints.publish(joints)
         self._target.publish(target)
         self._remaining.publish(remaining)
         self._distance_topic.publish(Float64(data=float(np.linalg.norm(difference))))
 
 
-def _make_environment(steps: int) -> Any:
+def _make_environment(steps: int, size: int) -> Any:
     try:
         import gymnasium
 
+        if size:
+            from dipole_policy.camera_arm import make_reacher
+
+            return make_reacher(size, steps)
         return gymnasium.make("Reacher-v5", max_episode_steps=steps)
     except Exception as error:
         raise RuntimeError(f"Reacher-v5 cannot be made ({one_line(error)}): pip install 'gymnasium[mujoco]'") from error
