@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from dipole_policy.contract import Contract
 from dipole_policy.errors import ContractError
-from dipole_policy.observation import Inputs, ObservationLayout, entry_readers
+from dipole_policy.layout import ObservationLayout
+from dipole_policy.observation import Inputs, entry_readers
 from dipole_policy.plan import require_no_plans
 from dipole_policy.topic_reader import TopicReader
 from dipole_runtime import read_bundle

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
-from dipole_policy.observation import Inputs, ObservationLayout
+from dipole_policy.layout import ObservationLayout
+from dipole_policy.observation import Inputs
 from dipole_policy.topic_reader import Received
 from numpy.typing import NDArray
 
