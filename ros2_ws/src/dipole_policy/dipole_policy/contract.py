@@ -357,6 +357,10 @@ def _require_agreement(contract: Contract) -> None:
         raise ContractError(f"observation[{keyed.index(False)}] has no key, expected one: other entries have theirs")
     if len(keyed) > 1 and not any(keyed) and any(entry.camera for entry in contract.observation):
         raise ContractError("observation has a picture and other entries without a key, expected a key for each")
+    drawn = {entry.key for entry in contract.observation if entry.camera is not None}
+    for index, entry in enumerate(contract.observation):
+        if entry.camera is None and entry.key is not None and entry.key in drawn:
+            raise ContractError(f"observation[{index}].key is {entry.key}, which a picture has: expected another")
     histories = [index for index, entry in enumerate(contract.observation) if entry.function == HISTORY]
     if len(histories) > 1:
         raise ContractError(f"observation[{histories[1]}].function is history, which another entry has: expected one")
