@@ -12,9 +12,8 @@ from cars import image
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.manifest import Manifest, ObservationPart, ObservationSpec
 from dipole_runtime.pictures import PictureSpec
-from robots import HEADER, TYPES
+from robots import TYPES
 
-assert HEADER
 TYPES["sensor_msgs/msg/CompressedImage"] = {"header": "std_msgs/Header", "format": "string", "data": "sequence<uint8>"}
 
 HEIGHT, WIDTH = 6, 8
@@ -26,7 +25,7 @@ CONTRACT = """
 rate_hz: 10
 deadline_s: 1.0
 observation:
-  - {topic: camera, type: sensor_msgs/msg/Image, key: front, stack: 3, max_age_s: 0.6}
+  - {topic: camera, type: sensor_msgs/msg/Image, key: front, stack: 3, max_age_s: 0.65}
   - topic: joint_states
     type: sensor_msgs/msg/JointState
     field: position
