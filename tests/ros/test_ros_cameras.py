@@ -265,6 +265,12 @@ class TestStops:
             first = robot.see(deep_image(values))["depth"][0, 0, 0]
         assert first == 1 + round(254 * 1890 / 2900) == 1 + round(254 * 1891 / 2900), "the noise is gone in eight bits"
 
+    def test_a_slow_camera_is_not_frozen(self, make_bundle: Callable[..., Path]) -> None:
+        """Silence is what max_age_s is for."""
+        robot = Robot(make_bundle, replaced("stack: 3", "stack: 3, frozen_after_s: 0.15", CONTRACT))
+        for at in range(20):
+            robot.see(image(FRAMES[at]) if at % 4 == 0 else None)
+
     def test_who_does_not_ask_may_stand_still(self, make_bundle: Callable[..., Path]) -> None:
         robot = Robot(make_bundle)
         for _ in range(100):
