@@ -161,8 +161,8 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def from_bag(*arguments: str, out: str = "drive.npz") -> None:
-    words = ["data", "from-bag", "bag", "--contract", "robot.yaml", "--reward", "/reward", "--out", out, *arguments]
+def from_bag(*arguments: str, out: str = "drive.npz", reward: str = "/reward") -> None:
+    words = ["data", "from-bag", "bag", "--contract", "robot.yaml", "--reward", reward, "--out", out, *arguments]
     assert main(words) == 0
 
 
@@ -202,8 +202,9 @@ def test_a_folder_holds_every_frame_once(alone: Path, monkeypatch: pytest.Monkey
 
 def test_pictures_are_made_smaller_before_they_are_stacked(alone: Path) -> None:
     write_bag(alone / "bag", drive(20))
-    from_bag("--image-size", "6", "4")
+    from_bag("--image-size", "6", "4", reward="abs(action[0])")
     arrays = np.load("drive.npz")
+    assert arrays["observations"].shape == (19, 6, 4, 9)
     small = [np.asarray(PIL.fromarray(one).resize((4, 6), PIL.Resampling.BILINEAR)) for one in FRAMES[:20]]
     assert np.array_equal(arrays["observations"][5], np.concatenate(small[3:6], axis=2))
 
