@@ -64,7 +64,7 @@ test: $(VENV)/.dev
 # Not all of tests/ros: what knows no rclpy was tested with the other one.
 test-kilted: $(KILTED)/.done
 	$(TEST_ENVIRONMENT) $(KILTED)/bin/python -m pytest --confcutdir=tests/ros $(PYTEST_ARGS) \
-		$(addprefix tests/ros/test_ros_,wiring.py stop_requests.py node.py greediness.py faults.py process.py security.py takeover.py)
+		$(addprefix tests/ros/test_ros_,wiring.py stop_requests.py node.py greediness.py faults.py process.py security.py takeover.py cameras_wire.py)
 
 packages: $(VENV)/.dev
 	rm -rf dist

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-for folder in ("tests/runtime", "tests/bags"):
+for folder in ("tests/runtime", "tests/ros", "tests/bags"):
     sys.path.insert(0, str(ROOT / folder))
 
 MISSING = [name for name in ("onnxruntime", "onnx", "yaml", "rosbags") if find_spec(name) is None]

@@ -192,11 +192,16 @@ def test_contracts_that_do_not_fit(robot: Path, from_bag: Command, old: str, new
     assert (sentence or "") in problem
 
 
-def test_keys_are_refused(robot: Path, from_bag: Command) -> None:
-    (robot / "robot.yaml").write_text(CONTRACT.replace("max_age_s: 0.2}", "max_age_s: 0.2, key: a}"))
-    status, _, problem = from_bag()
-    assert status == 1
-    assert "the observation is a Dict, expected one vector" in problem
+def test_keys_make_a_dict(robot: Path, from_bag: Command) -> None:
+    text = CONTRACT.replace("names: [elbow, wrist], max_age_s", "names: [elbow, wrist], key: arm, max_age_s")
+    (robot / "robot.yaml").write_text(text.replace("field: data, max_age_s", "field: data, key: speed, max_age_s"))
+    status, _, problem = from_bag(reward='next_observation["speed_0"] - observation["arm_1"]')
+    assert status == 0, problem
+    arrays = np.load(robot / "drive.npz")
+    assert arrays["observations/arm"].shape == (199, 2)
+    following = arrays["next_observations/speed"][:, 0]
+    np.testing.assert_allclose(arrays["rewards"], following - arrays["observations/arm"][:, 1])
+    assert load_dataset("drive.npz", device="cpu").size() == 199
 
 
 @pytest.mark.parametrize("form", ["pair", "deterministic"])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from dipole_policy.errors import ContractError, InputError, Kind
 from dipole_policy.fields import describe_recorded, leaves, parse_path, reader, size
-from dipole_policy.observation import Inputs, ObservationLayout, entry_readers
+from dipole_policy.layout import ObservationLayout
+from dipole_policy.observation import Inputs, entry_readers
 from dipole_runtime.manifest import ObservationPart, ObservationSpec
 from robots import CONTRACT, contract, describe, joint_state, make, number, replaced
 

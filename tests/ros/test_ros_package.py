@@ -22,7 +22,7 @@ SOURCES = sorted((PACKAGE / "dipole_policy").glob("*.py"))
 LAUNCH = PACKAGE / "launch/dipole_policy.launch.py"
 HUMBLE = json.loads((Path(__file__).parent / "humble_api.json").read_text())
 
-KEYS = {"numpy": "python3-numpy", "yaml": "python3-yaml"}
+KEYS = {"PIL": "python3-pil", "numpy": "python3-numpy", "yaml": "python3-yaml"}
 """Import → rosdep key, where they differ."""
 OPTIONAL = {"bondpy", "rosbags", "gymnasium", "mujoco", "matplotlib"}
 """Imported where they are needed, with a sentence when they are not there."""

@@ -15,7 +15,7 @@ from dipole_policy.command_watchdog import stopped
 from dipole_policy.errors import ContractError, InputError, Kind
 from dipole_policy.history import history, placed, unbroken
 from dipole_policy.holder import Fitting, PolicyOptions
-from dipole_policy.images import picture
+from dipole_policy.images import pixels
 from dipole_policy.observation import Inputs
 from dipole_policy.plan import PlanWriter
 from robots import contract, describe, make, replaced
@@ -86,10 +86,10 @@ class TestPictures:
 
     @pytest.mark.parametrize("padding", [0, 5])
     def test_encodings(self, padding: int) -> None:
-        assert np.array_equal(picture("/c", image(self.PIXELS, "rgb8", padding)), self.PIXELS)
-        assert np.array_equal(picture("/c", image(self.PIXELS[:, :, ::-1], "bgr8", padding)), self.PIXELS)
-        grey = picture("/c", image(self.PIXELS[:, :, 0], "mono8", padding))
-        assert np.array_equal(grey, np.repeat(self.PIXELS[:, :, :1], 3, axis=2))
+        assert np.array_equal(pixels("/c", image(self.PIXELS, "rgb8", padding)), self.PIXELS)
+        assert np.array_equal(pixels("/c", image(self.PIXELS[:, :, ::-1], "bgr8", padding)), self.PIXELS)
+        grey = pixels("/c", image(self.PIXELS[:, :, 0], "mono8", padding))
+        assert np.array_equal(grey, self.PIXELS[:, :, :1])
 
     @pytest.mark.parametrize(
         ("changes", "words"),
@@ -104,7 +104,7 @@ class TestPictures:
     def test_what_is_no_picture(self, changes: dict[str, Any], words: str) -> None:
         message = SimpleNamespace(**{**vars(image(self.PIXELS)), **changes})
         with pytest.raises(InputError) as raised:
-            picture("/c", message)
+            pixels("/c", message)
         assert words in raised.value.cause.detail
         assert raised.value.cause.kind is Kind.WRONG_SIZE
 
@@ -120,8 +120,8 @@ class Car:
         self.now_ns = 100 * NS
 
     def hear(self, pose: Any, velocity: Any = (0.0, 0.0), stamp_ns: int | None = None) -> None:
-        for topic, pixels in zip(("left", "front", "right"), self.pictures, strict=True):
-            self.inputs.receive(topic, image(pixels), self.now_ns)
+        for topic, seen in zip(("left", "front", "right"), self.pictures, strict=True):
+            self.inputs.receive(topic, image(seen), self.now_ns)
         odometry = filled(make("nav_msgs/msg/Odometry"), pose, velocity, stamp_ns or self.now_ns)
         self.inputs.receive("odom", odometry, self.now_ns)
         imu, route = make("sensor_msgs/msg/Imu"), make("std_msgs/msg/Int8")
@@ -212,7 +212,7 @@ class TestObservation:
         car.drive(circle(AGO))
         front = car.inputs.snapshot()["front"].message
         for name, value, kind, words in (
-            ("encoding", "16UC1", Kind.WRONG_SIZE, "front is encoded as '16UC1'"),
+            ("encoding", "yuv422", Kind.WRONG_SIZE, "front is encoded as 'yuv422'"),
             ("height", 3, Kind.WRONG_SIZE, "front has 144 bytes in rows of 24"),
         ):
             car.inputs.receive("front", SimpleNamespace(**{**vars(front), name: value}), car.now_ns)
@@ -347,7 +347,7 @@ class TestContracts:
         with pytest.raises(ContractError, match="which takes plans: only plan bundles hold such"):
             Car(bundle)
         array = "{topic: plan, type: std_msgs/msg/Float64MultiArray, field: data, on_stop: zero}"
-        with pytest.raises(ContractError, match="gives pictures, expected a bundle that plans"):
+        with pytest.raises(ContractError, match="gives pictures, of which the bundle takes none"):
             Car(
                 bundle,
                 replaced("{topic: plan, type: nav_msgs/msg/Path, frame: odometry, on_stop: empty}", array, CONTRACT),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import platform
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,20 @@ from typing import Any
 import numpy as np
 from dipole_policy.contract import Contract
 from dipole_policy.errors import ContractError
-from dipole_policy.observation import Inputs, ObservationLayout, entry_readers
+from dipole_policy.observation import Inputs
 from dipole_policy.plan import require_no_plans
-from dipole_policy.topic_reader import TopicReader
 from dipole_runtime import read_bundle
-from dipole_runtime.manifest import Manifest, ObservationPart, ObservationSpec
+from dipole_runtime.manifest import Manifest, ObservationSpec
+from gymnasium import spaces
 
 from dipole_export.bags.commands import Commands, command_readers
 from dipole_export.bags.reading import CLOCK, CLOCK_TYPE, Bag, BagError, earlier
 from dipole_export.bags.rewards import ExpressionReward, Reward, TopicReward, signal
+from dipole_export.bags.rows import Rows
+from dipole_export.bags.seen import Seen
 from dipole_export.bags.transitions import END, NO_COMMAND, Sources, Transitions
 from dipole_sb3.common.expressions import Expression, Vector
+from dipole_sb3.datasets.storage import DatasetWriter
 from dipole_sb3.recording.recording_files import Recording
 
 NODE = "dipole_policy"
@@ -44,6 +49,7 @@ class BagOptions:
     :param hold_s: seconds that a command stays valid if no other follows; 0 to 3600; 0: for its own period only.
     :param reward_max_age_s: largest age of a reward topic's value, 0 to 3600 seconds; None: two periods.
     :param use_sim_time: whether to take the time from the recording's /clock.
+    :param image_size: height and width that pictures are made smaller to; None: they stay as the cameras give them.
     """
 
     reward: str
@@ -57,6 +63,7 @@ class BagOptions:
     hold_s: float = 0.0
     reward_max_age_s: float | None = None
     use_sim_time: bool = False
+    image_size: tuple[int, int] | None = None
 
 
 def recording_of_bag(path: Path, contract_path: Path, options: BagOptions) -> Recording:
@@ -64,35 +71,88 @@ def recording_of_bag(path: Path, contract_path: Path, options: BagOptions) -> Re
 
     :param path: a folder of rosbag2, or one .mcap or .db3 file.
     :param contract_path: the robot's contract (YAML).
-    :return: float32 arrays, actions in the robot's units, and the provenance as a JSON-ready dictionary.
+    :return: float32 arrays and uint8 pictures, actions in the robot's units, and the provenance as a JSON-ready
+        dictionary. Parts of a Dict observation are ``observations/KEY``.
     :raises ValueError: recording, contract, bundle or options do not fit; the message says which part.
+    """
+    rows = Rows()
+    provenance = _converted(path, contract_path, options, lambda *spaces_: rows)
+    arrays = rows.arrays()
+    _require_within(path, arrays["actions"], provenance["action_low"], provenance["action_high"])
+    return Recording(arrays, provenance)
+
+
+def store_bag(path: Path, contract_path: Path, options: BagOptions, out: Path, command: str) -> dict[str, Any]:
+    """As :func:`recording_of_bag`, into a stored data set: every frame once, and never all of them in memory.
+
+    :param out: its folder, which appears when it is complete.
+    :param command: kept in the provenance.
+    :return: the provenance, which is the data set's metadata.
+    :raises DatasetError: the folder's name is taken.
+    """
+    with ExitStack() as stack:
+        writers: list[DatasetWriter] = []
+
+        def begin(observations: spaces.Space[Any], actions: spaces.Box) -> Rows:
+            writers.append(stack.enter_context(DatasetWriter(out, observations, actions, source=str(path))))
+            low, high = actions.low.tolist(), actions.high.tolist()
+
+            def append(arrays: dict[str, np.ndarray]) -> None:
+                _require_within(path, arrays["actions"], low, high)
+                writers[0].append(_by_key(arrays))
+
+            return Rows(append)
+
+        provenance = _converted(path, contract_path, options, begin)
+        writers[0].metadata = {**provenance, "command": command}
+    return provenance
+
+
+def _by_key(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """``observations/KEY`` as tables of their own."""
+    found: dict[str, Any] = {}
+    for name, value in arrays.items():
+        column, _, key = name.partition("/")
+        if key:
+            found.setdefault(column, {})[key] = value
+        else:
+            found[column] = value
+    return found
+
+
+def _converted(
+    path: Path, contract_path: Path, options: BagOptions, begin: Callable[[spaces.Space[Any], spaces.Box], Rows]
+) -> dict[str, Any]:
+    """Reads the recording.
+
+    :param begin: observation and action space → where the transitions go.
+    :return: the provenance.
     """
     for name in ("delay_s", "hold_s", "reward_max_age_s"):
         value = getattr(options, name)
         if value is not None and not 0.0 <= value <= 3600.0:
             raise ValueError(f"{name.removesuffix('_s').replace('_', '-')} is {value}, expected 0 to 3600 seconds")
+    if options.image_size is not None and not all(1 <= one <= 4096 for one in options.image_size):
+        raise ValueError(f"image-size is {options.image_size}, expected height and width from 1 to 4096 pixels")
     contract = _resolved(Contract.load(contract_path), options.namespace)
     manifest = None if options.bundle is None else read_bundle(options.bundle).manifest
     with Bag(path) as bag:
         _require_topics(bag, contract, options.use_sim_time)
         try:
             require_no_plans(contract)
-            readers = entry_readers(contract, bag.describe)
-            spec = _own_spec(readers) if manifest is None else manifest.observation
-            if spec.is_dict or any(reader.entry.key is not None for reader in readers):
-                raise ContractError("the observation is a Dict, expected one vector: .npz files hold one array")
-            layout = ObservationLayout(readers, spec)
+            seen = Seen.of(bag, contract, manifest, options.image_size)
         except ContractError as error:
             raise ContractError(f"contract {contract.where}: {error}") from error
         commands = _commands(bag, contract, manifest, _nanoseconds(options.hold_s))
         names = _action_names(contract, commands) if manifest is None else manifest.action.names
-        reward = _reward(bag, options, contract, spec, commands.size, names)
+        reward = _reward(bag, options, contract, seen.spec, commands.size, names)
         terminal = None if options.terminal is None else signal(bag, options.terminal, "the terminal")
         set_back = None if options.set_back is None else signal(bag, options.set_back, "the reset")
         low, high = _bounds(options, manifest, commands.size)
-        inputs = Inputs(readers)
+        inputs = Inputs(seen.readers)
         transitions = Transitions(
-            Sources(inputs, layout, commands, reward, terminal, set_back),
+            begin(seen.space, spaces.Box(np.array(low, np.float32), np.array(high, np.float32))),
+            Sources(inputs, seen.layout, seen.spec, commands, reward, terminal, set_back),
             _nanoseconds(contract.period_s),
             _nanoseconds(options.hold_s),
         )
@@ -102,9 +162,8 @@ def recording_of_bag(path: Path, contract_path: Path, options: BagOptions) -> Re
         delay_ns = _nanoseconds(options.delay_s)
         transitions.read(earlier(events, {topic: delay_ns + ahead for topic, ahead in commands.ahead_ns.items()}))
     _require_steps(path, transitions, contract)
-    arrays = transitions.rows.arrays()
-    _require_within(path, arrays["actions"], low, high)
-    return Recording(arrays, _provenance(path, contract_path, contract, options, transitions, arrays, low, high))
+    transitions.rows.finish()
+    return _provenance(path, contract_path, contract, options, transitions, low, high)
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -153,15 +212,6 @@ def _action_names(contract: Contract, commands: Commands) -> tuple[str, ...]:
         given = entry.elements or entry.names
         names += given if len(given) == count else (f"action_{len(names) + index}" for index in range(count))
     return tuple(names)
-
-
-def _own_spec(readers: list[TopicReader]) -> ObservationSpec:
-    """The observation's specification as in a manifest: one vector of the contract's entries, in order."""
-    names: list[str] = []
-    for reader in readers:
-        names += reader.entry.elements or (f"observation_{len(names) + index}" for index in range(reader.size))
-    part = ObservationPart(None, (len(names),), "float32", "Box", None)
-    return ObservationSpec(len(names), tuple(names), (part,))
 
 
 def _reward(
@@ -229,11 +279,10 @@ def _provenance(
     contract: Contract,
     options: BagOptions,
     transitions: Transitions,
-    arrays: dict[str, np.ndarray],
     low: list[float],
     high: list[float],
 ) -> dict[str, Any]:
-    episodes = int(arrays["terminals"].sum())
+    rows = transitions.rows
     packages = ("dipole-sb3", "rosbags", "numpy")
     return {
         "recorded_by": "rosbag2",
@@ -241,17 +290,17 @@ def _provenance(
         "contract": contract_path.read_text(encoding="utf-8"),
         "rate_hz": contract.rate_hz,
         **{key: str(value) if isinstance(value, Path) else value for key, value in _given(options).items()},
-        "steps": len(transitions.rows),
+        "steps": len(rows),
         "action_low": low,
         "action_high": high,
         "episode_ends": dict(transitions.ends),
         "commands_left_out": dict(transitions.left_out),
         "first_problem": None if transitions.first_problem is None else str(transitions.first_problem),
-        "step_mean_s": round(transitions.duration_ns * 1e-9 / len(transitions.rows), 6),
+        "step_mean_s": round(transitions.duration_ns * 1e-9 / len(rows), 6),
         "packages": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "data_episodes": episodes,
-        "data_return_mean": round(float(arrays["rewards"].sum(dtype=np.float64)) / episodes, 3),
+        "data_episodes": rows.episodes,
+        "data_return_mean": round(rows.total_reward / rows.episodes, 3),
     }
 
 
@@ -261,9 +310,8 @@ def _given(options: BagOptions) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None and not key.startswith("action_")}
 
 
-def summary(recording: Recording) -> str:
-    """The result of a conversion in a few lines."""
-    facts = recording.provenance
+def summary(facts: Mapping[str, Any]) -> str:
+    """The result of a conversion in a few lines, from its provenance."""
     ends = ", ".join(f"{_END_TEXTS.get(reason, reason)} {count}" for reason, count in facts["episode_ends"].items())
     lines = [
         f"{facts['steps']} transitions in {facts['data_episodes']} episodes, mean return "

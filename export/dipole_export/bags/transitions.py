@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from dipole_policy.errors import Cause, ContractError, InputError, Kind, one_line
-from dipole_policy.observation import Inputs, ObservationLayout
+from dipole_policy.layout import ObservationLayout, PictureLayout
+from dipole_policy.observation import Inputs
 from dipole_policy.topic_reader import Received
+from dipole_runtime.manifest import ObservationSpec
 from numpy.typing import NDArray
 
 from dipole_export.bags.commands import Commands
 from dipole_export.bags.reading import Event
 from dipole_export.bags.rewards import Reward, Signal, Step
+from dipole_export.bags.rows import Observation, Rows
 
 NO_COMMAND = "no command"
 TERMINAL = "terminal"
@@ -37,52 +39,32 @@ class Tick(NamedTuple):
     """The beginning of a step."""
 
     time_ns: int
-    observation: Vector
+    observation: Observation
     action: Vector
 
 
 class Sources(NamedTuple):
-    """Where everything of a transition comes from; see :class:`Transitions`."""
+    """Where everything of a transition comes from; see :class:`Transitions`.
+
+    :param spec: of the observation without its pictures.
+    """
 
     inputs: Inputs
-    layout: ObservationLayout
+    layout: ObservationLayout | PictureLayout
+    spec: ObservationSpec
     commands: Commands
     reward: Reward
     terminal: Signal | None
     set_back: Signal | None
 
 
-class Rows:
-    """Transitions in growing arrays: 4 bytes per number of the result, and no other copies."""
-
-    def __init__(self) -> None:
-        self._columns = {key: array("f") for key in ("observations", "actions", "next_observations")}
-        self._scalars = {key: array("f") for key in ("rewards", "terminals", "masks")}
-
-    def __len__(self) -> int:
-        return len(self._scalars["rewards"])
-
-    def append(self, tick: Tick, reward: float, next_observation: Vector, is_terminal: bool) -> None:
-        self._columns["observations"].frombytes(tick.observation.tobytes())
-        self._columns["actions"].frombytes(tick.action.tobytes())
-        self._columns["next_observations"].frombytes(next_observation.tobytes())
-        self._scalars["rewards"].append(reward)
-        self._scalars["terminals"].append(float(is_terminal))
-        self._scalars["masks"].append(float(not is_terminal))
-
-    def end_episode(self) -> None:
-        """Marks the last row as the end of its episode."""
-        if len(self):
-            self._scalars["terminals"][-1] = 1.0
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """float32 arrays, by the keys of :func:`dipole_sb3.datasets.files.load`."""
-        count = max(len(self), 1)
-        columns = {
-            key: np.frombuffer(column, np.float32).reshape(-1, len(column) // count)
-            for key, column in self._columns.items()
-        }
-        return {**columns, **{key: np.frombuffer(column, np.float32) for key, column in self._scalars.items()}}
+def numbers_of(observation: Observation, spec: ObservationSpec) -> Vector:
+    """Everything of an observation but its pictures, float32 of shape [size]."""
+    if not spec.size:
+        return np.zeros(0, np.float32)
+    if not isinstance(observation, Mapping):
+        return observation
+    return np.concatenate([observation[str(part.key)].reshape(-1) for part in spec.parts])
 
 
 class Transitions:
@@ -99,13 +81,14 @@ class Transitions:
     The leading topic's commands are meant here; see :class:`Commands`. Those of other topics are read ahead of their
     time, by :attr:`Commands.ahead_ns`.
 
+    :param rows: where they go.
     :param sources: the sources of observations, commands, rewards and episode ends.
     :param period_ns: the contract's control period in nanoseconds.
     :param hold_ns: in nanoseconds; 0: commands do not count again.
     """
 
-    def __init__(self, sources: Sources, period_ns: int, hold_ns: int = 0) -> None:
-        self.rows = Rows()
+    def __init__(self, rows: Rows, sources: Sources, period_ns: int, hold_ns: int = 0) -> None:
+        self.rows = rows
         self.ends: Counter[str] = Counter()
         """Reason for the end of an episode → number of episodes."""
         self.left_out: Counter[str] = Counter()
@@ -208,8 +191,9 @@ class Transitions:
     def _step(self, view: View, command: Any) -> None:
         """Ends the current step, if there is one, and begins the next, if there is a command."""
         tick, self._tick, self._early, self._at_due = self._tick, None, None, None
+        layout = self._sources.layout
         try:
-            observation, problem = self._sources.layout.build(view.inputs, view.time_ns), None
+            observation, problem = layout.arrange(layout.build(view.inputs, view.time_ns)), None
         except InputError as error:
             observation, problem = None, error.cause
         reason = None if tick is None else self._close(tick, view, observation, problem, command is None)
@@ -235,7 +219,7 @@ class Transitions:
         return reason or cause.kind.value
 
     def _close(
-        self, tick: Tick, view: View, observation: Vector | None, problem: Cause | None, is_last: bool
+        self, tick: Tick, view: View, observation: Observation | None, problem: Cause | None, is_last: bool
     ) -> str | None:
         """Writes the step, if it is complete.
 
@@ -247,7 +231,8 @@ class Transitions:
             assert problem is not None
             self.first_problem = self.first_problem or problem
             return problem.kind.value
-        step = Step(tick.observation, tick.action, observation, view.reward, view.time_ns)
+        before, after = (numbers_of(one, self._sources.spec) for one in (tick.observation, observation))
+        step = Step(before, tick.action, after, view.reward, view.time_ns)
         try:
             reward = self._reward_of(step)
         except InputError as error:
@@ -255,7 +240,7 @@ class Transitions:
             return f"reward: {error.cause.kind.value}"
         # If no step follows, a terminal message up to half a period after the end still belongs to this step.
         is_terminal = self._terminal_at is not None and (is_last or self._terminal_at <= view.time_ns)
-        self.rows.append(tick, reward, observation, is_terminal)
+        self.rows.append(tick.observation, tick.action, reward, observation, is_terminal)
         self.duration_ns += view.time_ns - tick.time_ns
         return TERMINAL if is_terminal else None
 

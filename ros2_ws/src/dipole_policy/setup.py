@@ -20,6 +20,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     install_requires=["setuptools", "dipole-runtime>=0.2,<0.3", "numpy>=1.24", "PyYAML>=5.4"],
+    extras_require={"compressed": ["pillow>=9"]},
     packages=[NAME],
     package_data={NAME: ["py.typed"]},
     data_files=[

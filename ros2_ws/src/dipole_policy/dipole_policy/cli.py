@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dipole_runtime.manifest import OmegaRange
 
+from dipole_policy.cameras import CameraReader
 from dipole_policy.contract import ActionEntry, Contract
 from dipole_policy.errors import ContractError, GuidedPolicyError
 from dipole_policy.fields import (
@@ -22,7 +23,7 @@ from dipole_policy.fields import (
     shown_field,
 )
 from dipole_policy.holder import Fitting, Loaded, PolicyOptions
-from dipole_policy.images import ImageReader
+from dipole_policy.layout import pictures_of
 from dipole_policy.security import policy
 
 
@@ -96,8 +97,9 @@ def _observation_lines(fitting: Fitting, loaded: Loaded | None) -> list[str]:
     order = fitting.readers if loaded is None else loaded.layout.order
     for reader in order:
         entry = reader.entry
-        if isinstance(reader, ImageReader):
-            lines.append(f"  {entry.topic} {entry.type} → {entry.key}, {_picture(loaded)}")
+        if isinstance(reader, CameraReader):
+            key = "" if entry.key is None else f" → {entry.key}"
+            lines.append(f"  {entry.topic} {entry.type}{key}, a picture{_picture(reader, loaded)}")
             continue
         fields = ", ".join(map(shown_field, entry.fields))
         what = fields if entry.function is None else f"{entry.function}({fields})"
@@ -109,9 +111,20 @@ def _observation_lines(fitting: Fitting, loaded: Loaded | None) -> list[str]:
     return [f"observation, {start} elements:", *lines]
 
 
-def _picture(loaded: Loaded | None) -> str:
-    plan = None if loaded is None else loaded.policy.manifest.plan
-    return "a picture" if plan is None else f"a picture of {plan.width} × {plan.height} pixels"
+def _picture(camera: CameraReader, loaded: Loaded | None) -> str:
+    options, manifest = camera.options, None if loaded is None else loaded.policy.manifest
+    words = ""
+    if manifest is not None and manifest.plan is not None:
+        words = f" of {manifest.plan.width} × {manifest.plan.height} pixels"
+    elif manifest is not None:
+        (spec,) = (one for one in pictures_of(manifest) if one.key == camera.entry.key)
+        kind = "colour" if spec.channels // options.stack == 3 else "grey"
+        words = f" of {spec.width} × {spec.height} pixels, {kind if options.range is None else 'depth'}"
+    if (crop := options.crop) is not None:
+        words += f", cut out at {crop.left}, {crop.top} ({crop.width} × {crop.height})"
+    if options.range is not None:
+        words += ", {} to {} as 1 to 255".format(*options.range)
+    return words if options.stack == 1 else f"{words}, {options.stack} frames"
 
 
 def _omega_line(omega: OmegaRange | None) -> str:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from dipole_policy import consumers
+from dipole_policy.camera_options import CameraOptions, camera_options
 from dipole_policy.contract_table import Table, parsed
-from dipole_policy.driven_types import FRAMES, HISTORY, IMAGE, ODOMETRY, PLAN_STOPS, POSE
+from dipole_policy.driven_types import FRAMES, HISTORY, IMAGES, ODOMETRY, PLAN_STOPS, POSE
 from dipole_policy.errors import ContractError, one_line, shown
 from dipole_policy.fields import Path
 from dipole_policy.tolerance import Tolerance, tolerated
+from dipole_policy.topic_qos import COMMAND, INPUT, TopicQoS, input_qos, topic_qos
 
 MAX_CONTRACT_SIZE = 1 << 18
 """In bytes."""
@@ -21,22 +23,6 @@ FUNCTIONS = ("cos", "sin", "yaw", HISTORY)
 """Functions of a field: of each element (cos, sin), of a quaternion x, y, z, w (yaw), or of odometry (history)."""
 ON_STOP = ("zero", "hold", "none")
 STAMPS = ("header", "received")
-RELIABILITIES = ("reliable", "best_effort")
-DURABILITIES = ("volatile", "transient_local")
-LATCHED_TYPES = frozenset({"nav_msgs/msg/OccupancyGrid", "nav_msgs/msg/MapMetaData"})
-"""Types that are published once, reliable and transient local, by those who publish them in ROS."""
-
-
-@dataclass(frozen=True)
-class TopicQoS:
-    """Quality of service of one topic, in the words of ROS.
-
-    :param depth: messages that the middleware keeps, at least 1.
-    """
-
-    reliability: Literal["reliable", "best_effort"]
-    durability: Literal["volatile", "transient_local"]
-    depth: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +39,7 @@ class ObservationEntry:
     :param stamp: whether the age counts from the stamp in the message's header or from its arrival; None: from the
         stamp if there is one, but the age is never less than that since arrival.
     :param qos: of the subscription.
+    :param camera: what becomes of a picture; None: it is none.
     """
 
     topic: str
@@ -65,7 +52,8 @@ class ObservationEntry:
     function: str | None = None
     elements: tuple[str, ...] = ()
     stamp: str | None = None
-    qos: TopicQoS = TopicQoS("best_effort", "volatile", 1)
+    qos: TopicQoS = INPUT
+    camera: CameraOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ class ActionEntry:
     start_from: ObservationEntry | None = None
     hold_within: tuple[float, ...] | None = None
     elements: tuple[str, ...] = ()
-    qos: TopicQoS = TopicQoS("reliable", "volatile", 1)
+    qos: TopicQoS = COMMAND
     frame: Literal["odometry", "base"] | None = None
 
 
@@ -220,7 +208,7 @@ def _observation(value: Any, where: str) -> ObservationEntry:
     table = Table(value, where)
     topic, kind = table.topic(), table.type()
     function = table.choice("function", FUNCTIONS, None)
-    if kind == IMAGE or function == HISTORY:
+    if kind in IMAGES or function == HISTORY:
         return _driven(table, where, topic, kind, function)
     names = table.texts("names")
     entry = ObservationEntry(
@@ -234,7 +222,7 @@ def _observation(value: Any, where: str) -> ObservationEntry:
         function=function,
         elements=table.texts("elements"),
         stamp=table.choice("stamp", STAMPS, None),
-        qos=_qos(table, _input_qos(kind, names)),
+        qos=topic_qos(table, input_qos(kind, names)),
     )
     table.require_empty()
     _require_one_size(where, entry)
@@ -245,37 +233,23 @@ def _driven(table: Table, where: str, topic: str, kind: str, function: str | Non
     """A picture or a history: what is read of their messages is known."""
     if function == HISTORY and kind != ODOMETRY:
         raise ContractError(f"{where}.function is history of {kind}, expected {ODOMETRY}")
+    is_camera = kind in IMAGES
+    if is_camera and function is not None:
+        raise ContractError(f"{where}.function is {function}, expected none: {topic} gives pictures")
     entry = ObservationEntry(
         topic=topic,
         type=kind,
-        fields=POSE if function == HISTORY else (),
+        fields=() if is_camera else POSE,
         max_age_s=table.number("max_age_s", 1e-3, 3600.0),
-        key=table.text("key"),
+        key=table.text("key", None) if is_camera else table.text("key"),
         function=function,
         elements=table.texts("elements"),
         stamp=table.choice("stamp", STAMPS, None),
-        qos=_qos(table, _input_qos(kind, ())),
+        qos=topic_qos(table, input_qos(kind, ())),
+        camera=camera_options(table, where) if is_camera else None,
     )
     table.require_empty()
     return entry
-
-
-def _input_qos(kind: str, names: tuple[str, ...]) -> TopicQoS:
-    if kind in LATCHED_TYPES:
-        return TopicQoS("reliable", "transient_local", 1)
-    # Several robots may publish on /joint_states, each with its own names: the last message may be another's.
-    return TopicQoS("best_effort", "volatile", 10 if names else 1)
-
-
-def _qos(table: Table, default: TopicQoS) -> TopicQoS:
-    durability = table.choice("durability", DURABILITIES, default.durability)
-    # What is kept for later subscribers is delivered again and again until they have it, if they ask for that.
-    reliability = "reliable" if durability == "transient_local" else default.reliability
-    return TopicQoS(
-        table.choice("reliability", RELIABILITIES, reliability),
-        durability,
-        table.whole("depth", 1, 1000, default.depth),
-    )
 
 
 def _require_one_size(where: str, entry: ObservationEntry | ActionEntry) -> None:
@@ -301,7 +275,7 @@ def _action(value: Any, where: str, heard: Mapping[str, ObservationEntry]) -> Ac
         start_from=None if start is None else _start(start, f"{where}.start_from", heard),
         hold_within=table.positives("hold_within"),
         elements=table.texts("elements"),
-        qos=_qos(table, TopicQoS("reliable", "volatile", 1)),
+        qos=topic_qos(table, COMMAND),
     )
     table.require_empty()
     _require_one_size(where, entry)
@@ -324,7 +298,7 @@ def _plan(table: Table, topic: str, kind: str) -> ActionEntry:
         fields=(),
         on_stop=table.choice("on_stop", PLAN_STOPS[kind]),
         frame=table.choice("frame", FRAMES),
-        qos=_qos(table, TopicQoS("reliable", "volatile", 1)),
+        qos=topic_qos(table, COMMAND),
     )
     table.require_empty()
     return entry
@@ -345,7 +319,7 @@ def _start(value: Any, where: str, heard: Mapping[str, ObservationEntry]) -> Obs
         names=names,
         size=table.whole("size", 1, 65536, None),
         stamp=table.choice("stamp", STAMPS, None if same is None else same.stamp),
-        qos=_qos(table, _input_qos(kind, names) if same is None else same.qos),
+        qos=topic_qos(table, input_qos(kind, names) if same is None else same.qos),
     )
     table.require_empty()
     _require_one_size(where, entry)
@@ -381,6 +355,12 @@ def _require_agreement(contract: Contract) -> None:
     keyed = [entry.key is not None for entry in contract.observation]
     if any(keyed) and not all(keyed):
         raise ContractError(f"observation[{keyed.index(False)}] has no key, expected one: other entries have theirs")
+    if len(keyed) > 1 and not any(keyed) and any(entry.camera for entry in contract.observation):
+        raise ContractError("observation has a picture and other entries without a key, expected a key for each")
+    drawn = {entry.key for entry in contract.observation if entry.camera is not None}
+    for index, entry in enumerate(contract.observation):
+        if entry.camera is None and entry.key is not None and entry.key in drawn:
+            raise ContractError(f"observation[{index}].key is {entry.key}, which a picture has: expected another")
     histories = [index for index, entry in enumerate(contract.observation) if entry.function == HISTORY]
     if len(histories) > 1:
         raise ContractError(f"observation[{histories[1]}].function is history, which another entry has: expected one")

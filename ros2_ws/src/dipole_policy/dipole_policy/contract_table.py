@@ -64,8 +64,10 @@ class Table:
             raise ContractError(f"{self._where} has no {key}, expected one")
         return value
 
-    def number(self, key: str, low: float, high: float, default: Any = _MISSING) -> float:
+    def number(self, key: str, low: float, high: float, default: Any = _MISSING) -> Any:
         value = self.take(key, default)
+        if value is default:
+            return value
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise ContractError(f"{self._prefix}{key} is {shown(value)}, expected a number from {low} to {high}")
         return float(value)

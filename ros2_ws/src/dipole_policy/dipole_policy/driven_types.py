@@ -1,4 +1,4 @@
-"""Message types of cars that are read and written as a whole, without naming their fields in the contract."""
+"""Message types that are read and written as a whole, without naming their fields in the contract."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Mapping
 HISTORY = "history"
 """The function of odometry that gives where the car was during the last 1.5 s, in its frame of now."""
 IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+IMAGES = (IMAGE, COMPRESSED_IMAGE)
+"""Types of cameras."""
 ODOMETRY = "nav_msgs/msg/Odometry"
 POSE = (("pose", "pose", "position", "x"), ("pose", "pose", "position", "y"), ("pose", "pose", "orientation"))
 """Fields of odometry that its history is made of."""

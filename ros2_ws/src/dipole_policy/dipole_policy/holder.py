@@ -17,14 +17,8 @@ from dipole_policy.action import ActionLimits, ActionWriter, parts
 from dipole_policy.contract import Contract
 from dipole_policy.errors import ContractError, shown
 from dipole_policy.fields import Describe
-from dipole_policy.observation import (
-    EntryReader,
-    HistoryReader,
-    ObservationLayout,
-    Start,
-    entry_readers,
-    start_readers,
-)
+from dipole_policy.layout import ObservationLayout, PictureLayout, pictures_of, policy_layout
+from dipole_policy.observation import EntryReader, HistoryReader, Start, entry_readers, start_readers
 from dipole_policy.plan import PlanLayout, PlanWriter, plan_parts, require_no_plans
 from dipole_policy.topic_reader import TopicReader
 
@@ -59,7 +53,7 @@ class Loaded:
 
     path: str
     policy: GuidedPolicy
-    layout: ObservationLayout | PlanLayout
+    layout: ObservationLayout | PictureLayout | PlanLayout
     limits: ActionLimits
     writers: Sequence[ActionWriter | PlanWriter]
     parts: Sequence[slice]
@@ -131,7 +125,7 @@ class Fitting:
 
         def fit() -> Loaded:
             placed = contract.placed_actions()
-            layout: ObservationLayout | PlanLayout
+            layout: ObservationLayout | PictureLayout | PlanLayout
             writers: Sequence[ActionWriter | PlanWriter]
             if manifest.plan is not None:
                 at = plan_parts(contract, manifest)
@@ -139,7 +133,7 @@ class Fitting:
             else:
                 require_no_plans(contract)
                 at = parts(contract, manifest.action, self._describe)
-                layout = ObservationLayout(self.readers, manifest.observation)
+                layout = policy_layout(self.readers, manifest)
                 writers = [ActionWriter(*one, part, self._describe) for one, part in zip(placed, at, strict=True)]
             return Loaded(
                 path,
@@ -173,6 +167,8 @@ class Fitting:
                 raise ContractError(
                     f"bundle {path}: {what} has the elements {found}, expected those that drive: {expected}"
                 )
+        if pictures_of(new.policy.manifest) != pictures_of(old.policy.manifest):
+            raise ContractError(f"bundle {path}: it takes other pictures, expected those that the driving one takes")
         return new
 
     def _named(self, make: Callable[[], _Made]) -> _Made:

@@ -17,12 +17,12 @@ from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPo
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 
-from dipole_policy.contract import TopicQoS
 from dipole_policy.errors import one_line
 from dipole_policy.fields import message_class
 from dipole_policy.observation import Inputs
 from dipole_policy.parameters import QOS_OVERRIDES
 from dipole_policy.rclpy_names import given_parameters
+from dipole_policy.topic_qos import TopicQoS
 from dipole_policy.topic_reader import Unreadable
 
 

@@ -1,4 +1,4 @@
-"""From messages and their stamps to the policy's observation, or to the reason why there is none."""
+"""From messages and their stamps to the elements of an observation, or to the reason why there are none."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dipole_runtime.manifest import ObservationSpec
 from numpy.typing import NDArray
 
+from dipole_policy.cameras import CameraReader
 from dipole_policy.contract import Contract, ObservationEntry
-from dipole_policy.driven_types import HISTORY, IMAGE
+from dipole_policy.driven_types import HISTORY
 from dipole_policy.errors import Cause, ContractError, InputError, Kind, shown
 from dipole_policy.fields import Describe, Path, Reader, leaves, reader, shown_field, size
 from dipole_policy.history import KEPT_S, POSES, SPACING_S, SPAN_S, history, unbroken
-from dipole_policy.images import ImageReader
 from dipole_policy.topic_reader import Received, TopicReader, Unreadable
 
 _NAME_FIELDS = ("name", "joint_names")
@@ -227,6 +226,9 @@ class Inputs:
         """
         if self.take is not None:
             self.take()
+        for entries in self._readers.values():
+            for entry in entries:
+                entry.forget(now_ns)
         with self._lock:
             kept = {topic: found for topic, found in self._latest.items() if topic in self.latched}
             self._latest = {topic: Received(found.message, now_ns) for topic, found in kept.items()}
@@ -248,63 +250,6 @@ def _past(last: Received | None, keeper: TopicReader) -> tuple[tuple[int, Any], 
     if not past or abs(time_ns - past[-1][0]) >= SPACING_S * 1e9:
         past = (*past, (time_ns, last.message))
     return tuple(one for one in past if time_ns - one[0] <= keeper.kept_s * 1e9)
-
-
-class ObservationLayout:
-    """Assembles the contract's entries in the order that a bundle requires.
-
-    :param spec: the observation of the manifest.
-    :raises ContractError: sizes, names or keys differ from it.
-    """
-
-    def __init__(self, readers: Sequence[TopicReader], spec: ObservationSpec) -> None:
-        self._spec = spec
-        self.order: list[TopicReader] = list(readers)
-        """The contract's entries in the bundle's order."""
-        if spec.is_dict:
-            keys = [part.key for part in spec.parts]
-            self.order = [entry for key in keys for entry in readers if entry.entry.key == key]
-        for camera in readers:
-            if isinstance(camera, ImageReader):
-                raise ContractError(f"{camera.entry.topic} gives pictures, expected a bundle that plans from them")
-        _require_keys(readers, spec)
-        _require_sizes(self.order, spec)
-        _require_elements(self.order, spec)
-
-    def build(self, inputs: Mapping[str, Received], now_ns: int) -> NDArray[np.float32]:
-        """The flat observation, float32 of shape [size], finite.
-
-        :param inputs: :meth:`Inputs.snapshot`.
-        :param now_ns: the node's clock.
-        :raises InputError: naming the first topic that is missing, stale, wrongly sized or not finite.
-        """
-        parts = [entry.fresh(inputs, now_ns) for entry in self.order]
-        # A finite double of the robot may be too large for the policy's single precision.
-        with np.errstate(over="ignore"):
-            flat = np.concatenate(parts).astype(np.float32)
-        if not np.isfinite(flat).all():
-            raise InputError(self._not_finite(flat))
-        return flat
-
-    def arrange(self, flat: NDArray[np.float32]) -> Any:
-        """The observation in the policy's format: the flat array, or a mapping for Dict observations."""
-        if not self._spec.is_dict:
-            return flat
-        ends = np.cumsum([part.size for part in self._spec.parts])
-        pieces = np.split(flat, ends[:-1])
-        return {part.key: piece.reshape(part.shape) for part, piece in zip(self._spec.parts, pieces, strict=True)}
-
-    def _not_finite(self, flat: NDArray[np.float32]) -> Cause:
-        index = int(np.argmin(np.isfinite(flat)))
-        end = 0
-        for entry in self.order:
-            end += entry.size
-            if index < end:
-                break
-        return Cause(
-            Kind.NON_FINITE,
-            f"{entry.entry.topic} gives {flat[index]} for {shown(self._spec.names[index])} (element {index})",
-        )
 
 
 class Start:
@@ -342,8 +287,8 @@ def entry_readers(contract: Contract, describe: Describe) -> list[TopicReader]:
     """
 
     def reader(entry: ObservationEntry, where: str) -> TopicReader:
-        if entry.type == IMAGE:
-            return ImageReader(entry, where, describe)
+        if entry.camera is not None:
+            return CameraReader(entry, where, describe, round(contract.period_s * 1e9))
         return (HistoryReader if entry.function == HISTORY else EntryReader)(entry, where, describe)
 
     return [reader(entry, f"observation[{index}]") for index, entry in enumerate(contract.observation)]
@@ -358,38 +303,3 @@ def start_readers(contract: Contract, describe: Describe) -> list[EntryReader | 
         None if entry.start_from is None else EntryReader(entry.start_from, f"{where}.start_from", describe)
         for where, entry in contract.placed_actions()
     ]
-
-
-def _require_keys(readers: Sequence[TopicReader], spec: ObservationSpec) -> None:
-    expected = [part.key for part in spec.parts if part.key is not None]
-    found = [entry.entry.key for entry in readers if entry.entry.key is not None]
-    if not spec.is_dict and found:
-        raise ContractError(f"observation has the key {shown(found[0])}, but the bundle's observation is no Dict")
-    for key in expected:
-        if key not in found:
-            raise ContractError(f"observation has no entry with the key {shown(key)}, which the bundle's Dict has")
-    for key in found:
-        if key not in expected:
-            raise ContractError(f"observation has the key {shown(key)}, expected the bundle's: {', '.join(expected)}")
-
-
-def _require_sizes(order: Sequence[TopicReader], spec: ObservationSpec) -> None:
-    for part in spec.parts:
-        entries = [entry for entry in order if entry.entry.key == part.key]
-        total = sum(entry.size for entry in entries)
-        if total != part.size:
-            name = "observation" if part.key is None else f"observation {shown(part.key)}"
-            sizes = " + ".join(str(entry.size) for entry in entries)
-            raise ContractError(f"{name} has {sizes} = {total} elements, expected the bundle's {part.size}")
-
-
-def _require_elements(order: Sequence[TopicReader], spec: ObservationSpec) -> None:
-    start = 0
-    for entry in order:
-        names = spec.names[start : start + entry.size]
-        for found, expected in zip(entry.entry.elements, names, strict=False):
-            if found != expected:
-                raise ContractError(
-                    f"{entry.entry.topic} is to give {shown(found)}, but the bundle has {shown(expected)} in that place"
-                )
-        start += entry.size

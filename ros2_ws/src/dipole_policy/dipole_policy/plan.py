@@ -10,13 +10,14 @@ from dipole_runtime import Manifest
 from numpy.typing import NDArray
 
 from dipole_policy.action import Command
+from dipole_policy.cameras import CameraReader
 from dipole_policy.contract import ActionEntry, Contract
 from dipole_policy.driven_types import PLAN_STOPS
 from dipole_policy.errors import ContractError, one_line, shown
 from dipole_policy.fields import Describe
 from dipole_policy.history import INTERVAL_S, placed
-from dipole_policy.images import ImageReader
-from dipole_policy.observation import HistoryReader, ObservationLayout, Origin
+from dipole_policy.layout import ObservationLayout
+from dipole_policy.observation import HistoryReader, Origin
 from dipole_policy.topic_reader import Received, TopicReader
 
 CAMERAS = "cameras"
@@ -35,12 +36,14 @@ class PlanLayout:
         plan = manifest.plan
         assert plan is not None
         self._shape = plan.picture_shape
-        self._cameras = [reader for reader in readers if isinstance(reader, ImageReader)]
+        self._cameras = [reader for reader in readers if isinstance(reader, CameraReader)]
         for reader in self._cameras:
             if reader.entry.key != CAMERAS:
                 raise ContractError(
                     f"{reader.entry.topic} gives a picture for the key {shown(reader.entry.key)}, expected {CAMERAS!r}"
                 )
+            if reader.options.stack > 1 or reader.options.range is not None:
+                raise ContractError(f"{reader.entry.topic} has stack or range, expected none: plans take neither")
         if len(self._cameras) != len(plan.cameras):
             raise ContractError(
                 f"observation has {len(self._cameras)} pictures, expected {len(plan.cameras)}, of the bundle's cameras "
@@ -55,7 +58,7 @@ class PlanLayout:
         if plan.interval_s != INTERVAL_S:
             raise ContractError(f"the bundle's poses are {plan.interval_s:g} s apart, expected {INTERVAL_S:g} s")
         self._others = ObservationLayout(
-            [reader for reader in readers if not isinstance(reader, ImageReader)], manifest.observation
+            [reader for reader in readers if not isinstance(reader, CameraReader)], manifest.observation
         )
         self.order: list[TopicReader] = [*self._others.order, *self._cameras]
         """The contract's entries in the bundle's order."""
@@ -75,8 +78,10 @@ class PlanLayout:
         """The observation in the policy's format: as it is."""
         return observation
 
-    def _picture(self, reader: ImageReader, inputs: Mapping[str, Received], now_ns: int) -> NDArray[np.uint8]:
-        found: NDArray[np.uint8] = reader.fresh(inputs, now_ns)
+    def _picture(self, reader: CameraReader, inputs: Mapping[str, Received], now_ns: int) -> NDArray[np.uint8]:
+        found = reader.fresh(inputs, now_ns)
+        if found.shape[2] == 1:
+            found = np.repeat(found, 3, axis=2)
         if found.shape != self._shape:
             raise reader.wrong_size(found.shape, self._shape)
         return found

@@ -12,6 +12,7 @@ from dipole_runtime import Manifest
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension, MultiArrayLayout
 
 from dipole_policy.holder import Loaded
+from dipole_policy.layout import pictures_of
 from dipole_policy.loop import ControlLoop, Decision, distance
 from dipole_policy.omega import OmegaRecord
 from dipole_policy.supervisor import State
@@ -107,9 +108,14 @@ def model_info(loaded: Loaded, name: str) -> DiagnosticStatus:
 
 
 def _cameras(manifest: Manifest) -> dict[str, object]:
-    """Of a plan bundle."""
-    plan = manifest.plan
-    return {} if plan is None else {"cameras": f"{', '.join(plan.cameras)}: {plan.width} × {plan.height} pixels"}
+    """Of a bundle that takes pictures."""
+    if (plan := manifest.plan) is not None:
+        return {"cameras": f"{', '.join(plan.cameras)}: {plan.width} × {plan.height} pixels"}
+    found = [
+        f"{one.key or 'observation'}: {one.width} × {one.height} pixels × {one.channels}"
+        for one in pictures_of(manifest)
+    ]
+    return {"pictures": ", ".join(found)} if found else {}
 
 
 def _guidance(loaded: Loaded) -> dict[str, object]:

@@ -63,6 +63,9 @@ class TopicReader(ABC):
         """Whether the message has any of the entry's names: several robots may publish on /joint_states."""
         return True
 
+    def forget(self, now_ns: int) -> None:  # noqa: B027
+        """What was read before this time of the node's clock no longer counts."""
+
     def fresh(self, inputs: Mapping[str, Received], now_ns: int) -> NDArray[Any]:
         """The entry's elements from the last message of its topic.
 
