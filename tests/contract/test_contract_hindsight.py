@@ -146,7 +146,9 @@ def test_runs_with_hindsight_that_learn_together_learn_what_each_learns_alone(
     """On one data set, with goals chosen in another way by each, and then online, each in its own environment."""
     dataset: Any = OfflineReplayBuffer.from_arrays(record(Point(), 60), device="cpu")
     if data == "of Stable-Baselines3":
-        dataset = SAC("MultiInputPolicy", Point(), learning_starts=60, buffer_size=100, **HINDSIGHT).learn(50).replay_buffer
+        dataset = (
+            SAC("MultiInputPolicy", Point(), learning_starts=60, buffer_size=100, **HINDSIGHT).learn(50).replay_buffer
+        )
 
     def run(index: int) -> Any:
         options = {"n_sampled_goal": 4 - index, "goal_selection_strategy": ("future", "episode", "final")[index]}
