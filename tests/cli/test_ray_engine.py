@@ -19,6 +19,7 @@ from ray.cluster_utils import Cluster
 from dipole_sb3 import DIPOLE
 from dipole_sb3.cli.engine import Engine
 from dipole_sb3.cli.engine.cluster import connected
+from dipole_sb3.plots import benchmark as benchmark_plots
 
 # Eager, because `auto` may choose another way of updating for a run of another length, which rounds differently.
 RUN = ["task=reacher", "algo.acceleration=eager", "seed=3"]
@@ -146,7 +147,10 @@ def test_models_are_evaluated_each_by_a_task(dipole: Command, engine: list[str])
     assert here.split("\n\nEach model")[0] in out
 
 
-def test_a_benchmark_of_a_cluster_is_that_of_one_process(dipole: Command, engine: list[str], tmp_path: Path) -> None:
+def test_a_benchmark_of_a_cluster_is_that_of_one_process(
+    dipole: Command, engine: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_plots, "REPETITIONS", 20)  # nobody looks at the pictures here
     suite = tmp_path / "mine.yaml"
     suite.write_text(
         "{about: Small., tasks: [{task: reacher}], algos: [dipole, iql], seeds: 2, "
