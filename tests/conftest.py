@@ -30,25 +30,38 @@ with suppress(ImportError):
 
 
 LONG = (
-    "test_ray_engine.py",
-    "test_killed_runs.py",
-    "test_cli.py",
+    "test_ray_losses.py",
     "test_parity.py",
-    "test_train_speed.py",
-    "test_accelerator.py",
     "test_cli_runs.py",
+    "test_ray_engine.py",
     "test_benchmark.py",
-    "test_command.py",
+    "test_contract_beyond_learning.py",
+    "test_train_speed.py",
+    "test_cli.py",
+    "test_ogbench.py",
+    "test_accelerator.py",
+    "test_ogbench_interruptions.py",
+    "test_killed_runs.py",
     "test_export.py",
-    "test_deterministic.py",
-    "test_ros_colcon.py",
-    "test_notebook.py",
+    "test_command.py",
+    "test_contract_logging.py",
+    "test_background_evaluation.py",
+    "test_driving_commands.py",
+    "test_docs.py",
     "test_hooks.py",
-    "test_summary.py",
+    "test_deterministic.py",
     "test_launchers.py",
+    "test_benchmarks.py",
+    "test_summary.py",
+    "test_resume_auto.py",
+    "test_ogbench_pictures.py",
+    "test_exorl_interruptions.py",
+    "test_ogbench_goals.py",
+    "test_contract_hindsight.py",
+    "test_ros_colcon.py",
 )
-"""Files that take a minute or more, the longest first: where files run side by side, one that began last would run
-alone."""
+"""Files that take more than half a minute, the longest first: where files run side by side, one that began last would
+run alone. Those of Ray do not begin at the same time, for each has a cluster of its own."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

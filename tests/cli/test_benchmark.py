@@ -26,6 +26,7 @@ from dipole_sb3.cli.benchmark_results import Evaluation, Scores
 from dipole_sb3.cli.configuration import suite_names
 from dipole_sb3.common.intervals import Interval
 from dipole_sb3.datasets.ogbench import generation
+from dipole_sb3.plots import benchmark as benchmark_plots
 
 SUITE = """
 about: Tiny. For tests.
@@ -38,6 +39,12 @@ options:
   cfgrl: ['guidances=[1,1.5]', 'algo.policy_kwargs.net_arch=[16,16]', algo.batch_size=16]
   rebrac: ['algo.policy_kwargs.net_arch=[8,8]']
 """
+
+
+@pytest.fixture(autouse=True)
+def few_resamplings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take most of the time of a benchmark that is done already."""
+    monkeypatch.setattr(benchmark_plots, "REPETITIONS", 200)
 
 
 def write_suite(folder: Path) -> None:

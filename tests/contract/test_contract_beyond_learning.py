@@ -14,7 +14,7 @@ import pytest
 import torch
 from algorithms import parameters_of, small
 from commands import TINY, Command
-from dipole_export import export_bundle
+from dipole_export import export_bundle, exporter
 from dipole_runtime import GuidedPolicy
 from recordings import Arrays
 
@@ -95,7 +95,10 @@ def test_a_sweep_has_a_cell_for_every_combination_of_the_knobs(algorithm: Any, r
 
 
 @pytest.mark.usefixtures("operators_read_once")
-def test_a_bundle_acts_as_the_model_does(algorithm: Any, reacher_data: Arrays, tmp_path: Path) -> None:
+def test_a_bundle_acts_as_the_model_does(
+    algorithm: Any, reacher_data: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "PARITY_OBSERVATIONS", 60)
     model = small(algorithm, dataset=reacher_data).learn(2)
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", device="cpu")

@@ -64,7 +64,7 @@ def test_a_buffer_goes_on_from_its_file(algorithm: Any, tmp_path: Path) -> None:
 
 
 def test_what_stable_baselines3_gathered_with_hindsight_trains_as_it_did_there(algorithm: Any) -> None:
-    agent = SAC("MultiInputPolicy", Point(), learning_starts=60, **HINDSIGHT).learn(50)
+    agent = SAC("MultiInputPolicy", Point(), learning_starts=60, buffer_size=100, **HINDSIGHT).learn(50)
     for env in (Point(), None):  # the buffer knows its own
         model = small(algorithm, "MultiInputPolicy", env, dataset=agent.replay_buffer)
         assert isinstance(model.replay_buffer, HindsightReplayBuffer)
@@ -74,7 +74,7 @@ def test_what_stable_baselines3_gathered_with_hindsight_trains_as_it_did_there(a
 
 def test_data_that_are_refused_change_nothing(algorithm: Any) -> None:
     """Goals of another size: found only after the model was told that there are goals."""
-    agent = SAC("MultiInputPolicy", Point(), learning_starts=60, **HINDSIGHT).learn(20)
+    agent = SAC("MultiInputPolicy", Point(), learning_starts=60, buffer_size=100, **HINDSIGHT).learn(20)
     data = record(Point(), 60)
     data["observations"] = {key: value[:, :1] for key, value in data["observations"].items()}
     data["next_observations"] = {key: value[:, :1] for key, value in data["next_observations"].items()}
@@ -146,7 +146,9 @@ def test_runs_with_hindsight_that_learn_together_learn_what_each_learns_alone(
     """On one data set, with goals chosen in another way by each, and then online, each in its own environment."""
     dataset: Any = OfflineReplayBuffer.from_arrays(record(Point(), 60), device="cpu")
     if data == "of Stable-Baselines3":
-        dataset = SAC("MultiInputPolicy", Point(), learning_starts=60, **HINDSIGHT).learn(50).replay_buffer
+        dataset = (
+            SAC("MultiInputPolicy", Point(), learning_starts=60, buffer_size=100, **HINDSIGHT).learn(50).replay_buffer
+        )
 
     def run(index: int) -> Any:
         options = {"n_sampled_goal": 4 - index, "goal_selection_strategy": ("future", "episode", "final")[index]}

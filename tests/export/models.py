@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from dipole_export.deterministic import ExportedDeterministic
+from dipole_export.pair import ExportedPair
 from gymnasium import spaces
 from sampled_environments import Sampled
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -44,9 +49,19 @@ MODELS: dict[str, tuple[spaces.Space[Any], spaces.Box, dict[str, Any], dict[str,
     "bounded_float64": (spaces.Box(-2.0, 5.0, (3,), np.float64), UNEVEN_ACTIONS, {}, {}),
     "matrix_and_matrix_actions": (unbounded(2, 3), spaces.Box(-2.0, 0.5, (2, 2)), {}, {}),
     "dict": (DICT, UNEVEN_ACTIONS, {}, {}),
-    "discrete": (spaces.Discrete(5), spaces.Box(-1.0, 1.0, (1,)), {}, {}),
-    "multi_discrete": (spaces.MultiDiscrete([3, 4]), spaces.Box(-1.0, 1.0, (1,)), {}, {}),
-    "multi_binary": (spaces.MultiBinary(4), spaces.Box(-1.0, 1.0, (1,)), {}, {}),
+    "discrete_and_other_critics": (
+        spaces.Discrete(5),
+        spaces.Box(-1.0, 1.0, (1,)),
+        {"net_arch": {"pi": [16], "qf": [24, 8, 8]}},
+        {},
+    ),
+    "multi_discrete_and_activation_class": (
+        spaces.MultiDiscrete([3, 4]),
+        spaces.Box(-1.0, 1.0, (1,)),
+        {"activation_fn": torch.nn.ELU},
+        {},
+    ),
+    "multi_binary_and_tanh": (spaces.MultiBinary(4), spaces.Box(-1.0, 1.0, (1,)), {"activation_fn": "tanh"}, {}),
     "own_extractor": (unbounded(4), spaces.Box(-1.0, 1.0, (2,)), {"features_extractor_class": TwoTanhLayers}, {}),
     "exorl_networks": (
         unbounded(4),
@@ -54,10 +69,7 @@ MODELS: dict[str, tuple[spaces.Space[Any], spaces.Box, dict[str, Any], dict[str,
         {"activation_fn": "mish", "actor_layer_norm": True, "time_features": 16},
         {"flow_steps": 32},
     ),
-    "tanh": (unbounded(4), spaces.Box(-1.0, 1.0, (2,)), {"activation_fn": "tanh"}, {}),
-    "activation_class": (unbounded(4), spaces.Box(-1.0, 1.0, (2,)), {"activation_fn": torch.nn.ELU}, {}),
     "no_hidden_layers": (unbounded(4), spaces.Box(-1.0, 1.0, (2,)), {"net_arch": []}, {"flow_steps": 1}),
-    "other_critics": (unbounded(4), spaces.Box(-1.0, 1.0, (2,)), {"net_arch": {"pi": [16], "qf": [24, 8, 8]}}, {}),
 }
 
 
@@ -132,3 +144,18 @@ def predict_with(model: DIPOLE, observation: Any, noise: np.ndarray, omega: floa
     monkeypatch.undo()
     assert isinstance(action, np.ndarray)
     return action
+
+
+@contextmanager
+def traced_once() -> Iterator[None]:
+    """For several exports of one model: its graphs, which take seconds, are made by the first of them."""
+    made: dict[str, bytes] = {}
+    with pytest.MonkeyPatch.context() as patched:
+        for form in (ExportedPair, ExportedDeterministic):
+
+            def networks(self: Any, trace: Any = form.networks) -> dict[str, bytes]:
+                made.update({} if made else trace(self))
+                return made.copy()
+
+            patched.setattr(form, "networks", networks)
+        yield

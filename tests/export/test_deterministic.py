@@ -14,6 +14,7 @@ import pytest
 import torch
 from deterministic_models import one_action_model, one_action_model_of
 from dipole_export import export_bundle, exporter
+from dipole_export.exporter import Precision
 from dipole_export.pair import ExportedPair
 from dipole_export.robot import drive
 from dipole_runtime import GuidedPolicy, GuidedPolicyError
@@ -22,7 +23,7 @@ from dipole_runtime.manifest import CRITIC, DETERMINISTIC, MANIFEST, VECTORS
 from dipole_runtime.reference import ValuedPolicy
 from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
-from models import DICT, UNEVEN_ACTIONS, model_of, observations_of, unbounded
+from models import DICT, UNEVEN_ACTIONS, model_of, observations_of, traced_once, unbounded
 
 from dipole_sb3 import IQL, IQLPolicy
 
@@ -52,10 +53,10 @@ def require_parity(model: IQL, bundle: Path, tolerance: float = 1e-4) -> None:
         "bounded_float64",
         "matrix_and_matrix_actions",
         "dict",
-        "discrete",
+        "discrete_and_other_critics",
+        "multi_discrete_and_activation_class",
         "own_extractor",
         "exorl_networks",
-        "activation_class",
         "no_hidden_layers",
     ],
 )
@@ -110,30 +111,39 @@ def test_the_bundle_has_nothing_of_a_pair(tmp_path: Path) -> None:
     assert len(read_bundle(tmp_path / "bundle").vectors().observations) == 8
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_same_model_gives_the_same_bytes_and_both_paths_agree(precision: Any, tmp_path: Path) -> None:
+def test_the_same_model_gives_the_same_bytes_and_both_paths_agree(tmp_path: Path) -> None:
     model = one_action_model(unbounded(4), UNEVEN_ACTIONS, {"net_arch": [96, 96]})
-    first = export_bundle(model, tmp_path / "first", precision, max_int8_error=LARGEST_INT8_ERROR)
-    assert export_bundle(model, tmp_path / "second.dipole", precision, max_int8_error=LARGEST_INT8_ERROR) == first
-    bundle, policy = read_bundle(tmp_path / "second.dipole"), GuidedPolicy.load(tmp_path / "first")
-    assert bundle.manifest.checksum == policy.hash
-    reference = ValuedPolicy.of(bundle)
-    for row in np.random.default_rng(0).standard_normal((20, 4), np.float32):
-        answer, (actions, q) = policy.act(row), reference.act(row[None])
-        np.testing.assert_allclose(answer.action, actions[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(answer.q, q, rtol=1e-3, atol=1e-3)
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    manifests = {}
+    for again in (False, True):
+        with traced_once():
+            for precision in precisions:
+                path = tmp_path / (f"{precision}.dipole" if again else precision)
+                manifests[precision, again] = export_bundle(
+                    model, path, precision, max_int8_error=LARGEST_INT8_ERROR
+                )  # fmt: skip
+    for precision in precisions:
+        assert manifests[precision, True] == manifests[precision, False]
+        bundle, policy = read_bundle(tmp_path / f"{precision}.dipole"), GuidedPolicy.load(tmp_path / precision)
+        assert bundle.manifest.checksum == policy.hash
+        reference = ValuedPolicy.of(bundle)
+        for row in np.random.default_rng(0).standard_normal((20, 4), np.float32):
+            answer, (actions, q) = policy.act(row), reference.act(row[None])
+            np.testing.assert_allclose(answer.action, actions[0], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(answer.q, q, rtol=1e-3, atol=1e-3)
 
 
 def test_int8_is_smaller_and_says_by_how_much_it_differs(tmp_path: Path) -> None:
     model = one_action_model(unbounded(4), UNEVEN_ACTIONS, {"net_arch": [96, 96, 96]})
-    exact = export_bundle(model, tmp_path / "fp32")
-    short = export_bundle(model, tmp_path / "int8", "int8", max_int8_error=LARGEST_INT8_ERROR)
+    with traced_once():
+        exact = export_bundle(model, tmp_path / "fp32")
+        short = export_bundle(model, tmp_path / "int8", "int8", max_int8_error=LARGEST_INT8_ERROR)
+        with pytest.raises(ValueError, match="differ from the model's by") as caught:
+            export_bundle(model, tmp_path / "refused", "int8", max_int8_error=short.parity.action_error / 2)
     assert short.files[DETERMINISTIC].size < 0.85 * exact.files[DETERMINISTIC].size  # the critics stay float
     assert short.files[CRITIC] == exact.files[CRITIC]
     assert exact.parity.action_error < 1e-6 < short.parity.action_error < short.parity.action_tolerance
     require_parity(model, tmp_path / "int8", short.parity.action_tolerance)
-    with pytest.raises(ValueError, match="differ from the model's by") as caught:
-        export_bundle(model, tmp_path / "refused", "int8", max_int8_error=short.parity.action_error / 2)
     assert "precision='fp32', or accept more" in str(caught.value)
     assert "ω" not in str(caught.value)
     assert "omega" not in str(caught.value)
@@ -188,7 +198,7 @@ def test_an_unknown_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_one_form_replaces_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same folder: nothing of the former is left."""
-    pair, one_action = model_of("vector"), one_action_model_of("vector")
+    pair, one_action = model_of("no_hidden_layers"), one_action_model_of("no_hidden_layers")
     networks = exporter.exported_form(pair).networks()
     monkeypatch.setattr(ExportedPair, "networks", lambda _: networks)
     for model, form in ((pair, "pair"), (one_action, "deterministic"), (pair, "pair")):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +61,26 @@ def acted(model: Any, observation: np.ndarray, noise: np.ndarray, **setting: Any
     return policy.in_units(scaled.numpy())[0]
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[Any]], tuple[Any, Path]]:
+    """A trained model of an algorithm and its bundle, which nobody changes."""
+
+    @functools.cache
+    def model_and_bundle(algorithm: type[Any]) -> tuple[Any, Path]:
+        model = make(algorithm, **({"actor_tau": 0.1} if algorithm is IDQL else {"flow_steps": 4}))
+        bundle = tmp_path_factory.mktemp("exported") / "bundle"
+        export_bundle(model, bundle)
+        return model, bundle
+
+    return model_and_bundle
+
+
 @pytest.mark.parametrize("algorithm", SAMPLED)
-def test_a_bundle_acts_as_the_model_does_with_the_same_noise(algorithm: type[Any], tmp_path: Path) -> None:
-    model = make(algorithm, **({"actor_tau": 0.1} if algorithm is IDQL else {"flow_steps": 4}))
-    export_bundle(model, tmp_path / "bundle")
-    policy, random = GuidedPolicy.load(tmp_path / "bundle"), np.random.default_rng(1)
+def test_a_bundle_acts_as_the_model_does_with_the_same_noise(
+    algorithm: type[Any], exported: Callable[[type[Any]], tuple[Any, Path]]
+) -> None:
+    model, bundle = exported(algorithm)
+    policy, random = GuidedPolicy.load(bundle), np.random.default_rng(1)
     width = policy.manifest.noise_size
     assert width == (10 if algorithm is IDQL else 2)
     settings: list[tuple[dict[str, Any], dict[str, Any], int]] = [({}, {}, 1)]
@@ -80,16 +97,18 @@ def test_a_bundle_acts_as_the_model_does_with_the_same_noise(algorithm: type[Any
 
 
 @pytest.mark.parametrize("algorithm", [IFQL, FAWAC, FQL])
-def test_a_policy_of_one_field_has_nothing_to_turn_but_candidates(algorithm: type[Any], tmp_path: Path) -> None:
-    model = make(algorithm, updates=1)
-    manifest = export_bundle(model, tmp_path / "bundle")
+def test_a_policy_of_one_field_has_nothing_to_turn_but_candidates(
+    algorithm: type[Any], exported: Callable[[type[Any]], tuple[Any, Path]], tmp_path: Path
+) -> None:
+    model, bundle = exported(algorithm)
+    policy = GuidedPolicy.load(bundle)
+    manifest = policy.manifest
     assert manifest.omega == OmegaRange(0.0, 0.0, 0.0)
     assert manifest.guidance is not None
-    assert manifest.guidance.flow_steps == (1 if algorithm is FQL else 3)
+    assert manifest.guidance.flow_steps == (1 if algorithm is FQL else 4)
     assert manifest.guidance.num_candidates == getattr(model, "num_candidates", 1)
-    files = read_bundle(tmp_path / "bundle").files
+    files = read_bundle(bundle).files
     assert files[POSITIVE] == files[NEGATIVE]
-    policy = GuidedPolicy.load(tmp_path / "bundle")
     with pytest.raises(GuidedPolicyError, match=r"omega is 1\.0, expected 0\.0 to 0\.0"):
         policy.act(np.zeros(OBSERVATION), omega=1.0)
     with pytest.raises(ValueError, match=rf"expected none: {algorithm.__name__} acts without greediness"):

@@ -95,6 +95,13 @@ def maze_files(folder: Path, lengths: list[int], qpos: np.ndarray) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def point_env() -> gymnasium.Env[Any, Any]:
+    """The reference makes one for every call, which takes longer than to read small files."""
+    env: gymnasium.Env[Any, Any] = reference.make_env_and_datasets(POINT_TASK, env_only=True)
+    return env
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8).filter(lambda lengths: max(lengths) > 1),
@@ -108,13 +115,16 @@ def test_any_episode_lengths_and_positions(
     lengths: list[int],
     qpos: np.ndarray,
     rows_at_a_time: int,
+    point_env: gymnasium.Env[Any, Any],
     tmp_path: Path,
 ) -> None:
     maze_files(tmp_path, lengths, qpos)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(archives, "ROWS_AT_A_TIME", rows_at_a_time)
         buffer = ogbench.load(POINT_TASK, dataset_dir=tmp_path)
-    _, train, _ = reference.make_env_and_datasets(POINT_TASK, dataset_dir=str(tmp_path))
+    train, _ = reference.make_env_and_datasets(
+        POINT_TASK, dataset_dir=str(tmp_path), dataset_only=True, cur_env=point_env
+    )
     assert_same(buffer, train)
 
 

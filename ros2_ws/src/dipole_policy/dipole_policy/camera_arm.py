@@ -34,7 +34,7 @@ def make_reacher(size: int, max_episode_steps: int) -> gymnasium.Env[Any, Any]:
     )
 
 
-class CameraReacher(gymnasium.ObservationWrapper):  # type: ignore[type-arg]
+class CameraReacher(gymnasium.ObservationWrapper[Any, Any, Any]):
     """Observations are a Dict of ``camera``, uint8 [size, size, 3], and ``joints``, float32 [6].
 
     :param env: a :func:`make_reacher`.
