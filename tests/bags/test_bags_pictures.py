@@ -12,11 +12,9 @@ from dipole_export.bags import rows
 from dipole_export.bags.conversion import BagOptions, recording_of_bag
 from dipole_export.cli import main
 from dipole_policy.contract import Contract
-from dipole_runtime import GuidedPolicy
 from dipole_runtime.pictures import PictureSpec
-from pictured import PicturedPolicy
+from pictured import bundle_in
 from rosbags.highlevel import AnyReader
-from small_bundles import Sizes, files_of, make_policy
 from test_bags_node import Node
 from written_bags import COMMAND, JOINTS, STORE, Said, empty, header, joints, nanoseconds, number, numbers, write_bag
 
@@ -94,15 +92,11 @@ def sensors(random: np.random.Generator, seconds: float) -> list[Said]:
 def test_the_recording_shows_what_the_node_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contract_path = tmp_path / "robot.yaml"
     contract_path.write_text(CONTRACT)
-    (tmp_path / "bundle").mkdir()
-    for name, content in files_of("pair", make_policy(Sizes(12, 2), seed=3)).items():
-        (tmp_path / "bundle" / name).write_bytes(content)
     pictures = (PictureSpec("front", 6, 8, 9), PictureSpec("depth", 4, 5, 1))
-    policy = PicturedPolicy(GuidedPolicy.load(tmp_path / "bundle"), pictures, 2)
-    monkeypatch.setattr(GuidedPolicy, "load", lambda *given, **more: policy)
+    bundle = bundle_in(tmp_path, pictures, 2, seed=3)
     random = np.random.default_rng(7)
     said = sensors(random, 40.0)
-    node = Node(tmp_path / "bundle", Contract.load(contract_path))
+    node = Node(bundle, Contract.load(contract_path))
     heard = write_bag(tmp_path / "heard", said)
     periods = iter(np.cumsum(PERIOD_S + random.uniform(-0.02, 0.02, 380) * np.tile([1, -1], 190)) + 0.3)
     due = next(periods)

@@ -1,16 +1,15 @@
-"""A policy that sees pictures: a small real bundle behind the mean of every channel. Contracts and messages for it."""
+"""Bundles, contracts and messages for policies that see."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from cars import image
-from dipole_runtime import GuidedPolicy
-from dipole_runtime.manifest import Manifest, ObservationPart, ObservationSpec
+from dipole_runtime.manifest import ObservationPart
 from dipole_runtime.pictures import PictureSpec
 from robots import TYPES
 
@@ -36,41 +35,21 @@ action: {topic: command, type: std_msgs/msg/Float64MultiArray, field: data, on_s
 """
 
 
-@dataclass(frozen=True)
-class PicturedManifest(Manifest):
-    pictures: tuple[PictureSpec, ...] = ()
+def bundle_in(folder: Path, pictures: Sequence[PictureSpec], joints: int, seed: int = 0) -> Path:
+    """A small one, whose policy takes the mean of every channel, and numbers under the key "joints"."""
+    from small_bundles import Sizes, files_of, make_policy
+    from small_pictures import seeing_files
 
-
-class PicturedPolicy:
-    """Acts by the mean of each channel, then by the numbers, in the manifest's order.
-
-    :param policy: of as many elements.
-    :param joints: number of elements under the key "joints"; 0: pictures are all.
-    """
-
-    def __init__(self, policy: GuidedPolicy, pictures: Sequence[PictureSpec], joints: int) -> None:
-        self._policy, self._pictures = policy, pictures
-        self.hash, self.deterministic_noise = policy.hash, policy.deterministic_noise
-        known = {field.name: getattr(policy.manifest, field.name) for field in fields(Manifest)}
-        parts = (ObservationPart("joints", (joints,), "float32", "Box", None),) if joints else ()
-        known["observation"] = ObservationSpec(joints, tuple(f"joint_{at}" for at in range(joints)), parts)
-        self.manifest = PicturedManifest(**known, pictures=tuple(pictures))
-
-    def flat(self, observation: Any) -> np.ndarray:
-        given = observation if isinstance(observation, Mapping) else {None: observation}
-        means = []
-        for one in self._pictures:
-            picture = given[one.key]
-            assert (picture.dtype, picture.shape) == (np.uint8, (one.height, one.width, one.channels))
-            assert picture.flags.c_contiguous
-            means.append(picture.mean(axis=(0, 1)) / 255)
-        return np.concatenate([*means, given.get("joints", ())]).astype(np.float32)
-
-    def act(self, observation: Any, *arguments: Any, **more: Any) -> Any:
-        return self._policy.act(self.flat(observation), *arguments, **more)
-
-    def sweep(self, observation: Any, *arguments: Any, **more: Any) -> Any:
-        return self._policy.sweep(self.flat(observation), *arguments, **more)
+    path = folder / "seeing"
+    path.mkdir()
+    if pictures:
+        files = seeing_files("pair", pictures, joints, seed)
+    else:
+        parts = (ObservationPart("joints", (joints,), "float64", "Box", None),)
+        files = files_of("pair", make_policy(Sizes(joints), parts, seed))
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    return path
 
 
 def deep_image(values: Any, encoding: str = "16UC1", padding: int = 0, big: bool = False) -> Any:

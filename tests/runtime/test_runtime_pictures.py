@@ -13,86 +13,17 @@ import pytest
 from dipole_runtime import GuidedPolicy, GuidedPolicyError
 from dipole_runtime.bundle import Bundle
 from dipole_runtime.inspection import describe
-from dipole_runtime.manifest import ENCODER, MANIFEST, VECTORS, Manifest, ObservationPart, ObservationSpec
+from dipole_runtime.manifest import ENCODER, MANIFEST, VECTORS, Manifest, ObservationSpec
 from dipole_runtime.page import page_bytes
 from dipole_runtime.pictures import MAX_PICTURE_BYTES, EncoderSpec, PictureSpec
 from dipole_runtime.selftest import recorded_observations
 from dipole_runtime.sight import Sight
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from runtime_helpers import assert_one_sentence, refusal_of, refusal_of_structure
-from small_bundles import (
-    Graph,
-    Sizes,
-    SmallPolicy,
-    candidates_of,
-    edited,
-    entry_of,
-    files_of,
-    make_action_vectors,
-    make_policy,
-    make_vectors,
-    q_of,
-    rehashed,
-    written,
-)
+from small_bundles import candidates_of, edited, q_of, rehashed, written
+from small_pictures import ALONE, CAMERA, Files, features_of, seeing_files, seeing_policy
 
-CAMERA = PictureSpec("camera", 5, 4, 2)
-PLAIN = PictureSpec(None, 6, 3, 3)
-JOINT = ObservationPart("joint", (1,), "float64", "Box", None)
 FORMS = ("pair", "deterministic", "diffusion")
-Files = dict[str, bytes]
-
-
-def features_of(picture: np.ndarray, joint: np.ndarray) -> np.ndarray:
-    """The mean of each channel, from −1 to 1, and what else is seen; float32 [features]."""
-    means = picture.astype(np.float64).mean(axis=(0, 1)) / 127.5 - 1.0
-    return np.concatenate([means, joint]).astype(np.float32)
-
-
-def encoder_model(picture: PictureSpec, others: int) -> onnx.ModelProto:
-    graph = Graph()
-    graph.nodes.append(helper.make_node("Cast", ["picture_0"], ["numbers"], to=TensorProto.FLOAT))
-    mean = graph.add("ReduceMean", "numbers", graph.weight([1, 2], np.int64), keepdims=0)
-    scaled = graph.add("Sub", graph.add("Div", mean, graph.weight(127.5)), graph.weight(1.0))
-    if others:
-        graph.add("Concat", scaled, "observation", to="features", axis=1)
-    else:
-        graph.add("Identity", scaled, to="features")
-    model = graph.model(
-        {"observation": ["B", others]} if others else {}, {"features": ["B", picture.channels + others]}
-    )
-    taken = helper.make_tensor_value_info("picture_0", TensorProto.UINT8, ["B", *picture.shape])
-    model.graph.input.insert(0, taken)
-    return model
-
-
-def seeing_policy() -> SmallPolicy:
-    """Its networks take three features, which they do not normalise."""
-    return make_policy(Sizes(), (ObservationPart(None, (3,), "float32", "Box", None),))
-
-
-def seeing_files(form: str, picture: PictureSpec = CAMERA, count: int = 3) -> Files:
-    """A bundle whose policy sees a picture, and a joint if the picture has two channels."""
-    policy, rng = seeing_policy(), np.random.default_rng(3)
-    others = 3 - picture.channels
-    pictures = rng.integers(0, 256, (count, *picture.shape), np.uint8)
-    joints = rng.normal(size=(count, others)).astype(np.float32)
-    seen = np.stack(list(map(features_of, pictures, joints)))
-    if form == "deterministic":
-        vectors: Any = make_action_vectors(policy, count, seen=seen)
-    else:
-        vectors = make_vectors(policy, count, form=form, seen=seen)
-    files = files_of(form, policy)
-    files[VECTORS] = replace(vectors, observations=joints, pictures=(pictures,)).to_bytes()
-    files[ENCODER] = encoder_model(picture, others).SerializeToString(deterministic=True)
-    names, parts = (("joint",), (JOINT,)) if others else ((), ())
-    manifest = replace(
-        Manifest.from_bytes(files[MANIFEST], "without pictures"),
-        files={name: entry_of(content) for name, content in files.items() if name != MANIFEST},
-        encoder=EncoderSpec((picture,), 3),
-        observation=ObservationSpec(others, names, parts),
-    )
-    return {**files, MANIFEST: manifest.to_bytes()}
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +39,8 @@ def policy(seeing: Files) -> GuidedPolicy:
 def test_candidates_and_returns_are_those_of_the_features(policy: GuidedPolicy) -> None:
     rng, small = np.random.default_rng(0), seeing_policy()
     picture, noise = rng.integers(0, 256, CAMERA.shape, np.uint8), rng.normal(size=(3, 2)).astype(np.float32)
-    decided = policy.act({"camera": picture, "joint": [0.3]}, 2.0, noise)
-    seen = features_of(picture, np.array([0.3]))
+    decided = policy.act({"camera": picture, "joints": [0.3]}, 2.0, noise)
+    seen = features_of([picture], np.array([0.3]))
     actions = candidates_of(small, seen, noise, 2.0)
     q = q_of(small, seen, actions)
     np.testing.assert_allclose(decided.q, q, atol=1e-5)
@@ -117,9 +48,9 @@ def test_candidates_and_returns_are_those_of_the_features(policy: GuidedPolicy) 
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("picture", [CAMERA, PLAIN], ids=["and_a_joint", "alone"])
+@pytest.mark.parametrize("picture", [CAMERA, ALONE], ids=["and_a_joint", "alone"])
 def test_bundles_of_every_form_load_from_a_folder_and_act(form: str, picture: PictureSpec, tmp_path: Path) -> None:
-    files = seeing_files(form, picture)
+    files = seeing_files(form, [picture], int(picture is CAMERA))
     policy = GuidedPolicy.load(written(files, tmp_path / "bundle"))
     assert policy.manifest.format_version == 5
     assert policy.manifest.policy == form
@@ -133,7 +64,7 @@ def test_bundles_of_every_form_load_from_a_folder_and_act(form: str, picture: Pi
 def test_the_encoder_runs_once_for_a_decision(policy: GuidedPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, features = [], Sight.features
     monkeypatch.setattr(Sight, "features", lambda *arguments: runs.append(1) or features(*arguments))
-    observation = {"camera": np.zeros(CAMERA.shape, np.uint8), "joint": np.zeros(1)}
+    observation = {"camera": np.zeros(CAMERA.shape, np.uint8), "joints": np.zeros(1)}
     policy.sweep(observation, [-1.0, 0.0, 1.0, 4.0], num_candidates=16)
     assert len(runs) == 1
 
@@ -142,20 +73,20 @@ def test_rows_apart_are_read_as_they_are(policy: GuidedPolicy) -> None:
     """As from an image whose rows are padded, or a part of one."""
     wide = np.random.default_rng(1).integers(0, 256, (9, 11, 2), np.uint8)
     part, noise = wide[2:7, 3:7], policy.deterministic_noise()
-    one = policy.act({"camera": part, "joint": [0.0]}, noise=noise)
-    other = policy.act({"camera": part.copy(), "joint": [0.0]}, noise=noise)
+    one = policy.act({"camera": part, "joints": [0.0]}, noise=noise)
+    other = policy.act({"camera": part.copy(), "joints": [0.0]}, noise=noise)
     assert np.array_equal(one.action, other.action)
 
 
-GOOD: dict[str, Any] = {"camera": np.zeros(CAMERA.shape, np.uint8), "joint": np.zeros(1)}
+GOOD: dict[str, Any] = {"camera": np.zeros(CAMERA.shape, np.uint8), "joints": np.zeros(1)}
 
 
 @pytest.mark.parametrize(
     ("observation", "words"),
     [
-        (GOOD["camera"], ("is 'ndarray'", "keys 'camera', 'joint'")),
-        ({"joint": np.zeros(1)}, ("has no 'camera'",)),
-        ({"camera": GOOD["camera"]}, ("has no 'joint'",)),
+        (GOOD["camera"], ("is 'ndarray'", "keys 'camera', 'joints'")),
+        ({"joints": np.zeros(1)}, ("has no 'camera'",)),
+        ({"camera": GOOD["camera"]}, ("has no 'joints'",)),
         ({**GOOD, "lidar": 1}, ("unknown key 'lidar'",)),
         (
             {**GOOD, "camera": np.zeros((4, 5, 2), np.uint8)},
@@ -163,7 +94,7 @@ GOOD: dict[str, Any] = {"camera": np.zeros(CAMERA.shape, np.uint8), "joint": np.
         ),
         ({**GOOD, "camera": np.zeros(CAMERA.shape, np.float32)}, ("type float32", "expected a picture: uint8")),
         ({**GOOD, "camera": GOOD["camera"].tolist()}, ("type 'list'", "expected a picture")),
-        ({**GOOD, "joint": [np.nan]}, ("nan for 'joint'",)),
+        ({**GOOD, "joints": [np.nan]}, ("nan for 'joint_0'",)),
     ],
 )
 def test_other_observations_are_refused(policy: GuidedPolicy, observation: Any, words: tuple[str, ...]) -> None:
@@ -173,9 +104,9 @@ def test_other_observations_are_refused(policy: GuidedPolicy, observation: Any, 
 
 
 def test_pictures_alone_are_no_mapping() -> None:
-    policy = GuidedPolicy.from_bundle(Bundle.from_files(seeing_files("deterministic", PLAIN), ""))
+    policy = GuidedPolicy.from_bundle(Bundle.from_files(seeing_files("deterministic", [ALONE], 0), ""))
     with pytest.raises(GuidedPolicyError) as raised:
-        policy.act({"camera": np.zeros(PLAIN.shape, np.uint8)})
+        policy.act({"camera": np.zeros(ALONE.shape, np.uint8)})
     assert_one_sentence(raised.value, "observation has type 'dict'", "uint8 of shape (6, 3, 3)")
 
 
@@ -195,7 +126,7 @@ class TestBrokenBundles:
         ("picture", "words"),
         [
             (replace(CAMERA, height=6), ("input picture_0 has shape [any, 5, 4, 2], expected [any, 6, 4, 2]",)),
-            (replace(CAMERA, key="joint"), ("found the keys", "different strings")),
+            (replace(CAMERA, key="joints"), ("found the keys", "different strings")),
             (replace(CAMERA, key=None), ("found the keys", "one null or different strings")),
             (replace(CAMERA, key="a\nb"), ("printable",)),
             (replace(CAMERA, height=0), ("height: found 0, expected at least 1",)),
@@ -213,7 +144,7 @@ class TestBrokenBundles:
 
     def test_pictures_as_floats(self, seeing: Files) -> None:
         def as_floats(model: onnx.ModelProto) -> None:
-            model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+            model.graph.input[1].type.tensor_type.elem_type = TensorProto.FLOAT
 
         refusal_of_structure(edited(seeing, ENCODER, as_floats), "picture_0 has element type 1, expected uint8 (2)")
 

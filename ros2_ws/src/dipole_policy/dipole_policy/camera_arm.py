@@ -45,14 +45,13 @@ class CameraReacher(gymnasium.ObservationWrapper[Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], size: int, shown: int) -> None:
         super().__init__(env)
         joints = spaces.Box(-np.inf, np.inf, (len(JOINTS),), np.float32)
-        self.observation_space = spaces.Dict(
-            {"camera": spaces.Box(0, 255, (size, size, 3), np.uint8), "joints": joints}
-        )
+        camera = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.observation_space = spaces.Dict({"camera": camera, "joints": joints})
         self._repeats = max(1, shown // size)
 
     def observation(self, observation: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """What is seen where Reacher-v5 observes these ten numbers now."""
-        self._picture: Any = self.env.render()
+        self._picture: NDArray[np.uint8] = np.asarray(self.env.render())
         return {"camera": self._picture, "joints": observation[list(JOINTS)].astype(np.float32)}
 
     def show(self, observation: NDArray[np.floating[Any]]) -> dict[str, NDArray[Any]]:
@@ -85,4 +84,4 @@ def make_camera_reacher(
     return CameraReacher(make_reacher(size, -1), size, max(width, height))
 
 
-gymnasium.register(ID, entry_point=make_camera_reacher, max_episode_steps=50)
+gymnasium.register(ID, entry_point=f"{__name__}:make_camera_reacher", max_episode_steps=50)
