@@ -20,18 +20,23 @@ from dipole_sb3.learning.replayable_episodes import ReplayableEpisodes
 def task_env(task: Mapping[str, Any]) -> MakeEnv:
     """What makes a task's environment.
 
-    :param task: its ``env``, a name for :func:`dipole_sb3.datasets.make_env`, and perhaps ``success``, the arguments of
-        :class:`~dipole_sb3.evaluation.success.SuccessFromInfo`.
+    :param task: its ``env``, a name for :func:`dipole_sb3.datasets.make_env`, and perhaps ``frame_stack``, frames in an
+        observation, and ``success``, the arguments of :class:`~dipole_sb3.evaluation.success.SuccessFromInfo`.
     :raises ValueError: ``success`` is something else.
     """
     success = task.get("success")
     if success is not None and (not isinstance(success, Mapping) or set(success) != {"info", "least"}):
         raise ValueError(f"task.success is {success}, expected {{info: KEY, least: NUMBER}}")
-    return functools.partial(_made, task["env"], success)
+    return functools.partial(_made, task["env"], frame_stack_of(task), success)
 
 
-def _made(name: str, success: Mapping[str, Any] | None) -> gymnasium.Env[Any, Any]:
-    env = make_env(name)
+def frame_stack_of(task: Mapping[str, Any]) -> int:
+    """Frames in an observation of a task: its ``frame_stack``, else 1."""
+    return int(task.get("frame_stack") or 1)
+
+
+def _made(name: str, frame_stack: int, success: Mapping[str, Any] | None) -> gymnasium.Env[Any, Any]:
+    env = make_env(name, frame_stack=frame_stack)
     return env if success is None else SuccessFromInfo(env, **success)
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dipole_sb3.cli import driving, found_runs, hydra_command, over_runs, pictures, run_folder, sweep
 from dipole_sb3.cli.engine import RAY, Engine, Task, Tell, taken_from
-from dipole_sb3.cli.environments import task_env
+from dipole_sb3.cli.environments import frame_stack_of, task_env
 from dipole_sb3.cli.models import config_of, load_model, model_path, run_of
 from dipole_sb3.cli.options import EvaluationOptions, check_knobs, check_options, knob_options
 from dipole_sb3.cli.runs import Run, setting_of
@@ -30,6 +30,7 @@ class _Asked(NamedTuple):
     :param trained_with: the run's configuration; empty if there is none.
     :param env: the environment.
     :param success: what counts as success in it.
+    :param frame_stack: frames in an observation of the model.
     :param facts: what is known about the data, if the environment is the run's own.
     """
 
@@ -39,11 +40,16 @@ class _Asked(NamedTuple):
     trained_with: DictConfig
     env: str
     success: Any
+    frame_stack: int
     facts: dict[str, Any]
 
     @property
     def algorithm(self) -> str:
         return type(self.model).__name__
+
+    def task(self) -> dict[str, Any]:
+        """What :func:`task_env` takes."""
+        return {"env": self.env, "success": self.success, "frame_stack": self.frame_stack}
 
 
 def run(arguments: list[str]) -> int:
@@ -112,11 +118,11 @@ def _evaluate_here(asked: Sequence[_Asked], config: DictConfig, folders: Mapping
     groups: dict[str, list[_Asked]] = {}
     for each in asked:
         # The reference lines of the pictures are those of the data.
-        alike = [each.algorithm, each.env, str(each.success), each.facts.get("checksum")]
+        alike = [each.algorithm, each.env, str(each.success), each.frame_stack, each.facts.get("checksum")]
         groups.setdefault(json.dumps(alike), []).append(each)
     for group in groups.values():
         first, own = group[0], [folders[each.path] for each in group]
-        made = task_env({"env": first.env, "success": first.success})
+        made = task_env(first.task())
         sweep.run([each.model for each in group], made, config, own, first.facts)
 
 
@@ -139,7 +145,7 @@ def _evaluate_alone(path: Path, config: DictConfig, folder: Path, tell: Tell) ->
     """The work of a cluster's task."""
     tell("playing", 0.0)
     each = _asked(path, config)
-    made = task_env({"env": each.env, "success": each.success})
+    made = task_env(each.task())
     sweep.run([each.model], made, config, [folder], each.facts)
 
 
@@ -171,7 +177,9 @@ def _asked(path: Path, config: DictConfig) -> _Asked:
     judged = task if config.env is None else trained_with["task"] if own else {}
     facts = run_folder.read_dataset_facts(own_run) if own else {}
     model = load_model(path, config.device)
-    return _Asked(path, model, own_run, trained_with, str(env), (judged or {}).get("success"), facts)
+    # What a model sees is a matter of its training, in whatever environment.
+    frame_stack = frame_stack_of(trained_with.get("task") or task or {})
+    return _Asked(path, model, own_run, trained_with, str(env), (judged or {}).get("success"), frame_stack, facts)
 
 
 def _runs(asked: Sequence[_Asked]) -> list[Path]:
