@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -116,12 +115,12 @@ class StackedFramesBuffer(OfflineReplayBuffer):
 
     take.__doc__ = OfflineReplayBuffer.take.__doc__
 
-    def _before(self, indices: Tensor, key: str | None) -> Iterable[Tensor]:
+    def _before(self, indices: Tensor, key: str | None) -> tuple[Tensor, ...]:
         """The n − 1 frames before those of transitions, the oldest first, [batch, *frame] each."""
         ages = self._current_mirror().of("_ages", self._ages)[indices].long()
         back = torch.arange(self._frame_stack - 1, 0, -1, device=indices.device)[:, None]
         rows = indices - torch.minimum(back, ages) * self.n_envs
-        return self._frames.observations_at(rows.flatten(), key).split(len(indices))
+        return torch.split(self._frames.observations_at(rows.flatten(), key), len(indices))
 
     def _with(self, newest: Any, stacks: dict[str | None, list[Tensor]]) -> Any:
         """Observations whose images are stacks."""
