@@ -45,7 +45,7 @@ def load_dataset(
     :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``dataset_dir``,
         ``processes`` for ExORL; ``observation_space``, ``action_space`` for files and for sets of LeRobot and
         robomimic, of which ``reward`` and ``observations`` say more, and ``filter_key`` for robomimic;
-        ``trust_pickle`` for the .pkl file of an SB3 replay buffer.
+        ``image_size`` for sets of LeRobot and Minari; ``trust_pickle`` for the .pkl file of an SB3 replay buffer.
     :raises DatasetError: an unknown name (with the nearest known ones), or data that is missing or malformed.
     """
     return stack_frames(_loaded(name, device, options), frame_stack)

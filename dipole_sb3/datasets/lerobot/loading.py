@@ -19,6 +19,7 @@ from dipole_sb3.common import checks, described_spaces
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.observations import mapped, together
 from dipole_sb3.datasets.frames import Frames, as_floats, places, require_bounds, require_features, transitions
+from dipole_sb3.datasets.image_sizes import require_image_size
 from dipole_sb3.datasets.lerobot import layout, pictures
 from dipole_sb3.datasets.lerobot.layout import Feature, Info
 
@@ -58,7 +59,8 @@ class Recording:
         own: Any = self.observation_space
         alone = not isinstance(own, spaces.Dict)
         row_bytes = sum(int(np.prod((own if alone else own[key]).shape)) for key in windows)
-        count = image_layout.rows_per_block(row_bytes)
+        # A block holds its images four times: as they come, together, as s and as s'.
+        count = image_layout.rows_per_block(4 * row_bytes)
         for start in range(0, len(self.kept), count):
             rows = slice(start, start + count)
             kept, then = self.kept[rows], self.then[rows]
@@ -152,8 +154,7 @@ def read(
     action_space: spaces.Box | None = None,
 ) -> Recording:
     """The same without decoding anything yet; arguments and errors are those of :func:`load`."""
-    if image_size is not None:
-        pictures.require_image_size(image_size)
+    require_image_size(image_size)
     path = Path(path)
     info = layout.read_info(path)
     own = _own(path)

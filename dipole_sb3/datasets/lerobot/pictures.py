@@ -11,30 +11,16 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.datasets.image_sizes import ImageSize, resized
 from dipole_sb3.datasets.lerobot import layout
 from dipole_sb3.datasets.lerobot.layout import Feature
 
 TOLERANCE = 1e-4
 """Seconds by which a frame of a video may be beside the time that the table of frames tells; LeRobot's own."""
 
-ImageSize = tuple[int, int]
-"""Rows and columns of pixels that images are brought to."""
-
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """What Pillow calls an image, by its channels."""
-
-
-def require_image_size(image_size: Any) -> None:
-    """Refuses anything but two whole numbers.
-
-    :raises ValueError: naming what was found.
-    """
-    if not isinstance(image_size, Sequence) or isinstance(image_size, str) or len(image_size) != 2:
-        raise ValueError(f"image_size is {image_size!r}, expected (height, width)")
-    for name, size in zip(("height", "width"), image_size, strict=True):
-        checks.require_whole_number(f"the {name} in image_size", size, 1)
 
 
 def space_of(where: str, feature: Feature, image_size: ImageSize | None) -> spaces.Box:
@@ -89,7 +75,7 @@ def images(path: Path, key: str, feature: Feature, image_size: ImageSize | None)
                     f"{where} is a picture of {found[0]}×{found[1]} in {found[2]}, expected {height}×{width} in "
                     f"{_MODES[channels]}, as {layout.INFO} tells"
                 )
-            yield _resized(pixels.reshape(height, width, channels), image_size)
+            yield resized(pixels.reshape(height, width, channels), image_size)
 
 
 def videos(
@@ -112,7 +98,7 @@ def videos(
                 raise DatasetError(
                     f"{file}: shows {frame.height}×{frame.width}, expected {height}×{width}, as {layout.INFO} tells"
                 )
-            yield _resized(frame.to_ndarray(format="rgb24"), image_size)
+            yield resized(frame.to_ndarray(format="rgb24"), image_size)
 
 
 def _passes(episodes: Sequence[tuple[Path, np.ndarray]]) -> Iterator[tuple[Path, np.ndarray]]:
@@ -155,16 +141,6 @@ def _shown(file: Path, times: np.ndarray) -> Iterator[Any]:
                 yield frame
     except (av.error.FFmpegError, IndexError) as error:  # IndexError: it has no video
         raise DatasetError(f"{file}: cannot be decoded ({' '.join(str(error).split())})") from error
-
-
-def _resized(pixels: np.ndarray, image_size: ImageSize | None) -> np.ndarray:
-    if image_size is None or image_size == pixels.shape[:2]:
-        return pixels
-    from PIL import Image
-
-    flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    resized = Image.fromarray(flat).resize((image_size[1], image_size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(resized).reshape(*image_size, pixels.shape[2])
 
 
 class Window:

@@ -260,12 +260,15 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import resource, sys
+import sys
 from dipole_sb3.datasets.conversion import convert
 import av, PIL.Image, pyarrow.parquet, torch
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+before = peak()
 convert(sys.argv[1], sys.argv[2], observations=["observation.images.front"])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(peak() - before)
 """
 
 
