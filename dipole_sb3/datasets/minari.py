@@ -103,7 +103,8 @@ def _require_storable(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 def _parts(space: spaces.Space[Any]) -> dict[str | None, Any]:
     """Of a Dict by key; another space under None."""
-    return dict(space.spaces) if isinstance(space, spaces.Dict) else {None: space}
+    parts: Any = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+    return dict(parts)
 
 
 def _transitions(name: str, data: Any, space: spaces.Space[Any], image_size: ImageSize | None) -> dict[str, Any]:

@@ -117,10 +117,8 @@ def test_images_that_minari_compressed() -> None:
 @pytest.mark.parametrize("first", [False, True])
 def test_images_are_resized_where_that_is_asked_for(first: bool) -> None:
     shape = (1, 36, 40) if first else (36, 40, 3)
-    collect(Sampled(spaces.Dict({"camera": image_space(*shape), "joints": vector_space()})))
-    whole, small = (
-        load_dataset("minari/test/set-v0", device="cpu", **given) for given in ({}, {"image_size": (20, 9)})
-    )
+    collect(Sampled(spaces.Dict({"camera": image_space(*shape), "joints": vector_space()})), lengths=(5, 3))
+    whole, small = (load_dataset("minari/test/set-v0", device="cpu", image_size=size) for size in (None, (20, 9)))
     assert isinstance(whole.observations, dict)
     assert isinstance(small.observations, dict)
     assert isinstance(small.observation_space, spaces.Dict)
@@ -133,9 +131,9 @@ def test_images_are_resized_where_that_is_asked_for(first: bool) -> None:
         np.testing.assert_array_equal(shown[0] if first else shown, np.asarray(pillow))
     with pytest.raises(ValueError, match=r"^image_size is \[4\], expected \(height, width\)$"):
         load_dataset("minari/test/set-v0", image_size=[4])
-    collect(Sampled(vector_space()))
+    collect(Sampled(vector_space()), "test/vectors-v0", (3,))
     with pytest.raises(ValueError, match=r"^image_size is \(4, 4\) for observations Box.*, expected an image$"):
-        load_dataset("minari/test/set-v0", image_size=(4, 4))
+        load_dataset("minari/test/vectors-v0", image_size=(4, 4))
 
 
 def test_the_environment_keeps_its_arguments() -> None:
