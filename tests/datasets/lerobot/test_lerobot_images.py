@@ -161,10 +161,13 @@ def written(path: Path, lengths: list[int], fps: float, shape: tuple[int, int] =
 FIXED = (STATE, "action", "next.reward", FRONT)
 
 
-def test_frames_of_many_episodes_in_one_video(tmp_path: Path) -> None:
+def test_frames_of_many_episodes_in_one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [40, 1, 3, 50]
     frames = written(tmp_path / "set", lengths, 30)
+    opened, files = av.open, []
+    monkeypatch.setattr(av, "open", lambda file: files.append(file) or opened(file))
     buffer = load_dataset(tmp_path / "set", observations=[FRONT], device="cpu")
+    assert len(files) == 1, "decoded once for all episodes"
     ends = np.cumsum(lengths) - 1
     kept = np.setdiff1d(np.arange(sum(lengths)), ends)
     for name, places in (("observations", kept), ("next_observations", kept + 1)):
