@@ -1,12 +1,18 @@
 """What data in storage cost beside data in memory: batches, training's memory, conversion's memory.
 
     python benchmarks/data_sampling.py [--transitions 10000000] [--folder DIR] [--json FILE]
+    python benchmarks/data_sampling.py --frames 1000000 [--folder DIR] [--json FILE]
 
 Makes a file in D4RL's layout (random numbers in episodes of 1,000; 10 million transitions with 78 observations and 12
 actions are 3.6 GB), converts it, and draws batches of 512 from the stored set and from the same set in memory, in turns
 and in one process, once the page cache is warm. `maps only` are the same files, drawn through memory maps alone. Then a
 process of its own trains on the stored set, and its memory (VmRSS) is read after every update. Needs twice the file's
 size on the disk, and twice its size in memory for the comparison.
+
+With --frames the data are so many random frames of 64×64×3 (12 GB a million) in episodes of 1,000, stored once each, of
+which batches of 256 show stacks of 3. Draws are timed, first from a cold page cache and then from whatever of the
+frames it holds; then a process of its own draws them and trains the small IMPALA encoder. Its memory is RssAnon and
+RssShmem, and with them RssFile, which counts touched pages of memory maps; the system's page cache is nobody's.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -27,13 +34,16 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from gymnasium import spaces
 from train_speed import describe_machine
 
+from dipole_sb3 import load_dataset
 from dipole_sb3.buffers.stored_buffer import StoredReplayBuffer
 from dipole_sb3.datasets import storage
 
 BATCH = 512
 EPISODE = 1_000
+IMAGE, STACK, STACKED_BATCH = (64, 64, 3), 3, 256
 
 _ROWS_AT_A_TIME = 100_000
 _DRAWS_A_TURN = 20
@@ -75,6 +85,84 @@ for _ in range(int(sys.argv[3])):
 model.learn(int(sys.argv[2]), callback=memory)
 print(start, memory.highest, mebibytes("VmHWM"))
 """
+
+
+STACKED_TRAINING = f"""
+import sys, torch
+{MEMORY}
+from stable_baselines3.common.callbacks import BaseCallback
+from dipole_sb3 import IQL, load_dataset
+torch.set_num_threads(1)
+highest = {{"own": 0.0, "resident": 0.0}}
+def look():
+    own = mebibytes("RssAnon") + mebibytes("RssShmem")
+    highest.update(own=max(highest["own"], own), resident=max(highest["resident"], own + mebibytes("RssFile")))
+    return True
+class Memory(BaseCallback):
+    def _on_step(self):
+        return look()
+data = load_dataset(sys.argv[1], device="cpu", frame_stack=int(sys.argv[4]))
+model = IQL(
+    "CnnPolicy", dataset=data, batch_size=int(sys.argv[5]), device="cpu", random_crop=0.5, acceleration="eager",
+    policy_kwargs=dict(features_extractor_class="impala-small"),
+)
+for _ in range(int(sys.argv[3])):
+    model.replay_buffer.draw(int(sys.argv[5]), model.training_generator)
+    look()
+print(highest["own"], highest["resident"])
+model.learn(int(sys.argv[2]), callback=Memory())
+print(highest["own"], highest["resident"], mebibytes("VmHWM"))
+"""
+
+
+def make_frames(path: Path, frames: int) -> None:
+    """Random frames in a stored data set."""
+    random = np.random.default_rng(0)
+    spaces_of = spaces.Box(0, 255, IMAGE, np.uint8), spaces.Box(-1, 1, (5,), np.float32)
+    with storage.DatasetWriter(path, *spaces_of) as writer:
+        for _ in range(frames // EPISODE):
+            seen = random.integers(0, 256, (EPISODE + 1, *IMAGE), np.uint8)
+            terminals = np.zeros(EPISODE, np.float32)
+            terminals[-1] = 1
+            writer.append(
+                {
+                    "observations": seen[:-1],
+                    "next_observations": seen[1:],
+                    "actions": random.uniform(-1, 1, (EPISODE, 5)).astype(np.float32),
+                    "rewards": random.random(EPISODE, np.float32),
+                    "terminals": terminals,
+                    "masks": 1 - terminals,
+                }
+            )
+
+
+def measure_frames(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    path = folder / "frames"
+    make_frames(path, options.frames)
+    for file in path.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    torch.set_num_threads(1)
+    # As the model has them: its encoder takes channels first.
+    data = load_dataset(path, device="cpu", frame_stack=STACK).with_channels_first()
+    generator, times = torch.Generator().manual_seed(0), []
+    for _ in range(options.turns * _DRAWS_A_TURN):
+        start = time.perf_counter()
+        data.draw(STACKED_BATCH, generator)
+        times.append(time.perf_counter() - start)
+    figures = child(STACKED_TRAINING, path, options.updates, options.draws, STACK, STACKED_BATCH)
+    return {
+        "frames": data.size(),
+        "stored_gigabytes": sum(file.stat().st_size for file in path.iterdir()) / 1e9,
+        "first_batches_milliseconds": statistics.median(times[:_DRAWS_A_TURN]) * 1e3,
+        "batch_milliseconds": statistics.median(times[_DRAWS_A_TURN:]) * 1e3,
+        "drawing_mebibytes_own": figures[0],
+        "drawing_mebibytes_resident": figures[1],
+        "training_mebibytes_own": figures[2],
+        "training_mebibytes_resident": figures[3],
+        "training_mebibytes_peak": figures[4],
+    }
 
 
 def make_file(path: Path, transitions: int, observation: int, action: int) -> None:
@@ -155,6 +243,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transitions", type=int, default=10_000_000)
+    parser.add_argument("--frames", type=int, default=None, help="measure stacks of so many frames instead")
     parser.add_argument("--observation", type=int, default=78)
     parser.add_argument("--action", type=int, default=12)
     parser.add_argument("--turns", type=int, default=100, help=f"of {_DRAWS_A_TURN} batches from each")
@@ -167,10 +256,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     folder = Path(tempfile.mkdtemp(prefix="data-sampling-", dir=options.folder))
     try:
-        row = measure(options, folder)
+        row = measure(options, folder) if options.frames is None else measure_frames(options, folder)
     finally:
         shutil.rmtree(folder)
-    print(
+    print(_told(row) if options.frames is None else _told_of_frames(row))
+    if options.json is not None:
+        options.json.write_text(json.dumps({"benchmark": "data_sampling", **machine, **row}, indent=2) + "\n")
+
+
+def _told_of_frames(row: dict[str, Any]) -> str:
+    batch, first = row["batch_milliseconds"], row["first_batches_milliseconds"]
+    memory = "{}: {:.0f} MiB of its own, {:.0f} with what is mapped"
+    return (
+        f"{row['frames']:,} frames: {row['stored_gigabytes']:.2f} GB stored\n"
+        f"a batch of {STACKED_BATCH} stacks of {STACK} in {batch:.1f} ms ({1e3 / batch:.1f} a second), "
+        f"the first ones in {first:.1f} ms\n"
+        f"{memory.format('drawing', row['drawing_mebibytes_own'], row['drawing_mebibytes_resident'])}; "
+        f"{memory.format('training', row['training_mebibytes_own'], row['training_mebibytes_resident'])}; "
+        f"{row['training_mebibytes_peak']:.0f} at the peak of an update"
+    )
+
+
+def _told(row: dict[str, Any]) -> str:
+    return (
         f"{row['transitions']:,} transitions: {row['source_gigabytes']:.2f} GB in D4RL's layout, "
         f"{row['stored_gigabytes']:.2f} GB stored\n"
         f"conversion: {row['conversion_seconds']:.1f} s, {row['conversion_mebibytes_peak']:.0f} MiB resident at most "
@@ -181,8 +289,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"training: {row['training_mebibytes']:.0f} MiB resident at most "
         f"({row['training_mebibytes_before']:.0f} before)"
     )
-    if options.json is not None:
-        options.json.write_text(json.dumps({"benchmark": "data_sampling", **machine, **row}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from dipole_sb3.algorithms.rebrac.policies import ReBRACPolicy
 from dipole_sb3.buffers.hindsight_buffer import HindsightReplayBuffer
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.buffers.stacked_frames import stack_frames
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.frame_stack import FrameStack
 from dipole_sb3.common.version import VERSION
 from dipole_sb3.datasets import load_dataset
 from dipole_sb3.datasets.exorl.names import register_environments
@@ -45,6 +47,7 @@ __all__ = [
     "DatasetError",
     "FAWACPolicy",
     "FQLPolicy",
+    "FrameStack",
     "HindsightReplayBuffer",
     "IDQLPolicy",
     "IFQLPolicy",
@@ -61,6 +64,7 @@ __all__ = [
     "learn_together",
     "load_dataset",
     "record_dataset",
+    "stack_frames",
 ]
 
 register_environments()

@@ -13,8 +13,8 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from dipole_sb3.buffers.assembled_rows import AssembledRows
 from dipole_sb3.buffers.offline_buffer import TRANSITION_ARRAYS, Batch, OfflineReplayBuffer
-from dipole_sb3.buffers.shared_observations import NextObservationsView
 from dipole_sb3.common.checks import ObservationArrays
 from dipole_sb3.common.observations import mapped, merged
 
@@ -213,7 +213,7 @@ class MixedReplayBuffer(OfflineReplayBuffer):
                     f"{(rows, *array.shape[1:])}"
                 )
         for name, array in arrays.items():
-            if not isinstance(array, NextObservationsView):
+            if not isinstance(array, AssembledRows):
                 array[:rows] = state[name]
         self.pos, self.full, self._owed = pos, full, float(state["owed"])
         if self._shared is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dipole_sb3.common.checks import ObservationArrays
+from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.observations import together
 
 _BYTES_AT_ONCE = 64 * 2**20
@@ -76,6 +77,23 @@ def find_breaks(
 def differ(leading: np.ndarray, following: np.ndarray) -> np.ndarray:
     """Whether two arrays [rows, n_envs, ...] differ anywhere, by row and environment."""
     return np.asarray((leading != following).reshape(*leading.shape[:2], -1).any(-1))
+
+
+def require_consecutive(source: str, dones: np.ndarray, breaks: np.ndarray, argument: str) -> None:
+    """Refuses data whose rows do not follow each other, where an argument needs what came before or after.
+
+    :param dones: [rows, n_envs].
+    :param breaks: of :func:`find_breaks`.
+    :param argument: name and value, for the message.
+    :raises DatasetError: they are in another order than that in which they were recorded.
+    """
+    open_ended, continued = int((dones == 0).sum()) - dones.shape[1], int((~breaks).sum())
+    if not follow_each_other(continued, open_ended):
+        raise DatasetError(
+            f"{source}: {argument} needs transitions in the order in which they were recorded: found "
+            f"{continued or 'no'} rows whose next observation is the observation of the row after them, among "
+            f"{open_ended} that end neither an episode nor the data"
+        )
 
 
 def follow_each_other(continued: int, open_ended: int) -> bool:

@@ -438,6 +438,15 @@ class OfflineReplayBuffer(ReplayBuffer):
         continues = (~mirror.of("_breaks", self.breaks())[last]).to(torch.float32)
         return batch._replace(next_actions=actions[(last + self.n_envs) % len(actions)], continues=continues)
 
+    def observations_at(self, indices: Tensor, key: str | None = None) -> Tensor:
+        """The observations of transitions at flat indices, [n, *observation], on the buffer's device.
+
+        :param key: which part of a Dict observation.
+        """
+        observations = self._current_mirror().of("observations", self.observations)
+        found: Tensor = (observations if key is None else observations[key])[indices]
+        return found
+
     @property
     def _slots(self) -> np.ndarray:
         """Of shared observations, for the mirror on the device."""

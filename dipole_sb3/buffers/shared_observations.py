@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dipole_sb3.buffers.assembled_rows import AssembledRows
 from dipole_sb3.buffers.device_mirror import ObservationTensors
 from dipole_sb3.common.checks import ObservationArrays
 from dipole_sb3.common.observations import mapped, together
@@ -38,9 +40,13 @@ class SharedNextObservations:
 
     def views(self) -> Any:
         """What stands for ``next_observations``: read like an array, or a dict of those."""
+
+        def view(array: np.ndarray, key: str | None) -> AssembledRows:
+            return AssembledRows(array.shape, array.dtype, partial(self.at, key=key))
+
         if isinstance(self._observations, dict):
-            return {key: NextObservationsView(self, key) for key in self._observations}
-        return NextObservationsView(self, None)
+            return {key: view(array, key) for key, array in self._observations.items()}
+        return view(self._observations, None)
 
     def write(self, row: int, next_observations: Any) -> None:
         """A new row, whose observations are written already; the row before keeps its own next ones where they differ.
@@ -146,35 +152,3 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 def _bytes(rows: np.ndarray) -> np.ndarray:
     """[rows, n_envs, bytes]."""
     return np.ascontiguousarray(rows).reshape(*rows.shape[:2], -1).view(np.uint8)
-
-
-class NextObservationsView:
-    """Reads like an array [rows, n_envs, *observation]; what is read are copies.
-
-    :param shared: what is kept.
-    :param key: of a Dict observation, or None.
-    """
-
-    def __init__(self, shared: SharedNextObservations, key: str | None) -> None:
-        self._shared, self._key = shared, key
-        observations: Any = shared._observations if key is None else shared._observations[key]
-        self.shape: tuple[int, ...] = observations.shape
-        self.dtype, self.ndim, self.nbytes = observations.dtype, observations.ndim, observations.nbytes
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
-        rows = np.arange(len(self))[first]
-        if rest and not isinstance(rest[0], slice):
-            rows, columns = np.broadcast_arrays(rows, np.arange(self.shape[1])[rest[0]])
-            values = self._shared.at(rows.reshape(-1), columns.reshape(-1), self._key)
-            return values.reshape(*rows.shape, *self.shape[2:])[(slice(None),) * rows.ndim + rest[1:]]
-        flat = rows.reshape(-1)
-        columns = np.arange(self.shape[1])
-        values = self._shared.at(np.repeat(flat, len(columns)), np.tile(columns, len(flat)), self._key)
-        return values.reshape(*rows.shape, *self.shape[1:])[(slice(None),) * rows.ndim + rest]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype, copy=False)

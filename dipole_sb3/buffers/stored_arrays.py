@@ -14,7 +14,6 @@ Of Dict observations every key has files of its own, ``observations.KEY.npy``.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +24,6 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 
-from dipole_sb3.buffers import image_layout
 from dipole_sb3.buffers.npy_files import NpyFile
 from dipole_sb3.common import checks, described_spaces
 from dipole_sb3.common.checks import ObservationArrays
@@ -115,52 +113,6 @@ class StoredArrays:
         if broken.any():
             for key, values in following.items():
                 values[broken] = self.break_observations[key].take(places[broken])[:, 0]
-
-
-class NextObservations:
-    """s' of every transition, [transitions, 1, *observation], assembled when it is indexed.
-
-    :param arrays: the files.
-    :param key: of a Dict observation, or None.
-    :param space: of the observation, whose layout the rows get.
-    """
-
-    def __init__(self, arrays: StoredArrays, key: str | None, space: spaces.Space[Any]) -> None:
-        self._arrays, self._key, self._space = arrays, key, space
-        file = arrays.observations[key]
-        self.dtype = file.dtype
-        self.shape: tuple[int, ...] = (len(arrays), 1, *self._laid_out(np.empty((1, *file.shape[1:]))).shape[1:])
-        self.ndim = len(self.shape)
-        self.nbytes = self.dtype.itemsize * math.prod(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
-        if isinstance(first, slice):
-            rows = np.arange(*first.indices(len(self)))
-        else:
-            rows = np.asarray(first)
-            rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-            if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
-                raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} transitions")
-            rows = rows % len(self)
-        _, following = self._arrays.pairs(rows.reshape(-1).astype(np.int64))
-        values = self._laid_out(part_of(following, self._key))
-        values = values.reshape(*rows.shape, 1, *values.shape[1:])
-        if rest and not isinstance(rest[0], slice):
-            # One environment recorded: pairs of row and environment are the rows.
-            values, rest = values.take(0, axis=rows.ndim), rest[1:]
-        return values[(slice(None),) * rows.ndim + rest]
-
-    def _laid_out(self, values: np.ndarray) -> np.ndarray:
-        turned = image_layout.transposed(values, self._space, 1)
-        assert isinstance(turned, np.ndarray)
-        return turned
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype, copy=False)
 
 
 def checksum(path: str | os.PathLike[str]) -> str:

@@ -12,10 +12,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dipole_sb3.buffers import image_layout
+from dipole_sb3.buffers.assembled_rows import AssembledRows
 from dipole_sb3.buffers.device_mirror import ObservationTensors
 from dipole_sb3.buffers.n_step_windows import windows
 from dipole_sb3.buffers.offline_buffer import Batch, OfflineReplayBuffer
-from dipole_sb3.buffers.stored_arrays import NextObservations, StoredArrays, open_arrays, part_of, unkeyed
+from dipole_sb3.buffers.stored_arrays import StoredArrays, open_arrays, part_of, unkeyed
 from dipole_sb3.common.checks import ObservationArrays
 
 
@@ -51,11 +52,19 @@ class StoredReplayBuffer(OfflineReplayBuffer):
         arrays, space = self._arrays, self.observation_space
         observations = unkeyed({key: file.map[:-1, None] for key, file in arrays.observations.items()})
         self.observations = image_layout.transposed(observations, space)
-        self.next_observations = unkeyed(
-            {key: NextObservations(arrays, key, part_of(space, key)) for key in arrays.observations}
-        )
+        self.next_observations = unkeyed({key: self._following(key) for key in arrays.observations})
         for key, file in arrays.columns.items():
             setattr(self, key, file.map[:, None])
+
+    def _following(self, key: str | None) -> AssembledRows:
+        """s' of every transition."""
+
+        def at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+            found: np.ndarray = part_of(self._observation_pairs(rows, columns)[1], key)
+            return found
+
+        shown = part_of(self.observations, key)
+        return AssembledRows(shown.shape, shown.dtype, at)
 
     @property
     def resident(self) -> bool:
@@ -86,6 +95,14 @@ class StoredReplayBuffer(OfflineReplayBuffer):
         return batch._replace(next_actions=self._column("actions", (last + 1) % self.size()), continues=continues)
 
     take.__doc__ = OfflineReplayBuffer.take.__doc__
+
+    def observations_at(self, indices: Tensor, key: str | None = None) -> Tensor:
+        rows = self._arrays.observations[key].take(indices.cpu().numpy())[:, 0]
+        laid_out = image_layout.transposed(rows, part_of(self.observation_space, key), 1)
+        assert isinstance(laid_out, np.ndarray)
+        return self._to_device(laid_out)
+
+    observations_at.__doc__ = OfflineReplayBuffer.observations_at.__doc__
 
     def breaks(self) -> np.ndarray:
         if self._breaks is None:

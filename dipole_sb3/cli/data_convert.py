@@ -10,8 +10,9 @@ Writes a data set in another format. B is the folder of a stored data set, memor
 any size, or an .npz or .hdf5 file; with --to a LeRobot data set (v3.0) or a set in Minari's folder. A is any
 name, path or URL that `dipole train` knows; files are read a part at a time. B appears when it is complete.
 
-Sets of LeRobot (a folder with meta/info.json) and robomimic (an .hdf5 file) become observations without
-images, and rewards: those that were recorded, or an expression."""
+Sets of LeRobot (a folder with meta/info.json) and robomimic (an .hdf5 file) become observations and rewards:
+those that were recorded, or an expression. Images and videos, of LeRobot alone, are read where --observations
+names them."""
 
 _EXAMPLES = """\
 examples:
@@ -21,6 +22,7 @@ examples:
   dipole data convert hf://datasets/lerobot/pusht pusht --observations observation.state \\
       --action-low 0 0 --action-high 512 512
   dipole data convert arm arm-10 --reward '-hypot(next_observation["x"], next_observation["y"])'
+  dipole data convert arm arm-64 --observations observation.state observation.images.front --image-size 64 64
   dipole data convert lift.hdf5 lift --filter-key train --observations object robot0_eef_pos
   dipole data convert walker walker-lerobot --to lerobot --fps 125
   dipole data convert walker walker/mine-v0 --to minari
@@ -51,6 +53,9 @@ def add_parser(actions: Any) -> None:
     recordings.add_argument(
         "--observations", nargs="+", metavar="KEY", help="what is observed (all that are no images)"
     )
+    recordings.add_argument(
+        "--image-size", nargs=2, type=int, metavar=("H", "W"), help="LeRobot: resize images (as they are stored)"
+    )
     recordings.add_argument("--filter-key", metavar="K", help="robomimic: only the demonstrations under mask/K")
     for end, default in (("low", "-1"), ("high", "1")):
         recordings.add_argument(
@@ -66,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     """``dipole data convert``; failures raise."""
     from dipole_sb3.datasets.conversion import convert
 
-    given = {key: getattr(options, key) for key in ("reward", "observations", "filter_key")}
+    given = {key: getattr(options, key) for key in ("reward", "observations", "image_size", "filter_key")}
     given["action_space"] = _action_space(options.action_low, options.action_high)
     convert(
         options.source,

@@ -21,9 +21,9 @@ from dipole_sb3.learning.replayable_episodes import ReplayableEpisodes
 def task_env(task: Mapping[str, Any]) -> MakeEnv:
     """What makes a task's environment.
 
-    :param task: its ``env``, a name for :func:`dipole_sb3.datasets.make_env`, and perhaps ``success``, the arguments of
-        :class:`~dipole_sb3.evaluation.success.SuccessFromInfo`, and ``draws``, whether the environment draws what it
-        observes.
+    :param task: its ``env``, a name for :func:`dipole_sb3.datasets.make_env`, and perhaps ``frame_stack``, frames in an
+        observation, ``success``, the arguments of :class:`~dipole_sb3.evaluation.success.SuccessFromInfo`, and
+        ``draws``, whether the environment draws what it observes.
     :raises ValueError: ``success`` is something else.
     :raises DatasetError: it draws, and nothing that MuJoCo draws with is here.
     """
@@ -32,11 +32,16 @@ def task_env(task: Mapping[str, Any]) -> MakeEnv:
         raise ValueError(f"task.success is {success}, expected {{info: KEY, least: NUMBER}}")
     if task.get("draws") or str(task["env"]).startswith("ogbench/visual-"):
         renderers.choose_off_screen(f"environment {task['env']}")
-    return functools.partial(_made, task["env"], success)
+    return functools.partial(_made, task["env"], frame_stack_of(task), success)
 
 
-def _made(name: str, success: Mapping[str, Any] | None) -> gymnasium.Env[Any, Any]:
-    env = make_env(name)
+def frame_stack_of(task: Mapping[str, Any]) -> int:
+    """Frames in an observation of a task: its ``frame_stack``, else 1."""
+    return int(task.get("frame_stack") or 1)
+
+
+def _made(name: str, frame_stack: int, success: Mapping[str, Any] | None) -> gymnasium.Env[Any, Any]:
+    env = make_env(name, frame_stack=frame_stack)
     return env if success is None else SuccessFromInfo(env, **success)
 
 

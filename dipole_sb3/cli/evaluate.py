@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dipole_sb3.cli import driving, found_runs, hydra_command, over_runs, pictures, run_folder, sweep
 from dipole_sb3.cli.engine import RAY, Engine, Task, Tell, taken_from
-from dipole_sb3.cli.environments import task_env
+from dipole_sb3.cli.environments import frame_stack_of, task_env
 from dipole_sb3.cli.models import config_of, load_model, model_path, run_of
 from dipole_sb3.cli.options import EvaluationOptions, check_knobs, check_options, knob_options
 from dipole_sb3.cli.runs import Run, setting_of
@@ -29,7 +29,8 @@ class _Asked(NamedTuple):
     :param run: folder of the run that it belongs to.
     :param trained_with: the run's configuration; empty if there is none.
     :param env: the environment.
-    :param task: what :func:`task_env` is to know of it: ``env`` itself, what counts as success, whether it draws.
+    :param task: what :func:`task_env` is to know of it: ``env`` itself, what counts as success, the frames in an
+        observation of the model, whether it draws.
     :param facts: what is known about the data, if the environment is the run's own.
     """
 
@@ -171,7 +172,9 @@ def _asked(path: Path, config: DictConfig) -> _Asked:
     told = (task if config.env is None else trained_with["task"] if own else None) or {}
     facts = run_folder.read_dataset_facts(own_run) if own else {}
     model = load_model(path, config.device)
-    made = {"env": str(env), "success": told.get("success"), "draws": told.get("draws")}
+    # What a model sees is a matter of its training, in whatever environment.
+    frame_stack = frame_stack_of(trained_with.get("task") or task or {})
+    made = {"env": str(env), "frame_stack": frame_stack, **{name: told.get(name) for name in ("success", "draws")}}
     return _Asked(path, model, own_run, trained_with, str(env), made, facts)
 
 

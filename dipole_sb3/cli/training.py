@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.cli import hooks, pictures, run_folder, sweep
 from dipole_sb3.cli.engine import Task, Tell
-from dipole_sb3.cli.environments import task_env, training_env
+from dipole_sb3.cli.environments import frame_stack_of, task_env, training_env
 from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
 from dipole_sb3.cli.models import algorithm_of, new_model
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, PeriodicEvaluation
@@ -260,12 +260,13 @@ def _stop(
 
 
 def _load_data(config: DictConfig, env: VecEnv | None) -> OfflineReplayBuffer:
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"frame_stack": frame_stack_of(config.task)}
     if config.task.get("dataset_dir") is not None:
         options["dataset_dir"] = config.task.dataset_dir
     if env is not None and takes_spaces(config.task.dataset):
         # They contain actions in the environment's units, and only the environment knows their bounds.
-        options |= {"observation_space": env.observation_space, "action_space": env.action_space}
+        of_frames = env.observation_space if options["frame_stack"] == 1 else env.get_attr("frame_space", [0])[0]
+        options |= {"observation_space": of_frames, "action_space": env.action_space}
     return load_dataset(config.task.dataset, device=config.algo.device, **options)
 
 

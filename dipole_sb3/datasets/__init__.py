@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import gymnasium
 import torch
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
+from dipole_sb3.buffers.stacked_frames import stack_frames
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.frame_stack import FrameStack
 
 EXPECTED_NAMES = (
     "ogbench/<name>, exorl/<domain>/<algorithm>/<task>, minari/<id>, demo/<name>, or the path or URL of an .npz "
@@ -23,7 +26,7 @@ FILE_SUFFIXES = (".npz", ".hdf5", ".h5")
 
 
 def load_dataset(
-    name: str | os.PathLike[str], *, device: torch.device | str = "auto", **options: Any
+    name: str | os.PathLike[str], *, device: torch.device | str = "auto", frame_stack: int = 1, **options: Any
 ) -> OfflineReplayBuffer:
     """Recorded data, ready to train on.
 
@@ -38,12 +41,19 @@ def load_dataset(
         (:func:`dipole_sb3.datasets.lerobot.load`). Instead of a path an address that fsspec knows, such as
         ``"s3://bucket/hopper"`` (:func:`dipole_sb3.datasets.remote.located`).
     :param device: where batches will be drawn.
+    :param frame_stack: n ≥ 1, frames in an observation: :func:`~dipole_sb3.stack_frames`.
     :param options: the source's own: ``dataset_dir``, ``validation``, ``download`` for OGBench; ``dataset_dir``,
         ``processes`` for ExORL; ``observation_space``, ``action_space`` for files and for sets of LeRobot and
         robomimic, of which ``reward`` and ``observations`` say more, and ``filter_key`` for robomimic;
-        ``trust_pickle`` for the .pkl file of an SB3 replay buffer.
+        ``image_size`` for sets of LeRobot and Minari; ``trust_pickle`` for the .pkl file of an SB3 replay buffer.
     :raises DatasetError: an unknown name (with the nearest known ones), or data that is missing or malformed.
     """
+    return stack_frames(_loaded(name, device, options), frame_stack)
+
+
+def _loaded(
+    name: str | os.PathLike[str], device: torch.device | str, options: Mapping[str, Any]
+) -> OfflineReplayBuffer:
     from dipole_sb3.datasets import demo, files, remote
 
     name = remote.located(name)
@@ -82,19 +92,30 @@ def load_dataset(
     return files.load(name, device=device, **options)
 
 
-def make_env(source: str | OfflineReplayBuffer, **options: Any) -> gymnasium.Env[Any, Any]:
+def make_env(
+    source: str | OfflineReplayBuffer, *, frame_stack: int | None = None, **options: Any
+) -> gymnasium.Env[Any, Any]:
     """The environment a data set belongs to, or one by name.
 
     :param source: a buffer whose metadata has ``env_id`` (and ``env_kwargs``, where it has those); or a name:
         ``"ogbench/<name>"``, the name of an ExORL data set, else a Gymnasium id.
+    :param frame_stack: n ≥ 1, frames in an observation: :class:`~dipole_sb3.FrameStack`; None: as many as in the data
+        set's, with a name 1.
     :param options: handed to ``ogbench.make_env`` or ``gymnasium.make``.
     :raises DatasetError: the data set does not say where it was recorded.
     :raises gymnasium.error.Error: Gymnasium does not know the id.
     """
+    if frame_stack is None and isinstance(source, OfflineReplayBuffer):
+        frame_stack = int(source.metadata.get("frame_stack", 1))
+    env = _made(source, options)
+    return env if frame_stack in (None, 1) else FrameStack(env, frame_stack)
+
+
+def _made(source: str | OfflineReplayBuffer, options: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     if isinstance(source, OfflineReplayBuffer):
         recorded_in, environment = str(source.metadata.get("source", "")), source.metadata.get("env_id")
         if recorded_in.startswith("ogbench/"):
-            return make_env(recorded_in, **options)
+            return _made(recorded_in, options)
         if not environment:
             raise DatasetError(f"{source.source}: its metadata has no env_id; expected the id of the environment")
         return gymnasium.make(environment, **{**source.metadata.get("env_kwargs", {}), **options})

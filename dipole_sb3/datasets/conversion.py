@@ -36,7 +36,8 @@ def convert(
 ) -> None:
     """Writes a data set in another format, whole or not at all.
 
-    Between files and stored sets it never lies in memory as a whole.
+    Between files and stored sets it never lies in memory as a whole; nor do the images and videos of a LeRobot data set
+    on their way into a stored one.
 
     :param source: anything that :func:`~dipole_sb3.load_dataset` knows.
     :param destination: an .npz, .hdf5 or .h5 file, beside which a .json file keeps the metadata and the bounds of the
@@ -47,7 +48,7 @@ def convert(
     :param fps: frames a second, for LeRobot; None: as the source tells.
     :param overwrite: replace what has that name.
     :param options: for :func:`~dipole_sb3.load_dataset`, where the source is a set of LeRobot or robomimic:
-        ``reward``, ``observations``, ``filter_key``, ``action_space``.
+        ``reward``, ``observations``, ``image_size``, ``filter_key``, ``action_space``.
     :raises DatasetError: the source cannot be read, or the destination's name is taken.
     :raises ValueError: options that the source or the destination does not have.
     :raises OSError: the destination cannot be written, or the disk is full.
@@ -107,6 +108,15 @@ def _store(
     shown: str | os.PathLike[str],
     options: Mapping[str, Any],
 ) -> None:
+    if is_recording(source) and Path(source).is_dir():
+        from dipole_sb3.datasets import lerobot
+
+        recording = lerobot.read(source, **options)
+        metadata, known = _provenance(recording.metadata, shown), (recording.observation_space, recording.action_space)
+        with storage.DatasetWriter(destination, *known, metadata, overwrite, source=recording.source) as writer:
+            for block in recording.blocks():
+                writer.append(block)
+        return
     if not is_file_name(source):
         buffer = load_dataset(source, device="cpu", **options)
         metadata = _provenance(buffer.metadata, shown)

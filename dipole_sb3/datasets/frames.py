@@ -56,19 +56,12 @@ def transitions(source: str, frames: Frames, reward: str | None) -> dict[str, An
     :param reward: an expression; None: the recorded rewards.
     :raises DatasetError: no rewards, an expression that is not one or has no value somewhere, or no transition.
     """
-    ended, rows = frames.ended | frames.last, np.arange(len(frames.last))
-    if frames.following is None:
-        kept = np.flatnonzero(~frames.last | frames.stops)
-        before = np.flatnonzero(frames.last & ~frames.stops) - 1
-        before = before[before >= 0]
-        ended[before] = True  # of an episode of one frame that is the end of the one before it, which has ended anyway
-        then = np.minimum(rows + 1, len(rows) - 1)
-        then[frames.last] = rows[frames.last]
-        following = {key: array[then[kept]] for key, array in frames.observations.items()}
-    else:
-        kept, following = rows, frames.following
+    kept, then, ended = places(frames)
     if len(kept) == 0:
         raise DatasetError(f"{source}: no frame is followed by another of its episode, so there is no transition")
+    following = frames.following
+    if following is None:
+        following = {key: array[then] for key, array in frames.observations.items()}
     observations = {key: array[kept] for key, array in frames.observations.items()}
     actions = frames.actions[kept]
     if reward is not None:
@@ -86,9 +79,25 @@ def transitions(source: str, frames: Frames, reward: str | None) -> dict[str, An
         "next_observations": next(iter(following.values())) if one else following,
         "actions": actions,
         "rewards": rewards,
-        "terminals": ended[kept].astype(np.float32),
+        "terminals": ended.astype(np.float32),
         "masks": 1 - frames.stops[kept].astype(np.float32),
     }
+
+
+def places(frames: Frames) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every transition the frame where it begins, the one that it leads to (where nothing else was seen after the
+    action), int64 [T] each and ascending, and whether it ends its episode, bool [T].
+    """
+    ended, rows = frames.ended | frames.last, np.arange(len(frames.last))
+    if frames.following is not None:
+        return rows, rows, ended
+    kept = np.flatnonzero(~frames.last | frames.stops)
+    before = np.flatnonzero(frames.last & ~frames.stops) - 1
+    before = before[before >= 0]
+    ended[before] = True  # of an episode of one frame that is the end of the one before it, which has ended anyway
+    then = np.minimum(rows + 1, len(rows) - 1)
+    then[frames.last] = rows[frames.last]
+    return kept, then[kept], ended[kept]
 
 
 def _rewards(
@@ -106,10 +115,10 @@ def _rewards(
     ``KEY.INDEX`` where they have no names.
     """
     columns = {
-        "observation": _joined(observations),
-        "action": _joined({"action": actions}),
-        "next_observation": _joined(following),
-        **{key: _joined({key: values}) for key, values in told.items()},
+        "observation": _joined(observations, len(actions)),
+        "action": _joined({"action": actions}, len(actions)),
+        "next_observation": _joined(following, len(actions)),
+        **{key: _joined({key: values}, len(actions)) for key, values in told.items()},
     }
     named = {"observation": _element_names(observations, names), "action": tuple(names.get("action", ()))}
     named["next_observation"] = named["observation"]
@@ -133,8 +142,8 @@ def _rewards(
     return rewards
 
 
-def _joined(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([array.reshape(len(array), -1) for array in arrays.values()], axis=1)
+def _joined(arrays: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+    return np.concatenate([np.zeros((rows, 0)), *(array.reshape(rows, -1) for array in arrays.values())], axis=1)
 
 
 def _element_names(observations: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

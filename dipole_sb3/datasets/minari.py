@@ -23,6 +23,7 @@ from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets.environments import environment_facts
 from dipole_sb3.datasets.episodes import episodes
 from dipole_sb3.datasets.folders import replaced_folder
+from dipole_sb3.datasets.image_sizes import ImageSize, require_image_size, resized_rows, resized_space
 
 PREFIX = "minari/"
 _FOLDER = "MINARI_DATASETS_PATH"
@@ -31,7 +32,7 @@ _OPEN = "dipole_open_episodes"
 """In the metadata of exported sets: numbers of the episodes that just stop, without an end, not even by time."""
 
 
-def load(name: str, *, device: torch.device | str = "auto") -> OfflineReplayBuffer:
+def load(name: str, *, device: torch.device | str = "auto", image_size: ImageSize | None = None) -> OfflineReplayBuffer:
     """A data set of Minari's local folder (``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``).
 
     An episode of T steps has T + 1 observations: transition t goes from observation t to observation t + 1. A
@@ -40,14 +41,18 @@ def load(name: str, *, device: torch.device | str = "auto") -> OfflineReplayBuff
 
     :param name: ``"minari/<id>"``, for example ``"minari/mujoco/reacher/medium-v0"``.
     :param device: where batches will be drawn.
-    :return: a buffer with Minari's spaces; its metadata has ``env_id`` (and ``env_kwargs``) where Minari knows the
-        environment.
+    :param image_size: (height, width) to which images are resized, antialiased (Pillow's bilinear filter); None: as
+        they are stored.
+    :return: a buffer with Minari's spaces, but for the size of images; its metadata has ``env_id`` (and
+        ``env_kwargs``) where Minari knows the environment.
     :raises DatasetError: no such set on this machine, spaces that are not supported, or an episode whose parts do not
         fit together (named).
+    :raises ValueError: ``image_size`` is something else, or there is no image.
     :raises ImportError: Minari is not installed.
     """
     import minari
 
+    require_image_size(image_size)
     data_id = name.removeprefix(PREFIX)
     try:
         data = minari.load_dataset(data_id)
@@ -62,12 +67,17 @@ def load(name: str, *, device: torch.device | str = "auto") -> OfflineReplayBuff
     except ValueError as error:
         raise DatasetError(f"{name}: {error}") from error
     return OfflineReplayBuffer.from_arrays(
-        _transitions(name, data, observation_space),
-        observation_space=observation_space,
+        _transitions(name, data, observation_space, image_size),
+        observation_space=resized_space(observation_space, image_size),
         action_space=action_space,
         device=device,
         source=name,
-        metadata={"source": name, "minari_version": data.minari_version, **environment_facts(data.env_spec)},
+        metadata={
+            "source": name,
+            "minari_version": data.minari_version,
+            **environment_facts(data.env_spec),
+            **({} if image_size is None else {"image_size": list(image_size)}),
+        },
     )
 
 
@@ -81,8 +91,7 @@ def _how_to_get(data_id: str) -> str:
 
 
 def _require_storable(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
-    parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
-    for key, part in parts.items():
+    for key, part in _parts(space).items():
         if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             where = "observation space" if key is None else f"observation space at {key!r}"
             raise DatasetError(
@@ -92,12 +101,18 @@ def _require_storable(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
     return space
 
 
-def _transitions(name: str, data: Any, space: spaces.Space[Any]) -> dict[str, Any]:
+def _parts(space: spaces.Space[Any]) -> dict[str | None, Any]:
+    """Of a Dict by key; another space under None."""
+    parts: Any = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+    return dict(parts)
+
+
+def _transitions(name: str, data: Any, space: spaces.Space[Any], image_size: ImageSize | None) -> dict[str, Any]:
     """All episodes as the arrays of a buffer, which are allocated once and filled episode by episode."""
     steps = int(data.total_steps)
-    parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+    parts, stored = _parts(space), _parts(resized_space(space, image_size))
     observations, following = (
-        {key: np.empty((steps, *(part.shape or ())), checks.stores_as(part)) for key, part in parts.items()}
+        {key: np.empty((steps, *(part.shape or ())), checks.stores_as(part)) for key, part in stored.items()}
         for _ in range(2)
     )
     columns = {key: np.empty(steps, np.float32) for key in ("rewards", "terminals", "masks")}
@@ -112,8 +127,10 @@ def _transitions(name: str, data: Any, space: spaces.Space[Any]) -> dict[str, An
             raise DatasetError(f"{where} goes beyond the {steps} steps that the set's metadata tells")
         for key, array in observations.items():
             recorded = _observations(where, episode.observations, key)
-            checks.require_shape(where, "observations", recorded, (length + 1, *array.shape[1:]))
+            checks.require_shape(where, "observations", recorded, (length + 1, *(parts[key].shape or ())))
             checks.require_kind(where, "observations", recorded, array.dtype)
+            if stored[key] is not parts[key]:
+                recorded = resized_rows(recorded, parts[key], image_size)
             array[rows], following[key][rows] = recorded[:-1], recorded[1:]
         actions[rows] = _column(where, "actions", episode, (length, *actions.shape[1:]))
         columns["rewards"][rows] = _column(where, "rewards", episode, (length,))

@@ -187,8 +187,8 @@ def _one_line(error: BaseException) -> str:
 def _objects(fs: Any, path: str) -> dict[str, Mapping[str, Any]]:
     """What is to be fetched: name in the entry → what the file system tells of it.
 
-    Beside a file NAME.npz lies NAME.json, perhaps. Videos of LeRobot's data sets stay where they are: nothing reads
-    them.
+    Beside a file NAME.npz lies NAME.json, perhaps. Videos of LeRobot's data sets stay where they are: few read them,
+    and they are most of such a set.
 
     :raises FileNotFoundError: there is nothing.
     """

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor
 
 from dipole_sb3.buffers.offline_buffer import Batch
+from dipole_sb3.common.frame_stack import is_image
 
 PADDING = 3
 """Pixels by which an image moves at most, in each direction."""
@@ -32,7 +32,7 @@ def require_random_crop(probability: float, space: spaces.Space[Any]) -> None:
     if isinstance(probability, bool) or not isinstance(probability, Real) or not 0 <= probability <= 1:
         raise ValueError(f"random_crop is {probability!r}, expected a number in [0, 1]")
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    if probability and not any(map(_is_image, parts)):
+    if probability and not any(map(is_image, parts)):
         raise ValueError(f"random_crop is {probability!r} for observations {space}, expected 0: there is no image")
 
 
@@ -53,7 +53,7 @@ def draw_shifts(
         return shift * moves
 
     if isinstance(space, spaces.Dict):
-        return {key: drawn() for key, part in space.spaces.items() if _is_image(part)}
+        return {key: drawn() for key, part in space.spaces.items() if is_image(part)}
     return drawn()
 
 
@@ -84,8 +84,3 @@ def shifted(images: Tensor, shift: Tensor) -> Tensor:
     pixels = (rows.unsqueeze(-1) * width + columns.unsqueeze(-2)).flatten(-2)
     flat = images.flatten(-2)
     return flat.gather(-1, pixels.unsqueeze(-2).expand(flat.shape)).view(images.shape)
-
-
-def _is_image(space: spaces.Space[Any]) -> bool:
-    """Whatever its numbers mean: as uint8, or as floats for ``normalize_images=False``."""
-    return is_image_space(space, check_channels=False, normalized_image=True)

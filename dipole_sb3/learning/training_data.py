@@ -12,11 +12,10 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import Schedule
 
+from dipole_sb3.buffers import n_step_windows
 from dipole_sb3.buffers.mixed_buffer import MixedReplayBuffer, recorded_part
-from dipole_sb3.buffers.n_step_windows import follow_each_other
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
-from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import load_dataset, takes_spaces
 
 DatasetLike = OfflineReplayBuffer | ReplayBuffer | str | pathlib.Path | Mapping[str, Any]
@@ -71,14 +70,8 @@ def require_consecutive(buffer: OfflineReplayBuffer, argument: str) -> None:
     :param argument: name and value, for the message.
     """
     data = recorded_part(buffer)
-    open_ended = int((data.dones[: data.size()] == 0).sum()) - data.n_envs
-    continued = int((~data.breaks()[: data.size()]).sum())
-    if not follow_each_other(continued, open_ended):
-        raise DatasetError(
-            f"{data.source}: {argument} needs transitions in the order in which they were recorded: found "
-            f"{continued or 'no'} rows whose next observation is the observation of the row after them, among "
-            f"{open_ended} that end neither an episode nor the data"
-        )
+    rows = data.size()
+    n_step_windows.require_consecutive(data.source, data.dones[:rows], data.breaks()[:rows], argument)
 
 
 def offline_ratio_at(ratio: float | Schedule | None, progress_remaining: float) -> float | None:

@@ -70,6 +70,22 @@ def test_sampling_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["sampling.json"]
 
 
+def test_sampling_benchmark_of_frames(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "data_sampling.py", "--frames", "1000", "--turns", "2", "--draws", "2"]
+    run = subprocess.run(
+        [*command, "--updates", "0", "--folder", tmp_path, "--json", tmp_path / "frames.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    row = json.loads((tmp_path / "frames.json").read_text())
+    assert row["frames"] == 1_000
+    assert row["stored_gigabytes"] == pytest.approx(1_002 * 64 * 64 * 3 / 1e9, rel=0.01), "each frame once"
+    assert f"1,000 frames: 0.01 GB stored\na batch of 256 stacks of 3 in {row['batch_milliseconds']:.1f}" in run.stdout
+    assert row["drawing_mebibytes_resident"] > row["drawing_mebibytes_own"] > 100
+    assert [path.name for path in tmp_path.iterdir()] == ["frames.json"]
+
+
 def test_operations_of_an_action() -> None:
     # By hand for 34 → 512 → 512 → 512 → 5 twice in ten steps, and 33 → 512 → 512 → 512 → 1 twice.
     square = 512 * 512

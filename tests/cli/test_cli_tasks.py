@@ -96,12 +96,14 @@ def test_the_success_of_a_task_that_is_asked_for_counts(dipole: Command) -> None
     assert "success_mean" in rows(Path("asked/omega_sweep.csv"))[0]
 
 
-def test_images_are_trained_on_evaluated_and_drawn(dipole: Command) -> None:
+@pytest.mark.parametrize("frame_stack", [1, 2])
+def test_images_are_trained_on_evaluated_and_drawn(dipole: Command, frame_stack: int) -> None:
     """Channels last, as cameras give them."""
     np.savez("camera.npz", **record(image_env(16, 18, 3), 30))
     gymnasium.register("Camera-v0", lambda: image_env(16, 18, 3))
     try:
         options = ["task.name=camera", "task.dataset=camera.npz", "task.env=Camera-v0", "algo.policy=CnnPolicy"]
+        options += ["task=custom", f"task.frame_stack={frame_stack}"]
         encoder = ["+algo.policy_kwargs.features_extractor_class=impala-small", "algo.random_crop=0.5"]
         shown = ["pictures=true", "episodes=2", "omegas=[0]", "candidates=[1]", "run_dir=run"]
         status, _, err = dipole("train", *TINY, *options, *encoder, *shown)
@@ -110,6 +112,7 @@ def test_images_are_trained_on_evaluated_and_drawn(dipole: Command) -> None:
         model = DIPOLE.load("run/model.zip")
         assert isinstance(model.policy.actor.features_extractor, ImpalaCNN)
         assert model.random_crop == 0.5
+        assert model.observation_space.shape == (3 * frame_stack, 16, 18)
         status, _, err = dipole("evaluate", "model=run", "episodes=2", "omegas=[0]", "candidates=[1]", "out=again")
         assert (status, err) == (0, "")
         assert rows(Path("again/omega_sweep.csv")) == rows(Path("run/omega_sweep.csv"))

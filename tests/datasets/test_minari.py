@@ -13,6 +13,7 @@ import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from PIL import Image
 from sampled_environments import Sampled, dict_env, image_env, image_space, vector_space
 
 from dipole_sb3 import DIPOLE, DatasetError, OfflineReplayBuffer, load_dataset
@@ -111,6 +112,28 @@ def test_images_that_minari_compressed() -> None:
     episodes = list(minari.load_dataset("test/set-v0"))
     for stored, part in ((buffer.observations, slice(None, -1)), (buffer.next_observations, slice(1, None))):
         np.testing.assert_array_equal(stored[:, 0], np.concatenate([one.observations[part] for one in episodes]))
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_images_are_resized_where_that_is_asked_for(first: bool) -> None:
+    shape = (1, 36, 40) if first else (36, 40, 3)
+    collect(Sampled(spaces.Dict({"camera": image_space(*shape), "joints": vector_space()})), lengths=(5, 3))
+    whole, small = (load_dataset("minari/test/set-v0", device="cpu", image_size=size) for size in (None, (20, 9)))
+    assert isinstance(whole.observations, dict)
+    assert isinstance(small.observations, dict)
+    assert isinstance(small.observation_space, spaces.Dict)
+    size = (1, 20, 9) if first else (20, 9, 3)
+    assert small.observation_space["camera"] == image_space(*size)
+    assert small.metadata["image_size"] == [20, 9]
+    np.testing.assert_array_equal(small.observations["joints"], whole.observations["joints"])
+    for image, shown in zip(whole.observations["camera"][:, 0], small.observations["camera"][:, 0], strict=True):
+        pillow = Image.fromarray(image[0] if first else image).resize((9, 20), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(shown[0] if first else shown, np.asarray(pillow))
+    with pytest.raises(ValueError, match=r"^image_size is \[4\], expected \(height, width\)$"):
+        load_dataset("minari/test/set-v0", image_size=[4])
+    collect(Sampled(vector_space()), "test/vectors-v0", (3,))
+    with pytest.raises(ValueError, match=r"^image_size is \(4, 4\) for observations Box.*, expected an image$"):
+        load_dataset("minari/test/vectors-v0", image_size=(4, 4))
 
 
 def test_the_environment_keeps_its_arguments() -> None:

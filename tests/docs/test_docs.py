@@ -79,8 +79,8 @@ def test_examples_of_going_on_online_run() -> None:
     assert names["model"].replay_buffer.n_online == 16
 
 
-def test_the_example_of_images_runs() -> None:
-    (example,) = python_of("docs/images.md")
+def test_the_examples_of_images_run() -> None:
+    example, of_stacks = python_of("docs/images.md")
     names: dict[str, Any] = {}
     exec(
         compile(
@@ -90,6 +90,8 @@ def test_the_example_of_images_runs() -> None:
     )
     assert names["model"]._n_updates == 2
     assert names["action"].shape == (2,)
+    exec(compile(of_stacks, "images.md", "exec"), names)
+    assert names["model"].observation_space.shape == (9, 64, 64)
 
 
 def test_examples_of_resuming_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

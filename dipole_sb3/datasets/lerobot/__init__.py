@@ -2,6 +2,6 @@
 
 from dipole_sb3.datasets.lerobot.exporting import export
 from dipole_sb3.datasets.lerobot.layout import is_one
-from dipole_sb3.datasets.lerobot.loading import load
+from dipole_sb3.datasets.lerobot.loading import load, read
 
-__all__ = ["export", "is_one", "load"]
+__all__ = ["export", "is_one", "load", "read"]

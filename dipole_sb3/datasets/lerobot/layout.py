@@ -21,8 +21,13 @@ DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 OWN = "meta/dipole.json"
 """What an exported set remembers of its spaces; LeRobot does not look at it."""
 
+VIDEO_OF_EPISODE = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+"""Of v2.1; in v3.0 several episodes share a file."""
+VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+
 VERSIONS = ("v2.1", "v3.0")
 VISUAL = ("image", "video")
+_IMAGES_AT_A_TIME = 64
 COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Features that every set has."""
 
@@ -62,12 +67,14 @@ class Info:
     :param version: the format's, one of :data:`VERSIONS`.
     :param frames: of all episodes.
     :param facts: ``fps`` and ``robot_type``.
+    :param chunk: episodes (v2.1) that share a folder of videos.
     """
 
     version: str
     frames: int
     features: Mapping[str, Feature]
     facts: Mapping[str, Any]
+    chunk: int
 
 
 def read_info(path: Path) -> Info:
@@ -88,6 +95,7 @@ def read_info(path: Path) -> Info:
             int(told["total_frames"]),
             features,
             {key: told[key] for key in ("fps", "robot_type") if told.get(key) is not None},
+            max(1, int(told.get("chunks_size", 1000))),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(
@@ -144,6 +152,63 @@ def read_table(path: Path, columns: list[str]) -> Any:
         raise DatasetError(
             f"{path}: not a complete parquet file ({' '.join(str(error).split())}); the file is damaged or truncated"
         ) from error
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files of the frames, in order.
+
+    :raises DatasetError: there are none.
+    """
+    files = sorted((path / "data").glob("*/*.parquet"))
+    if not files:
+        raise DatasetError(f"{path / 'data'}: holds no parquet file; expected the frames of a LeRobot data set")
+    return files
+
+
+def read_encoded(path: Path, column: str) -> Iterator[bytes | None]:
+    """What an image column of a parquet file holds, row by row, a few rows in memory at a time.
+
+    :raises DatasetError: no such column, or a damaged file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if column not in file.schema_arrow.names:
+                raise DatasetError(f"{path}: has no column {column}; found {', '.join(file.schema_arrow.names)}")
+            kind = file.schema_arrow.field(column).type
+            if not pyarrow.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+                raise DatasetError(f"{path}: {column} has type {kind}, expected the bytes of images")
+            for batch in file.iter_batches(_IMAGES_AT_A_TIME, columns=[column]):
+                yield from batch[0].field("bytes").to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DatasetError(
+            f"{path}: not a complete parquet file ({' '.join(str(error).split())}); the file is damaged or truncated"
+        ) from error
+
+
+def read_videos(path: Path, info: Info, key: str, numbers: np.ndarray) -> list[tuple[Path, float]]:
+    """Of every episode the file of a video, and the time in it at which the episode begins, in seconds.
+
+    :param numbers: of :func:`read_episodes`.
+    :raises DatasetError: the table of episodes does not tell, or is damaged.
+    """
+    if info.version == "v2.1":
+        chunks = [(number // info.chunk, number) for number in numbers.tolist()]
+        return [
+            (path / VIDEO_OF_EPISODE.format(episode_chunk=chunk, video_key=key, episode_index=number), 0.0)
+            for chunk, number in chunks
+        ]
+    names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+    found: list[tuple[Path, float]] = []
+    for file in sorted((path / "meta/episodes").glob("*/*.parquet")):
+        table = read_table(file, names)
+        for chunk, number, begin in zip(*(table[name].to_pylist() for name in names), strict=True):
+            if not isinstance(chunk, int) or not isinstance(number, int) or not isinstance(begin, float):
+                raise DatasetError(f"{file}: does not tell where the video {key} of an episode is")
+            found.append((path / VIDEO.format(video_key=key, chunk_index=chunk, file_index=number), begin))
+    return found
 
 
 def read_episodes(path: Path, version: str) -> tuple[np.ndarray, np.ndarray]:
