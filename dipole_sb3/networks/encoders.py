@@ -52,7 +52,9 @@ class ImpalaCNN(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Images [batch, channels, height, width] from 0 to 1 → features [batch, features_dim]."""
-        return self.linear(self.stacks(observations))  # type: ignore[no-any-return]
+        # With the channels of a pixel adjacent, its 3×3 convolutions and poolings take little more than half the time.
+        pixels = observations.contiguous(memory_format=torch.channels_last)
+        return self.linear(self.stacks(pixels))  # type: ignore[no-any-return]
 
 
 def _stack(channels: int, size: int, image: tuple[int, int], num_blocks: int) -> nn.Sequential:
