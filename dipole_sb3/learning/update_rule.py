@@ -19,6 +19,7 @@ from torch import Tensor
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.checks import require_whole_number
 from dipole_sb3.common.profiler_sections import section
+from dipole_sb3.learning.extracted_once import extracted_once
 
 SelfObjective = TypeVar("SelfObjective", bound="Objective")
 
@@ -167,6 +168,9 @@ class UpdateRule:
     after_step: Callable[[Any, Any, Any], None]
     statistics: Callable[[Mapping[str, float], Mapping[str, Tensor]], dict[str, float]]
     needs_next_actions: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "losses", extracted_once(self.losses))
 
 
 def apply_update(

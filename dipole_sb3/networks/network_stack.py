@@ -54,6 +54,11 @@ class NetworkStack(Generic[Head]):
             for part, view in zip(own, whole.data.chunk(len(own)), strict=True):
                 part.data = view
 
+    @property
+    def extractor(self) -> nn.Module:
+        """The first run's; where it is shared between networks, so are the others'."""
+        return self.networks[0].extractor
+
     def features(self, observations: ObservationTensors) -> Tensor:
         """Observations [runs, batch, *observation] (or a dict of those) → features [runs, batch, features]."""
         return torch.stack(
@@ -90,6 +95,10 @@ class PolicyStack:
         self._stacks = {name: NetworkStack([networks[name] for networks in each]) for name in each[0]}
         for name, stack in self._stacks.items():
             setattr(self, name, stack)
+
+    def networks(self) -> dict[str, NetworkStack[Any]]:
+        """All of them by name."""
+        return dict(self._stacks)
 
     def hand_out_gradients(self) -> None:
         """See :meth:`NetworkStack.hand_out_gradients`."""
