@@ -17,6 +17,8 @@ from dipole_sb3.driving.training.checkpoint import MANIFEST
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
 
+MOST_ROWS_WITH_PICTURES = 1_000
+
 _DESCRIPTION = """\
 Writes a bundle: the policy as ONNX, with everything that a robot's program needs to act, and nothing of torch.
 Before it is written, the runtime acts on 1,000 observations beside the model itself, at ω = −1 … 4 if its policy has
@@ -178,10 +180,20 @@ def provenance_of_run(model: Path) -> dict[str, Any]:
 
 
 def flat_rows(dataset: OfflineReplayBuffer) -> Any:
-    """Every observation of a data set, without the axis of environments: [rows, *observation], by key for a Dict."""
+    """Every observation of a data set, without the axis of environments: [rows, *observation], by key for a Dict.
+
+    Where there are pictures, which may not fit into memory, as many as are measured on, spread evenly.
+    """
+    from dipole_export.graphs import picture_order
+
+    size = dataset.size()
+    chosen: Any = slice(size)
+    if picture_order(dataset.observation_space) and size > MOST_ROWS_WITH_PICTURES:
+        chosen = np.linspace(0, size - 1, MOST_ROWS_WITH_PICTURES).astype(int)
 
     def rows(array: np.ndarray) -> np.ndarray:
-        return array[: dataset.size()].reshape(-1, *array.shape[2:])
+        found = array[chosen]
+        return np.asarray(found.reshape(-1, *found.shape[2:]))
 
     observations = dataset.observations
     if isinstance(observations, dict):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from dipole_export import exporter
+from dipole_export import command, exporter
 from dipole_export.cli import main
 from dipole_export.exporter import export_bundle, exported_form
 from dipole_export.pictures import Encoding, Resized, as_trained, encoder_spec
@@ -23,7 +23,7 @@ from PIL import Image
 from sampled_environments import Sampled, dict_env, image_env, image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from dipole_sb3 import CFGRL, DIPOLE, FQL, IDQL, IQL
+from dipole_sb3 import CFGRL, DIPOLE, FQL, IDQL, IQL, OfflineReplayBuffer, stack_frames
 
 ENCODERS: dict[str, Any] = {
     "features_extractor_class": "impala-small",
@@ -162,6 +162,23 @@ def test_channels_are_where_the_space_has_them() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 36, 30, 3), np.uint8)
     assert np.array_equal(as_trained(pictures, image_space(36, 30, 3)), pictures)
     assert np.array_equal(as_trained(pictures, image_space(3, 36, 30)), pictures.transpose(0, 3, 1, 2))
+
+
+def test_of_recorded_pictures_a_few_are_read_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole sets of pictures, and stacks above all, may not fit into memory."""
+    monkeypatch.setattr(command, "MOST_ROWS_WITH_PICTURES", 5)
+    pictures = np.arange(41, dtype=np.uint8)[:, None, None, None] * np.ones((1, 6, 6, 1), np.uint8)
+    data = OfflineReplayBuffer.from_arrays(
+        {
+            "observations": pictures[:-1],
+            "next_observations": pictures[1:],
+            "actions": np.zeros((40, 2), np.float32),
+            "rewards": np.zeros(40, np.float32),
+            "terminals": np.zeros(40, np.float32),
+        }
+    )
+    assert command.flat_rows(data)[:, 0, 0, 0].tolist() == [0, 9, 19, 29, 39]
+    assert command.flat_rows(stack_frames(data, 2))[:, 0, 0].tolist() == [[0, 0], [8, 9], [18, 19], [28, 29], [38, 39]]
 
 
 class TestRefused:
