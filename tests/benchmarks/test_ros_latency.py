@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path[:0] = [str(BENCHMARKS), str(Path(__file__).parents[1] / "runtime")]
 
 from ros_latency import PARTS, matched  # noqa: E402
 
@@ -64,3 +64,28 @@ def test_ros_benchmark_writes_what_it_prints(tmp_path: Path) -> None:
         assert printed == [pytest.approx(row["parts"][name][key], abs=0.006) for key in ("p50_ms", "p99_ms", "max_ms")]
     parts = row["parts"]
     assert parts["published"]["p50_ms"] >= parts["answering"]["p50_ms"] > 0.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_the_benchmark_of_a_camera_writes_what_it_prints(tmp_path: Path) -> None:
+    for module in ("rclpy", "sensor_msgs", "diagnostic_msgs"):
+        pytest.importorskip(module, reason=f"{module} is not installed: see the extra 'ros' or your ROS distribution")
+    from small_pictures import ALONE, seeing_files
+
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for name, content in seeing_files("pair", [ALONE], 0).items():
+        (bundle / name).write_bytes(content)
+    command = [sys.executable, BENCHMARKS / "ros_camera.py", "--sizes", f"{ALONE.width}x{ALONE.height}"]
+    run = subprocess.run(
+        [*command, "--bundle", bundle, "--seconds", "2", "--memory-minutes", "0.05", "--json", tmp_path / "ros.json"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "ROS_DOMAIN_ID": str(20 + os.getpid() % 80)},
+    )
+    assert run.returncode == 0, run.stderr
+    (row,) = json.loads((tmp_path / "ros.json").read_text())["rows"]
+    assert 20 < row["decisions"] <= 62
+    assert min(row["memory_mib"]) > 10
+    assert f"{row['decisions']} decisions of 60" in run.stdout
