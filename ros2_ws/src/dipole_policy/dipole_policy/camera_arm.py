@@ -17,14 +17,19 @@ ID = "CameraReacher-v0"
 """Its name for ``gymnasium.make``, after ``dipole_policy.camera_arm:``."""
 SIZE = 64
 """Pixels of a side of the picture, unless another number is asked for."""
+ARRIVED_M = 0.02
+"""How near the fingertip must come, in metres."""
 JOINTS = (0, 1, 2, 3, 6, 7)
 """What Reacher-v5's observation says of the joints: cosines and sines of both angles, and both velocities in rad/s."""
 
 
 def make_reacher(size: int, max_episode_steps: int) -> gymnasium.Env[Any, Any]:
-    """Reacher-v5, whose ``render`` gives the camera's picture, uint8 [size, size, 3]."""
+    """Reacher-v5, whose ``render`` gives the camera's picture, uint8 [size, size, 3].
+
+    The target is drawn as the disc in which the fingertip has arrived; Reacher's own is two pixels wide.
+    """
     above = {"distance": 0.6, "elevation": -90.0, "azimuth": 90.0, "lookat": np.zeros(3)}
-    return gymnasium.make(
+    env: gymnasium.Env[Any, Any] = gymnasium.make(
         "Reacher-v5",
         max_episode_steps=max_episode_steps,
         render_mode="rgb_array",
@@ -32,6 +37,9 @@ def make_reacher(size: int, max_episode_steps: int) -> gymnasium.Env[Any, Any]:
         height=size,
         default_camera_config=above,
     )
+    arm: Any = env.unwrapped
+    arm.model.geom("target").size[0] = ARRIVED_M
+    return env
 
 
 class CameraReacher(gymnasium.ObservationWrapper[Any, Any, Any]):
