@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ import numpy as np
 from dipole_runtime import GuidedPolicy
 from ros_latency import cpu_seconds, node_process, resident_mebibytes, wait_until
 from ros_robot import NAMESPACE
+from ros_sensors import publishing, spin
 from train_speed import describe_machine
 
 CONTRACT = """
@@ -86,18 +84,6 @@ def seeing_bundle(path: Path, width: int, height: int) -> Path:
     return path
 
 
-@contextmanager
-def camera_process(rate: float, width: int, height: int) -> Iterator[None]:
-    """Publishes until it is ended."""
-    command = [sys.executable, "-c", CAMERA, str(rate), str(width), str(height), NAMESPACE]
-    running = subprocess.Popen(command)
-    try:
-        yield
-    finally:
-        running.kill()
-        running.wait()
-
-
 class Listener:
     """Notes the node's ~/latency."""
 
@@ -111,15 +97,8 @@ class Listener:
             Float64MultiArray, "dipole_policy/latency", lambda message: self.inference_s.append(message.data[0]), 100
         )
 
-    def spin(self, seconds: float) -> None:
-        import rclpy
-
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0.0:
-            rclpy.spin_once(self.node, timeout_sec=left)
-
     def hears(self) -> bool:
-        self.spin(0.1)
+        spin(self.node, 0.1)
         return bool(self.inference_s)
 
 
@@ -139,22 +118,22 @@ def measure(bundle: Path, width: int, height: int, rate: float, seconds: float, 
     listener = Listener()
     memory: list[float] = []
     try:
-        with tempfile.TemporaryDirectory() as folder, camera_process(rate, width, height):
+        with tempfile.TemporaryDirectory() as folder, publishing(CAMERA, rate, width, height):
             contract = Path(folder) / "contract.yaml"
             contract.write_text(CONTRACT.format(rate=rate))
             with node_process(bundle, contract) as running:
                 wait_until(listener.hears, running, "a decision")
-                listener.spin(_WARM_UP_S)
+                spin(listener.node, _WARM_UP_S)
                 listener.inference_s.clear()
                 cpu, began = cpu_seconds(running.pid), time.monotonic()
-                listener.spin(seconds)
+                spin(listener.node, seconds)
                 share = (cpu_seconds(running.pid) - cpu) / (time.monotonic() - began)
                 inference = np.array(listener.inference_s)
                 if minutes:
-                    listener.spin(max(0.0, min(_FIRST_MINUTE_S, 30.0 * minutes) - seconds))
+                    spin(listener.node, max(0.0, min(_FIRST_MINUTE_S, 30.0 * minutes) - seconds))
                     memory.append(resident_mebibytes(running.pid))
                     while time.monotonic() < began + 60.0 * minutes:
-                        listener.spin(10.0)
+                        spin(listener.node, 10.0)
                         memory.append(resident_mebibytes(running.pid))
     finally:
         listener.node.destroy_node()

@@ -44,14 +44,26 @@ while True:
 
 
 @contextmanager
-def sensor_process(rate: float, size: int) -> Iterator[None]:
-    """Publishes until it is ended."""
-    running = subprocess.Popen([sys.executable, "-c", SENSOR, str(rate), str(size), NAMESPACE])
+def publishing(program: str, *arguments: object) -> Iterator[None]:
+    """A sensor in a process of its own, until the block ends.
+
+    :param program: Python; its last argument is the namespace.
+    """
+    running = subprocess.Popen([sys.executable, "-c", program, *map(str, arguments), NAMESPACE])
     try:
         yield
     finally:
         running.kill()
         running.wait()
+
+
+def spin(node: Any, seconds: float) -> None:
+    """Handles messages for a while."""
+    import rclpy
+
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0.0:
+        rclpy.spin_once(node, timeout_sec=left)
 
 
 class Listener:
@@ -70,15 +82,8 @@ class Listener:
             if status.name == f"dipole_policy: {NAMESPACE}/dipole_policy":
                 self.values = {item.key: item.value for item in status.values}
 
-    def spin(self, seconds: float) -> None:
-        import rclpy
-
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0.0:
-            rclpy.spin_once(self.node, timeout_sec=left)
-
     def drives(self) -> bool:
-        self.spin(0.1)
+        spin(self.node, 0.1)
         return self.values.get("state") == "driving"
 
 
@@ -87,14 +92,14 @@ def measure(bundle: Path, size: int, rate: float, factor: float, seconds: float)
     listener = Listener()
     text = CONTRACT.format(rate=rate, size=size, max_age_s=0.5, on_stop="zero")
     try:
-        with tempfile.TemporaryDirectory() as folder, sensor_process(rate * factor, size):
+        with tempfile.TemporaryDirectory() as folder, publishing(SENSOR, rate * factor, size):
             contract = Path(folder) / "contract.yaml"
             contract.write_text(text)
             with node_process(bundle, contract) as running:
                 wait_until(listener.drives, running, "driving")
-                listener.spin(2.0)
+                spin(listener.node, 2.0)
                 before, cpu, began = dict(listener.values), cpu_seconds(running.pid), time.monotonic()
-                listener.spin(seconds)
+                spin(listener.node, seconds)
                 share = (cpu_seconds(running.pid) - cpu) / (time.monotonic() - began)
                 after = dict(listener.values)
     finally:

@@ -123,7 +123,12 @@ def _description(policy: GuidedPolicy, vectors: Vectors) -> dict[str, Any]:
         "tolerance": {"action": manifest.parity.action_tolerance, "q": manifest.parity.q_tolerance},
         "vectors": {
             "count": len(vectors.observations),
-            **{name: _base64(array.astype("<f4").tobytes()) for name, array in vars(vectors).items()},
+            # A policy that has a page sees no pictures.
+            **{
+                name: _base64(array.astype("<f4").tobytes())
+                for name, array in vars(vectors).items()
+                if name != "pictures"
+            },
         },
         "guidance": None
         if guidance is None
