@@ -15,6 +15,7 @@ import straight_roads
 from commands import TINY, Command
 from dipole_export import export_bundle
 from dipole_runtime import GuidedPolicy
+from dipole_runtime.bundle import Bundle
 from recordings import Arrays
 from stable_baselines3 import SAC
 
@@ -130,12 +131,15 @@ def test_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("operators_read_once")
 def test_examples_of_deployment_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runtime's own page among them: a pair, then a policy without greediness."""
+    """The runtime's own page among them: a pair, a policy without greediness, then one that sees."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "tests" / "runtime")
+    from small_pictures import CAMERA, seeing_files
+
     model = DIPOLE("MlpPolicy", **SMALL).learn(1)
     names: dict[str, Any] = {"observation": model.replay_buffer.observations[0, 0]}
     export_bundle(model, "robot.dipole")
-    pair, deterministic = python_of("docs/deployment.md")
+    pair, deterministic, seeing = python_of("docs/deployment.md")
     for example in (pair, *python_of("ros2_ws/src/dipole_runtime/README.md")):
         exec(compile(example, "deployment.md", "exec"), names)
         assert names["decision"].action.shape == (2,)
@@ -143,6 +147,10 @@ def test_examples_of_deployment_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names["policy"] = GuidedPolicy.load("plain.dipole")
     exec(compile(deterministic, "deployment.md", "exec"), names)
     assert names["decision"].omega is None
+    names["policy"] = GuidedPolicy.from_bundle(Bundle.from_files(seeing_files("pair", joints=2), "robot.dipole"))
+    names |= {"picture": np.zeros(CAMERA.shape, np.uint8), "joints": np.zeros(2)}
+    exec(compile(seeing, "deployment.md", "exec"), names)
+    assert names["decision"].omega == 0.5
 
 
 def test_examples_of_your_own_data_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reacher_data: Arrays) -> None:
