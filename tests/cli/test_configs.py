@@ -218,7 +218,7 @@ def test_averages_of_the_other_algorithms() -> None:
 
 def test_every_task_is_in_a_table() -> None:
     expected = {f"ogbench/{row[0]}" for row in rows(OGBENCH)} | {f"exorl/{row[0]}" for row in rows(EXORL)}
-    assert set(task_names()) == expected | {"reacher", "reacher-scripted", "custom"}
+    assert set(task_names()) == expected | {"reacher", "reacher-scripted", "camera-reacher", "custom"}
 
 
 @pytest.mark.parametrize("task_id", range(1, 6))

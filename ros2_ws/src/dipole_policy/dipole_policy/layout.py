@@ -39,7 +39,7 @@ class ObservationLayout:
     def build(self, inputs: Mapping[str, Received], now_ns: int) -> NDArray[np.float32]:
         """The flat observation, float32 of shape [size], finite.
 
-        :param inputs: :meth:`Inputs.snapshot`.
+        :param inputs: :meth:`dipole_policy.observation.Inputs.snapshot`.
         :param now_ns: the node's clock.
         :raises InputError: naming the first topic that is missing, stale, wrongly sized or not finite.
         """
@@ -119,7 +119,7 @@ class PictureLayout:
     def build(self, inputs: Mapping[str, Received], now_ns: int) -> Any:
         """The observation in the policy's format: by key, or the picture that is all of it.
 
-        :param inputs: :meth:`Inputs.snapshot`.
+        :param inputs: :meth:`dipole_policy.observation.Inputs.snapshot`.
         :param now_ns: the node's clock.
         :raises InputError: naming the first topic that is missing, stale, wrongly sized or not finite, or the camera
             that sees nothing. Then no frame is added to a stack.
