@@ -412,13 +412,13 @@ class TestForms:
         assert "numbers of noise for a decision, expected at most 16777216" in refusal(checked(value))
 
     def test_a_form_of_the_future(self, diffusion_files: dict[str, bytes]) -> None:
-        value = {**json.loads(diffusion_files[MANIFEST]), "format_version": 5, "policy": "telepathy"}
-        assert "at format_version: found 5, expected at most 4" in refusal(checked(value))
+        value = {**json.loads(diffusion_files[MANIFEST]), "format_version": 6, "policy": "telepathy"}
+        assert "at format_version: found 6, expected at most 5" in refusal(checked(value))
 
     def test_the_version_of_the_other_form(self, good: dict[str, Any], deterministic_files: dict[str, bytes]) -> None:
         assert "the key 'policy'" in refusal(checked({**good, "format_version": 2}))
         deterministic = json.loads(deterministic_files[MANIFEST])
-        assert "'flow_steps'" in refusal(checked({**deterministic, "format_version": 1}))
+        assert "unknown key 'policy'" in refusal(checked({**deterministic, "format_version": 1}))
 
 
 def checked(value: dict[str, Any]) -> bytes:
@@ -429,7 +429,7 @@ def checked(value: dict[str, Any]) -> bytes:
 
 class TestVersions:
     def test_a_newer_format_says_what_to_do(self, files: dict[str, bytes]) -> None:
-        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 5')
+        data = files[MANIFEST].replace(b'"format_version": 1', b'"format_version": 6')
         words = refusal(data)
         assert "newer version" in words
         assert "update dipole_runtime" in words
