@@ -227,6 +227,7 @@ class TestManifest:
     ) -> None:
         known = {"pair": 1, "deterministic": 2, "diffusion": 3}
         monkeypatch.setattr("dipole_runtime.manifest.FORMAT_VERSIONS", known)
+        monkeypatch.setattr("dipole_runtime.manifest.VERSION_WITH_PICTURES", 3)
         refusal_of(plan_files, "found 4, expected at most 3", "update dipole_runtime")
 
     @pytest.mark.parametrize(
