@@ -65,6 +65,7 @@ It takes the options of `dipole train`.
 examples:
   dipole demo
   dipole demo task=ogbench/cube-single-play        a robot that places a cube: data made, 25 minutes on two cores
+  dipole demo task=camera-reacher                  an arm that sees its target through a camera
   dipole demo seed=1 run_dir=runs/demo-seed1
   dipole demo algo.beta=4 offline_steps=20000"""
 
