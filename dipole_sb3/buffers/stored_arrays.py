@@ -28,6 +28,7 @@ from dipole_sb3.buffers.npy_files import NpyFile
 from dipole_sb3.common import checks, described_spaces
 from dipole_sb3.common.checks import ObservationArrays
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.observations import space_parts
 
 DESCRIPTION = "dataset.json"
 FORMAT = "dipole-sb3 data set"
@@ -216,8 +217,7 @@ def layout(
     """File → key of a Dict observation, shape and type of the array."""
     float32, actions = np.dtype(np.float32), int(np.prod(action_space.shape))
     layout: dict[str, tuple[str | None, tuple[int, ...], np.dtype[Any]]] = {}
-    parts: Any = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
-    for key, space in parts.items():
+    for key, space in space_parts(observation_space).items():
         row, dtype = get_obs_shape(space), checks.stores_as(space)
         layout[file_name("observations", key)] = (key, (count + 1, *row), dtype)
         layout[file_name("break_observations", key)] = (key, (breaks, *row), dtype)

@@ -13,6 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
 from dipole_sb3.common import checks
+from dipole_sb3.common.observations import space_parts
 
 
 class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -63,8 +64,7 @@ def is_image(space: spaces.Space[Any]) -> bool:
 
 def image_parts(space: spaces.Space[Any]) -> dict[str | None, spaces.Box]:
     """The images of a Dict by their keys; another space under None where it is one."""
-    parts: Any = space.spaces if isinstance(space, spaces.Dict) else {None: space}
-    return {key: part for key, part in parts.items() if is_image(part)}
+    return {key: part for key, part in space_parts(space).items() if is_image(part)}  # type: ignore[misc]
 
 
 def with_images(observation: Any, images: Mapping[str | None, Any]) -> Any:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+from gymnasium import spaces
+
 Fields = TypeVar("Fields", bound=NamedTuple)
+
+
+def space_parts(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
+    """The spaces of a Dict by key; another space under None."""
+    return dict(space.spaces.items()) if isinstance(space, spaces.Dict) else {None: space}
 
 
 def mapped(function: Callable[..., Any], *values: Any) -> Any:

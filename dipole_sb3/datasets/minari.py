@@ -20,6 +20,7 @@ from gymnasium import spaces
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.observations import space_parts
 from dipole_sb3.datasets.environments import environment_facts
 from dipole_sb3.datasets.episodes import episodes
 from dipole_sb3.datasets.folders import replaced_folder
@@ -91,7 +92,7 @@ def _how_to_get(data_id: str) -> str:
 
 
 def _require_storable(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
-    for key, part in _parts(space).items():
+    for key, part in space_parts(space).items():
         if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             where = "observation space" if key is None else f"observation space at {key!r}"
             raise DatasetError(
@@ -101,16 +102,10 @@ def _require_storable(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
     return space
 
 
-def _parts(space: spaces.Space[Any]) -> dict[str | None, Any]:
-    """Of a Dict by key; another space under None."""
-    parts: Any = space.spaces if isinstance(space, spaces.Dict) else {None: space}
-    return dict(parts)
-
-
 def _transitions(name: str, data: Any, space: spaces.Space[Any], image_size: ImageSize | None) -> dict[str, Any]:
     """All episodes as the arrays of a buffer, which are allocated once and filled episode by episode."""
     steps = int(data.total_steps)
-    parts, stored = _parts(space), _parts(resized_space(space, image_size))
+    parts, stored = space_parts(space), space_parts(resized_space(space, image_size))
     observations, following = (
         {key: np.empty((steps, *(part.shape or ())), checks.stores_as(part)) for key, part in stored.items()}
         for _ in range(2)
@@ -126,11 +121,12 @@ def _transitions(name: str, data: Any, space: spaces.Space[Any], image_size: Ima
         if row > steps:
             raise DatasetError(f"{where} goes beyond the {steps} steps that the set's metadata tells")
         for key, array in observations.items():
-            recorded = _observations(where, episode.observations, key)
-            checks.require_shape(where, "observations", recorded, (length + 1, *(parts[key].shape or ())))
+            recorded, part = _observations(where, episode.observations, key), parts[key]
+            checks.require_shape(where, "observations", recorded, (length + 1, *(part.shape or ())))
             checks.require_kind(where, "observations", recorded, array.dtype)
-            if stored[key] is not parts[key]:
-                recorded = resized_rows(recorded, parts[key], image_size)
+            if stored[key] is not part:
+                assert isinstance(part, spaces.Box)
+                recorded = resized_rows(recorded, part, image_size)
             array[rows], following[key][rows] = recorded[:-1], recorded[1:]
         actions[rows] = _column(where, "actions", episode, (length, *actions.shape[1:]))
         columns["rewards"][rows] = _column(where, "rewards", episode, (length,))

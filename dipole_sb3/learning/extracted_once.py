@@ -17,7 +17,7 @@ class Extracting(Protocol):
     """A network, or one of several policies."""
 
     head: Any
-    extractor: Any
+    features_extractor: Any
 
     def features(self, observations: Any) -> Tensor:
         """Of observations."""
@@ -38,10 +38,10 @@ class _Features:
         """As the network's own."""
         with_gradient = torch.is_grad_enabled()
         for extractor, seen, has_gradient, features in self._found:
-            if extractor is self._network.extractor and seen is observations and has_gradient == with_gradient:
+            if extractor is self._network.features_extractor and seen is observations and has_gradient == with_gradient:
                 return features
         features = self._network.features(observations)
-        self._found.append((self._network.extractor, observations, with_gradient, features))
+        self._found.append((self._network.features_extractor, observations, with_gradient, features))
         return features
 
 
@@ -66,7 +66,7 @@ def extracted_once(losses: Losses) -> Losses:
     @functools.wraps(losses)
     def computed(networks: Any, *arguments: Any) -> Any:
         each = networks.networks()
-        if any(one.extractor is other.extractor for one, other in combinations(each.values(), 2)):
+        if any(one.features_extractor is other.features_extractor for one, other in combinations(each.values(), 2)):
             networks = _Networks(each)
         return losses(networks, *arguments)
 

@@ -34,11 +34,6 @@ class FeatureNetwork(nn.Module, Generic[Head]):
         self.features_extractor = features_extractor
         self.head = head
 
-    @property
-    def extractor(self) -> BaseFeaturesExtractor:
-        """The features extractor, by which networks that share it know each other."""
-        return self.features_extractor
-
     def features(self, observations: PyTorchObs) -> Tensor:
         """Observations [batch, *observation] (or a dict of those) → features [batch, features]."""
         prepared = preprocess_obs(observations, self.observation_space, self.normalize_images)

@@ -55,9 +55,9 @@ class NetworkStack(Generic[Head]):
                 part.data = view
 
     @property
-    def extractor(self) -> nn.Module:
+    def features_extractor(self) -> nn.Module:
         """The first run's; where it is shared between networks, so are the others'."""
-        return self.networks[0].extractor
+        return self.networks[0].features_extractor
 
     def features(self, observations: ObservationTensors) -> Tensor:
         """Observations [runs, batch, *observation] (or a dict of those) → features [runs, batch, features]."""

@@ -17,6 +17,7 @@ from dipole_runtime.vectors import VECTOR_CANDIDATES, TestVectors
 
 from dipole_export import graphs
 from dipole_export.exported_form import SEED, ExportedForm, worst
+from dipole_export.observed import Source
 from dipole_export.onnx_files import to_onnx
 from dipole_export.pictures import Seen
 from dipole_export.trainer import trainer_candidates
@@ -33,10 +34,10 @@ class ExportedCandidates(ExportedForm):
     :param omega: the bundle's range of ω.
     """
 
-    source: graphs.Source[graphs.CandidateForm]
+    source: Source[graphs.CandidateForm]
     guidance: Guidance
 
-    def __init__(self, model: OfflineAlgorithm, source: graphs.Source[graphs.CandidateForm], omega: OmegaRange) -> None:
+    def __init__(self, model: OfflineAlgorithm, source: Source[graphs.CandidateForm], omega: OmegaRange) -> None:
         self._model, self.source = model, source
         steps, betas = graphs.steps_and_betas(source.form)
         self.guidance = Guidance(steps, getattr(model, "num_candidates", 1), omega, betas)

@@ -184,7 +184,7 @@ def flat_rows(dataset: OfflineReplayBuffer) -> Any:
 
     Where there are pictures, which may not fit into memory, as many as are measured on, spread evenly.
     """
-    from dipole_export.graphs import picture_order
+    from dipole_export.observed import picture_order
 
     size = dataset.size()
     chosen: Any = slice(size)

@@ -186,7 +186,7 @@ def _is_arm(config: DictConfig) -> bool:
 def make_data(config: DictConfig) -> None:
     """Makes the task's data set, if it is not there."""
     progress = sys.stderr.isatty() if config.progress_bar is None else config.progress_bar
-    if config.task.get("draws"):
+    if not config.task.dataset.startswith("ogbench/"):
         from dipole_export import camera_data
 
         camera_data.make(Path(config.task.dataset), config.made_episodes, progress)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch.nn import functional
 
-from dipole_export.graphs import CandidatePolicy, Critic, Source, frozen
+from dipole_export.graphs import CandidatePolicy, Critic, frozen
+from dipole_export.observed import Source
 from dipole_sb3.networks.acting_forms import Diffusion
 from dipole_sb3.networks.residual import NoisePredictor, mish
 from dipole_sb3.networks.stacked_mlp import StackedLayerNorm, StackedLinear

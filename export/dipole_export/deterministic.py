@@ -17,6 +17,7 @@ from dipole_runtime.vectors import ActionVectors
 
 from dipole_export import graphs
 from dipole_export.exported_form import BATCH, ExportedForm, critic_graph, named_weights, prefixed, worst
+from dipole_export.observed import Source
 from dipole_export.onnx_files import quantized, to_onnx
 from dipole_export.pictures import Seen
 from dipole_export.rounding import rounded_actor
@@ -32,10 +33,10 @@ class ExportedDeterministic(ExportedForm):
     """
 
     advice = "export with precision='fp32', or accept more with max_int8_error"
-    source: graphs.Source[Deterministic]
+    source: Source[Deterministic]
     guidance = None
 
-    def __init__(self, model: OfflineAlgorithm, source: graphs.Source[Deterministic]) -> None:
+    def __init__(self, model: OfflineAlgorithm, source: Source[Deterministic]) -> None:
         self._model, self.source = model, source
 
     def networks(self) -> dict[str, bytes]:

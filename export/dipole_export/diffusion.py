@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from dipole_runtime.manifest import CRITIC, GUIDED, PREDICTOR
 
-from dipole_export import graphs
 from dipole_export.candidates import ExportedCandidates
 from dipole_export.denoising import DiffusionPolicy, PredictedNoise
 from dipole_export.exported_form import BATCH, SEED, critic_graph, named_weights, prefixed
+from dipole_export.observed import Source
 from dipole_export.onnx_files import quantized, to_onnx
 from dipole_export.rounding import rounded_denoiser
 from dipole_sb3.networks.acting_forms import Diffusion
@@ -21,7 +21,7 @@ class ExportedDiffusion(ExportedCandidates):
     """A policy with N candidates by denoising steps, of which the critics choose one."""
 
     advice = "export with precision='fp32', or accept more with max_int8_error"
-    source: graphs.Source[Diffusion]
+    source: Source[Diffusion]
 
     def networks(self) -> dict[str, bytes]:
         source, observation, size = self.source, self.source.seen_size, len(self.source.low)

@@ -14,6 +14,7 @@ from dipole_runtime.manifest import Guidance, Parity
 from dipole_runtime.vectors import ActionVectors, TestVectors
 
 from dipole_export import graphs
+from dipole_export.observed import Source
 from dipole_export.onnx_files import to_onnx
 from dipole_export.pictures import Seen
 from dipole_export.rounding import LEAST_WIDTH, NOT_ROUNDED, Rounded
@@ -35,7 +36,7 @@ class ExportedForm(ABC):
     advice: ClassVar[str]
     """What to try if int8 differs too much from the model; the end of an error message."""
 
-    source: graphs.Source[ActingForm]
+    source: Source[ActingForm]
     guidance: Guidance | None
 
     @abstractmethod
@@ -64,7 +65,7 @@ class ExportedForm(ABC):
         """
 
 
-def critic_graph(source: graphs.Source[ActingForm], observation: int) -> bytes:
+def critic_graph(source: Source[ActingForm], observation: int) -> bytes:
     """The graph critic.onnx, which bundles of all forms contain.
 
     :param observation: size of the flat observation.

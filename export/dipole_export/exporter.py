@@ -34,15 +34,16 @@ from dipole_runtime.tolerances import (
 )
 from gymnasium import spaces
 
-from dipole_export import graphs
 from dipole_export.deterministic import ExportedDeterministic
 from dipole_export.diffusion import ExportedDiffusion
 from dipole_export.exported_form import SEED, ExportedForm, NothingToRoundError
+from dipole_export.observed import LARGEST, Source, flat_order, flat_size, picture_order
 from dipole_export.pair import ExportedPair, omega_of
-from dipole_export.pictures import Encoding, PictureSize, Seen, encoder_spec
+from dipole_export.pictures import Encoding, Seen, encoder_spec
 from dipole_export.trainer import drawn_observations, random_observations
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3.buffers.normalization import ObservationStatistics
+from dipole_sb3.datasets.image_sizes import ImageSize
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, Diffusion, GuidedConditional
 
@@ -61,7 +62,7 @@ def export_bundle(
     precision: Precision = "fp32",
     *,
     omega_range: tuple[float, float] | None = None,
-    picture: PictureSize | Mapping[str, PictureSize] | None = None,
+    picture: ImageSize | Mapping[str, ImageSize] | None = None,
     max_int8_error: float = 0.05,
     observations: np.ndarray | Mapping[str, np.ndarray] | None = None,
     observation_names: Sequence[str] | None = None,
@@ -185,7 +186,7 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
     :raises ValueError: observations are images of floats, bounds are not finite, normalisation statistics are missing,
         bundles do not support this form of policy, or ``omega_range`` is given for a policy without greediness.
     """
-    for key, space in graphs.flat_order(model.observation_space).items():
+    for key, space in flat_order(model.observation_space).items():
         name = "observations" if key is None else f"the observation {key!r}"
         if len(space.shape or ()) > 2:
             raise ValueError(
@@ -206,8 +207,8 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
         )
     for network in (form.actor, form.critic):
         network.cpu().eval()
-    sights = graphs.picture_order(model.observation_space)
-    source: graphs.Source[Any] = graphs.Source(form, statistics, *bounds, is_encoded=bool(sights))
+    sights = picture_order(model.observation_space)
+    source: Source[Any] = Source(form, statistics, *bounds, is_encoded=bool(sights))
     omega = omega_of(model, form, omega_range)
     if isinstance(form, Deterministic):
         return ExportedDeterministic(model, source)
@@ -225,17 +226,11 @@ def _inside(space: spaces.Box) -> tuple[np.ndarray, np.ndarray]:
     return single_low.astype(np.float32), single_high.astype(np.float32)
 
 
-def _observation(
-    model: OfflineAlgorithm, source: graphs.Source[ActingForm], names: Sequence[str] | None
-) -> ObservationSpec:
-    order = graphs.flat_order(model.observation_space)
-    size = sum(map(graphs.flat_size, order.values()))
+def _observation(model: OfflineAlgorithm, source: Source[ActingForm], names: Sequence[str] | None) -> ObservationSpec:
+    order = flat_order(model.observation_space)
+    size = sum(map(flat_size, order.values()))
     if names is None:
-        names = [
-            f"{key or 'observation'}_{index}"
-            for key, space in order.items()
-            for index in range(graphs.flat_size(space))
-        ]
+        names = [f"{key or 'observation'}_{index}" for key, space in order.items() for index in range(flat_size(space))]
     _require_names("observation_names", names, size)
     parts = (
         ObservationPart(
@@ -254,10 +249,10 @@ def _normalization(statistics: ObservationStatistics | None) -> Normalization | 
     if statistics is None:
         return None
     mean, std = (tuple(map(float, np.ravel(values))) for values in (statistics.mean, statistics.std))
-    return Normalization(mean, std, min(statistics.clip, graphs.LARGEST))
+    return Normalization(mean, std, min(statistics.clip, LARGEST))
 
 
-def _action(model: OfflineAlgorithm, source: graphs.Source[ActingForm], names: Sequence[str] | None) -> ActionSpec:
+def _action(model: OfflineAlgorithm, source: Source[ActingForm], names: Sequence[str] | None) -> ActionSpec:
     size = len(source.low)
     names = [f"action_{index}" for index in range(size)] if names is None else names
     _require_names("action_names", names, size)

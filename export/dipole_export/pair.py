@@ -16,6 +16,7 @@ from dipole_runtime.manifest import CRITIC, GUIDED, NEGATIVE, POSITIVE, OmegaRan
 from dipole_export import graphs
 from dipole_export.candidates import ExportedCandidates
 from dipole_export.exported_form import BATCH, SEED, critic_graph, named_weights, prefixed
+from dipole_export.observed import Source
 from dipole_export.onnx_files import quantized, to_onnx
 from dipole_export.rounding import Rounded, rounded_fields
 from dipole_sb3.networks.acting_forms import ActingForm
@@ -31,7 +32,7 @@ class ExportedPair(ExportedCandidates):
     """
 
     advice = "export with precision='fp32', a smaller omega_range, or accept more with max_int8_error"
-    source: graphs.Source[graphs.SampledForm]
+    source: Source[graphs.SampledForm]
 
     def networks(self) -> dict[str, bytes]:
         source, observation, size = self.source, self.source.seen_size, len(self.source.low)

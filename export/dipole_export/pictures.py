@@ -11,18 +11,16 @@ import torch
 from dipole_runtime.pictures import EncoderSpec, PictureSpec
 from gymnasium import spaces
 from numpy.typing import NDArray
-from PIL import Image
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from torch import Tensor, nn
 
-from dipole_export.graphs import Observation, Source, flat_order, flat_size, picture_order
+from dipole_export.observed import Observation, Source, flat_order, flat_size, picture_order
 from dipole_export.onnx_files import quantized_encoder, to_onnx
+from dipole_sb3.datasets import image_sizes
+from dipole_sb3.datasets.image_sizes import ImageSize
 from dipole_sb3.networks.acting_forms import ActingForm
 
 Bytes = NDArray[np.uint8]
-PictureSize = tuple[int, int]
-"""Height and width, in pixels."""
-
 LARGEST_PICTURE = 4096
 """Rows or columns."""
 
@@ -52,7 +50,7 @@ def trained_shape(space: spaces.Box) -> tuple[int, int, int]:
 
 
 def encoder_spec(
-    space: spaces.Space[Any], picture: PictureSize | Mapping[str, PictureSize] | None, features: int
+    space: spaces.Space[Any], picture: ImageSize | Mapping[str, ImageSize] | None, features: int
 ) -> EncoderSpec | None:
     """What the bundle's encoder takes; None: there are no pictures in the observation.
 
@@ -66,7 +64,7 @@ def encoder_spec(
         unknown = [key for key in picture if key not in order]
         if unknown:
             raise ValueError(f"picture has the key {unknown[0]!r}, expected some of {sorted(map(str, order))}")
-        sizes: dict[str | None, PictureSize] = dict(picture.items())
+        sizes: dict[str | None, ImageSize] = dict(picture.items())
     else:
         sizes = {} if picture is None else dict.fromkeys(order, picture)
     if picture is not None and not order:
@@ -84,19 +82,12 @@ def encoder_spec(
     return EncoderSpec(tuple(specs), features) if specs else None
 
 
-def resized(pictures: Bytes, size: PictureSize) -> Bytes:
+def resized(pictures: Bytes, size: ImageSize) -> Bytes:
     """Pictures [rows, height, width, channels] in another size, as Pillow's BILINEAR makes them.
 
     It is antialiased: a pixel of a smaller picture is a weighted mean of all that it covers.
     """
-    if pictures.shape[1:3] == size:
-        return pictures
-    made = np.empty((len(pictures), *size, pictures.shape[3]), np.uint8)
-    for row, picture in enumerate(pictures):
-        for channel in range(pictures.shape[3]):
-            plane = Image.fromarray(np.ascontiguousarray(picture[:, :, channel]))
-            made[row, :, :, channel] = np.asarray(plane.resize(size[::-1], Image.Resampling.BILINEAR))
-    return made
+    return np.stack([image_sizes.resized(picture, size) for picture in pictures])
 
 
 def as_trained(pictures: Bytes, space: spaces.Box) -> Bytes:
@@ -118,7 +109,7 @@ class Resized(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, camera: PictureSize, trained: PictureSize) -> None:
+    def __init__(self, camera: ImageSize, trained: ImageSize) -> None:
         super().__init__()
         self.is_same = camera == trained
         if not self.is_same:
@@ -185,17 +176,19 @@ class Encoding(nn.Module):
 
     def features(self, seen: Seen) -> NDArray[np.float32]:
         """What the other graphs take for observations in the robot's units: [rows, features]."""
-        inputs = [*seen.pictures, *([seen.flat] if seen.flat.shape[1] else [])]
         with torch.no_grad():
-            return self(*map(torch.as_tensor, inputs)).numpy()  # type: ignore[no-any-return]
+            return self(*map(torch.as_tensor, self._inputs(seen).values())).numpy()  # type: ignore[no-any-return]
 
     def in_8_bits(self, graph: bytes, seen: Seen) -> bytes:
         """The same graph in 8 bits, fitted to observations."""
-        arrays: dict[str, np.ndarray] = dict(zip(self.spec.input_names, seen.pictures, strict=True))
-        if self.size:
-            arrays["observation"] = seen.flat
+        arrays = self._inputs(seen)
         rows = (slice(row, row + 1) for row in range(len(seen)))
         return quantized_encoder(graph, [{name: array[row] for name, array in arrays.items()} for row in rows])
+
+    def _inputs(self, seen: Seen) -> dict[str, np.ndarray]:
+        """The graph's, by name."""
+        arrays: dict[str, np.ndarray] = dict(zip(self.spec.input_names, seen.pictures, strict=True))
+        return {**arrays, "observation": seen.flat} if self.size else arrays
 
     def to_onnx(self) -> bytes:
         """The graph encoder.onnx."""

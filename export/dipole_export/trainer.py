@@ -13,9 +13,12 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import Tensor
 
-from dipole_export.graphs import CandidateForm, GuidedForm, Statistics, all_parts, flat_order, flat_size, picture_order
-from dipole_export.pictures import PictureSize, Seen, as_trained, resized, trained_shape
+from dipole_export.graphs import CandidateForm, GuidedForm
+from dipole_export.observed import Statistics, flat_order, flat_size, picture_order
+from dipole_export.pictures import Seen, as_trained, resized, trained_shape
 from dipole_sb3.buffers.normalization import normalized
+from dipole_sb3.common.observations import space_parts
+from dipole_sb3.datasets.image_sizes import ImageSize
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.networks import diffusion, flow
 from dipole_sb3.networks.acting_forms import Deterministic, Diffusion, Flow, OneStep
@@ -130,7 +133,7 @@ def trainer_actions(model: OfflineAlgorithm, form: Deterministic, seen: Seen) ->
 
 
 def random_observations(
-    space: spaces.Space[Any], statistics: Statistics, count: int, seed: int, sizes: Sequence[PictureSize] = ()
+    space: spaces.Space[Any], statistics: Statistics, count: int, seed: int, sizes: Sequence[ImageSize] = ()
 ) -> Seen:
     """Random observations similar to those that the networks may get.
 
@@ -164,7 +167,7 @@ def drawn_observations(
     observations: np.ndarray | Mapping[str, np.ndarray],
     count: int,
     seed: int,
-    sizes: Sequence[PictureSize] = (),
+    sizes: Sequence[ImageSize] = (),
 ) -> Seen:
     """A random choice of the given observations; all if there are fewer.
 
@@ -176,9 +179,9 @@ def drawn_observations(
     order, sights = flat_order(space), picture_order(space)
     by_key = observations.items() if isinstance(observations, Mapping) else [(None, observations)]
     given: dict[str | None, np.ndarray] = dict(by_key)
-    if set(given) != set(all_parts(space)):
+    if set(given) != set(space_parts(space)):
         raise ValueError(
-            f"observations: found the keys {sorted(map(str, given))}, expected {sorted(map(str, all_parts(space)))}"
+            f"observations: found the keys {sorted(map(str, given))}, expected {sorted(map(str, space_parts(space)))}"
         )
     rows = len(next(iter(given.values())))
     columns = [np.empty((rows, 0), np.float32)]
@@ -220,5 +223,5 @@ def _as_networks_see(seen: Seen, model: OfflineAlgorithm) -> np.ndarray | dict[s
         parts[key] = flat.reshape(-1, *(part.shape or ())).astype(part.dtype)
     for (key, space), picture in zip(picture_order(model.observation_space).items(), seen.pictures, strict=True):
         parts[key] = as_trained(picture, space)
-    ordered = {key: parts[key] for key in all_parts(model.observation_space)}
+    ordered = {key: parts[key] for key in space_parts(model.observation_space)}
     return normalized(ordered.get(None, ordered), model.observation_statistics)  # type: ignore[no-any-return]

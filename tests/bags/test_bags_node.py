@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,22 @@ class Node:
         )
         self.loop.start()
 
+    def live_through(self, recording: Path, periods: Iterable[float]) -> None:
+        """Its control periods begin at these times while it hears what was recorded.
+
+        Messages pass through a serialised recording before the node gets them, as over the wire.
+        """
+        times = iter(periods)
+        due = next(times)
+        with AnyReader([recording]) as reader:
+            for connection, time_ns, data in reader.messages():
+                while time_ns > nanoseconds(float(due)):
+                    self.now_s = float(due)
+                    self.loop.period()
+                    due = next(times, 1e6)
+                self.now_s = (time_ns - nanoseconds(0.0)) * 1e-9
+                self.loop.inputs.receive(connection.topic, reader.deserialize(data, connection.msgtype), time_ns)
+
     def now_ns(self) -> int:
         return nanoseconds(self.now_s)
 
@@ -146,18 +163,9 @@ def test_the_recording_shows_what_the_node_saw(tmp_path: Path, bundle: Path, act
     random = np.random.default_rng(7)
     said = sensors(random, 20.0)
     node = Node(bundle, Contract.load(contract_path))
-    # Messages pass through a serialised recording before the node gets them, as over the wire.
     heard = write_bag(tmp_path / "heard", said)
-    periods = iter(np.cumsum(0.02 + random.uniform(-0.004, 0.004, 900) * np.tile([1, -1], 450)) + 0.3)
-    due = next(periods)
-    with AnyReader([heard]) as reader:
-        for connection, time_ns, data in reader.messages():
-            while time_ns > nanoseconds(float(due)):
-                node.now_s = float(due)
-                node.loop.period()
-                due = next(periods, 1e6)
-            node.now_s = (time_ns - nanoseconds(0.0)) * 1e-9
-            node.loop.inputs.receive(connection.topic, reader.deserialize(data, connection.msgtype), time_ns)
+    periods = np.cumsum(0.02 + random.uniform(-0.004, 0.004, 900) * np.tile([1, -1], 450)) + 0.3
+    node.live_through(heard, periods)
     assert 500 < len(node.seen) < 900, "it was to drive most of the time, and to be stopped by faults"
     lead = node.commands[0][1]
     commands = [

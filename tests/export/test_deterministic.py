@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from deterministic_models import one_action_model, one_action_model_of
-from dipole_export import export_bundle, exporter
+from dipole_export import export_bundle, exporter, graphs
 from dipole_export.exporter import Precision
 from dipole_export.pair import ExportedPair
 from dipole_export.robot import drive
@@ -179,7 +179,7 @@ def test_a_graph_that_values_another_action_is_not_written(tmp_path: Path, monke
         scaled = self.actor(self.first(observation))
         return self.critic.scale.unscale(scaled), self.critic.minimum(observation, scaled).squeeze(-1)
 
-    monkeypatch.setattr(exporter.graphs.DeterministicPolicy, "forward", wrong)
+    monkeypatch.setattr(graphs.DeterministicPolicy, "forward", wrong)
     with pytest.raises(ValueError, match="not written, because the fp32 bundle's Q-values differ"):
         export_bundle(one_action_model(unbounded(4), UNEVEN_ACTIONS), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

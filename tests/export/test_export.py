@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from dipole_export import export_bundle, exporter
+from dipole_export import export_bundle, exporter, graphs
 from dipole_export.exporter import Precision
 from dipole_export.pair import ExportedPair
 from dipole_export.rounding import rounded
@@ -30,7 +30,7 @@ from dipole_sb3 import DIPOLE
 
 EXPORT_IN_ANOTHER_PROCESS = """
 import sys
-from dipole_export import export_bundle, exporter
+from dipole_export import export_bundle, exporter, graphs
 from dipole_sb3 import DIPOLE
 exporter.PARITY_OBSERVATIONS = 60
 model, folder = sys.argv[1:]
@@ -217,12 +217,12 @@ def test_parameters_that_are_not_finite_are_refused(value: float, tmp_path: Path
 
 def test_a_bundle_that_acts_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the graph had been built wrongly: guidance with another sign."""
-    forward = exporter.graphs.GuidedPolicy.forward
+    forward = graphs.GuidedPolicy.forward
 
     def wrong(self: Any, observation: torch.Tensor, noise: torch.Tensor, omega: torch.Tensor) -> Any:
         return forward(self, observation, noise, -omega)
 
-    monkeypatch.setattr(exporter.graphs.GuidedPolicy, "forward", wrong)
+    monkeypatch.setattr(graphs.GuidedPolicy, "forward", wrong)
     with pytest.raises(ValueError, match="not written, because the fp32 bundle's actions differ"):
         export_bundle(model_of("vector"), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 from dipole_policy.cameras import CameraReader, Frame
 from dipole_policy.contract import Contract
 from dipole_policy.errors import InputError
-from dipole_policy.layout import ObservationLayout, PictureLayout, pictures_of
+from dipole_policy.layout import ObservationLayout, PictureLayout
 from dipole_policy.observation import entry_readers
 from dipole_policy.topic_reader import Received, TopicReader
 from dipole_runtime.manifest import Manifest, ObservationPart, ObservationSpec
@@ -17,6 +19,7 @@ from dipole_runtime.pictures import PictureSpec
 from gymnasium import spaces
 
 from dipole_export.bags.reading import Bag, BagError
+from dipole_sb3.datasets.image_sizes import resized
 
 
 class Seen(NamedTuple):
@@ -43,7 +46,7 @@ class Seen(NamedTuple):
         readers = entry_readers(contract, bag.describe)
         cameras = [reader for reader in readers if isinstance(reader, CameraReader)]
         if manifest is not None:
-            spec, pictures = manifest.observation, pictures_of(manifest)
+            spec, pictures = manifest.observation, manifest.pictures
         else:
             spec = _numbers([reader for reader in readers if not isinstance(reader, CameraReader)])
             # With readers of their own: what they remember must not count in the conversion.
@@ -52,7 +55,7 @@ class Seen(NamedTuple):
         if image_size is not None and not cameras:
             raise ValueError("image-size is given, expected a contract with cameras")
         for camera in cameras:
-            camera.resize = None if image_size is None else _resizing(*image_size)
+            camera.resize = None if image_size is None else _resizing(image_size)
         layout = PictureLayout(readers, spec, pictures) if pictures else ObservationLayout(readers, spec)
         return cls(readers, layout, spec, _space(spec, pictures, image_size))
 
@@ -81,19 +84,10 @@ def _picture(bag: Bag, camera: CameraReader) -> PictureSpec:
     return PictureSpec(camera.entry.key, height, width, channels * camera.options.stack)
 
 
-def _resizing(height: int, width: int) -> Callable[[Frame], Frame]:
-    """Pillow's bilinear filter, which averages over all pixels that fall into one."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("image-size needs Pillow; run: pip install 'dipole-sb3[bags]'") from error
-
-    def resize(frame: Frame) -> Frame:
-        picture = Image.fromarray(np.ascontiguousarray(frame if frame.shape[2] == 3 else frame[:, :, 0]))
-        smaller = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-        return smaller.reshape(height, width, frame.shape[2])
-
-    return resize
+def _resizing(image_size: tuple[int, int]) -> Callable[[Frame], Frame]:
+    if find_spec("PIL") is None:
+        raise ImportError("image-size needs Pillow; run: pip install 'dipole-sb3[bags]'")
+    return partial(resized, image_size=image_size)
 
 
 def _space(

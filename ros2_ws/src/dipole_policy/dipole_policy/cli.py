@@ -23,7 +23,6 @@ from dipole_policy.fields import (
     shown_field,
 )
 from dipole_policy.holder import Fitting, Loaded, PolicyOptions
-from dipole_policy.layout import pictures_of
 from dipole_policy.security import policy
 
 
@@ -117,7 +116,7 @@ def _picture(camera: CameraReader, loaded: Loaded | None) -> str:
     if manifest is not None and manifest.plan is not None:
         words = f" of {manifest.plan.width} × {manifest.plan.height} pixels"
     elif manifest is not None:
-        (spec,) = (one for one in pictures_of(manifest) if one.key == camera.entry.key)
+        (spec,) = (one for one in manifest.pictures if one.key == camera.entry.key)
         kind = "colour" if spec.channels // options.stack == 3 else "grey"
         words = f" of {spec.width} × {spec.height} pixels, {kind if options.range is None else 'depth'}"
     if (crop := options.crop) is not None:

@@ -17,7 +17,7 @@ from dipole_policy.action import ActionLimits, ActionWriter, parts
 from dipole_policy.contract import Contract
 from dipole_policy.errors import ContractError, shown
 from dipole_policy.fields import Describe
-from dipole_policy.layout import ObservationLayout, PictureLayout, pictures_of, policy_layout
+from dipole_policy.layout import ObservationLayout, PictureLayout, policy_layout
 from dipole_policy.observation import EntryReader, HistoryReader, Start, entry_readers, start_readers
 from dipole_policy.plan import PlanLayout, PlanWriter, plan_parts, require_no_plans
 from dipole_policy.topic_reader import TopicReader
@@ -167,7 +167,7 @@ class Fitting:
                 raise ContractError(
                     f"bundle {path}: {what} has the elements {found}, expected those that drive: {expected}"
                 )
-        if pictures_of(new.policy.manifest) != pictures_of(old.policy.manifest):
+        if new.policy.manifest.pictures != old.policy.manifest.pictures:
             raise ContractError(f"bundle {path}: it takes other pictures, expected those that the driving one takes")
         return new
 

@@ -77,15 +77,9 @@ def policy_layout(readers: Sequence[TopicReader], manifest: Manifest) -> Observa
 
     :raises ContractError: the contract's entries do not fit it.
     """
-    pictures = pictures_of(manifest)
-    if pictures:
-        return PictureLayout(readers, manifest.observation, pictures)
+    if manifest.pictures:
+        return PictureLayout(readers, manifest.observation, manifest.pictures)
     return ObservationLayout(readers, manifest.observation)
-
-
-def pictures_of(manifest: Manifest) -> tuple[PictureSpec, ...]:
-    """The pictures that a bundle takes; none: it sees numbers alone."""
-    return tuple(manifest.pictures)
 
 
 class PictureLayout:

@@ -12,7 +12,6 @@ from dipole_runtime import Manifest
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension, MultiArrayLayout
 
 from dipole_policy.holder import Loaded
-from dipole_policy.layout import pictures_of
 from dipole_policy.loop import ControlLoop, Decision, distance
 from dipole_policy.omega import OmegaRecord
 from dipole_policy.supervisor import State
@@ -112,8 +111,7 @@ def _cameras(manifest: Manifest) -> dict[str, object]:
     if (plan := manifest.plan) is not None:
         return {"cameras": f"{', '.join(plan.cameras)}: {plan.width} × {plan.height} pixels"}
     found = [
-        f"{one.key or 'observation'}: {one.width} × {one.height} pixels × {one.channels}"
-        for one in pictures_of(manifest)
+        f"{one.key or 'observation'}: {one.width} × {one.height} pixels × {one.channels}" for one in manifest.pictures
     ]
     return {"pictures": ", ".join(found)} if found else {}
 
