@@ -245,7 +245,7 @@ def report(course: Course) -> list[str]:
 def drawing() -> str:
     """What MuJoCo can draw the camera's pictures with here: the user's choice, a GPU's driver, or Mesa.
 
-    :raises RuntimeError: nothing.
+    :raises RuntimeError: with none of these.
     """
     chosen = os.environ.get("MUJOCO_GL", "disable")
     tried = ("egl", "osmesa") if chosen == "disable" else (chosen,)
