@@ -8,10 +8,12 @@ from typing import Any
 
 import gymnasium
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from dipole_sb3.common import renderers
 from dipole_sb3.common.child_processes import hear_only_the_parent, without_interrupts
+from dipole_sb3.common.observations import space_parts
 from dipole_sb3.datasets import make_env
 from dipole_sb3.evaluation.environment_pool import MakeEnv
 from dipole_sb3.evaluation.success import SuccessFromInfo
@@ -50,7 +52,9 @@ def training_env(make: MakeEnv, n_envs: int, normalize: bool) -> VecEnv:
 
     :param make: makes one.
     :param n_envs: number of environments, ≥ 1.
-    :param normalize: wrap them in VecNormalize, for their observations; the algorithm fits it to the recorded data.
+    :param normalize: wrap them in VecNormalize, for their observations but for images, which every network divides by
+        255; the algorithm fits it to the recorded data.
+    :raises ValueError: there is nothing to normalise.
     """
     if n_envs == 1:
         env: VecEnv = DummyVecEnv([functools.partial(_monitored, make)])
@@ -58,7 +62,14 @@ def training_env(make: MakeEnv, n_envs: int, normalize: bool) -> VecEnv:
         # Ctrl-C and a scheduler's warning reach every process of a job; only the training process decides what to do.
         with without_interrupts():
             env = SubprocVecEnv([functools.partial(_in_process, make)] * n_envs)
-    return VecNormalize(env, norm_reward=False) if normalize else env
+    if not normalize:
+        return env
+    space = env.observation_space
+    numbers = [key for key, part in space_parts(space).items() if not is_image_space(part)]
+    if not numbers:
+        raise ValueError(f"normalize is true, and all that is observed are images: {space}")
+    # A space that is no Dict has one part, without a key.
+    return VecNormalize(env, norm_reward=False, norm_obs_keys=[key for key in numbers if key is not None] or None)
 
 
 def _monitored(make: MakeEnv) -> gymnasium.Env[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from commands import TINY, UNTESTED, Command, parameters, the_run
 from recordings import record
-from sampled_environments import image_env
+from sampled_environments import Sampled, dict_env, image_env, vector_space
+from stable_baselines3.common.vec_env import VecNormalize
 
 from dipole_sb3 import DIPOLE, load_dataset
+from dipole_sb3.cli.environments import training_env
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS
 from dipole_sb3.networks.encoders import ImpalaCNN
 
@@ -70,6 +73,19 @@ def test_normalising_needs_an_environment_and_stays_as_it_was(dipole: Command, r
     else:
         status, _, err = dipole("train", *UNTESTED, "task=reacher", "task.env=null", "normalize=true")
         assert (status, err) == (1, "dipole: normalize is True, but the task has no environment; give task.env=ID\n")
+
+
+@pytest.mark.parametrize(("make", "keys"), [(lambda: Sampled(vector_space()), None), (dict_env, ["joints"])])
+def test_numbers_are_normalised_and_images_are_not(make: Callable[[], gymnasium.Env], keys: list[str] | None) -> None:
+    env = training_env(make, 1, normalize=True)
+    assert isinstance(env, VecNormalize)
+    assert (env.norm_obs_keys, env.norm_reward) == (keys, False)
+    assert env.observation_space == env.venv.observation_space
+
+
+def test_images_alone_are_not_normalised() -> None:
+    with pytest.raises(ValueError, match="normalize is true, and all that is observed are images: Box"):
+        training_env(image_env, 1, normalize=True)
 
 
 @pytest.mark.parametrize(
