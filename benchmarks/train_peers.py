@@ -20,11 +20,36 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 UPDATES_PER_CALL = 20
 TRANSITIONS = 10_000
+
+
+def random_transitions(observation: Sequence[int], action: int) -> dict[str, Any]:
+    """Arrays of :data:`TRANSITIONS` steps in episodes of 200, in OGBench's layout.
+
+    :param observation: shape of one: of a vector, or of an image, of which s' is the next one.
+    :param action: its size.
+    """
+    import numpy as np
+
+    random, shape = np.random.default_rng(0), (TRANSITIONS, *observation)
+    ends = np.arange(TRANSITIONS) % 200 == 199
+    if len(observation) == 3:
+        observations = random.integers(0, 256, shape, np.uint8)
+        next_observations = np.where(ends[:, None, None, None], observations, np.roll(observations, -1, axis=0))
+    else:
+        observations, next_observations = (random.normal(size=shape).astype(np.float32) for _ in range(2))
+    return {
+        "observations": observations,
+        "next_observations": next_observations,
+        "actions": random.uniform(-1, 1, (TRANSITIONS, action)).astype(np.float32),
+        "rewards": random.normal(size=TRANSITIONS).astype(np.float32),
+        "masks": np.ones(TRANSITIONS, np.float32),
+        "terminals": ends.astype(np.float32),
+    }
 
 
 def make_env(observation: int, action: int) -> Any:
@@ -95,10 +120,14 @@ def sbx_operations(model: Any, batch: int) -> int:
 
 
 def products_in(program: Any) -> int:
-    """Operations of the matrix products in a JAX program whose loops run once."""
+    """Operations of the matrix products and convolutions in a JAX program whose loops run once."""
     count = 0
     for equation in program.eqns:
-        if equation.primitive.name == "dot_general":
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            count += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+        elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             count += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)

@@ -2,21 +2,24 @@
 
     python benchmarks/train_speed.py [--threads 2] [--peer-python PATH] [--json FILE]
 
-Two tasks, with the hyperparameters in configs/: ogbench (28 observations, 5 actions, batch 256, ten flow steps for the
-critics' target) and exorl (78, 12, batch 512, critics bootstrap from V), at the same widths for every algorithm.
+Tasks, with the hyperparameters in configs/: ogbench (28 observations, 5 actions, batch 256, ten flow steps for the
+critics' target), exorl (78, 12, batch 512, critics bootstrap from V), and where it is asked for, visual (ogbench's with
+stacks of three images of 64 × 64, the small IMPALA encoder and random crops), at the same widths for every algorithm.
 Measured in turns, of which the median counts, so that other load on the machine falls on all of them:
 
   ways       one run of each algorithm, eager, compiled, and captured in CUDA graphs; in each precision asked for
   runs       R of them trained at once; the cost of each is compared with a run alone
   peers      Stable-Baselines3's SAC, and SBX's (JAX; --peer-python: an interpreter with the package sbx-rl), with two
-             critics, and the JAX agents of FQL's authors (--agents: a clone of https://github.com/seohongpark/fql),
-             at the widths, batch and data of ogbench, each in a process of its own that waits for its turn
+             critics, at the widths, batch and data of ogbench, and the JAX agents of FQL's authors (--agents: a clone
+             of https://github.com/seohongpark/fql) there and at visual's, each in a process of its own that waits for
+             its turn
 
 An update of one algorithm is other work than that of another; what compares are operations per second, of the products
 that each update really makes. The bounds beside them:
 
   products   the rate of the widest product of the networks, [batch, width] × [width, width], through torch.addmm, in
-             single precision (so bfloat16 may exceed it)
+             single precision (so bfloat16 may exceed it); with images that of the encoder's widest convolution, 3 × 3
+             from 32 to 32 channels of [batch, 32, 16, 16], channels last
   launches   the number of operators (on CUDA: kernels) that an eager update starts one by one, times the time that one
              of them takes on a single element
 
@@ -41,7 +44,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_ways import ALGORITHMS, PRECISIONS, TASKS, Setup, Train
+from train_ways import ALGORITHMS, PRECISIONS, TASKS, VISUAL, Setup, Train
 from update_work import launches, smallest_launch, timed
 from waiting_process import WaitingProcess
 
@@ -100,11 +103,11 @@ def describe_machine() -> dict[str, Any]:
 def peers_of(setups: Sequence[Setup], options: argparse.Namespace) -> Iterator[tuple[list[str], str]]:
     """Of each peer of a table: the command without its sizes, and what follows them."""
     programs, device = Path(__file__).parent, setups[0].device.type
-    yield [sys.executable, str(programs / "train_peers.py"), "sb3"], device
-    if options.peer_python is None:
-        return
-    yield [options.peer_python, str(programs / "train_peers.py"), "sbx"], device
-    if options.agents is not None:
+    if setups[0].task == "ogbench":
+        yield [sys.executable, str(programs / "train_peers.py"), "sb3"], device
+        if options.peer_python is not None:
+            yield [options.peer_python, str(programs / "train_peers.py"), "sbx"], device
+    if None not in (options.peer_python, options.agents):
         for name in [setup.algorithm for setup in setups if setup.algorithm in AUTHORS_AGENTS]:
             yield [options.peer_python, str(programs / "train_agents.py"), str(options.agents), name], ""
 
@@ -112,7 +115,7 @@ def peers_of(setups: Sequence[Setup], options: argparse.Namespace) -> Iterator[t
 def peer(command: list[str], last: str, setup: Setup, threads: int | None) -> tuple[WaitingProcess, Row]:
     """Another algorithm's process, and its row."""
     task = TASKS[setup.task]
-    sizes = (task.observation, task.action, setup.width, setup.batch)
+    sizes = ("x".join(map(str, task.observation)), task.action, setup.width, setup.batch)
     ending = [part for part in (last, "" if threads is None else str(threads)) if part]
     process = WaitingProcess([*command, *map(str, sizes), *ending], Path(__file__))
     facts = process.ready
@@ -148,7 +151,7 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
     rows, contenders, peers = [row for _, row, _ in ways], [], []
     with ExitStack() as opened:
         # First, for they may not start at all.
-        if first.task == "ogbench":
+        if first.task != "exorl":
             for command, last in peers_of(setups, options):
                 process, row = peer(command, last, first, options.threads)
                 opened.enter_context(process)
@@ -165,7 +168,7 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
         contenders += peers
         started = {setup.algorithm: launches(setup.eager_update, setup.device) for setup in setups}
         product_seconds, launch_seconds = _in_turns(contenders, first, options)
-    rate = 2 * first.batch * first.width**2 / product_seconds
+    rate = widest_product(first)[1] / product_seconds
     alone = {
         (row.algorithm, row.precision): row.updates_per_second for row in rows if row.name == AT_ONCE and row.runs == 1
     }
@@ -196,6 +199,18 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
     }
 
 
+def widest_product(setup: Setup) -> tuple[Callable[[], object], int]:
+    """The product whose rate is the bound, and its floating-point operations."""
+    batch, width, device = setup.batch, setup.width, setup.device
+    if setup.task == VISUAL:
+        side, channels = 16, 32
+        images = torch.randn(batch, channels, side, side, device=device).to(memory_format=torch.channels_last)
+        kernel = torch.randn(channels, channels, 3, 3, device=device).to(memory_format=torch.channels_last)
+        return lambda: torch.conv2d(images, kernel, padding=1), 2 * 9 * batch * (channels * side) ** 2
+    x, weight, bias = (torch.randn(*shape, device=device) for shape in ((batch, width), (width, width), (width,)))
+    return lambda: torch.addmm(bias, x, weight), 2 * batch * width**2
+
+
 def contender(row: Row, train: Train, setup: Setup) -> Contender:
     """Warms up and gives what times it."""
     train(_WARM_UP, setup.batch)
@@ -215,13 +230,8 @@ def _in_turns(contenders: list[Contender], setup: Setup, options: argparse.Names
 
     :return: seconds of a product and of the smallest launch; the contenders' rows have theirs.
     """
-    device, batch, width = setup.device, setup.batch, setup.width
-    x, weight, bias = (torch.randn(*shape, device=device) for shape in ((batch, width), (width, width), (width,)))
-
-    def product() -> None:
-        torch.addmm(bias, x, weight)
-
-    calls = [product, smallest_launch(device)]
+    device = setup.device
+    calls = [widest_product(setup)[0], smallest_launch(device)]
     budget = options.seconds / options.turns
     counts = [max(1, round(budget / 4 / timed(call, 50, device))) for call in calls]
     updates = []
@@ -291,7 +301,7 @@ def row_name(row: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(both)")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["ogbench", "exorl"], help="(ogbench exorl)")
     parser.add_argument("--algos", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS), help="(all)")
     parser.add_argument("--widths", type=int, nargs="+", default=[512], help="hidden widths, of three layers (512)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of one run (all)")

@@ -10,12 +10,12 @@ from multiprocessing import get_context
 from typing import Any
 
 import hydra
-import numpy as np
 import torch
 from omegaconf import OmegaConf
+from train_peers import random_transitions
 from update_work import PeakMemory, counted_operations
 
-from dipole_sb3 import OfflineReplayBuffer
+from dipole_sb3 import OfflineReplayBuffer, stack_frames
 from dipole_sb3.cli.configuration import config_folder, open_configuration_tree
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.learning.learn_together import Together
@@ -28,23 +28,29 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 """Of products; ``"tf32"`` is single precision with PyTorch's ``set_float32_matmul_precision("high")``, CUDA only."""
 
 DEPTH = 3
-_TRANSITIONS = 10_000
 UPDATES_TO_WARM_UP = 13
 """Three before a CUDA graph is captured, and the ten that it holds."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Sizes, and the options of ``dipole train`` that name the hyperparameters."""
+    """Shapes, and the options of ``dipole train`` that name the hyperparameters.
 
-    observation: int
+    :param observation: of one vector or one image, channels last.
+    :param frame_stack: images in what is observed.
+    """
+
+    observation: tuple[int, ...]
     action: int
     options: tuple[str, ...]
+    frame_stack: int = 1
 
 
+VISUAL = "visual"
 TASKS = {
-    "ogbench": Task(28, 5, ("task=ogbench/cube-single-play", "task_id=1")),
-    "exorl": Task(78, 12, ("task=exorl/quadruped-walk",)),
+    "ogbench": Task((28,), 5, ("task=ogbench/cube-single-play", "task_id=1")),
+    "exorl": Task((78,), 12, ("task=exorl/quadruped-walk",)),
+    VISUAL: Task((64, 64, 3), 5, ("task=ogbench/visual-cube-single-play",), 3),
 }
 
 
@@ -106,15 +112,9 @@ class Setup:
     @cached_property
     def data(self) -> OfflineReplayBuffer:
         """Random transitions on the device."""
-        task, random = TASKS[self.task], np.random.default_rng(0)
-        arrays = {
-            "observations": random.normal(size=(_TRANSITIONS, task.observation)).astype(np.float32),
-            "next_observations": random.normal(size=(_TRANSITIONS, task.observation)).astype(np.float32),
-            "actions": random.uniform(-1, 1, (_TRANSITIONS, task.action)).astype(np.float32),
-            "rewards": random.normal(size=_TRANSITIONS),
-            "masks": np.ones(_TRANSITIONS),
-        }
-        return OfflineReplayBuffer.from_arrays(arrays, device=self.device)
+        task = TASKS[self.task]
+        arrays = random_transitions(task.observation, task.action)
+        return stack_frames(OfflineReplayBuffer.from_arrays(arrays, device=self.device), task.frame_stack)
 
     def trainer(self, way: str, runs: int, precision: str = "fp32") -> Train:
         """How so many runs are trained, each with a seed of its own.

@@ -137,9 +137,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         a minute at the start, then about a fifth faster on a CPU); ``"captured"``: compiled, and ten at a time as one
         CUDA graph; ``"auto"``: captured on CUDA; on a CPU compiled for a ``learn`` of 20,000 updates or more where
         torch.compile works, else eager.
-    :param precision: of the products in updates: ``"fp32"``; ``"bf16"``: those between hidden layers in bfloat16, with
-        weights, sums and all else in single precision; ``"auto"``: ``"bf16"`` where the device has instructions for it
-        and the networks run more than 1.2 times as fast.
+    :param precision: of the products in updates: ``"fp32"``; ``"bf16"``: those between hidden layers and in encoders
+        of images in bfloat16, with weights, sums and all else in single precision; ``"auto"``: ``"bf16"`` where the
+        device has instructions for it and the networks run more than 1.2 times as fast.
     :param policy_kwargs: arguments of the policy.
     :param seed: seed of all random generators.
     :param device: torch device, or ``"auto"``.

@@ -1,7 +1,8 @@
 """In which type an update multiplies: in single precision, or in bfloat16 where a processor is faster at it.
 
-Weights, biases, activations, layer norms, losses, targets and the optimiser stay in single precision, and so do the
-first and the last layer; see :class:`~dipole_sb3.networks.stacked_mlp.StackedMLP`. bfloat16 has the range of single
+Weights, biases, activations, layer norms, losses, targets and the optimiser stay in single precision, and so do a
+perceptron's first and last layer; see :class:`~dipole_sb3.networks.stacked_mlp.StackedMLP`. Features extractors, the
+convolutions of image encoders above all, are computed as ``torch.autocast`` does it. bfloat16 has the range of single
 precision, so gradients need no scaling.
 """
 
@@ -13,9 +14,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from dipole_sb3.buffers.offline_buffer import Batch
@@ -31,6 +34,7 @@ WORTHWHILE = 1.2
 """How many times as fast the networks must be before ``"auto"`` gives up bits."""
 
 _WARM_UP, _TURNS = 2, 7
+_IMAGES = 32
 
 
 def require_precision(precision: Precision, device: torch.device) -> None:
@@ -59,28 +63,50 @@ def faster_type(policy: nn.Module, batch_size: int, device: torch.device) -> tup
     """What ``"auto"`` comes to for a policy's networks, and why, for the log."""
     if not has_fast_bfloat16(device):
         return "fp32", f"{device} has no instructions for bfloat16"
-    perceptrons = [part for part in policy.modules() if isinstance(part, StackedMLP)]
-    gain = measured_gain(perceptrons, batch_size, device)
+    gain = measured_gain(measured_parts(policy), batch_size, device)
     return "bf16" if gain > WORTHWHILE else "fp32", f"bfloat16 makes these networks {gain:.2f} times as fast"
 
 
-def measured_gain(perceptrons: Sequence[StackedMLP], batch_size: int, device: torch.device) -> float:
+def measured_parts(policy: nn.Module) -> list[StackedMLP | BaseFeaturesExtractor]:
+    """What of a policy takes the time of an update: its perceptrons, and what encodes its images."""
+    return [part for part in policy.modules() if isinstance(part, StackedMLP) or _encodes_images(part)]
+
+
+def _encodes_images(part: nn.Module) -> TypeGuard[BaseFeaturesExtractor]:
+    # Not what puts together the encoders of a Dict: these are parts of their own.
+    return (
+        isinstance(part, BaseFeaturesExtractor)
+        and isinstance(part._observation_space, spaces.Box)
+        and any(isinstance(layer, nn.Conv2d) for layer in part.modules())
+    )
+
+
+def measured_gain(parts: Sequence[StackedMLP | BaseFeaturesExtractor], batch_size: int, device: torch.device) -> float:
     """How many times as fast a forward and a backward pass is in bfloat16: the median of several pairs.
 
-    Draws no random numbers and leaves no gradients.
+    Draws no random numbers and leaves no gradients. Of images it takes a few: for each of them the gain is the same.
     """
-    inputs = [torch.ones(batch_size, next(mlp.parameters()).shape[1], device=device) for mlp in perceptrons]
+    if any(_encodes_images(part) for part in parts):
+        batch_size = min(batch_size, _IMAGES)
+    inputs = [torch.ones(batch_size, *_shape_of_input(part), device=device) for part in parts]
     # Targets have parameters without gradients: they are only read.
-    learning = [each for mlp in perceptrons for each in mlp.parameters() if each.requires_grad]
+    learning = [each for part in parts for each in part.parameters() if each.requires_grad]
 
     def passes(products: ProductType) -> tuple[Tensor, ...]:
         with products_in(products, device):
-            outputs = [mlp(x) for mlp, x in zip(perceptrons, inputs, strict=True)]
+            outputs = [part(x) for part, x in zip(parts, inputs, strict=True)]
         return torch.autograd.grad([output.sum() for output in outputs if output.requires_grad], learning)
 
     ways = {products: _ready(partial(passes, products), device) for products in get_args(ProductType)}
     pairs = [{products: _seconds(way, device) for products, way in ways.items()} for _ in range(_TURNS)]
     return statistics.median(pair["fp32"] / pair["bf16"] for pair in pairs)
+
+
+def _shape_of_input(part: StackedMLP | BaseFeaturesExtractor) -> tuple[int, ...]:
+    if isinstance(part, StackedMLP):
+        return (next(part.parameters()).shape[1],)
+    assert part._observation_space.shape is not None
+    return part._observation_space.shape
 
 
 def products_in(products: ProductType, device: torch.device) -> AbstractContextManager[Any]:

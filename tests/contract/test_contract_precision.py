@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from algorithms import parameters_of, same_parameters, small
+from sampled_environments import dict_env, image_env
+from stable_baselines3.common.torch_layers import NatureCNN
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -245,8 +247,18 @@ class TestAuto:
 def test_measuring_leaves_nothing_behind(make: Callable[..., Any]) -> None:
     model = make()
     before, state = parameters_of(model), torch.get_rng_state()
-    perceptrons = [part for part in model.policy.modules() if isinstance(part, StackedMLP)]
-    assert precision.measured_gain(perceptrons, 32, CPU) > 0
+    assert precision.measured_gain(precision.measured_parts(model.policy), 32, CPU) > 0
     assert same_parameters(parameters_of(model), before)
     assert all(parameter.grad is None for parameter in model.policy.parameters())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("env", "policy"), [(image_env(), "CnnPolicy"), (dict_env(), "MultiInputPolicy")])
+def test_encoders_of_images_are_measured(env: Any, policy: str) -> None:
+    """They take nearly all the time of an update."""
+    model = small(DIPOLE, policy, env, policy_kwargs={"net_arch": [8], "features_extractor_class": "nature"})
+    parts = precision.measured_parts(model.policy)
+    encoders = [part for part in model.policy.modules() if isinstance(part, NatureCNN)]
+    assert len(encoders) > 1
+    assert [part for part in parts if not isinstance(part, StackedMLP)] == encoders
+    assert precision.measured_gain(parts, 256, CPU) > 0
