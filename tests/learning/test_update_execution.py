@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recordings import record
+from sampled_environments import image_env
 from stable_baselines3.common.callbacks import BaseCallback
 from test_learn_together import RUNS, assert_same, make_model, recorded
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dipole_sb3 import DIPOLE
+from dipole_sb3 import DIPOLE, OfflineReplayBuffer, stack_frames
 from dipole_sb3.algorithms.dipole.losses import compute_losses
 from dipole_sb3.common.observations import merged
 from dipole_sb3.learning import update_execution
@@ -374,3 +376,25 @@ class TestCuda:
         models = [make_model(dataset, device="cuda", acceleration="captured", **run) for run in RUNS[:2]]
         for one, other in zip(learn_together(models, 40), alone, strict=True):
             assert_same(one, other, CUDA_TOLERANCE)
+
+    def test_pictures_in_stacks_and_crops(self) -> None:
+        """Frames lie on the device, and the recording puts their stacks together there."""
+        rows = record(image_env(12, 14, 3), 60)
+        models = [
+            DIPOLE(
+                "CnnPolicy",
+                dataset=stack_frames(OfflineReplayBuffer.from_arrays(rows, device="cuda"), 3),
+                policy_kwargs={
+                    "net_arch": [16],
+                    "features_extractor_class": "impala-small",
+                    "features_extractor_kwargs": {"features_dim": 8, "stack_sizes": (4,)},
+                },
+                random_crop=0.5,
+                batch_size=16,
+                seed=3,
+                device="cuda",
+                acceleration=how,
+            ).learn(20)
+            for how in ("eager", "captured")
+        ]
+        assert_same(models[1], models[0], CUDA_TOLERANCE)
