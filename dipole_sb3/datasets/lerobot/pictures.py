@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -125,22 +125,30 @@ def _shown(file: Path, times: np.ndarray) -> Iterator[Any]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             decoded, frame, seen = container.decode(stream), None, "nothing"
-            for time in times:
-                while frame is None or frame.time < time - TOLERANCE:
+            # Where float32, as which sets keep times, tells less than the tolerance: after half an hour.
+            tolerances = np.maximum(TOLERANCE, np.spacing(times.astype(np.float32)))
+            for time, tolerance in zip(times, tolerances, strict=True):
+                while frame is None or frame.time < time - tolerance:
                     frame = next(decoded, None)
                     if frame is None:
                         raise DatasetError(f"{file}: ends after {seen}, expected a frame at {time:.6f} s")
                     if frame.time is None:
                         raise DatasetError(f"{file}: has a frame without a time, expected one at {time:.6f} s")
                     seen = f"{frame.time:.6f} s"
-                if frame.time > time + TOLERANCE:
+                if frame.time > time + tolerance:
                     raise DatasetError(
                         f"{file}: shows no frame at {time:.6f} s, the next one is at {seen}; expected one within "
-                        f"{TOLERANCE} s"
+                        f"{tolerance:g} s"
                     )
                 yield frame
     except (av.error.FFmpegError, IndexError) as error:  # IndexError: it has no video
         raise DatasetError(f"{file}: cannot be decoded ({' '.join(str(error).split())})") from error
+
+
+def channels_first(frames: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
+    """The frames as [channels, height, width]."""
+    for image in frames():
+        yield np.moveaxis(image, -1, 0)
 
 
 class Window:
