@@ -18,8 +18,9 @@ VIDEO_BYTES = 200 * 2**20
 _SECONDS = 1024
 """Of a file with several episodes: LeRobot compares times in float32, to within 0.1 ms, which fails in longer ones."""
 MOST_FRAMES_A_SECOND = 240
+"""The encoder's limit."""
 LEAST_SIDE = 4
-"""The encoder's limits, the second one in pixels."""
+"""Likewise, in pixels; of smaller images nobody could tell which axis has the channels, either."""
 _CODEC, _PIXELS = "libsvtav1", "yuv420p"
 _OPTIONS = {"g": "2", "crf": "30", "preset": "12"}
 """LeRobot's own choice: AV1 in which every second frame is a key frame, so that any frame is near one."""

@@ -147,15 +147,13 @@ def _image(buffer: OfflineReplayBuffer, key: str | None, space: spaces.Box, kind
             f"{where} {stacked if 'frame_stack' in buffer.metadata else f'have {channels} channels'}, expected 1 or 3 "
             "channels of one frame: LeRobot keeps single frames, and stacks them by delta_timestamps"
         )
+    least = encoding.LEAST_SIDE
+    if min(height, width) < least:
+        raise DatasetError(f"{where} have {height}×{width} pixels, expected at least {least}×{least}")
     if kind == "video":
         lossless = "use_videos=False (--no-videos) keeps them as PNG files"
         if channels != 3:
             raise DatasetError(f"{where} have one channel, expected 3 for a video; {lossless}")
-        if min(height, width) < encoding.LEAST_SIDE:
-            raise DatasetError(
-                f"{where} have {height}×{width} pixels, expected at least {encoding.LEAST_SIDE}×{encoding.LEAST_SIDE} "
-                f"for a video; {lossless}"
-            )
         if fps > encoding.MOST_FRAMES_A_SECOND:
             raise DatasetError(
                 f"{where} come {fps:g} times a second, expected at most {encoding.MOST_FRAMES_A_SECOND} for a video; "

@@ -17,7 +17,6 @@ from dipole_sb3.buffers import image_layout, recorded_arrays
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks, described_spaces
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.common.frame_stack import channel_axis, image_parts
 from dipole_sb3.common.observations import mapped, together
 from dipole_sb3.datasets.frames import Frames, as_floats, places, require_bounds, require_features, transitions
 from dipole_sb3.datasets.image_sizes import require_image_size, resized_space
@@ -191,18 +190,12 @@ def read(
         arrays["terminals"][np.cumsum(lengths - 1)[own["open_episodes"]] - 1] = 0
         action_space = action_space or own["action_space"]
     require_bounds(str(path), frames.actions, action_space)
-    turned: set[str] = set()
     if own and observations is None:
         observation_space = observation_space or resized_space(own["observation_space"], image_size if visual else None)
-        # Files keep images with their channels last, whatever the observation was.
-        turned = {
-            key or "state" for key, part in image_parts(own["observation_space"]).items() if channel_axis(part) == -3
-        }
         if isinstance(observation_space, spaces.Dict) and len(chosen) == 1 and numeric:
             (key,) = chosen.values()
             arrays |= {name: {key: arrays[name]} for name in ("observations", "next_observations")}
     images = {short: _pictures(path, info, key, image_size, numbers, lengths, columns) for key, short in visual.items()}
-    images |= {short: partial(pictures.channels_first, images[short]) for short in turned & images.keys()}
     shown = {
         short: pictures.space_of(f"{path}: {key}", info.features[key], image_size) for key, short in visual.items()
     }

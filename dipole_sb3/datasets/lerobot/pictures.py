@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -143,12 +143,6 @@ def _shown(file: Path, times: np.ndarray) -> Iterator[Any]:
                 yield frame
     except (av.error.FFmpegError, IndexError) as error:  # IndexError: it has no video
         raise DatasetError(f"{file}: cannot be decoded ({' '.join(str(error).split())})") from error
-
-
-def channels_first(frames: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
-    """The frames as [channels, height, width]."""
-    for image in frames():
-        yield np.moveaxis(image, -1, 0)
 
 
 class Window:

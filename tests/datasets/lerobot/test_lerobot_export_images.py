@@ -144,6 +144,8 @@ def test_videos_show_each_frame_at_its_time(
             np.testing.assert_array_equal(nearest, right)
     for key in ("actions", "rewards", "dones", "timeouts"):
         np.testing.assert_array_equal(getattr(again, key), getattr(buffer, key))
+    convert(tmp_path / "set", tmp_path / "stored")
+    assert load_dataset(tmp_path / "stored").checksum == again.checksum
     small = load_dataset(tmp_path / "set", device="cpu", image_size=(16, 20))
     assert isinstance(small.observation_space, spaces.Dict)
     assert small.observation_space["images_wrist"].shape == ((3, 16, 20) if channels_first else (16, 20, 3))
@@ -162,7 +164,8 @@ def test_an_episode_longer_than_float32_tells_times(tmp_path: Path) -> None:
     assert np.abs(np.asarray(again.observations)[:, 0].astype(int) - frames[:-1].reshape(200, 16, 16, 3)).max() <= 2
 
 
-def test_what_is_told_of_images(tmp_path: Path) -> None:
+def test_what_is_told_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_layout, "BLOCK_BYTES", 100_000)  # episodes in several parts
     arrays = seen()
     lerobot.export(OfflineReplayBuffer.from_arrays(arrays), tmp_path / "set", fps=FPS)
     lerobot.export(OfflineReplayBuffer.from_arrays(arrays), tmp_path / "png", fps=FPS, use_videos=False)
@@ -204,7 +207,9 @@ def refused(tmp_path: Path, observations: np.ndarray, message: str, fps: float =
 
 def test_images_that_no_video_or_no_set_takes(tmp_path: Path) -> None:
     refused(tmp_path, np.zeros((4, 9, 9, 1), np.uint8), "images have one channel, expected 3 for a video; use_videos=F")
-    refused(tmp_path, np.zeros((4, 9, 3, 3), np.uint8), "images have 9×3 pixels, expected at least 4×4 for a video; ")
+    refused(
+        tmp_path, np.zeros((4, 9, 3, 3), np.uint8), "images have 9×3 pixels, expected at least 4×4$", use_videos=False
+    )
     refused(tmp_path, np.zeros((4, 9, 9, 3), np.uint8), "come 241 times a second, expected at most 240", fps=241)
     for channels in (2, 4, 12):
         many = np.zeros((4, 20, 20, channels), np.uint8)
