@@ -25,6 +25,7 @@ examples:
   dipole data convert arm arm-64 --observations observation.state observation.images.front --image-size 64 64
   dipole data convert lift.hdf5 lift --filter-key train --observations object robot0_eef_pos
   dipole data convert walker walker-lerobot --to lerobot --fps 125
+  dipole data convert arm-64 arm-lossless --to lerobot --no-videos
   dipole data convert walker walker/mine-v0 --to minari
   dipole train task=custom task.dataset=walker task.env=Walker2d-v5"""
 
@@ -43,6 +44,13 @@ def add_parser(actions: Any) -> None:
     convert.add_argument("destination", metavar="B", help="the folder to write, or an .npz, .hdf5 or .h5 file")
     convert.add_argument("--to", choices=("lerobot", "minari"), help="write B for LeRobot or, by this name, for Minari")
     convert.add_argument("--fps", type=float, metavar="F", help="frames a second, --to lerobot (as A tells)")
+    convert.add_argument(
+        "--no-videos",
+        dest="use_videos",
+        action="store_const",
+        const=False,
+        help="images as PNG files in the table of frames, lossless, --to lerobot (as videos)",
+    )
     convert.add_argument("--overwrite", action="store_true", help="replace B where it exists")
     recordings = convert.add_argument_group("of sets of LeRobot and robomimic")
     recordings.add_argument(
@@ -78,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         options.destination,
         to=options.to,
         fps=options.fps,
+        use_videos=options.use_videos,
         overwrite=options.overwrite,
         **{key: value for key, value in given.items() if value is not None},
     )

@@ -31,6 +31,7 @@ def convert(
     *,
     to: str | None = None,
     fps: float | None = None,
+    use_videos: bool | None = None,
     overwrite: bool = False,
     **options: Any,
 ) -> None:
@@ -46,6 +47,8 @@ def convert(
         (:func:`dipole_sb3.datasets.minari.export`); ``"lerobot"``: the folder of a LeRobot data set
         (:func:`dipole_sb3.datasets.lerobot.export`).
     :param fps: frames a second, for LeRobot; None: as the source tells.
+    :param use_videos: whether images become videos, for LeRobot, or PNG files in the table of frames, which lose
+        nothing; None: they do.
     :param overwrite: replace what has that name.
     :param options: for :func:`~dipole_sb3.load_dataset`, where the source is a set of LeRobot or robomimic:
         ``reward``, ``observations``, ``image_size``, ``filter_key``, ``action_space``.
@@ -58,8 +61,11 @@ def convert(
         raise ValueError(f"{shown}: {', '.join(options)} is for sets of LeRobot and robomimic, which this is not")
     if fps is not None and to != "lerobot":
         raise ValueError(f"fps is {fps:g}, which only data sets of LeRobot have; expected to='lerobot' with it")
+    if use_videos is not None and to != "lerobot":
+        raise ValueError(f"use_videos is {use_videos}, which is for LeRobot alone; expected to='lerobot' with it")
     if to is not None:
-        _export(source, str(destination), to, fps, overwrite, shown, options)
+        videos = use_videos is not False
+        _export(source, str(destination), to, fps, videos, overwrite, shown, options)
         return
     destination = Path(destination)
     if destination.suffix not in (".npz", *HDF5_SUFFIXES):
@@ -85,6 +91,7 @@ def _export(
     destination: str,
     to: str,
     fps: float | None,
+    use_videos: bool,
     overwrite: bool,
     shown: str | os.PathLike[str],
     options: Mapping[str, Any],
@@ -98,7 +105,8 @@ def _export(
     if to == "minari":
         minari.export(buffer, destination, metadata=metadata, overwrite=overwrite)
     else:
-        lerobot.export(buffer, Path(destination), fps=fps, metadata=metadata, overwrite=overwrite)
+        told: dict[str, Any] = {"fps": fps, "use_videos": use_videos, "metadata": metadata, "overwrite": overwrite}
+        lerobot.export(buffer, Path(destination), **told)
 
 
 def _store(

@@ -97,7 +97,7 @@ def as_trained(pictures: Bytes, space: spaces.Box) -> Bytes:
 
 
 class Resized(nn.Module):
-    """:func:`resized` as two products: bit for bit what Pillow makes, whatever the version of ONNX Runtime.
+    """:func:`resized` as products: bit for bit what Pillow makes, whatever the version of ONNX Runtime.
 
     ONNX has an antialiased Resize, but its rounding is another: pixels that differ by one level in 255 would be errors
     of the bundle, which guidance multiplies.
@@ -106,25 +106,48 @@ class Resized(nn.Module):
     :param trained: what the policy was trained on.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, camera: ImageSize, trained: ImageSize) -> None:
         super().__init__()
         self.is_same = camera == trained
         if not self.is_same:
-            self.register_buffer("rows", torch.as_tensor(pillow_weights(camera[0], trained[0])))
-            self.register_buffer("columns", torch.as_tensor(pillow_weights(camera[1], trained[1]).T.copy()))
+            self.rows, self.columns = (_Axis(size, to) for size, to in zip(camera, trained, strict=True))
 
     def forward(self, picture: Tensor) -> Tensor:
         """uint8 [rows, height, width, channels] → whole numbers 0 … 255 as floats [rows, channels, height, width]."""
         x = picture.permute(0, 3, 1, 2)
         if self.is_same:
             return x.float()
-        # Pillow rounds twice, a half up. Sums of 30 bits are exact in double precision alone.
-        x = torch.floor(x.double() @ self.columns + 0.5)
-        return torch.floor(self.rows @ x + 0.5).float()
+        narrow = self.columns(x).transpose(2, 3)
+        return self.rows(narrow).transpose(2, 3).float()  # type: ignore[no-any-return]
 
+
+class _Axis(nn.Module):
+    """The last axis resized: a product with a matrix whose elements are 0 but near its diagonal, in bands.
+
+    :param size: of the axis.
+    :param to: what it becomes.
+    """
+
+    def __init__(self, size: int, to: int) -> None:
+        super().__init__()
+        weights = pillow_weights(size, to)
+        self.parts: list[slice] = []
+        for row in range(0, to, _BAND):
+            band = weights[row : row + _BAND]
+            used = np.flatnonzero(band.any(axis=0))
+            part = slice(int(used[0]), int(used[-1]) + 1)
+            self.register_buffer(f"band{len(self.parts)}", torch.as_tensor(band[:, part].T.copy()))
+            self.parts.append(part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whole numbers [..., size] → [..., to], likewise, in double precision."""
+        # Sums of 30 bits are exact in double precision alone. Pillow rounds after each axis, a half up.
+        bands = [x[..., part].double() @ self.get_buffer(f"band{number}") for number, part in enumerate(self.parts)]
+        return torch.floor(torch.cat(bands, -1) + 0.5)
+
+
+_BAND = 8
+"""Pixels of the smaller picture to a product: with fewer there are more products, with more of them more zeros."""
 
 _PILLOW_BITS = 22
 """Binary digits of Pillow's weights."""

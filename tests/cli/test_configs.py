@@ -60,6 +60,16 @@ scene-play                    0.99   10   256  0.1   0.01  0.9  256  32  300
 """arXiv 2502.02538, tables 6, 7: γ; IQL's α, width; ReBRAC's α₁, α₂; IDQL's τ, width of values; IFQL's N; FQL's α."""
 
 
+VISUAL = """
+visual-cube-single-play  300
+visual-cube-double-play  100
+visual-scene-play        100
+visual-puzzle-3x3-play   300
+visual-puzzle-4x4-play   300
+"""
+"""FQL's α in the commands that its authors publish (github.com/seohongpark/fql)."""
+
+
 def rows(table: str) -> list[list[str]]:
     return [line.split() for line in table.strip().splitlines()]
 
@@ -155,6 +165,31 @@ def test_rows_of_the_other_algorithms(row: list[str]) -> None:
     assert hyperparameters(of_fql, "alpha", "q_agg", "flow_steps", "normalize_q_loss") == (fql, "mean", 10, False)
 
 
+@pytest.mark.parametrize("row", rows(VISUAL), ids=lambda row: row[0])
+def test_visual_rows(row: list[str]) -> None:
+    task = f"ogbench/{row[0]}"
+    for name in algorithm_names():
+        config = compose("train", [f"task={task}", f"algo={name}"])
+        assert (config.offline_steps, config.task.frame_stack, config.task_id) == (500_000, 3, 1)
+        assert hyperparameters(config.algo, "policy", "batch_size", "random_crop") == ("CnnPolicy", 256, 0.5)
+        assert config.algo.policy_kwargs.features_extractor_class == "impala-small"
+        assert config.task.dataset == config.task.env == f"ogbench/{row[0]}-singletask-task1-v0"
+        published = name == "fql" or (name in ("iql", "ifql", "rebrac") and row[0] == "visual-cube-single-play")
+        assert is_tuned(name, task) == published
+    fql = train_config(f"task={task}", "algo=fql")["algo"]
+    assert hyperparameters(fql, "alpha", "gamma", "q_agg") == (float(row[1]), 0.99, "mean")
+    assert fql["policy_kwargs"]["net_arch"] == [512] * 4
+
+
+def test_the_visual_row_of_the_other_algorithms() -> None:
+    iql, ifql, rebrac = (
+        train_config("task=ogbench/visual-cube-single-play", f"algo={name}")["algo"]
+        for name in ("iql", "ifql", "rebrac")
+    )
+    assert (iql["alpha"], ifql["num_candidates"], rebrac["actor_bc_coef"], rebrac["critic_bc_coef"]) == (1, 32, 1, 0)
+    assert all(each["policy_kwargs"]["net_arch"] == [512] * 4 for each in (iql, ifql, rebrac))
+
+
 @pytest.mark.parametrize("row", rows(EXORL), ids=lambda row: row[0])
 def test_exorl_rows_of_cfgrl_and_iql(row: list[str]) -> None:
     cfgrl = train_config(f"task=exorl/{row[0]}", "algo=cfgrl")["algo"]
@@ -217,7 +252,9 @@ def test_averages_of_the_other_algorithms() -> None:
 
 
 def test_every_task_is_in_a_table() -> None:
-    expected = {f"ogbench/{row[0]}" for row in rows(OGBENCH)} | {f"exorl/{row[0]}" for row in rows(EXORL)}
+    expected = {f"ogbench/{row[0]}" for row in rows(OGBENCH) + rows(VISUAL)} | {
+        f"exorl/{row[0]}" for row in rows(EXORL)
+    }
     assert set(task_names()) == expected | {"reacher", "reacher-scripted", "camera-reacher", "custom"}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,18 @@ import numpy as np
 from gymnasium import spaces
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
-from dipole_sb3.common import checks, described_spaces
+from dipole_sb3.common import described_spaces
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.datasets.episodes import Episode, episodes
+from dipole_sb3.common.frame_stack import channel_axis, image_parts
+from dipole_sb3.common.observations import space_parts
+from dipole_sb3.datasets.episodes import Piece, pieces
 from dipole_sb3.datasets.folders import replaced_folder
-from dipole_sb3.datasets.lerobot import layout
+from dipole_sb3.datasets.lerobot import encoding, layout
+from dipole_sb3.datasets.lerobot.feature_statistics import OfImages, OfNumbers
 
 _VERSION = "v3.0"
 _FILE_BYTES = 100 * 2**20
-"""After which frames go to another file; LeRobot's own limit."""
-_FILES_IN_A_FOLDER = 1000
+"""After which an episode begins another file; LeRobot's own limit."""
 
 
 def export(
@@ -28,33 +32,53 @@ def export(
     path: Path,
     *,
     fps: float | None = None,
+    use_videos: bool = True,
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes all transitions as a LeRobot data set, whole or not at all; memory holds an episode of them.
+    """Writes all transitions as a LeRobot data set, whole or not at all; memory holds a block of them at a time.
 
     An episode of T transitions has T + 1 frames, so that the last observation is kept, too; the last frame repeats the
     action before it, with a reward of 0 and ``next.truncated``. Actions are in the environment's units. What LeRobot
     has no place for, spaces above all, lies in ``meta/dipole.json``: :func:`dipole_sb3.datasets.lerobot.load` makes the
-    same transitions of the set again, bit for bit.
+    same transitions of the set again, bit for bit, but for what videos lose of images.
 
-    :param buffer: of any kind, without images.
+    :param buffer: of any kind; images are uint8, of one frame each. One that is all of the observation becomes
+        ``observation.image``, the one under a key ``observation.images.KEY``.
     :param path: of the folder.
     :param fps: frames a second; None: as the metadata tell by ``fps`` or ``rate_hz``.
+    :param use_videos: images as videos, small and lossy, encoded as LeRobot does (AV1, 4:2:0, CRF 30); False: as PNG
+        files in the table of frames, lossless.
     :param metadata: to keep with the set; the buffer's own when None.
     :param overwrite: replace a LeRobot data set that has this name.
-    :raises DatasetError: the name is taken, nothing tells the frames a second, or the observations have images.
-    :raises ImportError: pyarrow is not installed.
+    :raises DatasetError: the name is taken, nothing tells the frames a second, or images have a size, channels or a
+        rate that LeRobot or the videos do not have.
+    :raises ImportError: pyarrow is not installed; or, for images, Pillow or PyAV.
     :raises OSError: the folder cannot be written.
     """
     metadata = dict(buffer.metadata if metadata is None else metadata)
     fps = _fps(buffer.source, fps, metadata)
-    features = _features(buffer)
-    with replaced_folder(path, layout.INFO, overwrite) as folder:
-        writer = _Writer(folder, fps, features, _task(metadata))
-        for episode in episodes(buffer):
-            writer.add(episode)
+    features = _features(buffer, use_videos, fps)
+    with (
+        replaced_folder(path, layout.INFO, overwrite) as folder,
+        closing(_Writer(folder, fps, features, _task(metadata))) as writer,
+    ):
+        # Whether an episode fits into a file of videos, it must tell beforehand.
+        lengths = _lengths(buffer) if writer.videos else []
+        for piece in pieces(buffer):
+            writer.add(piece, lengths)
         writer.finish(buffer, metadata)
+
+
+def _lengths(buffer: OfflineReplayBuffer) -> list[int]:
+    """The episodes' frames."""
+    lengths, frames = [], 0
+    for piece in pieces(buffer):
+        frames += len(piece.rewards)
+        if piece.last:
+            lengths.append(frames + 1)
+            frames = 0
+    return lengths
 
 
 def _fps(source: str, fps: float | None, metadata: Mapping[str, Any]) -> float:
@@ -74,87 +98,185 @@ def _task(metadata: Mapping[str, Any]) -> str:
     return str(metadata.get("env_id") or "unknown task")
 
 
-def _features(buffer: OfflineReplayBuffer) -> dict[str | None, tuple[str, tuple[int, ...]]]:
-    """Key of the observation → its feature's name, and the shape of a frame."""
-    space = buffer.observation_space
-    parts: Iterable[tuple[str | None, spaces.Space[Any]]] = [(None, space)]
-    if isinstance(space, spaces.Dict):
-        parts = space.spaces.items()
-    found: dict[str | None, tuple[str, tuple[int, ...]]] = {}
-    for key, part in parts:
-        if checks.stores_as(part) == np.uint8:
-            raise DatasetError(
-                f"{buffer.source}: its observations have images{'' if key is None else f' ({key})'}, which are not "
-                "written to LeRobot's format yet"
-            )
-        name = "observation.state" if key is None else f"observation.{key.replace('/', '.')}"
-        if name in [known for known, _ in found.values()]:
-            raise DatasetError(f"{buffer.source}: two of its observations would be called {name}")
-        found[key] = name, part.shape or (1,)
+@dataclass(frozen=True)
+class _Feature:
+    """What becomes of an observation.
+
+    :param shape: of a frame; of an image height, width and channels.
+    :param kind: ``image``, ``video`` or, of numbers, None.
+    :param channels_first: whether the image is observed so.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str | None = None
+    channels_first: bool = False
+
+    def frames(self, values: np.ndarray) -> np.ndarray:
+        """Observations [rows, …] in this shape."""
+        if self.kind is not None:
+            return np.moveaxis(values, 1, -1) if self.channels_first else values
+        return values.reshape(len(values), *self.shape)
+
+
+def _features(buffer: OfflineReplayBuffer, use_videos: bool, fps: float) -> dict[str | None, _Feature]:
+    """What becomes of the observation under each key."""
+    found: dict[str | None, _Feature] = {}
+    images = image_parts(buffer.observation_space)
+    for key, part in space_parts(buffer.observation_space).items():
+        if key in images and part.dtype == np.uint8:
+            feature = _image(buffer, key, images[key], "video" if use_videos else "image", fps)
+        else:
+            name = "observation.state" if key is None else f"observation.{key.replace('/', '.')}"
+            feature = _Feature(name, part.shape or (1,))
+        if feature.name in [known.name for known in found.values()]:
+            raise DatasetError(f"{buffer.source}: two of its observations would be called {feature.name}")
+        found[key] = feature
     return found
+
+
+def _image(buffer: OfflineReplayBuffer, key: str | None, space: spaces.Box, kind: str, fps: float) -> _Feature:
+    # As LeRobot's own sets call them; "images_front" is what loading makes of "observation.images.front".
+    called = "image" if key is None else f"images.{key.removeprefix('images_').replace('/', '.')}"
+    where = f"{buffer.source}: its image{'s' if key is None else f's {key}'}"
+    channels_first = channel_axis(space) == -3
+    height, width, channels = (*space.shape[1:], space.shape[0]) if channels_first else space.shape
+    if "frame_stack" in buffer.metadata or channels not in (1, 3):
+        stacked = f"are stacks of {buffer.metadata.get('frame_stack')} frames"
+        raise DatasetError(
+            f"{where} {stacked if 'frame_stack' in buffer.metadata else f'have {channels} channels'}, expected 1 or 3 "
+            "channels of one frame: LeRobot keeps single frames, and stacks them by delta_timestamps"
+        )
+    least = encoding.LEAST_SIDE
+    if min(height, width) < least:
+        raise DatasetError(f"{where} have {height}×{width} pixels, expected at least {least}×{least}")
+    if kind == "video":
+        lossless = "use_videos=False (--no-videos) keeps them as PNG files"
+        if channels != 3:
+            raise DatasetError(f"{where} have one channel, expected 3 for a video; {lossless}")
+        if fps > encoding.MOST_FRAMES_A_SECOND:
+            raise DatasetError(
+                f"{where} come {fps:g} times a second, expected at most {encoding.MOST_FRAMES_A_SECOND} for a video; "
+                f"{lossless}"
+            )
+    return _Feature(f"observation.{called}", (height, width, channels), kind, channels_first)
 
 
 class _Writer:
     """Frames in files of limited size, and the tables beside them."""
 
-    def __init__(
-        self,
-        folder: Path,
-        fps: float,
-        features: Mapping[str | None, tuple[str, tuple[int, ...]]],
-        task: str,
-    ) -> None:
+    def __init__(self, folder: Path, fps: float, features: Mapping[str | None, _Feature], task: str) -> None:
         self._folder, self._fps, self._features, self._task = folder, fps, features, task
         self._files: list[int] = []
         self._lengths: list[int] = []
         self._open: list[int] = []
-        self._frames, self._file, self._bytes = 0, 0, 0
+        self._frames, self._length, self._file, self._bytes = 0, 0, 0, 0
         self._parquet: Any = None
-        self._statistics: dict[str, _Statistics] = {}
+        # Of images or of numbers, by feature; those of finished episodes are the rows of a table.
+        self._statistics: dict[str, Any] = {}
+        self._of_episode: dict[str, Any] = {}
+        self._of_episodes: dict[str, list[np.ndarray]] = {}
         self._described: dict[str, dict[str, Any]] = {}
+        self.videos = {
+            feature.name: encoding.Videos(folder, feature.name, feature.shape, fps)
+            for feature in features.values()
+            if feature.kind == "video"
+        }
 
-    def add(self, episode: Episode) -> None:
-        """Writes one episode."""
-        number, length = len(self._files), len(episode.rewards) + 1
+    def close(self) -> None:
+        """Closes the videos that :meth:`finish` has not."""
+        for video in self.videos.values():
+            video.abandon()
+
+    def add(self, piece: Piece, lengths: list[int]) -> None:
+        """Writes some frames of an episode.
+
+        :param lengths: of all episodes, where there are videos.
+        """
+        if self._length == 0:
+            self._files.append(self._next_file())
+            for video in self.videos.values():
+                video.begin(lengths[len(self._lengths)])
+        shown = {
+            feature.name: (feature, feature.frames(piece.observations[key])) for key, feature in self._features.items()
+        }
+        columns = {name: values for name, (feature, values) in shown.items() if feature.kind is None}
+        columns |= self._columns(piece)
+        table = {}
+        for name, values in columns.items():
+            self._described.setdefault(
+                name, {"dtype": values.dtype.name, "shape": list(values.shape[1:]), "names": None}
+            )
+            self._of_episode.setdefault(name, OfNumbers()).update(values)
+            table[name] = _as_column(values)
+        for name, (feature, values) in shown.items():
+            if feature.kind == "image":
+                described = {"dtype": "image", "shape": list(feature.shape), "names": layout.IMAGE_AXES}
+                self._described.setdefault(name, described)
+                table[name] = encoding.png_column(values, self._length)
+            elif feature.kind == "video":
+                self._described.setdefault(name, self.videos[name].description())
+                self.videos[name].add(values)
+            if feature.kind is not None:
+                self._of_episode.setdefault(name, OfImages(feature.shape[-1])).update(values)
+        self._write(table)
+        rows = len(columns["index"])
+        self._frames += rows
+        self._length += rows
+        if piece.last:
+            self._end_episode(piece.ended)
+
+    def _columns(self, piece: Piece) -> dict[str, np.ndarray]:
+        """All but the observations of a piece, [frames, *shape] each; an episode's last one has a frame more."""
+        length = len(piece.rewards) + piece.last
+        actions, rewards = piece.actions, piece.rewards
         done, truncated = np.zeros((2, length, 1), bool)
-        done[-2], truncated[-2] = episode.ended, episode.ended and episode.by_time
-        done[-1] = truncated[-1] = True
-        frames = np.arange(length)[:, None]
-        columns = {
-            **{
-                name: episode.observations[key].reshape(length, *shape) for key, (name, shape) in self._features.items()
-            },
-            "action": np.concatenate([episode.actions, episode.actions[-1:]]),
-            "next.reward": np.append(episode.rewards, np.float32(0))[:, None],
+        if piece.last:
+            actions, rewards = np.concatenate([actions, actions[-1:]]), np.append(rewards, np.float32(0))
+            done[-2], truncated[-2] = piece.ended, piece.ended and piece.by_time
+            done[-1] = truncated[-1] = True
+        rows = np.arange(length)[:, None]
+        frames = self._length + rows
+        return {
+            "action": actions,
+            "next.reward": rewards[:, None],
             "next.done": done,
             "next.truncated": truncated,
             "timestamp": (frames / self._fps).astype(np.float32),
             "frame_index": frames,
-            "episode_index": np.full_like(frames, number),
-            "index": self._frames + frames,
+            "episode_index": np.full_like(frames, len(self._lengths)),
+            "index": self._frames + rows,
             "task_index": np.zeros_like(frames),
         }
-        for name, values in columns.items():
-            described = {"dtype": values.dtype.name, "shape": list(values.shape[1:]), "names": None}
-            self._described.setdefault(name, described)
-            self._statistics.setdefault(name, _Statistics()).update(values)
-        self._write(columns)
-        self._files.append(self._file)
-        self._lengths.append(length)
-        self._frames += length
-        if not episode.ended:
-            self._open.append(number)
 
-    def _write(self, columns: Mapping[str, np.ndarray]) -> None:
+    def _end_episode(self, ended: bool) -> None:
+        if not ended:
+            self._open.append(len(self._lengths))
+        self._lengths.append(self._length)
+        self._length = 0
+        for name, found in self._of_episode.items():
+            for key, value in found.told().items():
+                self._of_episodes.setdefault(f"stats/{name}/{key}", []).append(value)
+            if name in self._statistics:
+                self._statistics[name].add(found)
+            else:
+                self._statistics[name] = found
+        self._of_episode = {}
+
+    def _next_file(self) -> int:
+        """Number of the file for the next episode, which is all in it."""
+        if self._bytes >= _FILE_BYTES:
+            self._parquet.close()
+            self._parquet, self._file, self._bytes = None, self._file + 1, 0
+        return self._file
+
+    def _write(self, columns: Mapping[str, Any]) -> None:
         import pyarrow
         import pyarrow.parquet
 
-        table = pyarrow.table({name: _as_column(values) for name, values in columns.items()})
-        if self._parquet is not None and self._bytes + table.nbytes > _FILE_BYTES:
-            self._parquet.close()
-            self._parquet, self._file, self._bytes = None, self._file + 1, 0
+        table = pyarrow.table(dict(columns))
         if self._parquet is None:
-            chunk, number = divmod(self._file, _FILES_IN_A_FOLDER)
+            chunk, number = divmod(self._file, layout.FILES_IN_A_FOLDER)
             file = self._folder / layout.DATA.format(chunk_index=chunk, file_index=number)
             file.parent.mkdir(parents=True, exist_ok=True)
             self._parquet = pyarrow.parquet.ParquetWriter(file, table.schema)
@@ -169,6 +291,7 @@ class _Writer:
         if self._parquet is None:
             raise DatasetError(f"{buffer.source}: no transitions to write")
         self._parquet.close()
+        videos = {key: values for video in self.videos.values() for key, values in video.finish().items()}
         files, lengths = np.asarray(self._files, np.int64), np.asarray(self._lengths, np.int64)
         episode_table = pyarrow.table(
             {
@@ -177,8 +300,10 @@ class _Writer:
                 "length": lengths,
                 "dataset_from_index": np.cumsum(lengths) - lengths,
                 "dataset_to_index": np.cumsum(lengths),
-                "data/chunk_index": files // _FILES_IN_A_FOLDER,
-                "data/file_index": files % _FILES_IN_A_FOLDER,
+                "data/chunk_index": files // layout.FILES_IN_A_FOLDER,
+                "data/file_index": files % layout.FILES_IN_A_FOLDER,
+                **videos,
+                **{name: _as_lists(np.stack(values)) for name, values in self._of_episodes.items()},
                 "meta/episodes/chunk_index": np.zeros_like(files),
                 "meta/episodes/file_index": np.zeros_like(files),
             }
@@ -186,13 +311,17 @@ class _Writer:
         for name, table in ((layout.EPISODES, episode_table), (layout.TASKS, _task_table(self._task))):
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             pyarrow.parquet.write_table(table, self._folder / name)
-        self._write_json(layout.STATS, {name: found.finish() for name, found in self._statistics.items()})
+        statistics = {name: found.told() for name, found in self._statistics.items()}
+        self._write_json(
+            layout.STATS,
+            {name: {key: value.tolist() for key, value in told.items()} for name, told in statistics.items()},
+        )
         self._write_json(
             layout.OWN,
             {
                 "observation_space": described_spaces.describe(buffer.observation_space),
                 "action_space": described_spaces.describe(buffer.action_space),
-                "observations": {name: key or "state" for key, (name, _) in self._features.items()},
+                "observations": {feature.name: key or "state" for key, feature in self._features.items()},
                 "open_episodes": self._open,
                 "metadata": metadata,
             },
@@ -205,13 +334,13 @@ class _Writer:
                 "total_episodes": len(self._files),
                 "total_frames": self._frames,
                 "total_tasks": 1,
-                "chunks_size": _FILES_IN_A_FOLDER,
+                "chunks_size": layout.FILES_IN_A_FOLDER,
                 "data_files_size_in_mb": _FILE_BYTES // 2**20,
-                "video_files_size_in_mb": 200,
+                "video_files_size_in_mb": encoding.VIDEO_BYTES // 2**20,
                 "fps": self._fps,
                 "splits": {"train": f"0:{len(self._files)}"},
                 "data_path": layout.DATA,
-                "video_path": None,
+                "video_path": layout.VIDEO if self.videos else None,
                 "features": self._described,
             },
         )
@@ -225,8 +354,12 @@ def _as_column(values: np.ndarray) -> Any:
     """[rows, *shape] as a parquet column: a number a row, or lists in lists."""
     import pyarrow
 
-    if values.shape[1:] == (1,):
-        return pyarrow.array(values[:, 0])
+    return pyarrow.array(values[:, 0]) if values.shape[1:] == (1,) else _as_lists(values)
+
+
+def _as_lists(values: np.ndarray) -> Any:
+    import pyarrow
+
     column = pyarrow.array(np.ascontiguousarray(values).reshape(-1))
     for size in reversed(values.shape[1:]):
         offsets = np.arange(len(column) // size + 1, dtype=np.int32) * size
@@ -246,23 +379,3 @@ def _task_table(task: str) -> Any:
     ]
     of_pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0"}
     return table.replace_schema_metadata({"pandas": json.dumps(of_pandas)})
-
-
-class _Statistics:
-    """Range, mean and standard deviation of every element of a feature, as LeRobot normalises by them."""
-
-    def __init__(self) -> None:
-        self._count, self._sum, self._squares = 0, np.float64(0), np.float64(0)
-        self._low, self._high = np.float64(np.inf), np.float64(-np.inf)
-
-    def update(self, values: np.ndarray) -> None:
-        exact: Any = values.astype(np.float64)
-        self._count += len(exact)
-        self._sum, self._squares = self._sum + exact.sum(axis=0), self._squares + np.square(exact).sum(axis=0)
-        self._low, self._high = np.minimum(self._low, exact.min(axis=0)), np.maximum(self._high, exact.max(axis=0))
-
-    def finish(self) -> dict[str, Any]:
-        mean = self._sum / self._count
-        deviation = np.sqrt(np.maximum(self._squares / self._count - mean**2, 0))
-        found = {"min": self._low, "max": self._high, "mean": mean, "std": deviation}
-        return {**{key: np.asarray(value).tolist() for key, value in found.items()}, "count": [self._count]}

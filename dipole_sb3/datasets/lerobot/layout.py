@@ -25,8 +25,12 @@ VIDEO_OF_EPISODE = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episod
 """Of v2.1; in v3.0 several episodes share a file."""
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
+FILES_IN_A_FOLDER = 1000
+"""That an exported set has."""
+
 VERSIONS = ("v2.1", "v3.0")
 VISUAL = ("image", "video")
+IMAGE_AXES = ["height", "width", "channels"]
 _IMAGES_AT_A_TIME = 64
 COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Features that every set has."""

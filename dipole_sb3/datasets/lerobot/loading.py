@@ -19,7 +19,7 @@ from dipole_sb3.common import checks, described_spaces
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.observations import mapped, together
 from dipole_sb3.datasets.frames import Frames, as_floats, places, require_bounds, require_features, transitions
-from dipole_sb3.datasets.image_sizes import require_image_size
+from dipole_sb3.datasets.image_sizes import require_image_size, resized_space
 from dipole_sb3.datasets.lerobot import layout, pictures
 from dipole_sb3.datasets.lerobot.layout import Feature, Info
 
@@ -191,8 +191,8 @@ def read(
         action_space = action_space or own["action_space"]
     require_bounds(str(path), frames.actions, action_space)
     if own and observations is None:
-        observation_space = observation_space or own["observation_space"]
-        if isinstance(observation_space, spaces.Dict) and len(chosen) == 1:
+        observation_space = observation_space or resized_space(own["observation_space"], image_size if visual else None)
+        if isinstance(observation_space, spaces.Dict) and len(chosen) == 1 and numeric:
             (key,) = chosen.values()
             arrays |= {name: {key: arrays[name]} for name in ("observations", "next_observations")}
     images = {short: _pictures(path, info, key, image_size, numbers, lengths, columns) for key, short in visual.items()}

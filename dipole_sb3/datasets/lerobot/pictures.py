@@ -125,18 +125,20 @@ def _shown(file: Path, times: np.ndarray) -> Iterator[Any]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             decoded, frame, seen = container.decode(stream), None, "nothing"
-            for time in times:
-                while frame is None or frame.time < time - TOLERANCE:
+            # Where float32, as which sets keep times, tells less than the tolerance: after half an hour.
+            tolerances = np.maximum(TOLERANCE, np.spacing(times.astype(np.float32)))
+            for time, tolerance in zip(times, tolerances, strict=True):
+                while frame is None or frame.time < time - tolerance:
                     frame = next(decoded, None)
                     if frame is None:
                         raise DatasetError(f"{file}: ends after {seen}, expected a frame at {time:.6f} s")
                     if frame.time is None:
                         raise DatasetError(f"{file}: has a frame without a time, expected one at {time:.6f} s")
                     seen = f"{frame.time:.6f} s"
-                if frame.time > time + TOLERANCE:
+                if frame.time > time + tolerance:
                     raise DatasetError(
                         f"{file}: shows no frame at {time:.6f} s, the next one is at {seen}; expected one within "
-                        f"{TOLERANCE} s"
+                        f"{tolerance:g} s"
                     )
                 yield frame
     except (av.error.FFmpegError, IndexError) as error:  # IndexError: it has no video

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Command
 from small_ogbench_sets import contents, make
 
+from dipole_sb3 import FQL
 from dipole_sb3.common import renderers
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.datasets import ogbench
 from dipole_sb3.datasets.ogbench.names import split_files
 from dipole_sb3.datasets.ogbench.oracles import made
+from dipole_sb3.networks.encoders import ImpalaCNN
 
 SMALL = {"episodes": 1, "max_episode_steps": 3}
 NAME = "visual-scene-play"
@@ -64,6 +67,19 @@ def test_are_loaded_as_ogbench_loads_them(pictures: Path) -> None:
         assert split is not None
         for key in ("observations", "next_observations", "rewards"):
             np.testing.assert_array_equal(np.asarray(getattr(split, key))[:, 0], expected[key])
+
+
+def test_a_visual_task_trains_on_them(pictures: Path, dipole: Command) -> None:
+    """As configs/task/ogbench has it, but for sizes: stacks of three frames, random crops, FQL's α."""
+    tiny = ("offline_steps=2", "algo.batch_size=4", "algo.policy_kwargs.net_arch=[8]", "episodes=0", "run_dir=run")
+    chosen = (f"task=ogbench/{NAME}", "algo=fql", f"task.dataset_dir={pictures}", "task_id=3")
+    status, out, error = dipole("train", *chosen, *tiny, "algo.flow_steps=2", "pictures=false")
+    assert status == 0, error
+    assert "no hyperparameters of its own" not in out
+    model = FQL.load("run/model.zip", device="cpu")
+    assert model.observation_space.shape in ((64, 64, 9), (9, 64, 64))
+    assert (model.alpha, model.random_crop) == (100, 0.5)
+    assert isinstance(model.policy.flow.features_extractor, ImpalaCNN)
 
 
 def test_where_nothing_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
