@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from stable_baselines3.common.callbacks import BaseCallback
-from train_ways import ALGORITHMS, UPDATES_TO_WARM_UP, Setup, composed
+from train_ways import ALGORITHMS, UPDATES_TO_WARM_UP, VISUAL, Setup, composed
 from update_work import PeakMemory, kernels, smallest_launch, timed
 
 from dipole_sb3 import learn_together, load_dataset
@@ -136,6 +136,7 @@ def _cells(cuda: bool) -> Iterator[Cell]:
         yield from (Cell(task, "dipole", best, precision, 1) for precision in precisions)
         yield Cell(task, "dipole", "eager", "fp32", 1)
         yield from (Cell(task, "dipole", best, precision, first) for precision in precisions)
+    yield from (Cell(VISUAL, name, best, precision, 1) for name in ("fql", "dipole") for precision in precisions)
     for name in sorted(others, key=lambda name: name != "fql"):
         yield from (Cell("ogbench", name, way, "fp32", 1) for way in (best, "eager"))
     for precision in precisions:

@@ -67,7 +67,7 @@ def test_cells_hold_every_algorithm_and_number_of_runs_and_begin_with_what_matte
     every = cells(small=False, device=torch.device("cuda"))
     assert len(set(every)) == len(every)
     assert {cell.algorithm for cell in every} == set(ALGORITHMS)
-    assert {cell.task for cell in every} == {"ogbench", "exorl"}
+    assert {cell.task for cell in every} == {"ogbench", "exorl", "visual"}
     assert {cell.way for cell in every} == {"eager", "compiled", "captured"}
     assert {cell.precision for cell in every} == {"fp32", "tf32", "bf16"}
     assert {cell.runs for cell in every} == {1, 4, 8, 16, 32}

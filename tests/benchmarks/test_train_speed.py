@@ -74,6 +74,21 @@ def test_operations_of_iqls_update(task: str) -> None:
     assert setup.operations == 2 * setup.batch * (2 * critic + value + trained)
 
 
+def test_operations_of_an_update_that_sees() -> None:
+    """IQL's, with an encoder each for actor, value, critics and their targets; the image's gradient is not computed."""
+    setup = Setup("visual", "iql", 24, CPU)
+    stages = ((64, 9, 16), (32, 16, 32), (16, 32, 32))
+    first = 64 * 64 * 9 * 9 * 16
+    encoder = 8 * 8 * 32 * 512
+    for side, channels, wider in stages:
+        encoder += 9 * wider * (side * side * channels + 2 * (side // 2) ** 2 * wider)
+    (actor, _), (critic, _), (value, _) = (
+        layers(512 + more, 24, out) for more, out in ((0, 5), (5, 1), (0, 1))
+    )
+    trained = 3 * (3 * encoder + actor + 2 * critic + value) - 3 * first
+    assert setup.operations == 2 * setup.batch * (2 * encoder + 2 * critic + value + trained)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_can_be_measured(algorithm: str) -> None:
     setup = Setup("ogbench", algorithm, 16, CPU)
