@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import functools
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from commands import TINY, Command
 from recordings import Arrays
 
 from dipole_sb3 import DIPOLE, IQL, evaluate_sweep, learn_together, load_dataset
+from dipole_sb3.learning import compilation
 from dipole_sb3.learning.stacked_runs import OneRun
 from dipole_sb3.learning.update_execution import CapturedUpdates
 
@@ -54,6 +56,19 @@ def test_other_algorithms_and_other_numbers_are_refused_together(algorithm: Any,
         learn_together([one, other], 2)
 
 
+@pytest.fixture
+def without_own_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.compile makes graphs of an update and of its gradients as ever, and runs them by PyTorch's own kernels.
+
+    Those that it writes in C++ take half a minute for each algorithm; tests/learning compiles DIPOLE's and IQL's.
+    """
+    compilation.compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    yield
+    compilation.compiled.cache_clear()
+
+
+@pytest.mark.usefixtures("without_own_kernels")
 def test_compiled_updates_are_the_eager_ones(algorithm: Any, reacher_data: Arrays) -> None:
     eager, compiled = (
         small(algorithm, dataset=reacher_data, acceleration=how).learn(4) for how in ("eager", "compiled")
