@@ -90,7 +90,7 @@ def test_operations_of_iqls_update(task: str) -> None:
 def test_every_algorithm_can_be_measured(algorithm: str) -> None:
     setup = Setup("ogbench", algorithm, 16, CPU)
     assert setup.operations > 0
-    setup.trainer("eager", 2, "fp32")(1, setup.batch)
+    setup.trainer("eager", 2, "bf16")(1, setup.batch)
 
 
 def test_launches_are_operators_that_no_other_one_calls() -> None:
