@@ -29,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from dipole_export import export_bundle, graphs
-from dipole_export.exporter import exported_form
+from dipole_export import graphs
+from dipole_export.exporter import Precision, export_bundles, exported_form
 from dipole_export.pair import ExportedPair
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import read_bundle
@@ -121,7 +121,7 @@ class Decomposed(TwoNetworkPolicy):
 
 
 def contenders(
-    model: DIPOLE, bundles: dict[str, Path], candidates: int, threads: int
+    model: DIPOLE, bundles: Mapping[Precision, Path], candidates: int, threads: int
 ) -> dict[str, Callable[[], object]]:
     """By name, a call that makes one action."""
     assert isinstance(model.observation_space, spaces.Box)
@@ -131,7 +131,7 @@ def contenders(
     compiled = torch.compile(model.policy._predict)
     reference = TwoNetworkPolicy(read_bundle(bundles["fp32"]), threads)
     decomposed = Decomposed(model, bundles["fp32"], threads)
-    fused, short = (GuidedPolicy.load(bundles[precision], threads) for precision in ("fp32", "int8"))
+    fused, short = (GuidedPolicy.load(path, threads) for path in (bundles["fp32"], bundles["int8"]))
 
     def draw() -> Any:
         return random.standard_normal((candidates, size), np.float32)
@@ -268,14 +268,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = make_model(options.observation, options.action, options.width, options.flow_steps)
     result: dict[str, Any] = {"benchmark": "runtime_latency", **machine, "rows": [], "sweep": [], "loaded": []}
     with tempfile.TemporaryDirectory() as folder:
-        bundles = {precision: Path(folder) / precision for precision in ("fp32", "int8")}
+        bundles: dict[Precision, Path] = {"fp32": Path(folder) / "fp32", "int8": Path(folder) / "int8"}
+        manifests = export_bundles(model, bundles, max_int8_error=LARGEST_INT8_ERROR)
         for precision, path in bundles.items():
-            manifest = export_bundle(
-                model,
-                path,
-                precision,  # type: ignore[arg-type]
-                max_int8_error=LARGEST_INT8_ERROR,
-            )
+            manifest = manifests[precision]
             megabytes = sum(entry.size for entry in manifest.files.values()) / 1e6
             seconds, mebibytes = loaded(path)
             print(
@@ -301,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _sweep(bundles: dict[str, Path], seconds: float, threads: int) -> list[dict[str, Any]]:
+def _sweep(bundles: Mapping[Precision, Path], seconds: float, threads: int) -> list[dict[str, Any]]:
     rows = []
     for precision, path in bundles.items():
         policy = GuidedPolicy.load(path, threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 os.environ.setdefault("MUJOCO_GL", "disable")
 
 import gymnasium
+import hypothesis
 import pytest
 import torch
 from commands import Command
@@ -21,6 +23,9 @@ from sampled_environments import dict_env, image_env
 from dipole_sb3.cli import main
 
 torch.set_num_threads(1)
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 with suppress(ImportError):
     from absl import logging as absl_logging
 
@@ -31,33 +36,33 @@ with suppress(ImportError):
 
 LONG = (
     "test_ray_losses.py",
-    "test_parity.py",
-    "test_cli_runs.py",
-    "test_ray_engine.py",
-    "test_benchmark.py",
-    "test_contract_beyond_learning.py",
-    "test_train_speed.py",
-    "test_cli.py",
     "test_ogbench.py",
-    "test_accelerator.py",
-    "test_ogbench_interruptions.py",
-    "test_killed_runs.py",
-    "test_export.py",
     "test_command.py",
-    "test_contract_logging.py",
+    "test_ray_engine.py",
+    "test_cli.py",
+    "test_benchmark.py",
+    "test_cli_runs.py",
+    "test_ogbench_interruptions.py",
+    "test_accelerator.py",
+    "test_contract_beyond_learning.py",
+    "test_benchmarks.py",
     "test_background_evaluation.py",
     "test_driving_commands.py",
-    "test_docs.py",
-    "test_hooks.py",
+    "test_parity.py",
+    "test_sampled_forms.py",
+    "test_summary.py",
+    "test_export.py",
     "test_deterministic.py",
     "test_launchers.py",
-    "test_benchmarks.py",
-    "test_summary.py",
+    "test_killed_runs.py",
+    "test_hooks.py",
+    "test_train_speed.py",
     "test_resume_auto.py",
     "test_ogbench_pictures.py",
-    "test_exorl_interruptions.py",
     "test_ogbench_goals.py",
-    "test_contract_hindsight.py",
+    "test_docs.py",
+    "test_exorl_interruptions.py",
+    "test_camera_demo.py",
     "test_ros_colcon.py",
 )
 """Files that take more than half a minute, the longest first: where files run side by side, one that began last would
@@ -73,6 +78,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda") is not None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no garbage collection need look at its hundreds of thousands of objects again.
+
+    OGBench's loader asks for a full one whenever it has looked at a scene; others, which took a tenth of the suite's
+    time, come less often.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(scope="session")

@@ -169,12 +169,11 @@ def _composed(suite: Suite, algorithm: str, entry: TaskEntry, out: Path, overrid
 
 
 def _group(algorithm: str, entry: TaskEntry, task_id: int | None, config: DictConfig, seeds: int, out: Path) -> Group:
-    runs = []
+    runs, of_task = [], copy.deepcopy(config)
+    if task_id is not None:
+        of_task.task_id = task_id
     for seed in range(seeds):
-        each = copy.deepcopy(config)
-        if task_id is not None:
-            each.task_id = task_id
-        each = with_seed(each, seed)
+        each = with_seed(of_task, seed)
         folder = out / each.task.name / algorithm / f"seed{seed}"
         each.run_dir = str(folder)
         runs.append(Run(each, folder, (f"algo={algorithm}", f"task={each.task.name}")))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -84,10 +84,13 @@ def with_seed(config: DictConfig, seed: int) -> DictConfig:
     """One run's part of a configuration: resolved, with this seed."""
     config = copy.deepcopy(config)
     config.seed, config.runs = seed, 1
-    added = copy.deepcopy(config)
-    # An escaped interpolation resolves to an interpolation: the folder may still get another name.
-    added.run_dir = r"\${run_dir}"
-    resolved = {name: OmegaConf.to_container(added, resolve=True)[name] for name in HOOKS if config.get(name)}  # type: ignore[index,call-overload]
+    resolved: Any = {}
+    if hooks := [name for name in HOOKS if config.get(name)]:
+        added = copy.deepcopy(config)
+        # An escaped interpolation resolves to an interpolation: the folder may still get another name.
+        added.run_dir = r"\${run_dir}"
+        entries_of: Any = OmegaConf.to_container(added, resolve=True)
+        resolved = {name: entries_of[name] for name in hooks}
     OmegaConf.resolve(config)
     for name, entries in resolved.items():
         config[name] = entries

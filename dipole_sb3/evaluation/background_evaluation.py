@@ -48,10 +48,17 @@ class PolicySnapshot(NamedTuple):
         )
 
     def restored(self) -> RestoredModel:
-        """A model that acts like the one in the snapshot."""
-        policy = self.policy_class(**self.arguments).to(self.device)
+        """A model that acts like the one in the snapshot, and cannot learn."""
+        policy = self.policy_class(**{**self.arguments, "optimizer_class": _NoOptimizer}).to(self.device)
         policy.load_state_dict({name: torch.as_tensor(array) for name, array in self.parameters.items()})
         return RestoredModel(policy, self.statistics)
+
+
+class _NoOptimizer:
+    """In an optimizer's place: with the first of PyTorch's, a process imports the compiler, which takes seconds."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
 
 
 class RestoredModel:

@@ -206,21 +206,16 @@ def export(model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path) 
     """Writes both bundles; returns their manifests by precision. Errors are measured on the data's observations."""
     from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 
-    from dipole_export.exporter import export_bundle
+    from dipole_export.exporter import export_bundles
 
-    provenance = provenance_of_run(folder / run_folder.MODEL)
-    return {
-        precision: export_bundle(
-            model,
-            folder / name,
-            precision,
-            # The largest there is: errors and returns are printed, so the reader can decide.
-            max_int8_error=LARGEST_INT8_ERROR,
-            observations=flat_rows(dataset),
-            provenance=provenance,
-        )
-        for precision, name in BUNDLES.items()
-    }
+    return export_bundles(
+        model,
+        {precision: folder / name for precision, name in BUNDLES.items()},
+        # The largest there is: errors and returns are printed, so the reader can decide.
+        max_int8_error=LARGEST_INT8_ERROR,
+        observations=flat_rows(dataset),
+        provenance=provenance_of_run(folder / run_folder.MODEL),
+    )
 
 
 def page_of(folder: Path) -> Path:

@@ -98,11 +98,43 @@ def export_bundle(
         model; nothing is written.
     :raises OSError: the bundle cannot be written; an existing bundle is unchanged.
     """
-    if precision not in ("fp32", "int8"):
-        raise ValueError(f"precision is {precision!r}, expected 'fp32' or 'int8'")
+    bundles = export_bundles(
+        model,
+        {precision: path},
+        omega_range=omega_range,
+        picture=picture,
+        max_int8_error=max_int8_error,
+        observations=observations,
+        observation_names=observation_names,
+        action_names=action_names,
+        provenance=provenance,
+    )
+    return bundles[precision]
+
+
+def export_bundles(
+    model: OfflineAlgorithm,
+    paths: Mapping[Precision, str | Path],
+    *,
+    omega_range: tuple[float, float] | None = None,
+    picture: ImageSize | Mapping[str, ImageSize] | None = None,
+    max_int8_error: float = 0.05,
+    observations: np.ndarray | Mapping[str, np.ndarray] | None = None,
+    observation_names: Sequence[str] | None = None,
+    action_names: Sequence[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[Precision, Manifest]:
+    """Bundles of one model in several precisions, whose graphs are made once; else see :func:`export_bundle`.
+
+    :param paths: precision → where its bundle goes; each is written before the next one is made.
+    :return: the manifests by precision.
+    """
+    for precision, path in paths.items():
+        if precision not in ("fp32", "int8"):
+            raise ValueError(f"precision is {precision!r}, expected 'fp32' or 'int8'")
+        require_writable(Path(path))
     if isinstance(max_int8_error, bool) or not 0 < max_int8_error <= LARGEST_INT8_ERROR:
         raise ValueError(f"max_int8_error is {max_int8_error}, expected more than 0 and at most {LARGEST_INT8_ERROR}")
-    require_writable(Path(path))
     form = exported_form(model, omega_range)
     encoder = encoder_spec(model.observation_space, picture, form.source.seen_size)
     sizes = [] if encoder is None else [(one.height, one.width) for one in encoder.pictures]
@@ -111,33 +143,37 @@ def export_bundle(
         seen = random_observations(model.observation_space, form.source.statistics, count, SEED, sizes)
     else:
         seen = drawn_observations(model.observation_space, observations, count, SEED, sizes)
+    observation = _observation(model, form.source, observation_names)
+    action = _action(model, form.source, action_names)
     vectors = form.vectors(seen[:_VECTORS])
-    networks = form.networks()
+    exact = form.networks()
     encoding = None if encoder is None else Encoding(form.source, encoder)
     if encoding is not None:
-        networks[ENCODER] = encoding.to_onnx()
-    if precision == "int8":
-        networks = _in_8_bits(form, encoding, networks, seen[:_FITTED_OBSERVATIONS])
-    files = {**networks, VECTORS: vectors.to_bytes()}
-    manifest = Manifest(
-        files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
-        observation=_observation(model, form.source, observation_names),
-        action=_action(model, form.source, action_names),
-        guidance=form.guidance,
-        precision=precision,
-        parity=_UNMEASURED,
-        provenance={**_provenance(model), **_knob(model, form), **(provenance or {})},
-        encoder=encoder,
-    )
-    errors = form.errors(Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path)), seen)
-    accepted = _accepted(errors, precision, max_int8_error, form.advice, str(path))
-    by_omega = {f"{omega:g}": error.action_error for omega, error in errors.items() if omega is not None}
-    more = {"action_error_by_omega": by_omega} if by_omega else {}
-    manifest = replace(manifest, parity=accepted, provenance={**manifest.provenance, **more})
-    bundle = Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path))
-    GuidedPolicy.from_bundle(bundle)
-    write_bundle(bundle, Path(path))
-    return manifest
+        exact[ENCODER] = encoding.to_onnx()
+    manifests: dict[Precision, Manifest] = {}
+    for precision, path in paths.items():
+        networks = exact if precision == "fp32" else _in_8_bits(form, encoding, exact, seen[:_FITTED_OBSERVATIONS])
+        files = {**networks, VECTORS: vectors.to_bytes()}
+        manifest = Manifest(
+            files={name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+            observation=observation,
+            action=action,
+            guidance=form.guidance,
+            precision=precision,
+            parity=_UNMEASURED,
+            provenance={**_provenance(model), **_knob(model, form), **(provenance or {})},
+            encoder=encoder,
+        )
+        errors = form.errors(Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path)), seen)
+        accepted = _accepted(errors, precision, max_int8_error, form.advice, str(path))
+        by_omega = {f"{omega:g}": error.action_error for omega, error in errors.items() if omega is not None}
+        more = {"action_error_by_omega": by_omega} if by_omega else {}
+        manifest = replace(manifest, parity=accepted, provenance={**manifest.provenance, **more})
+        bundle = Bundle.from_files({MANIFEST: manifest.to_bytes(), **files}, str(path))
+        GuidedPolicy.from_bundle(bundle)
+        write_bundle(bundle, Path(path))
+        manifests[precision] = manifest
+    return manifests
 
 
 def _in_8_bits(
@@ -183,8 +219,9 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
     """Copies of the acting networks, in the form needed to write a bundle.
 
     :param omega_range: see :func:`export_bundle`.
-    :raises ValueError: observations are images of floats, bounds are not finite, normalisation statistics are missing,
-        bundles do not support this form of policy, or ``omega_range`` is given for a policy without greediness.
+    :raises ValueError: observations are images of floats, bounds or parameters are not finite, normalisation statistics
+        are missing, bundles do not support this form of policy, or ``omega_range`` is given for a policy without
+        greediness.
     """
     for key, space in flat_order(model.observation_space).items():
         name = "observations" if key is None else f"the observation {key!r}"
@@ -207,6 +244,12 @@ def exported_form(model: OfflineAlgorithm, omega_range: tuple[float, float] | No
         )
     for network in (form.actor, form.critic):
         network.cpu().eval()
+        for name, parameter in network.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise ValueError(
+                    f"the model's parameter {name} is not finite, expected finite numbers only: training has diverged, "
+                    "export an earlier checkpoint"
+                )
     sights = picture_order(model.observation_space)
     source: Source[Any] = Source(form, statistics, *bounds, is_encoded=bool(sights))
     omega = omega_of(model, form, omega_range)

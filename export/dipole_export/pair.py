@@ -38,10 +38,15 @@ class ExportedPair(ExportedCandidates):
         source, observation, size = self.source, self.source.seen_size, len(self.source.low)
         action = torch.zeros(BATCH, size)
         field = {"observation": torch.zeros(BATCH, observation), "action_t": action, "time": torch.zeros(BATCH, 1)}
+        policy = graphs.GuidedPolicy(source)
+        positive, *negative = (
+            to_onnx(graphs.VelocityField(source, member), field, ["velocity"], dict.fromkeys(field, "batch"))
+            for member in range(len(policy.fields))
+        )
         return {
-            GUIDED: self.acting_graph(graphs.GuidedPolicy(source)),
-            POSITIVE: to_onnx(graphs.VelocityField(source, 0), field, ["velocity"], dict.fromkeys(field, "batch")),
-            NEGATIVE: to_onnx(graphs.VelocityField(source, 1), field, ["velocity"], dict.fromkeys(field, "batch")),
+            GUIDED: self.acting_graph(policy),
+            POSITIVE: positive,
+            NEGATIVE: negative[0] if negative else positive,
             CRITIC: critic_graph(source, observation),
         }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import train_speed  # noqa: E402
 from train_peers import products_in  # noqa: E402
 from train_ways import ALGORITHMS, TASKS, Setup  # noqa: E402
+from train_ways import _memory as memory_here  # noqa: E402
 from update_work import launches  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -25,15 +28,24 @@ MEASURED = ("dipole", "iql")
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What a small run prints, and what it writes."""
+    """What a small run prints, and what it writes; memory is measured in this process, not in twelve of their own."""
     file = tmp_path_factory.mktemp("speed") / "speed.json"
     arguments = ["--tasks", "ogbench", "--widths", "16", "--ways", "eager", "captured", "--runs", "1", "2"]
     arguments += ["--algos", *MEASURED]
     arguments += ["--precisions", "fp32", "bf16"]
     arguments += ["--seconds", "0.2", "--turns", "2", "--threads", "1", "--device", "cpu", "--json", str(file)]
-    command = [sys.executable, str(BENCHMARKS / "train_speed.py"), *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    return run.stdout, json.loads(file.read_text())
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as replaced, contextlib.redirect_stdout(printed):
+        replaced.setattr(Setup, "memory", memory_here)
+        train_speed.main(arguments)
+    return printed.getvalue(), json.loads(file.read_text())
+
+
+def test_memory_is_that_of_a_process_of_its_own() -> None:
+    found = Setup("ogbench", "dipole", 16, CPU).memory("eager", 2, "bf16")
+    if sys.platform == "linux":
+        assert found is not None
+        assert found > 0
 
 
 def layers(inputs: int, width: int, outputs: int) -> tuple[int, int]:
@@ -93,7 +105,7 @@ def test_operations_of_an_update_that_sees() -> None:
 def test_every_algorithm_can_be_measured(algorithm: str) -> None:
     setup = Setup("ogbench", algorithm, 16, CPU)
     assert setup.operations > 0
-    setup.trainer("eager", 2, "fp32")(1, setup.batch)
+    setup.trainer("eager", 2, "bf16")(1, setup.batch)
 
 
 def test_launches_are_operators_that_no_other_one_calls() -> None:
@@ -198,9 +210,10 @@ def test_operations_of_the_peers_update(measured: tuple[str, dict[str, Any]]) ->
         (sys.executable, "gave no answer, the messages above say why"),
     ],
 )
-def test_peer_that_does_not_start_is_refused_at_once(python: str, message: str) -> None:
-    command = [sys.executable, str(BENCHMARKS / "train_speed.py"), "--tasks", "ogbench", "--widths", "16"]
-    run = subprocess.run([*command, "--peer-python", python], capture_output=True, text=True)
-    assert run.returncode == 1
-    assert message in run.stderr.splitlines()[-1]
-    assert "updates/s" not in run.stdout
+def test_peer_that_does_not_start_is_refused_at_once(
+    python: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        train_speed.main(["--tasks", "ogbench", "--widths", "16", "--peer-python", python])
+    assert message in str(refused.value)
+    assert "updates/s" not in capfd.readouterr().out

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -38,7 +38,6 @@ def alike(one: Any, other: Any) -> bool:
     return bool(one == other or (one != one and other != other))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 3).flatmap(lambda n: st.lists(st.lists(INFOS, min_size=n, max_size=n), max_size=4)))
 def test_they_come_back(rows: list[list[dict[str, Any]]]) -> None:
     data = infos_to_bytes(rows)

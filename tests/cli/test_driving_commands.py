@@ -16,6 +16,7 @@ import pytest
 from commands import Command
 from dipole_export.cli import main as whole_command
 from omegaconf import OmegaConf
+from parts_here import in_this_process
 
 from dipole_sb3.cli import driving, run_folder
 from dipole_sb3.cli.claim import claimed
@@ -32,7 +33,7 @@ SMALL = [
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of six scenes to train on and two to test on."""
     folder = tmp_path_factory.mktemp("scenes")
-    make_scenes("driving/highway-mix", scenes=6, dataset_dir=folder, processes=1, progress=False)
+    make_scenes("driving/highway-mix", scenes=6, dataset_dir=folder, elsewhere=in_this_process)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -126,42 +125,13 @@ def cut_off(machine: subprocess.Popen[bytes]) -> None:
     machine.wait()
 
 
-def test_a_run_whose_process_is_killed_and_then_its_machine_goes_on(
-    dipole: Command, cluster: Cluster, engine: list[str], whole: Path
-) -> None:
-    first, others = machine(cluster), list[subprocess.Popen[bytes]]()
-    folder, killed_at = Path("mine").absolute(), list[int]()
-
-    def kill() -> None:
-        os.kill(int(json.loads((folder / "claim.json").read_text())["pid"]), signal.SIGKILL)
-        killed_at.append(newest(folder))
-
-    def replace() -> None:
-        cut_off(first)
-        others.append(machine(cluster))
-
-    threads = [when(lambda: newest(folder) > 0, kill)]
-    threads.append(when(lambda: bool(killed_at) and newest(folder) > killed_at[0], replace))
-    try:
-        status, out, err = dipole("train", *LONG, *engine, "run_dir=mine")
-    finally:
-        for thread in threads:
-            thread.join()
-        for each in others:
-            cut_off(each)
-    assert (status, err) == (0, "")
-    assert "it goes on, 1 of 3" in out
-    assert "it goes on, 2 of 3" in out
-    assert_equal(folder, whole)
-
-
 def test_a_command_that_is_ended_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
     """With a cluster of its own, again and again: after one, Ray does not come back to another in the same process."""
     monkeypatch.chdir(tmp_path)
     folder, engine = tmp_path / "mine", ["engine=ray", "slots=1"]
     command = [sys.executable, "-m", "dipole_sb3.cli", "train"]
     options = [*LONG, *engine, "run_dir=mine"]
-    for end, status in ((signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)):
+    for end, status in ((signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)):
         before = newest(folder)
         driver = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         when(lambda: newest(folder) > before, lambda: driver.send_signal(end)).join()  # noqa: B023
@@ -178,12 +148,10 @@ def test_a_command_that_is_ended_can_go_on(tmp_path: Path, monkeypatch: pytest.M
 
 
 IN_ITS_OWN_FILES = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-
-
-needs_own_files = pytest.mark.skipif(
-    shutil.which("unshare") is None or subprocess.run([*IN_ITS_OWN_FILES, "true"], check=False).returncode != 0,
-    reason="no file system of one's own here",
+OWN_FILES = (
+    shutil.which("unshare") is not None and subprocess.run([*IN_ITS_OWN_FILES, "true"], check=False).returncode == 0
 )
+"""Whether a process can have a file system of its own here."""
 
 
 def machine_without(folder: Path, cluster: Cluster) -> subprocess.Popen[bytes]:
@@ -192,58 +160,48 @@ def machine_without(folder: Path, cluster: Cluster) -> subprocess.Popen[bytes]:
     return machine(cluster, *IN_ITS_OWN_FILES, *hidden)
 
 
-@needs_own_files
-def test_what_a_machine_without_the_folder_makes_comes_back(
+def test_a_run_goes_on_on_whatever_machine_is_left(
     dipole: Command, cluster: Cluster, engine: list[str], whole: Path, tmp_path: Path
 ) -> None:
-    """Also the checkpoint with which it goes on after its process was killed."""
-    first, folder = machine_without(tmp_path, cluster), Path("mine").absolute()
-    killed: list[int] = []
+    """First its process is killed, then its machine is gone, then the next one, too.
+
+    The first and the last machine do not have the folder, so that what they make comes back, also the checkpoints with
+    which it goes on; the one between them shares it, and writes it itself. Where no process can have a file system of
+    its own, all share it.
+    """
+    folder, ended_at = Path("mine").absolute(), [0]
+    machines = [machine_without(tmp_path, cluster) if OWN_FILES else machine(cluster)]
 
     def kill() -> None:
-        (task,) = [process for process in processes_of(first) if "_perform_in" in " ".join(process.cmdline())]
-        killed.append(task.pid)
+        (task,) = [process for process in processes_of(machines[0]) if "_perform_in" in " ".join(process.cmdline())]
         task.kill()
+        ended_at.append(newest(folder))
 
-    thread = when(lambda: newest(folder) > 0, kill)
+    def replace() -> None:
+        cut_off(machines[-1])
+        machines.append(machine_without(tmp_path, cluster) if OWN_FILES and len(machines) == 2 else machine(cluster))
+        ended_at.append(newest(folder))
+
+    def after(losses: int) -> Callable[[], bool]:
+        return lambda: len(ended_at) > losses and newest(folder) > ended_at[-1]
+
+    threads = [when(after(losses), then) for losses, then in enumerate([kill, replace, replace])]
     try:
         status, out, err = dipole("train", *LONG, *engine, "run_dir=mine")
     finally:
-        thread.join()
-        cut_off(first)
+        for thread in threads:
+            thread.join()
+        cut_off(machines[-1])
     assert (status, err) == (0, "")
-    assert killed
-    assert "it goes on, 1 of 3" in out
+    for loss in (1, 2, 3):
+        assert f"it goes on, {loss} of 3" in out
     assert len(list(folder.glob("checkpoints/*.zip"))) == 2  # older ones are gone here, too
     assert_equal(folder, whole)
     rows = [(each / "progress.csv").read_text().count("\n") for each in (folder, whole)]
     assert rows[0] == rows[1]
 
 
-@needs_own_files
-def test_a_run_goes_on_where_the_folder_is_shared_after_a_machine_without_it(
-    dipole: Command, cluster: Cluster, engine: list[str], tmp_path: Path
-) -> None:
-    first, others = machine_without(tmp_path, cluster), list[subprocess.Popen[bytes]]()
-    folder = Path("mine").absolute()
-
-    def replace() -> None:
-        cut_off(first)
-        others.append(machine(cluster))
-
-    thread = when(lambda: newest(folder) > 0, replace)
-    try:
-        status, out, err = dipole("train", *LONG, *engine, "run_dir=mine")
-    finally:
-        thread.join()
-        for each in others:
-            cut_off(each)
-    assert (status, err) == (0, "")
-    assert "it goes on, 1 of 3" in out
-    assert (folder / "model.zip").exists()
-
-
-@needs_own_files
+@pytest.mark.skipif(not OWN_FILES, reason="no file system of one's own here")
 def test_what_another_process_writes_here_is_left_to_it(
     dipole: Command, cluster: Cluster, engine: list[str], tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def test_groups_are_cut_so_that_every_slot_has_something_to_do(sizes: list[int],
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.none() | st.binary(max_size=8)), max_size=12), st.data())
 def test_folders_are_alike_after_every_parcel(changes: list[tuple[str, bytes | None]], data: st.DataObject) -> None:
-    base = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    base = Path(tempfile.mkdtemp())
     there, here = base / "there", base / "here"
     before = os.getcwd()
     try:

@@ -14,6 +14,7 @@ from dipole_sb3.cli import main, over_runs, run_folder
 from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.found_runs import common_folder, read_runs, run_folders
 from dipole_sb3.common.intervals import mean_interval
+from dipole_sb3.plots import benchmark as benchmark_plots
 
 EVALUATED = [*TINY, "log_interval=1", "checkpoint_minutes=0", "episodes=2", "omegas=[0,2]", "candidates=[1]"]
 SUITE = """\
@@ -46,6 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(benchmark_plots, "REPETITIONS", 20)  # nobody looks at the benchmark's pictures here
         Path("suite.yaml").write_text(SUITE)
         for arguments in LAYOUTS.values():
             assert main(arguments) == 0

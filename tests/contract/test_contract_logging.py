@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dipole_sb3 import DIPOLE, OfflineReplayBuffer
-from dipole_sb3.algorithms.dipole.algorithm import OfflineAlgorithm
+from dipole_sb3 import DIPOLE, IQL, OfflineReplayBuffer
 from dipole_sb3.algorithms.dipole.losses import SATURATION
+from dipole_sb3.learning import offline_algorithm
+from dipole_sb3.learning.offline_algorithm import OFFLINE_LOG_UNIT, OfflineAlgorithm
 
 SB3_KEYS = {"train/actor_loss", "train/critic_loss", "train/learning_rate", "time/fps"}
 OUR_KEYS = {"time/updates_per_second"}
@@ -45,6 +47,14 @@ OWN_KEYS: dict[type[OfflineAlgorithm], set[str]] = {
 CSV_KEYS = {"train/n_updates", "time/total_timesteps", "time/time_elapsed", "time/episodes"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def rows_of_25_updates() -> Iterator[None]:
+    """Of the algorithm's 250, of which one test is."""
+    with pytest.MonkeyPatch.context() as shorter:
+        shorter.setattr(offline_algorithm, "OFFLINE_LOG_UNIT", 25)
+        yield
+
+
 def split(data: Arrays) -> OfflineReplayBuffer:
     """250 transitions to learn from, the rest for validation."""
     buffer = OfflineReplayBuffer.from_arrays({key: value[:250] for key, value in data.items()})
@@ -62,11 +72,14 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module", params=ALGORITHMS, ids=[algorithm.__name__ for algorithm in ALGORITHMS])
 def events(
-    request: pytest.FixtureRequest, reacher_data: Arrays, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    rows_of_25_updates: None,
+    reacher_data: Arrays,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[type[OfflineAlgorithm], EventAccumulator]:
     folder = tmp_path_factory.mktemp("tensorboard")
     model = small(request.param, dataset=split(reacher_data), tensorboard_log=str(folder))
-    model.learn(600, log_interval=1, tb_log_name="run")
+    model.learn(60, log_interval=1, tb_log_name="run")
     accumulator = EventAccumulator(str(folder / "run_1"))
     accumulator.Reload()
     return request.param, accumulator
@@ -79,13 +92,13 @@ def test_tensorboard_has_sb3s_keys_and_ours(events: tuple[type[OfflineAlgorithm]
     assert "validation/critic_loss" in found
 
 
-def test_tensorboard_has_a_point_every_250_updates_and_at_the_end(
+def test_tensorboard_has_a_point_in_every_row_and_at_the_end(
     events: tuple[type[OfflineAlgorithm], EventAccumulator],
 ) -> None:
     _, accumulator = events
     for key in accumulator.Tags()["scalars"]:
         points = accumulator.Scalars(key)
-        assert [point.step for point in points] == [250, 500, 600], key
+        assert [point.step for point in points] == [25, 50, 60], key
         assert all(np.isfinite(point.value) for point in points), key
 
 
@@ -113,22 +126,30 @@ def test_tensorboard_runs_are_numbered_as_in_sb3(model: Any, tmp_path: Path) -> 
 
 def test_csv_has_sb3s_keys_and_ours(algorithm: Any, model: Any, tmp_path: Path) -> None:
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(500, log_interval=1)
+    model.learn(50, log_interval=1)
     rows = rows_of(tmp_path)
     assert set(rows[0]) >= SB3_KEYS | OUR_KEYS | OWN_KEYS.get(algorithm, set()) | CSV_KEYS
-    assert [row["time/total_timesteps"] for row in rows] == ["250", "500"]
-    assert [row["train/n_updates"] for row in rows] == ["250", "500"]
+    assert [row["time/total_timesteps"] for row in rows] == ["25", "50"]
+    assert [row["train/n_updates"] for row in rows] == ["25", "50"]
     assert all(float(row["time/updates_per_second"]) > 0 for row in rows)
     assert all(float(row["train/learning_rate"]) == 1e-3 for row in rows)
 
 
-@pytest.mark.parametrize(("log_interval", "expected"), [(1, [250, 500, 510]), (2, [500, 510]), (4, [510])])
-def test_log_interval_counts_250_updates_and_the_end(
+@pytest.mark.parametrize(("log_interval", "expected"), [(1, [25, 50, 51]), (2, [50, 51]), (4, [51])])
+def test_log_interval_counts_rows_and_the_end(
     model: Any, tmp_path: Path, log_interval: int, expected: list[int]
 ) -> None:
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(510, log_interval=log_interval)
+    model.learn(51, log_interval=log_interval)
     assert [int(row["time/total_timesteps"]) for row in rows_of(tmp_path)] == expected
+
+
+def test_a_row_is_of_250_updates(reacher_data: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline_algorithm, "OFFLINE_LOG_UNIT", OFFLINE_LOG_UNIT)
+    model = small(IQL, dataset=reacher_data)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(251, log_interval=1)
+    assert [int(row["time/total_timesteps"]) for row in rows_of(tmp_path)] == [250, 251]
 
 
 def test_without_a_validation_split_nothing_is_made_up(model: Any, tmp_path: Path) -> None:

@@ -8,15 +8,13 @@ import pytest
 from exorl_recordings import TASKS, Episodes, record
 from small_ogbench_sets import SMALL_SETS, make
 
-from dipole_sb3.datasets.ogbench.generation import make_dataset
-
 
 @pytest.fixture(scope="session")
 def ogbench_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one small set of every family, made by our generator."""
     folder = tmp_path_factory.mktemp("ogbench")
     for name, (episodes, steps) in SMALL_SETS.items():
-        make_dataset(name, episodes=episodes, max_episode_steps=steps, processes=1, dataset_dir=folder, progress=False)
+        make(folder, name=name, episodes=episodes, max_episode_steps=steps)
     return folder
 
 

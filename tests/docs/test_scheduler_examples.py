@@ -40,36 +40,6 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **job, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_job_that_is_warned_is_requeued_and_goes_on(tmp_path: Path, slurm: dict[str, str]) -> None:
-    command = ["bash", str(EXAMPLES / "slurm.sh"), *BEGIN]
-    job = subprocess.Popen(
-        [*command, "offline_steps=1000000"],
-        cwd=tmp_path,
-        env=slurm,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    folder = tmp_path / "runs/17/seed1"
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("checkpoints/*.zip")) and time.monotonic() < deadline and job.poll() is None:
-        time.sleep(0.05)
-    # As Slurm does it: every process of the step, not the script.
-    (training,) = (int(pid) for pid in subprocess.check_output(["pgrep", "-P", str(job.pid)], text=True).split())
-    os.kill(training, signal.SIGUSR1)
-    out, _ = job.communicate(timeout=60)
-    assert job.returncode == 75, out
-    assert (tmp_path / "scontrol.log").read_text() == "requeue 17_1\n"
-    steps = max(int(path.stem.split("_")[1]) for path in folder.glob("checkpoints/*.zip")) + 5
-    again = subprocess.run(
-        [*command, f"offline_steps={steps}"], cwd=tmp_path, env=slurm, capture_output=True, text=True, check=True
-    )
-    assert f"going on after {steps - 5} of {steps} timesteps" in again.stdout
-    assert DIPOLE.load(folder / "model.zip").num_timesteps == steps
-    assert (tmp_path / "scontrol.log").read_text() == "requeue 17_1\n"
-
-
 def test_the_job_of_kubernetes_runs_a_command_that_there_is() -> None:
     job = yaml.safe_load((EXAMPLES / "kubernetes.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
@@ -111,6 +81,7 @@ class JobOfTheScript:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_the_script_is_warned_and_started_again_by_submitit(tmp_path: Path, slurm: dict[str, str]) -> None:
+    """It asks Slurm to have its job requeued, once, and the next start goes on."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     executor = submitit.LocalExecutor(tmp_path / "submitit")
     executor.update_parameters(timeout_min=5)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from dipole_export.deterministic import ExportedDeterministic
-from dipole_export.pair import ExportedPair
 from gymnasium import spaces
 from sampled_environments import Sampled
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -144,18 +139,3 @@ def predict_with(model: DIPOLE, observation: Any, noise: np.ndarray, omega: floa
     monkeypatch.undo()
     assert isinstance(action, np.ndarray)
     return action
-
-
-@contextmanager
-def traced_once() -> Iterator[None]:
-    """For several exports of one model: its graphs, which take seconds, are made by the first of them."""
-    made: dict[str, bytes] = {}
-    with pytest.MonkeyPatch.context() as patched:
-        for form in (ExportedPair, ExportedDeterministic):
-
-            def networks(self: Any, trace: Any = form.networks) -> dict[str, bytes]:
-                made.update({} if made else trace(self))
-                return made.copy()
-
-            patched.setattr(form, "networks", networks)
-        yield

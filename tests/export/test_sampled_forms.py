@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from dipole_export import export_bundle
+from dipole_export.exporter import Precision, export_bundles
 from dipole_runtime import GuidedPolicy, GuidedPolicyError
 from dipole_runtime.bundle import read_bundle
 from dipole_runtime.inspection import describe
@@ -19,7 +20,9 @@ from dipole_runtime.manifest import CRITIC, GUIDED, MANIFEST, NEGATIVE, POSITIVE
 from dipole_runtime.tolerances import LARGEST_INT8_ERROR
 from gymnasium import spaces
 
-from dipole_sb3 import CFGRL, DIPOLE, FAWAC, FQL, IDQL, IFQL, OfflineReplayBuffer, ReBRAC
+import dipole_sb3
+from dipole_sb3 import CFGRL, DIPOLE, FAWAC, FQL, IDQL, IFQL, IQL, OfflineReplayBuffer, ReBRAC
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 OBSERVATION, ACTION = 5, spaces.Box(np.array([-2.0, 0.0]), np.array([1.0, 3.0]), dtype=np.float32)
 SAMPLED = (IFQL, FAWAC, FQL, CFGRL, IDQL)
@@ -68,11 +71,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[Any]], 
     @functools.cache
     def model_and_bundle(algorithm: type[Any]) -> tuple[Any, Path]:
         model = make(algorithm, **({"actor_tau": 0.1} if algorithm is IDQL else {"flow_steps": 4}))
-        bundle = tmp_path_factory.mktemp("exported") / "bundle"
-        export_bundle(model, bundle)
+        folder = tmp_path_factory.mktemp("exported")
+        model.save(folder / "model")
+        bundle = folder / "bundle"
+        export_bundle(algorithm.load(folder / "model", device="cpu"), bundle)
         return model, bundle
 
     return model_and_bundle
+
+
+def test_every_algorithm_has_a_test_of_its_bundles() -> None:
+    """The pair in test_parity.py, policies of one action in test_deterministic.py and below, the others here."""
+    of_package = {each for each in vars(dipole_sb3).values() if isinstance(each, type)}
+    algorithms = {each for each in of_package if issubclass(each, OfflineAlgorithm)}
+    assert algorithms == {DIPOLE, IQL, ReBRAC, *SAMPLED}
 
 
 @pytest.mark.parametrize("algorithm", SAMPLED)
@@ -137,8 +149,8 @@ def test_int8(algorithm: type[Any], tmp_path: Path) -> None:
     # Each denoising step enlarges the rounding of those before: one block keeps it small.
     of_policy = {"policy_kwargs": {"net_arch": {"pi": [96], "qf": [96, 96]}}} if algorithm is IDQL else {}
     model = make(algorithm, width=96, updates=2, **of_policy)
-    whole = export_bundle(model, tmp_path / "fp32")
-    short = export_bundle(model, tmp_path / "int8", "int8", max_int8_error=LARGEST_INT8_ERROR)
+    paths: dict[Precision, Path] = {"fp32": tmp_path / "fp32", "int8": tmp_path / "int8"}
+    whole, short = export_bundles(model, paths, max_int8_error=LARGEST_INT8_ERROR).values()
     assert 0 < short.parity.action_error < LARGEST_INT8_ERROR
     name = whole.network_files[0]
     assert short.files[name].size < 0.85 * whole.files[name].size

@@ -47,8 +47,10 @@ def timesteps(folder: Path) -> list[int]:
 
 def training_with_checkpoints(folder: Path, *options: str, checkpoints: int = 1) -> subprocess.Popen[str]:
     """``dipole train`` in a process of its own that would not end, when it has left so many checkpoints."""
+    # Eager, because a run of that length would be compiled first.
+    endless = ["algo.acceleration=eager", "offline_steps=1000000"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dipole_sb3.cli", "train", *options, *UNTESTED, "offline_steps=1000000"],
+        [sys.executable, "-m", "dipole_sb3.cli", "train", *options, *UNTESTED, *endless],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

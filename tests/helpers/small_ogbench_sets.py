@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from parts_here import in_this_process
+
 from dipole_sb3.datasets.ogbench.generation import make_dataset
 from dipole_sb3.datasets.ogbench.names import split_files
 from dipole_sb3.datasets.ogbench.oracles import RECIPES, Collector, Episode
@@ -28,8 +30,12 @@ SLOW = "cube-single-play"
 
 
 def make(folder: Path, **options: Any) -> Path:
+    """Where nothing is drawn and one process is enough, it is this one; the bytes are those of workers."""
     settings = {"episodes": EPISODES, "max_episode_steps": STEPS, "processes": 1, "progress": False} | options
-    return make_dataset(settings.pop("name", POINT), dataset_dir=folder, **settings)
+    name = settings.pop("name", POINT)
+    if settings["processes"] == 1 and name in RECIPES and not RECIPES[name].is_visual:
+        settings["elsewhere"] = in_this_process
+    return make_dataset(name, dataset_dir=folder, **settings)
 
 
 def contents(folder: Path, name: str = POINT) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def test_a_push_replaces_all_of_the_earlier_model_and_nothing_else(local_hub: Lo
 
 def test_a_hub_that_is_not_there(local_hub: LocalHub, reacher_data: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = "http://127.0.0.1:9"
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # the client tries for 23 seconds
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", nowhere)
     monkeypatch.setattr(
         huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere + "/{repo_id}/resolve/{revision}/{filename}"

@@ -89,5 +89,4 @@ def lives(arguments: list[str], folder: Path, kills: int, seed: int, file_sizes:
 
 
 if __name__ == "__main__":
-    plans = json.loads(sys.argv[1])
-    print(json.dumps({name: lives(folder=Path(name), **plan) for name, plan in plans.items()}))
+    print(json.dumps(lives(folder=Path(), **json.loads(sys.argv[1]))))

@@ -27,34 +27,28 @@ OPTIONS = [
 ]
 
 
-PLANS: dict[str, Any] = {
+PLAN: dict[str, Any] = {
     # Rows of the log and evaluations lie between the checkpoints, and so beyond the last one before most kills.
-    "offline": {"phases": ["offline_steps=400"], "kills": 2, "seed": 1, "file_sizes": []},
+    "arguments": ["train", *OPTIONS, "offline_steps=120", "online_steps=180"],
+    # At moments of which the first is in the offline phase and the second in the online one.
+    "kills": 2,
+    "seed": 2,
     # After the kills, the kernel ends the process twice at the byte beyond a limit: in the next checkpoint, and in one
     # that has grown with what was gathered.
-    "offline_then_online": {
-        "phases": ["offline_steps=120", "online_steps=180"],
-        "kills": 2,
-        "seed": 2,
-        "file_sizes": [40_000, 93_000],
-    },
+    "file_sizes": [40_000, 93_000],
 }
 
 
-@pytest.fixture(scope="module")
-def lives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
-    """Folder with a run ``whole`` and a run ``killed`` for each plan, and the wait statuses of the latter's lives."""
-    folder = tmp_path_factory.mktemp("runs")
-    told = {name: dict(plan) for name, plan in PLANS.items()}
-    for plan in told.values():
-        plan["arguments"] = ["train", *OPTIONS, *plan.pop("phases")]
+@pytest.fixture
+def lives(tmp_path: Path) -> list[int]:
+    """Wait statuses of the lives of the run ``killed``; beside it is the run ``whole``."""
     program = Path(__file__).with_name("killed_runs.py")
-    command = [sys.executable, str(program), json.dumps(told)]
-    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(program), json.dumps(PLAN)]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    statuses: dict[str, list[int]] = json.loads(finished.stdout.splitlines()[-1])
-    assert [each[-1] for each in statuses.values()] == [0, 0], finished.stdout + finished.stderr
-    return folder, statuses
+    statuses: list[int] = json.loads(finished.stdout.splitlines()[-1])
+    assert statuses[-1] == 0, finished.stdout + finished.stderr
+    return statuses
 
 
 def parameters(folder: Path) -> dict[str, torch.Tensor]:
@@ -81,11 +75,10 @@ def events(folder: Path) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in accumulator.Scalars("eval/mean_reward")]
 
 
-@pytest.mark.parametrize("name", PLANS)
-def test_killed_runs_become_what_they_would_have_been(name: str, lives: tuple[Path, dict[str, list[int]]]) -> None:
-    folder, statuses = lives[0] / name, lives[1][name]
-    assert signal.SIGKILL in statuses
-    assert statuses.count(signal.SIGXFSZ) == len(PLANS[name]["file_sizes"])
+def test_a_killed_run_becomes_what_it_would_have_been(lives: list[int], tmp_path: Path) -> None:
+    folder = tmp_path
+    assert signal.SIGKILL in lives
+    assert lives.count(signal.SIGXFSZ) == len(PLAN["file_sizes"])
     whole, killed = parameters(folder / "whole"), parameters(folder / "killed")
     assert whole.keys() == killed.keys()
     assert [name for name in whole if not torch.equal(whole[name], killed[name])] == []

@@ -216,7 +216,7 @@ class _Following:
             options["scheduling_strategy"] = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
                 node, soft=False
             )
-        self._mailbox = ray.remote(num_cpus=0)(Mailbox).options(**options).remote()
+        self._mailbox = ray.remote(num_cpus=0)(_mailbox_class()).options(**options).remote()
         self._screen = opened.enter_context(Screen([task.name for task in tasks]))
 
     def let_go(self) -> None:
@@ -271,7 +271,7 @@ class _Following:
                 self._screen.show(self._attempts[name].number, what, part)
         for name, parcel in parcels:
             if name in self._attempts and name not in self._refused:
-                self._unpack(name, parcel)
+                self._unpack(name, Parcel(*parcel))
         for reference in ended:
             name = self._running.pop(reference)
             attempt = self._attempts.pop(name)
@@ -342,32 +342,38 @@ class _Following:
             self._waiting.insert(0, number)
 
 
-class Mailbox:
-    """An actor beside the command that keeps what tasks say until it is taken."""
+def _mailbox_class() -> type:
+    """An actor beside the command that keeps what tasks say until it is taken.
 
-    def __init__(self) -> None:
-        self._words: dict[str, tuple[str, float]] = {}
-        self._parcels: list[tuple[str, Any]] = []
+    Ray sends a class that is made here as it is; one that the actor imported would bring all of PyTorch along.
+    """
 
-    def tell(self, attempt: str, what: str, part: float) -> None:
-        """Replaces what the task has said before."""
-        self._words[attempt] = (what, part)
+    class Mailbox:
+        def __init__(self) -> None:
+            self._words: dict[str, tuple[str, float]] = {}
+            self._parcels: list[tuple[str, Any]] = []
 
-    def send(self, attempt: str, parcel: Any) -> None:
-        """Keeps a parcel."""
-        self._parcels.append((attempt, parcel))
+        def tell(self, attempt: str, what: str, part: float) -> None:
+            """Replaces what the task has said before."""
+            self._words[attempt] = (what, part)
 
-    def take(self) -> tuple[dict[str, tuple[str, float]], list[tuple[str, Any]]]:
-        """Everything since the last time."""
-        taken = self._words, self._parcels
-        self._words, self._parcels = {}, []
-        return taken
+        def send(self, attempt: str, parcel: Any) -> None:
+            """Keeps a parcel."""
+            self._parcels.append((attempt, parcel))
+
+        def take(self) -> tuple[dict[str, tuple[str, float]], list[tuple[str, Any]]]:
+            """Everything since the last time."""
+            taken = self._words, self._parcels
+            self._words, self._parcels = {}, []
+            return taken
+
+    return Mailbox
 
 
 def _perform_in_cluster(order: Order, place: Place, mailbox: Any) -> Outcome:
     ray = _ray()
 
     def send(attempt: str, parcel: Any) -> None:
-        ray.get(mailbox.send.remote(attempt, parcel))
+        ray.get(mailbox.send.remote(attempt, tuple(parcel)))
 
     return perform(order, place, Office(mailbox.tell.remote, send))

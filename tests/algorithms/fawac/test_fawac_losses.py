@@ -9,7 +9,7 @@ import pytest
 import torch
 from fixed_networks import Fixed, FixedFlow, chain, samples, small_model, two_modes, values_of_chain
 
-from dipole_sb3 import FAWAC
+from dipole_sb3 import FAWAC, learn_together
 from dipole_sb3.algorithms.fawac.losses import FAWACObjective, compute_losses
 from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.learning.flow_noise import SampledFlowNoise
@@ -51,8 +51,9 @@ def test_by_hand() -> None:
 def test_alpha_decides_how_much_better_counts_more() -> None:
     data = two_modes()
     good = data["actions"][:, 0] > 0
-    for alpha in (0.0, 3.0):
-        model = small_model(FAWAC, data, alpha=alpha, gamma=0.0).learn(2000)
+    alphas = (0.0, 3.0)
+    models = learn_together([small_model(FAWAC, data, alpha=alpha, gamma=0.0) for alpha in alphas], 2000)
+    for model, alpha in zip(models, alphas, strict=True):
         # A is the reward but for V, which cancels out.
         weight = np.exp(alpha * data["rewards"])
         assert (samples(model) > 0).mean() == pytest.approx((weight * good).sum() / weight.sum(), abs=0.1)

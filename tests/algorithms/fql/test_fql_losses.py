@@ -11,7 +11,7 @@ from closed_forms import gaussian_velocity
 from fixed_networks import Fixed, FixedFlow, LinearCritics, chain, samples, small_model, two_modes, values_of_chain
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from dipole_sb3 import FQL, ReBRAC
+from dipole_sb3 import FQL, ReBRAC, learn_together
 from dipole_sb3.algorithms.fql.losses import FQLObjective, Noise, compute_losses
 from dipole_sb3.buffers.offline_buffer import Batch
 
@@ -132,10 +132,10 @@ def test_ten_euler_steps_of_a_gaussians_flow(steps: int) -> None:
 
 
 def test_alpha_decides_between_the_data_and_the_critics() -> None:
-    held = small_model(FQL, two_modes(), alpha=300.0, gamma=0.0).learn(2000)
+    models = [small_model(FQL, two_modes(), alpha=alpha, gamma=0.0) for alpha in (300.0, 0.03)]
+    held, free = learn_together(models, 2000)
     share = float((two_modes()["actions"] > 0).mean())
     assert (samples(held) > 0).mean() == pytest.approx(share, abs=0.12)
-    free = small_model(FQL, two_modes(), alpha=0.03, gamma=0.0).learn(2000)
     assert samples(free).mean() == pytest.approx(0.5, abs=0.15)
     assert samples(free).std() < 0.1
 
