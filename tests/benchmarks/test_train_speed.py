@@ -94,9 +94,7 @@ def test_operations_of_an_update_that_sees() -> None:
     encoder = 8 * 8 * 32 * 512
     for side, channels, wider in stages:
         encoder += 9 * wider * (side * side * channels + 2 * (side // 2) ** 2 * wider)
-    (actor, _), (critic, _), (value, _) = (
-        layers(512 + more, 24, out) for more, out in ((0, 5), (5, 1), (0, 1))
-    )
+    (actor, _), (critic, _), (value, _) = (layers(512 + more, 24, out) for more, out in ((0, 5), (5, 1), (0, 1)))
     trained = 3 * (3 * encoder + actor + 2 * critic + value) - 3 * first
     assert setup.operations == 2 * setup.batch * (2 * encoder + 2 * critic + value + trained)
 
