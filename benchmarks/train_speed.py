@@ -275,7 +275,7 @@ def table(result: dict[str, Any]) -> str:
             lines.append(f"{name:>28} {row['note']}")
             continue
         cells = [
-            (speed, "10.1f"),
+            (speed, "10.1f" if speed >= 10 else "10.2f"),
             (row["of_launch_rate"], "11.2f"),
             (speed * row["operations"] / 1e9, "8.1f"),
             (row["of_product_rate"], "11.2f"),
