@@ -30,9 +30,15 @@ def choose_off_screen(purpose: str) -> None:
     Nothing changes where MuJoCo has been imported already: it has chosen then.
 
     :param purpose: as for :func:`off_screen_renderer`, whose errors it raises.
+    :raises DatasetError: MuJoCo has been imported already, and draws nothing.
     """
     if "mujoco" not in sys.modules:
         os.environ[VARIABLE] = off_screen_renderer(purpose)
+    elif os.environ.get(VARIABLE) == "disable":
+        raise DatasetError(
+            f"{purpose}: MuJoCo has been imported with {VARIABLE}=disable, expected it to be {' or '.join(OFF_SCREEN)} "
+            "when MuJoCo is imported"
+        )
 
 
 def off_screen_renderer(purpose: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Command
 from small_ogbench_sets import contents, make
 
 from dipole_sb3 import FQL
@@ -69,17 +70,27 @@ def test_are_loaded_as_ogbench_loads_them(pictures: Path) -> None:
             np.testing.assert_array_equal(np.asarray(getattr(split, key))[:, 0], expected[key])
 
 
-def test_a_visual_task_trains_on_them(pictures: Path, dipole: Command) -> None:
+def test_a_visual_task_trains_on_them(pictures: Path, tmp_path: Path) -> None:
     """As configs/task/ogbench has it, but for sizes: stacks of three frames, random crops, FQL's α."""
-    tiny = ("offline_steps=2", "algo.batch_size=4", "algo.policy_kwargs.net_arch=[8]", "episodes=0", "run_dir=run")
-    chosen = (f"task=ogbench/{NAME}", "algo=fql", f"task.dataset_dir={pictures}", "task_id=3")
-    status, out, error = dipole("train", *chosen, *tiny, "algo.flow_steps=2", "pictures=false")
-    assert status == 0, error
-    assert "no hyperparameters of its own" not in out
-    model = FQL.load("run/model.zip", device="cpu")
+    tiny = ["offline_steps=2", "algo.batch_size=4", "algo.policy_kwargs.net_arch=[8]", "episodes=0", "run_dir=run"]
+    chosen = [f"task=ogbench/{NAME}", "algo=fql", f"task.dataset_dir={pictures}", "task_id=3", "algo.flow_steps=2"]
+    # In a process of its own, where MuJoCo has not chosen to draw nothing.
+    command = [sys.executable, "-m", "dipole_sb3.cli", "train", *chosen, *tiny, "pictures=false"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "no hyperparameters of its own" not in finished.stdout
+    model = FQL.load(tmp_path / "run/model.zip", device="cpu")
     assert model.observation_space.shape in ((64, 64, 9), (9, 64, 64))
     assert (model.alpha, model.random_crop) == (100, 0.5)
     assert isinstance(model.policy.flow.features_extractor, ImpalaCNN)
+
+
+def test_what_has_chosen_to_draw_nothing_is_told() -> None:
+    """Here, by the tests' MUJOCO_GL."""
+    import mujoco  # noqa: F401
+
+    with pytest.raises(DatasetError, match="the arm: MuJoCo has been imported with MUJOCO_GL=disable, expected it"):
+        renderers.choose_off_screen("the arm")
 
 
 def test_where_nothing_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
