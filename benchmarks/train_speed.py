@@ -102,12 +102,12 @@ def describe_machine() -> dict[str, Any]:
 
 def peers_of(setups: Sequence[Setup], options: argparse.Namespace) -> Iterator[tuple[list[str], str]]:
     """Of each peer of a table: the command without its sizes, and what follows them."""
-    programs, device = Path(__file__).parent, setups[0].device.type
-    if setups[0].task == "ogbench":
+    programs, task, device = Path(__file__).parent, setups[0].task, setups[0].device.type
+    if task == "ogbench":
         yield [sys.executable, str(programs / "train_peers.py"), "sb3"], device
         if options.peer_python is not None:
             yield [options.peer_python, str(programs / "train_peers.py"), "sbx"], device
-    if None not in (options.peer_python, options.agents):
+    if task != "exorl" and None not in (options.peer_python, options.agents):
         for name in [setup.algorithm for setup in setups if setup.algorithm in AUTHORS_AGENTS]:
             yield [options.peer_python, str(programs / "train_agents.py"), str(options.agents), name], ""
 
@@ -151,14 +151,13 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
     rows, contenders, peers = [row for _, row, _ in ways], [], []
     with ExitStack() as opened:
         # First, for they may not start at all.
-        if first.task != "exorl":
-            for command, last in peers_of(setups, options):
-                process, row = peer(command, last, first, options.threads)
-                opened.enter_context(process)
-                rows.append(row)
-                peers.append(Contender(row, peers_run(process)))
-            if options.peer_python is None:
-                rows.append(Row("SAC of SBX", note="not measured: --peer-python is not given"))
+        for command, last in peers_of(setups, options):
+            process, row = peer(command, last, first, options.threads)
+            opened.enter_context(process)
+            rows.append(row)
+            peers.append(Contender(row, peers_run(process)))
+        if first.task == "ogbench" and options.peer_python is None:
+            rows.append(Row("SAC of SBX", note="not measured: --peer-python is not given"))
         for setup, row, way in ways:
             if setup.device.type != "cuda" and (way == "captured" or row.precision == "tf32"):
                 row.note = "no CUDA"
@@ -167,8 +166,9 @@ def measure(setups: Sequence[Setup], options: argparse.Namespace) -> dict[str, A
             contenders.append(contender(row, setup.trainer(way, row.runs, row.precision), setup))
         contenders += peers
         started = {setup.algorithm: launches(setup.eager_update, setup.device) for setup in setups}
-        product_seconds, launch_seconds = _in_turns(contenders, first, options)
-    rate = widest_product(first)[1] / product_seconds
+        product, operations = widest_product(first)
+        product_seconds, launch_seconds = _in_turns(contenders, product, first.device, options)
+    rate = operations / product_seconds
     alone = {
         (row.algorithm, row.precision): row.updates_per_second for row in rows if row.name == AT_ONCE and row.runs == 1
     }
@@ -225,13 +225,14 @@ def contender(row: Row, train: Train, setup: Setup) -> Contender:
     return Contender(row, run)
 
 
-def _in_turns(contenders: list[Contender], setup: Setup, options: argparse.Namespace) -> tuple[float, float]:
+def _in_turns(
+    contenders: list[Contender], product: Callable[[], object], device: torch.device, options: argparse.Namespace
+) -> tuple[float, float]:
     """Times everything, so that all of it meets the same load.
 
     :return: seconds of a product and of the smallest launch; the contenders' rows have theirs.
     """
-    device = setup.device
-    calls = [widest_product(setup)[0], smallest_launch(device)]
+    calls = [product, smallest_launch(device)]
     budget = options.seconds / options.turns
     counts = [max(1, round(budget / 4 / timed(call, 50, device))) for call in calls]
     updates = []

@@ -67,6 +67,7 @@ def training_env(make: MakeEnv, n_envs: int, normalize: bool) -> VecEnv:
     space = env.observation_space
     numbers = [key for key, part in space_parts(space).items() if not is_image_space(part)]
     if not numbers:
+        env.close()
         raise ValueError(f"normalize is true, and all that is observed are images: {space}")
     # A space that is no Dict has one part, without a key.
     return VecNormalize(env, norm_reward=False, norm_obs_keys=[key for key in numbers if key is not None] or None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TypeGuard
 
 import gymnasium
 import numpy as np
@@ -57,14 +57,14 @@ class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return with_images(observation, stacks)
 
 
-def is_image(space: spaces.Space[Any]) -> bool:
+def is_image(space: spaces.Space[Any]) -> TypeGuard[spaces.Box]:
     """Whatever its numbers mean: as uint8, or as floats for ``normalize_images=False``."""
     return is_image_space(space, check_channels=False, normalized_image=True)
 
 
 def image_parts(space: spaces.Space[Any]) -> dict[str | None, spaces.Box]:
     """The images of a Dict by their keys; another space under None where it is one."""
-    return {key: part for key, part in space_parts(space).items() if is_image(part)}  # type: ignore[misc]
+    return {key: part for key, part in space_parts(space).items() if is_image(part)}
 
 
 def with_images(observation: Any, images: Mapping[str | None, Any]) -> Any:

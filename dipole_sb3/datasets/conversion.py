@@ -64,8 +64,7 @@ def convert(
     if use_videos is not None and to != "lerobot":
         raise ValueError(f"use_videos is {use_videos}, which is for LeRobot alone; expected to='lerobot' with it")
     if to is not None:
-        videos = use_videos is not False
-        _export(source, str(destination), to, fps, videos, overwrite, shown, options)
+        _export(source, str(destination), to, fps, use_videos is not False, overwrite, shown, options)
         return
     destination = Path(destination)
     if destination.suffix not in (".npz", *HDF5_SUFFIXES):
@@ -105,8 +104,9 @@ def _export(
     if to == "minari":
         minari.export(buffer, destination, metadata=metadata, overwrite=overwrite)
     else:
-        told: dict[str, Any] = {"fps": fps, "use_videos": use_videos, "metadata": metadata, "overwrite": overwrite}
-        lerobot.export(buffer, Path(destination), **told)
+        lerobot.export(
+            buffer, Path(destination), fps=fps, use_videos=use_videos, metadata=metadata, overwrite=overwrite
+        )
 
 
 def _store(

@@ -35,6 +35,7 @@ WORTHWHILE = 1.2
 
 _WARM_UP, _TURNS = 2, 7
 _IMAGES = 32
+"""At most, on which the gain is measured."""
 
 
 def require_precision(precision: Precision, device: torch.device) -> None:

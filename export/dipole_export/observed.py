@@ -139,7 +139,8 @@ def flat_order(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
 
 def picture_order(space: spaces.Space[Any]) -> dict[str | None, spaces.Box]:
     """Those that are: uint8 with three axes."""
-    return {key: part for key, part in space_parts(space).items() if is_image_space(part)}  # type: ignore[misc]
+    parts = space_parts(space).items()
+    return {key: part for key, part in parts if isinstance(part, spaces.Box) and is_image_space(part)}
 
 
 def flat_size(space: spaces.Space[Any]) -> int:

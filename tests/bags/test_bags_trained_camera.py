@@ -86,7 +86,7 @@ def test_trained_exported_driven_and_recorded_again(tmp_path: Path, monkeypatch:
     arrays, policy = np.load("again.npz"), GuidedPolicy.load(Path("bundle"))
     driven = {command.tobytes(): observation for _, observation, command in node.seen}
     steps = 0
-    for front, numbers_, action in zip(
+    for front, angles, action in zip(
         arrays["observations/front"], arrays["observations/joints"], arrays["actions"], strict=True
     ):
         seen: Any = driven[action.tobytes()]
@@ -95,7 +95,7 @@ def test_trained_exported_driven_and_recorded_again(tmp_path: Path, monkeypatch:
         small = [np.asarray(frame.resize(TRAINED[::-1], PIL.Resampling.BILINEAR)) for frame in frames]
         assert np.array_equal(front, np.concatenate(small, axis=2))
         assert policy.act(seen).action.astype(np.float32).tobytes() == action.tobytes()
-        expected, _ = model.predict({"front": front, "joints": numbers_}, deterministic=True)
+        expected, _ = model.predict({"front": front, "joints": angles}, deterministic=True)
         np.testing.assert_allclose(action, expected, atol=1e-5)
         steps += 1
     assert steps > 70

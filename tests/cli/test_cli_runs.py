@@ -330,12 +330,13 @@ def test_a_failing_evaluation_loses_no_model(dipole: Command, monkeypatch: pytes
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_stopping_saves_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stopped_by", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_saves_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_by: signal.Signals) -> None:
     options = ["task=reacher", "runs=2", "checkpoint_freq=5", "algo.q_agg=min,mean", "hydra.sweep.dir=sweep"]
     process = training_with_checkpoints(tmp_path, "-m", *options)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(stopped_by)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, out
+    assert process.returncode == (130 if stopped_by == signal.SIGINT else 75), out
     assert "Traceback" not in out
     monkeypatch.chdir(tmp_path)
     found = re.findall(r"Stopped after (\d+) of 1000000 timesteps; saved (\S+)\n", out)

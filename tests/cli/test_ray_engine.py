@@ -170,7 +170,8 @@ def test_a_benchmark_of_a_cluster_is_that_of_one_process(
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
         else:
             np.testing.assert_array_equal(found[name], expected[name])
-    # Nothing is left to do.
+    # Nothing is left to do, and no cluster is needed to see it.
+    assert dipole("benchmark", *options, "out=spread")[0] == 0
     assert dipole("benchmark", *options, *engine, "out=spread")[0] == 0
 
 

@@ -131,7 +131,7 @@ def test_a_command_that_is_ended_can_go_on(tmp_path: Path, monkeypatch: pytest.M
     folder, engine = tmp_path / "mine", ["engine=ray", "slots=1"]
     command = [sys.executable, "-m", "dipole_sb3.cli", "train"]
     options = [*LONG, *engine, "run_dir=mine"]
-    for end, status in ((signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)):
+    for end, status in ((signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)):
         before = newest(folder)
         driver = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         when(lambda: newest(folder) > before, lambda: driver.send_signal(end)).join()  # noqa: B023

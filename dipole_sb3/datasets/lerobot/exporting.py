@@ -141,11 +141,12 @@ def _image(buffer: OfflineReplayBuffer, key: str | None, space: spaces.Box, kind
     where = f"{buffer.source}: its image{'s' if key is None else f's {key}'}"
     channels_first = channel_axis(space) == -3
     height, width, channels = (*space.shape[1:], space.shape[0]) if channels_first else space.shape
-    if "frame_stack" in buffer.metadata or channels not in (1, 3):
-        stacked = f"are stacks of {buffer.metadata.get('frame_stack')} frames"
+    frame_stack = buffer.metadata.get("frame_stack")
+    if frame_stack is not None or channels not in (1, 3):
+        found = f"have {channels} channels" if frame_stack is None else f"are stacks of {frame_stack} frames"
         raise DatasetError(
-            f"{where} {stacked if 'frame_stack' in buffer.metadata else f'have {channels} channels'}, expected 1 or 3 "
-            "channels of one frame: LeRobot keeps single frames, and stacks them by delta_timestamps"
+            f"{where} {found}, expected 1 or 3 channels of one frame: LeRobot keeps single frames, and stacks them by "
+            "delta_timestamps"
         )
     least = encoding.LEAST_SIDE
     if min(height, width) < least:

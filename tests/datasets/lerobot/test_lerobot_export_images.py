@@ -140,8 +140,8 @@ def test_videos_show_each_frame_at_its_time(
             assert difference.mean(axis=(2, 3, 4)).max() < 4
         for image, right in zip(found["camera"][:, 0], expected["camera"][:, 0], strict=True):
             image, right = (np.moveaxis(each, 0, -1) if each.shape[0] == 3 else each for each in (image, right))
-            nearest = min(every, key=lambda other, image=image: np.abs(other - image).mean())  # type: ignore[misc]
-            np.testing.assert_array_equal(nearest, right)
+            distances = [np.abs(other - image).mean() for other in every]
+            np.testing.assert_array_equal(every[int(np.argmin(distances))], right)
     for key in ("actions", "rewards", "dones", "timeouts"):
         np.testing.assert_array_equal(getattr(again, key), getattr(buffer, key))
     convert(tmp_path / "set", tmp_path / "stored")
