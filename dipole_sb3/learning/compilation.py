@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -26,12 +27,40 @@ sweep would go on eagerly, with a warning that nobody understands."""
 def compiled(losses: LossFunction) -> LossFunction:
     """A loss function compiled with its backward pass, once for all learners of the process."""
     from torch._dynamo import config
+    from torch._functorch import config as of_backward
 
     fast = torch.compile(losses, dynamic=False)
 
     def run(*arguments: Any) -> Any:
-        with config.patch(recompile_limit=_VARIANTS):
+        # The backward pass is compiled here too, not where it is first needed: what fails, fails before anything changed.
+        with config.patch(recompile_limit=_VARIANTS), of_backward.patch(force_non_lazy_backward_lowering=True):
             return fast(*arguments)
+
+    return run
+
+
+def compiled_or_eager(losses: LossFunction) -> LossFunction:
+    """As :func:`compiled`, but goes on eagerly, with a warning, from where torch.compile fails.
+
+    A short try (:func:`why_not`) does not find everything: memory or disk space may end, and a user's own network may
+    be what the compiler cannot handle. The losses are computed before anything changes, so no update is lost or made
+    twice.
+    """
+    fast = compiled(losses)
+    works = True
+
+    def run(*arguments: Any) -> Any:
+        nonlocal works
+        if works:
+            try:
+                return fast(*arguments)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as error:  # what the compilers raise has no common class
+                works = False
+                warnings.warn(f"Updates go on eagerly: torch.compile failed: {_first_line(error)}", stacklevel=2)
+        # Outside the handler: what is wrong with the losses themselves is raised here, and alone.
+        return losses(*arguments)
 
     return run
 
@@ -50,8 +79,14 @@ def why_not(device_type: str) -> str | None:
     try:
         torch.compile(lambda x: x.sin() + x)(torch.zeros(16, device=device_type))
     except Exception as error:  # what the compilers raise has no common class
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return _first_line(error)
     return None
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without the names of those in torch who pass it on."""
+    error = getattr(error, "inner_exception", error)
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def way_on_cpu(updates: int, earlier: OnCPU | None) -> tuple[OnCPU, str]:

@@ -33,7 +33,9 @@ class Together:
         require_stackable(models)
         self.models = list(models)
         self._runs = ManyRuns(models)
-        self._updates = updates_of(self._runs, models[0].way_of_updates, models[0].product_type(models[0].batch_size))
+        first = models[0]
+        products, must_compile = first.product_type(first.batch_size), first.acceleration != "auto"
+        self._updates = updates_of(self._runs, first.way_of_updates, products, must_compile)
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """``model.train(gradient_steps, batch_size)`` of all models at once.

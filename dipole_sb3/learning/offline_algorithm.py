@@ -796,7 +796,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def _running_updates(self, batch_size: int) -> PlainUpdates | CapturedUpdates:
         """What makes this model's updates, in the way that ``acceleration`` and ``precision`` say."""
         if self._updates is None:
-            self._updates = updates_of(self._run, self.way_of_updates, self.product_type(batch_size))
+            products, must_compile = self.product_type(batch_size), self.acceleration != "auto"
+            self._updates = updates_of(self._run, self.way_of_updates, products, must_compile)
         return self._updates
 
     def product_type(self, batch_size: int) -> ProductType:

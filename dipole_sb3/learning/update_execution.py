@@ -19,7 +19,7 @@ from dipole_sb3.buffers.offline_buffer import Batch
 from dipole_sb3.common.observations import mapped, merged
 from dipole_sb3.common.profiler_sections import section
 from dipole_sb3.learning.augmentation import Shifts
-from dipole_sb3.learning.compilation import compiled, why_not
+from dipole_sb3.learning.compilation import compiled, compiled_or_eager, why_not
 from dipole_sb3.learning.cuda_graphs import beside, can_be_captured, cuda_graph, keep_on_device
 from dipole_sb3.learning.precision import ProductType, with_products_in
 from dipole_sb3.learning.update_rule import LossFunction, Outcome, UpdateRule
@@ -209,9 +209,12 @@ class _Recording:
         return outcome
 
 
-def updates_of(learner: Learner, acceleration: Acceleration, products: ProductType) -> PlainUpdates | CapturedUpdates:
+def updates_of(
+    learner: Learner, acceleration: Acceleration, products: ProductType, must_compile: bool
+) -> PlainUpdates | CapturedUpdates:
     """The object that runs a learner's updates.
 
+    :param must_compile: whether a failure of torch.compile is an error; otherwise updates go on eagerly.
     :raises ValueError: see :func:`~dipole_sb3.learning.update_execution.chosen`; or ``"captured"`` with an optimiser
         that a CUDA graph cannot contain.
     """
@@ -225,7 +228,7 @@ def updates_of(learner: Learner, acceleration: Acceleration, products: ProductTy
         how = "eager"
     losses = learner.update_rule.losses
     if how == "compiled" or (how == "captured" and why_not("cuda") is None):
-        losses = compiled(losses)
+        losses = compiled(losses) if must_compile else compiled_or_eager(losses)
     losses = with_products_in(products, learner.device, losses)
     if how == "captured":
         return CapturedUpdates(learner, losses, functools.partial(cuda_graph, learner.device))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from functorch.compile import nop
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from test_learn_together import assert_same, make_model, recorded
+from torch._dynamo.backends.common import aot_autograd
 
 from dipole_sb3 import DIPOLE, learn_together
 from dipole_sb3.learning import compilation
@@ -99,6 +102,54 @@ class TestLearn:
         learn_together(models, [4, 6])
         assert [model.way_of_updates for model in models] == ["compiled", "compiled"]
         assert capsys.readouterr().out.count(LINE) == 1
+
+
+@pytest.mark.usefixtures("six_pay")
+class TestCompilerFailsAfterTheTry:
+    @pytest.fixture(autouse=True, params=["forward", "backward"])
+    def failing(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        assert compilation.why_not("cpu") is None
+        torch._dynamo.reset()
+        name = {"forward": "fw_compiler", "backward": "bw_compiler"}[request.param]
+
+        def out_of_space(*_: Any, **__: Any) -> Any:
+            raise OSError("no space left on device")
+
+        backend = aot_autograd(**{"fw_compiler": nop, "bw_compiler": nop, name: out_of_space})
+        real = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda losses, **kwargs: real(losses, backend=backend, **kwargs))
+        compilation.compiled.cache_clear()
+        yield
+        compilation.compiled.cache_clear()
+
+    def test_auto_warns_once_and_makes_the_same_updates_eagerly(self) -> None:
+        model = make_model(recorded(), seed=0)
+        with pytest.warns(UserWarning, match="go on eagerly: torch.compile failed: no space left on device") as warned:
+            model.learn(6)
+        assert len([each for each in warned if "eagerly" in str(each.message)]) == 1
+        assert_same(model, make_model(recorded(), seed=0, acceleration="eager").learn(6), 0.0)
+
+    def test_runs_together_too(self) -> None:
+        models = [make_model(recorded(), seed=seed) for seed in (0, 1)]
+        with pytest.warns(UserWarning, match="go on eagerly"):
+            learn_together(models, 6)
+        eager = [make_model(recorded(), seed=seed, acceleration="eager") for seed in (0, 1)]
+        for model, expected in zip(models, learn_together(eager, 6), strict=True):
+            assert_same(model, expected, 0.0)
+
+    def test_who_asked_for_it_gets_the_error(self) -> None:
+        with pytest.raises(Exception, match="no space left on device"):
+            make_model(recorded(), seed=0, acceleration="compiled").learn(1)
+
+
+def test_an_error_of_the_losses_themselves_is_raised_alone() -> None:
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return x @ x
+
+    run: Any = compilation.compiled_or_eager(loss)
+    with pytest.warns(UserWarning, match="eagerly"), pytest.raises(RuntimeError, match="inconsistent|mat1") as raised:
+        run(torch.ones(2, 3))
+    assert raised.value.__context__ is None
 
 
 def test_without_a_compiler_it_says_so_and_learns_all_the_same(tmp_path: Path) -> None:
