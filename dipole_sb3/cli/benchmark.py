@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -118,7 +117,6 @@ def _make_data(asked: _Asked, groups: Sequence[Group]) -> None:
             episodes=asked.suite.made_episodes,
             processes=group.config.processes,
             dataset_dir=task.dataset_dir,
-            progress=sys.stderr.isatty(),
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -83,7 +82,6 @@ def _make(options: argparse.Namespace) -> int:
         "seed": options.seed,
         "processes": options.processes,
         "dataset_dir": options.dir,
-        "progress": sys.stderr.isatty(),
         "overwrite": options.overwrite,
     }
     given = {"engine": options.engine, "slots": options.slots, "address": options.address}

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import pickle
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -130,7 +129,7 @@ def _record_learning(options: argparse.Namespace) -> int:
             options.seed,
             options.net_arch,
             noise=_noise(options),
-            progress=sys.stdout.isatty(),
+            progress=True,
         )
 
     env_id, command = options.env or _DEFAULT_ENV, command_line(options)
@@ -189,7 +188,7 @@ def _record_model(options: argparse.Namespace) -> int:
             metadata=facts,
             overwrite=options.overwrite,
             device="cpu",
-            progress=sys.stdout.isatty(),
+            progress=True,
         )
     found = buffer.metadata
     print(f"{options.out}: {options.steps} transitions, {_returns(found)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -71,7 +70,6 @@ def _make_scenes(config: DictConfig) -> None:
         scenes=config.made_scenes,
         processes=config.processes,
         dataset_dir=config.task.dataset_dir,
-        progress=sys.stderr.isatty(),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def run(
             episodes=config.episodes,
             seed=config.eval_seed,
             processes=config.processes,
-            progress=sys.stderr.isatty(),
+            progress=True,
         )
         results.update(zip(indices, found, strict=True))
     for index, folder in enumerate(folders):

@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from tqdm import tqdm
-
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.progress import progress_bar
 
 ATTEMPTS = 5
 """Connections in a row that may break off without a byte before the download fails."""
@@ -136,7 +135,8 @@ def _receive(url: str, part: _Part, room: int) -> None:
             part.start(url, _validator(response.headers), total)
             known, size = part.known(url), 0
         require_room(part.path.parent, known["total"] - size + room * known["total"], f"the download of {url}")
-        with tqdm(total=known["total"], initial=size, unit="B", unit_scale=True, disable=None) as progress:
+        name = url.rpartition("/")[2]
+        with progress_bar(total=known["total"], initial=size, desc=name, unit="B", unit_scale=True) as progress:
             while chunk := response.read(min(_CHUNK, known["total"] - size)):
                 part.append(chunk)
                 size += len(chunk)
@@ -195,7 +195,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> int:
                 _require_inside(archive, member)
             members = [member for member in opened.infolist() if wanted(member.filename)]
             require_room(folder, sum(member.file_size for member in members), f"what {archive.name} holds")
-            for member in tqdm(members, desc=f"unpacking {archive.name}", unit=" files", disable=None):
+            for member in progress_bar(iterable=members, desc=f"unpacking {archive.name}", unit=" files"):
                 path = folder / member.filename
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with opened.open(member) as source, path.open("xb") as target:

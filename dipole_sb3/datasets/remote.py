@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.files import cannot_write
+from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.datasets.downloads import require_room
 from dipole_sb3.datasets.folders import replaced_folder
 
@@ -278,7 +278,7 @@ def _fetch(
         (entry / NOTE).touch()
     with (
         replaced_folder(entry, NOTE, overwrite=True) as folder,
-        tqdm(total=total, desc=entry.name[:-17], unit="B", unit_scale=True, disable=None) as progress,
+        progress_bar(total=total, desc=entry.name[:-17], unit="B", unit_scale=True) as progress,
     ):
         for name, info in objects.items():
             path = folder / name

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.files import write_csv
 from dipole_sb3.common.intervals import mean_interval, proportion_interval
+from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.evaluation.batched_acting import Acting, ActingModel
 from dipole_sb3.evaluation.environment_pool import KeptEnvironments, MakeEnv
 from dipole_sb3.evaluation.episode_player import Player, play
@@ -195,7 +195,7 @@ def evaluate_sweeps(
             pays = environments.seconds_per_episode * total > _WORTH_PROCESSES
             processes = min(available_cores(), slots * together) if pays else 1
         pool = closed.enter_context(environments.open(slots * together, processes))
-        bar = closed.enter_context(tqdm(total=total, unit="episode", desc="evaluating", disable=not progress))
+        bar = closed.enter_context(progress_bar(progress, total=total, unit=" episodes", desc="evaluating"))
         for setting in cells:
             acting = functools.partial(Acting, setting=setting, deterministic=deterministic)
             for start in range(0, len(models), together):

@@ -32,7 +32,7 @@ def compiled(losses: LossFunction) -> LossFunction:
     fast = torch.compile(losses, dynamic=False)
 
     def run(*arguments: Any) -> Any:
-        # The backward pass is compiled here too, not where it is first needed: what fails, fails before anything changed.
+        # The backward pass is compiled here too, not where it is first needed: failures come before anything changed.
         with config.patch(recompile_limit=_VARIANTS), of_backward.patch(force_non_lazy_backward_lowering=True):
             return fast(*arguments)
 

@@ -23,7 +23,6 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
     unwrap_vec_normalize,
 )
-from tqdm import tqdm
 
 from dipole_sb3.buffers import image_layout
 from dipole_sb3.buffers.normalization import normalized
@@ -31,6 +30,7 @@ from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.intervals import mean_interval
+from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.common.random_state import seeded_torch
 from dipole_sb3.datasets import storage
 from dipole_sb3.datasets.environments import environment_facts
@@ -82,7 +82,7 @@ def record_dataset(
     :param metadata: further facts to store with the data; anything that JSON can hold.
     :param overwrite: replace an existing folder with this name.
     :param device: where batches of the result will be drawn.
-    :param progress: show a progress bar.
+    :param progress: show a progress bar; where there is no terminal, a line a minute.
     :return: the data; metadata has ``env_id``, algorithm, options, versions and the mean return of complete episodes
         with its 95 % interval.
     :raises ValueError: a value is out of range, JSON cannot hold the metadata, or the spaces differ from the model's.
@@ -114,7 +114,7 @@ def record_dataset(
             **_json(metadata),
         }
         rollouts = _Rollouts(model, venv, normalize, explore, deterministic)
-        with seeded_torch(seed), tqdm(total=steps, unit="step", desc="recording", disable=not progress) as bar:
+        with seeded_torch(seed), progress_bar(progress, total=steps, unit=" steps", desc="recording") as bar:
             parts = rollouts.parts(steps, seed, bar)
             if path is not None and not as_npz:
                 with storage.DatasetWriter(path, venv.observation_space, action_space, facts, overwrite) as writer:

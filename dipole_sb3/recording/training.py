@@ -12,6 +12,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from dipole_sb3.common.intervals import mean_interval
+from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.recording.agents import algorithm_class
 from dipole_sb3.recording.noise import action_deviation
 from dipole_sb3.recording.recording_files import Recording, action_bounds, today_and_versions
@@ -47,7 +48,7 @@ def record_training(
         per action. For DDPG and TD3 it is the only exploration.
     :param evaluation_episodes: ≥ 2.
     :param evaluation_seed: seed of the first evaluation episode.
-    :param progress: show a progress bar.
+    :param progress: show a progress bar; where there is no terminal, a line a minute.
     :return: float32 arrays, actions in the environment's units, and the provenance as a dictionary for JSON.
     :raises ValueError: an unknown agent, fewer than 1 step, or spaces that are not Box.
     :raises ImportError: the agent's package is not installed.
@@ -75,7 +76,13 @@ def record_training(
         device="cpu",
         policy_kwargs={"net_arch": list(net_arch)},
     )
-    agent.learn(steps, progress_bar=progress)
+    with progress_bar(progress, total=steps, desc="recording", unit=" steps") as bar:
+
+        def count(*_: Any) -> bool:
+            bar.update(agent.n_envs)
+            return True
+
+        agent.learn(steps, callback=count)
     returns = mean_interval(_evaluate(agent, env_id, evaluation_episodes, evaluation_seed))
 
     arrays = _transitions(agent)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from dipole_policy import camera_arm
-from tqdm import tqdm
 
 from dipole_sb3 import load_dataset
 from dipole_sb3.buffers.action_units import in_environment_units
 from dipole_sb3.common import renderers
+from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.datasets import make_env, storage
 
 RECORDING = "demo/reacher-scripted-30k"
@@ -24,7 +24,7 @@ def make(folder: Path, episodes: int, progress: bool) -> None:
 
     :param folder: of the data set.
     :param episodes: how many of the 600.
-    :param progress: show a bar.
+    :param progress: show a progress bar; where there is no terminal, a line a minute.
     :raises DatasetError: nothing that MuJoCo draws with is here.
     """
     if folder.exists():
@@ -35,7 +35,7 @@ def make(folder: Path, episodes: int, progress: bool) -> None:
     env.reset(seed=0)
     arm = env.get_wrapper_attr("show")
     facts = {"env_id": ENVIRONMENT, "recorded": RECORDING, "episodes": episodes}
-    bar = tqdm(total=episodes, desc="drawing", unit="episode", disable=not progress)
+    bar = progress_bar(progress, total=episodes, desc="drawing", unit=" episodes")
     written = 0
     with storage.DatasetWriter(folder, env.observation_space, env.action_space, facts) as writer, bar:
         for block in recorded.blocks(50):

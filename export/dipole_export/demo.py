@@ -185,7 +185,7 @@ def _is_arm(config: DictConfig) -> bool:
 
 def make_data(config: DictConfig) -> None:
     """Makes the task's data set, if it is not there."""
-    progress = sys.stderr.isatty() if config.progress_bar is None else config.progress_bar
+    progress = config.progress_bar is not False
     if not config.task.dataset.startswith("ogbench/"):
         from dipole_export import camera_data
 

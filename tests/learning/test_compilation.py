@@ -143,11 +143,14 @@ class TestCompilerFailsAfterTheTry:
 
 
 def test_an_error_of_the_losses_themselves_is_raised_alone() -> None:
-    def loss(x: torch.Tensor) -> torch.Tensor:
+    def loss(x: Any) -> Any:
         return x @ x
 
-    run: Any = compilation.compiled_or_eager(loss)
-    with pytest.warns(UserWarning, match="eagerly"), pytest.raises(RuntimeError, match="inconsistent|mat1") as raised:
+    run: Any = compilation.compiled_or_eager(loss)  # type: ignore[arg-type]
+    with (
+        pytest.warns(UserWarning, match="eagerly"),
+        pytest.raises(RuntimeError, match="cannot be multiplied") as raised,
+    ):
         run(torch.ones(2, 3))
     assert raised.value.__context__ is None
 

@@ -13,11 +13,11 @@ from typing import Any
 import gymnasium
 import torch
 from filelock import FileLock
-from tqdm import tqdm
 
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.datasets import storage
 from dipole_sb3.datasets.exorl.episodes import find_episodes, fingerprint
 from dipole_sb3.datasets.exorl.names import RewardedTask, data_directory, parse
@@ -134,8 +134,7 @@ def _relabel(rewarded: RewardedTask, folder: Path, cache: Path, processes: int |
     count = max(1, min(count, len(episodes)))
     with (
         storage.DatasetWriter(cache, observation_space, action_space, metadata=metadata, overwrite=True) as writer,
-        # None: no bar outside a terminal.
-        tqdm(total=steps, desc=f"rewards of {rewarded}", unit=" steps", unit_scale=True, disable=None) as progress,
+        progress_bar(total=steps, desc=f"rewards of {rewarded}", unit=" steps", unit_scale=True) as progress,
         closing(label_all(domain, rewarded.task, episodes, count)) as all_labelled,
     ):
         for labelled in all_labelled:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.common.renderers import off_screen_renderer
 from dipole_sb3.common.task_processes import Finish
 from dipole_sb3.datasets.ogbench.names import data_directory, near_matches, require_ogbench, split_files
@@ -77,7 +77,7 @@ def make_dataset(
     :param seed: of the whole data set, ≥ 0.
     :param processes: episodes made at a time, ≥ 1; default: the cores this process may use.
     :param dataset_dir: target folder; default ``$OGBENCH_DATA_DIR``, else ``~/.ogbench/data``.
-    :param progress: show a progress bar.
+    :param progress: show a progress bar; where there is no terminal, a line a minute.
     :param overwrite: replace existing files, and discard unfinished episodes made with other settings.
     :param max_episode_steps: steps of an episode, ≥ 2; default: as in the original.
     :param elsewhere: makes the episodes, instead of processes of this machine; see ``dipole data make --engine ray``.
@@ -163,14 +163,12 @@ def _make(work: _Work, processes: int, progress: bool, overwrite: bool, elsewher
     tasks = work.tasks("train") + work.tasks("val")
     todo = [task for task in tasks if not zipfile.is_zipfile(task.file(work.folder))]
     job = Job(work.recipe.name, work.max_episode_steps, work.seed, work.folder, work.renderer)
-    bar = tqdm(
-        total=len(tasks), initial=len(tasks) - len(todo), desc=work.dataset, unit="episode", disable=not progress
-    )
+    bar = progress_bar(progress, total=len(tasks), initial=len(tasks) - len(todo), desc=work.dataset, unit=" episodes")
     try:
         with bar, closing(make_episodes(job, todo, processes, elsewhere)) as finished:
             for _ in finished:
                 bar.update()
-            bar.set_description(f"{work.dataset}, compressing")
+            bar.set_description_str(f"{work.dataset}, compressing")
             _finish(work)
     except KeyboardInterrupt:
         kept = sum(zipfile.is_zipfile(task.file(work.folder)) for task in tasks)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dipole_sb3.common.child_processes import available_cores
 from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.common.task_processes import Finish, finish_tasks
 from dipole_sb3.datasets.unfinished import alone, at_least, open_unfinished, write_json
 from dipole_sb3.driving.scenes.names import PREFIX, SPLITS, data_directory, made_name
@@ -52,7 +52,7 @@ def make_scenes(
     :param seed: of the whole data set, ≥ 0.
     :param processes: scenes made at a time, ≥ 1; default: the cores this process may use.
     :param dataset_dir: target folder; default ``$DRIVING_DATA_DIR``, else ``~/.dipole/driving``.
-    :param progress: show a progress bar.
+    :param progress: show a progress bar; where there is no terminal, a line a minute.
     :param overwrite: replace existing scenes, and discard unfinished ones made with other settings.
     :param elsewhere: makes the scenes, instead of processes of this machine; see ``dipole data make --engine ray``.
     :returns: the folder of the scenes. When it exists already, it says so and does nothing.
@@ -142,7 +142,7 @@ def _make(work: _Work, processes: int, progress: bool, overwrite: bool, elsewher
     open_unfinished(work.folder, work.settings, "scenes", overwrite)
     tasks = work.tasks()
     todo = [task for task in tasks if not is_written(work.folder, task.split, task.index)]
-    bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), desc=work.name, unit="scene", disable=not progress)
+    bar = progress_bar(progress, total=len(tasks), initial=len(tasks) - len(todo), desc=work.name, unit=" scenes")
     making = _Making(work.folder, work.seed)
     kept = "finished scenes are kept, and the same call goes on from there"
     try:
