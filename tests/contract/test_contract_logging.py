@@ -19,8 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dipole_sb3 import DIPOLE, IQL, OfflineReplayBuffer
 from dipole_sb3.algorithms.dipole.losses import SATURATION
-from dipole_sb3.learning import offline_algorithm
-from dipole_sb3.learning.offline_algorithm import OFFLINE_LOG_UNIT, OfflineAlgorithm
+from dipole_sb3.learning import phased_algorithm
+from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
+from dipole_sb3.learning.phased_algorithm import OFFLINE_LOG_UNIT
 
 SB3_KEYS = {"train/actor_loss", "train/critic_loss", "train/learning_rate", "time/fps"}
 OUR_KEYS = {"time/updates_per_second"}
@@ -51,7 +52,7 @@ CSV_KEYS = {"train/n_updates", "time/total_timesteps", "time/time_elapsed", "tim
 def rows_of_25_updates() -> Iterator[None]:
     """Of the algorithm's 250, of which one test is."""
     with pytest.MonkeyPatch.context() as shorter:
-        shorter.setattr(offline_algorithm, "OFFLINE_LOG_UNIT", 25)
+        shorter.setattr(phased_algorithm, "OFFLINE_LOG_UNIT", 25)
         yield
 
 
@@ -145,7 +146,7 @@ def test_log_interval_counts_rows_and_the_end(
 
 
 def test_a_row_is_of_250_updates(reacher_data: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offline_algorithm, "OFFLINE_LOG_UNIT", OFFLINE_LOG_UNIT)
+    monkeypatch.setattr(phased_algorithm, "OFFLINE_LOG_UNIT", OFFLINE_LOG_UNIT)
     model = small(IQL, dataset=reacher_data)
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(251, log_interval=1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dipole_sb3 import DIPOLE, IDQL, OfflineReplayBuffer, learn_together
-from dipole_sb3.learning import offline_algorithm, precision
+from dipole_sb3.learning import precision, updating_algorithm
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.precision import products_in
 from dipole_sb3.learning.update_execution import compiled
@@ -208,7 +208,7 @@ class TestAuto:
         gains: list[float] = []
         # Both names of it: these tests say the same on processors with and without the instructions.
         monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: True)
-        monkeypatch.setattr(offline_algorithm, "has_fast_bfloat16", lambda device: True)
+        monkeypatch.setattr(updating_algorithm, "has_fast_bfloat16", lambda device: True)
         monkeypatch.setattr(precision, "measured_gain", lambda *_: gains.pop())
         return gains
 
