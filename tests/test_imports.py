@@ -88,3 +88,10 @@ def test_importing_the_package_and_its_command_loads_no_optional_package() -> No
 def test_modules_that_need_an_extra_are_seen_where_they_are_imported() -> None:
     """Otherwise the test above could not fail."""
     assert "matplotlib" in modules_loaded_by("import matplotlib")
+
+
+def test_windows_is_told_in_one_sentence_where_it_works() -> None:
+    program = 'import sys; sys.modules["fcntl"] = None; import dipole_sb3'
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError: dipole_sb3 needs a system with fcntl, Linux or macOS" in run.stderr.splitlines()[-1]
+    assert run.stderr.endswith("on Windows install it in WSL 2\n")

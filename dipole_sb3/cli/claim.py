@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import fcntl
 import itertools
 import json
 import os
@@ -13,6 +12,8 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from dipole_sb3.common.locks import lock
 
 CLAIM = "claim.json"
 """File of a run's folder that its process keeps locked and that names this process; it stays, naming the last one.
@@ -74,7 +75,7 @@ def _locked(folder: Path, advice: str) -> int:
         except FileNotFoundError:
             continue  # its last owner has just removed the empty folder
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), path.stat()):
                     return file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from dipole_sb3.common.errors import DatasetError
 from dipole_sb3.common.files import cannot_write
+from dipole_sb3.common.locks import lock
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _locked_folder(path: Path, partial: Path) -> int:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor)
             # Between opening and locking, the folder may have been finished, or removed, by its process.
             if partial.exists() and os.path.samestat(os.fstat(descriptor), partial.stat()):
                 return descriptor

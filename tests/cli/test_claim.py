@@ -106,7 +106,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def no_locks(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("dipole_sb3.cli.claim.fcntl.flock", no_locks)
+    monkeypatch.setattr("dipole_sb3.common.locks.fcntl.flock", no_locks)
     with pytest.raises(OSError, match=r"run: its file system has no locks"), claimed(tmp_path / "run", ""):
         pass
 
