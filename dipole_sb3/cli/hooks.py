@@ -6,8 +6,9 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -62,16 +63,29 @@ def made_hooks(run: Run, resume: Resume, opened: ExitStack) -> Hooks:
     :param opened: closes the loggers.
     :raises ValueError: an entry refuses its arguments.
     """
-    if not resume or run_folder.is_being_replaced(run.folder):
-        # A run that replaces another begins anew in its trackers, too.
-        (run.folder / IDS).unlink(missing_ok=True)
     made: dict[str, list[Any]] = {kind: [] for kind in HOOKS}
-    for kind in HOOKS:
-        for name, entry in _entries(run.config, kind).items():
-            made[kind].append(_made(f"{kind}.{name}", _KINDS[kind], entry, run))
-            if kind == "loggers":
-                opened.callback(made[kind][-1].close)
+    # A run that replaces another begins anew in its trackers, too.
+    with _forgotten(run.folder / IDS, not resume or run_folder.is_being_replaced(run.folder)):
+        for kind in HOOKS:
+            for name, entry in _entries(run.config, kind).items():
+                made[kind].append(_made(f"{kind}.{name}", _KINDS[kind], entry, run))
+                if kind == "loggers":
+                    opened.callback(made[kind][-1].close)
     return Hooks(AddedCallbacks(made["callbacks"]), made["loggers"])
+
+
+@contextmanager
+def _forgotten(file: Path, is_old: bool) -> Iterator[None]:
+    """Removes the file if it is old; it is there again when the block fails, as nothing has taken its place then."""
+    content = file.read_bytes() if is_old and file.exists() else None
+    if content is not None:
+        file.unlink()
+    try:
+        yield
+    except BaseException:
+        if content is not None:
+            file.write_bytes(content)
+        raise
 
 
 def write_result(loggers: Sequence[KVWriter], rows: Sequence[SweepRow], step: int) -> None:

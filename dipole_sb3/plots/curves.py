@@ -140,10 +140,13 @@ def _draw_panels(
             axes.xaxis.set_major_formatter(_thousands)
             if title.startswith("losses of the values"):
                 axes.set_yscale("log")
+            if title.startswith("success rate"):
+                # Student's interval of two runs does not know that there is nothing beyond.
+                axes.set_ylim(-0.04, 1.04)
             if handover is not None:
                 _mark_handover(axes, handover)
             if len(lines) > 1 and not one_legend:
-                axes.legend(loc="best", fontsize=9, frameon=True, framealpha=0.7, edgecolor="none")
+                _legend_under_title(axes, len(lines))
         if one_legend:
             handles = {
                 label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -151,6 +154,24 @@ def _draw_panels(
             figure.legend(handles.values(), handles.keys(), loc="outside upper center")
         unit = "update" if handover is None else f"until {_thousands(handover)} an update on the data, then a step"
         figure.supxlabel(f"timestep ({unit}){over}", fontsize=11)
+
+
+def _legend_under_title(axes: Axes, lines: int) -> None:
+    """Not in the panel, where it would lie over the first points of one line or over the last of another."""
+    columns = lines if lines <= 3 else 2
+    axes.set_title(axes.get_title(loc="left"), loc="left", pad=8 + 13 * -(-lines // columns))
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 0.99),
+        ncols=columns,
+        fontsize=9,
+        frameon=False,
+        borderpad=0.2,
+        handlelength=1.5,
+        handletextpad=0.5,
+        columnspacing=1.2,
+        labelspacing=0.2,
+    )
 
 
 def _mark_handover(axes: Axes, handover: int) -> None:

@@ -236,6 +236,19 @@ def test_a_tracker_that_does_not_start_begins_nothing(dipole: Command, monkeypat
     assert not Path("run").exists()
 
 
+def test_a_replacement_that_does_not_start_leaves_its_trackers_to_the_earlier_run(
+    dipole: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["train", *EVALUATED, "loggers=mlflow", "run_dir=run"]
+    assert dipole(*arguments)[0] == 0
+    known = Path("run/trackers.json").read_bytes()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:mlruns")
+    status, _, err = dipole(*arguments, "replace=true")
+    assert (status, "MLflow does not start" in err) == (1, True)
+    assert Path("run/trackers.json").read_bytes() == known
+    assert {"model.zip", "config.yaml", "omega_sweep.csv"} <= {path.name for path in Path("run").iterdir()}
+
+
 def test_a_tracker_that_fails_later_does_not_end_the_training(
     dipole: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
