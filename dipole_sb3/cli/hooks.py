@@ -70,8 +70,19 @@ def made_hooks(run: Run, resume: Resume, opened: ExitStack) -> Hooks:
             for name, entry in _entries(run.config, kind).items():
                 made[kind].append(_made(f"{kind}.{name}", _KINDS[kind], entry, run))
                 if kind == "loggers":
-                    opened.callback(made[kind][-1].close)
+                    close_with(opened, made[kind][-1])
     return Hooks(AddedCallbacks(made["callbacks"]), made["loggers"])
+
+
+def close_with(opened: ExitStack, logger: KVWriter) -> None:
+    """Closes a run's logger at the end of the block; a tracker is told how it ended."""
+
+    def close(kind: type[BaseException] | None, *_: Any) -> None:
+        if isinstance(logger, Tracker) and kind is not None:
+            logger.outcome = "stopped" if issubclass(kind, SystemExit | KeyboardInterrupt) else "failed"
+        logger.close()
+
+    opened.push(close)
 
 
 @contextmanager

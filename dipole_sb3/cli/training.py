@@ -166,7 +166,7 @@ def closing_loggers(trained: Sequence[Trained]) -> ExitStack:
     opened = ExitStack()
     for each in trained:
         for logger in each.loggers:
-            opened.callback(logger.close)
+            hooks.close_with(opened, logger)
     return opened
 
 

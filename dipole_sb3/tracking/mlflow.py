@@ -13,6 +13,8 @@ from mlflow.tracking import MlflowClient
 
 from dipole_sb3.tracking.tracker import Tracker
 
+_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
 _MOST_PARAMETERS = 100
 """MLflow takes no more at a time."""
 
@@ -60,5 +62,5 @@ class MlflowWriter(Tracker):
         self._client.log_batch(self.run_id, metrics=[Metric(*each, now, step) for each in values.items()])
 
     def end(self) -> None:
-        """Says that the run is over."""
-        self._client.set_terminated(self.run_id)
+        """Says that the run is over, and how it ended."""
+        self._client.set_terminated(self.run_id, _STATUS[self.outcome])

@@ -7,7 +7,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from stable_baselines3.common.logger import KVWriter
@@ -19,6 +19,9 @@ IDS = "trackers.json"
 
 _PROGRESS = "progress.csv"
 
+Outcome = Literal["finished", "stopped", "failed"]
+"""How a run has ended; what was stopped, by Ctrl-C or a scheduler, can go on."""
+
 
 class Tracker(KVWriter):
     """A KVWriter that sends the numbers of every row of a run's log to an experiment tracker, under SB3's names.
@@ -29,6 +32,9 @@ class Tracker(KVWriter):
     :param run_folder: folder of the run.
     :param name: name of the tracker, and whatever else tells its runs from those of another in the same folder.
     """
+
+    outcome: Outcome = "finished"
+    """What :meth:`close` tells the tracker, where it has a word for it."""
 
     def __init__(self, run_folder: Path, name: str) -> None:
         self.run_folder, self.name = run_folder, name

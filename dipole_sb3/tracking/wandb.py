@@ -67,5 +67,7 @@ class WandbWriter(Tracker):
         self.try_to(lambda: self.run.summary.update(dict(values)))
 
     def end(self) -> None:
-        """Sends what is left."""
-        self.run.finish()
+        """Sends what is left; W&B calls a run that was stopped and may go on "preempted"."""
+        if self.outcome == "stopped":
+            self.run.mark_preempting()
+        self.run.finish(exit_code=int(self.outcome != "finished"))

@@ -266,13 +266,35 @@ def test_stopping_closes_the_trackers(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv(
         "PYTHONPATH", f"{Path(__file__).parents[1] / 'helpers'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     )
-    options = ["task=reacher", "run_dir=run", "checkpoint_freq=5", "log_interval=1", *ROWS]
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
+    options = ["task=reacher", "run_dir=run", "checkpoint_freq=5", "log_interval=1", "loggers=[mlflow,wandb]", *ROWS]
     process = training_with_checkpoints(tmp_path, *options)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75, out
     assert (tmp_path / "run/rows.closed").is_file()
     assert not (tmp_path / "run/stopped.json").exists()
+    assert _ended(tmp_path) == ("KILLED", "preempted")
+
+
+def _ended(folder: Path) -> tuple[str, str]:
+    """What MLflow and W&B say of the run there."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/runs.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("dipole-sb3").experiment_id])
+    return run.info.status, offline_runs(folder / "run")[-1].ended
+
+
+def test_trackers_know_how_a_run_ended(dipole: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
+    arguments = ["train", *EVALUATED, "loggers=[mlflow,wandb]", "run_dir=run"]
+    with pytest.raises(RuntimeError, match="the arm is gone"):
+        main([*arguments, "+callbacks.fails._target_=tracked_runs.Fails"])
+    assert _ended(tmp_path) == ("FAILED", "failed")
+    assert dipole(*arguments, "replace=true")[0] == 0
+    assert offline_runs(tmp_path / "run")[-1].ended == "finished"
 
 
 # Optuna

@@ -26,6 +26,8 @@ class OfflineRun(NamedTuple):
     history: dict[int, dict[str, float]]
     """Timestep → name → number."""
     summary: dict[str, Any]
+    ended: str
+    """``"finished"``, ``"preempted"`` or ``"failed"``, as W&B tells them apart."""
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
@@ -48,7 +50,7 @@ def _complete(file: Path) -> list[Any]:
 
 
 def _offline_run(file: Path) -> OfflineRun:
-    run, history, summary = None, {}, {}
+    run, history, summary, exit_code, preempting = None, {}, {}, 0, False
     for record in _complete(file):
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -58,10 +60,15 @@ def _offline_run(file: Path) -> OfflineRun:
             history[record.history.step.num] = {name: json.loads(value) for name, value in items.items()}
         elif kind == "summary":
             summary |= {"/".join(item.nested_key) or item.key: item.value_json for item in record.summary.update}
+        elif kind == "preempting":
+            preempting = True
+        elif kind == "exit":
+            exit_code = record.exit.exit_code
     assert run is not None
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     values = {name: json.loads(value) for name, value in summary.items()}
-    return OfflineRun(run.run_id, run.run_group, run.display_name, config, history, values)
+    ended = "finished" if exit_code == 0 else "preempted" if preempting else "failed"
+    return OfflineRun(run.run_id, run.run_group, run.display_name, config, history, values, ended)
 
 
 def _records(content: bytes) -> Iterator[bytes]:
@@ -116,6 +123,13 @@ class Refuses(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+class Fails(BaseCallback):
+    """Fails at the first timestep."""
+
+    def _on_step(self) -> bool:
+        raise RuntimeError("the arm is gone")
 
 
 class Empties(BaseCallback):
