@@ -4,7 +4,7 @@
 #   make cube-demo a robot learns to place a cube (OGBench): data, training, film, bundle; 25 minutes, runs/cube-demo
 #   make driving-demo a car's planner: scenes made, imitation, two adapters, bird's-eye pictures; runs/driving-demo
 #   make camera-demo the arm sees its target through a camera, and is driven over ROS 2 with its pictures; runs/camera-demo
-#   make benchmark every algorithm on three small tasks, one table; 20 minutes, runs/benchmark/smoke
+#   make benchmark every algorithm on three small tasks, one table; a quarter of an hour, runs/benchmark/smoke
 #   make ros-demo  what that trained drives a simulated arm over ROS 2, no ROS install needed; runs/ros-demo
 #   make test      the test suite
 #   make docs      the documentation as a site, in site/; opens from the file system

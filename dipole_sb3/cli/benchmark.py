@@ -122,7 +122,7 @@ def _make_data(asked: _Asked, groups: Sequence[Group]) -> None:
 
 def _learn(asked: _Asked, groups: Sequence[Group]) -> None:
     """Every group learns and is evaluated, as far as it is not done."""
-    seconds: list[float] = []
+    seconds: dict[str, list[float]] = {}
     todo = [group for group in groups if not all(map(is_finished, group.runs))]
     if len(todo) < len(groups):
         print(f"{len(groups) - len(todo)} of {len(groups)} groups of runs are done already")
@@ -140,12 +140,13 @@ def _learn(asked: _Asked, groups: Sequence[Group]) -> None:
             for runs, resume in (([each for each in waiting if each not in begun], False), (begun, True)):
                 if runs:
                     training.evaluate(runs, training.train(runs, resume, go_on_with=asked.command))
-        seconds.append(time.perf_counter() - start)
+        seconds.setdefault(group.task, []).append(time.perf_counter() - start)
         (scores,) = read_scores([group])
-        left = len(todo) - number
-        ahead = f"; {left} to go, about {_duration(left * float(np.mean(seconds)))}" if left else ""
+        # Of a task that comes later nothing is known but how long this one takes.
+        left = [float(np.mean(seconds.get(each.task, seconds[group.task]))) for each in todo[number:]]
+        ahead = f"; {len(left)} to go, about {_duration(sum(left))}" if left else ""
         score = benchmark_table.cell(scores, scores.at_end)
-        print(f"  {score}{' %' if scores.has_success else ''}, {_duration(seconds[-1])}{ahead}", flush=True)
+        print(f"  {score}{' %' if scores.has_success else ''}, {_duration(seconds[group.task][-1])}{ahead}", flush=True)
 
 
 def _learn_in_cluster(asked: _Asked, groups: Sequence[Group], engine: Engine) -> None:

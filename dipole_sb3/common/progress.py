@@ -20,7 +20,7 @@ def progress_bar(shown: bool = True, **options: Any) -> tqdm[Any]:
     """
     if not shown or sys.stderr.isatty() or "ipykernel" in sys.modules:
         return tqdm(disable=not shown, **options)
-    return tqdm(
+    return _LineBar(
         **options,
         file=_Lines(),
         miniters=1,
@@ -28,6 +28,12 @@ def progress_bar(shown: bool = True, **options: Any) -> tqdm[Any]:
         delay=_SECONDS_BETWEEN_LINES,
         bar_format="{desc}: {n_fmt} of {total_fmt}{unit}, {elapsed} passed, {remaining} left",
     )
+
+
+class _LineBar(tqdm):  # type: ignore[misc]
+    def set_description_str(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        """Without a line of its own: it is due when the minute is over."""
+        super().set_description_str(desc, refresh=False)
 
 
 class _Lines:
