@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from dipole_sb3.cli import claim, hydra_command, pictures, run_folder
 from dipole_sb3.cli.configuration import dotted
 from dipole_sb3.cli.interrupt import StopOnSignal, ends_with_status, exit_status
-from dipole_sb3.cli.resuming import require_same
+from dipole_sb3.cli.resuming import require_not_replaced, require_same
 from dipole_sb3.common.checks import require_whole_number
 from dipole_sb3.driving.training.checkpoint import MANIFEST
 
@@ -62,6 +62,7 @@ def train_command(arguments: list[str]) -> int:
         return 0
 
     def job(config: DictConfig, folder: Path) -> None:
+        require_not_replaced(bool(resumed) and config.replace)
         check(config)
         train(config, folder, go_on=bool(resumed), named=hydra_command.folder_was_named())
 

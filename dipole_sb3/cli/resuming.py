@@ -24,16 +24,26 @@ Resume = Literal[False, True, "auto"]
 """Whether runs begin (False), go on from their checkpoints (True), or do whichever it is (``"auto"``)."""
 
 
-def require_named_folders(runs: Sequence[Run]) -> None:
-    """Refuses ``resume=auto`` where the next start would look elsewhere.
+def require_can_go_on(runs: Sequence[Run]) -> None:
+    """Refuses ``resume=auto`` where the next start would look elsewhere, or would remove what it should go on with.
 
-    :raises ValueError: nobody gave the folders' names.
+    :raises ValueError: nobody gave the folders' names, or ``replace=true`` is asked for as well.
     """
+    require_not_replaced(any(run.config.replace for run in runs))
     if not all(run.own_name for run in runs):
         raise ValueError(
             "resume=auto needs the same folder at every start, but its default name is made of the time; expected "
             "run_dir=FOLDER, or hydra.sweep.dir=FOLDER for the runs of -m"
         )
+
+
+def require_not_replaced(replace: bool) -> None:
+    """
+    :param replace: of a command that is to go on with a run.
+    :raises ValueError: it is true.
+    """
+    if replace:
+        raise ValueError("resume= goes on with the run in the folder, replace=true removes it; expected one of them")
 
 
 def unfinished(runs: Sequence[Run]) -> list[Run]:

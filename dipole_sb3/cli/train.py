@@ -21,7 +21,7 @@ from dipole_sb3.cli.options import check_hyperparameters, check_knobs
 from dipole_sb3.cli.resuming import (
     AUTO,
     Resume,
-    require_named_folders,
+    require_can_go_on,
     resumed_config,
     unfinished,
 )
@@ -97,7 +97,7 @@ def train_and_evaluate(runs: Sequence[Run], resume: Resume = False, engine: Engi
     runs = distinguished(runs)
     require_startable(runs)
     if resume == AUTO:
-        require_named_folders(runs)
+        require_can_go_on(runs)
     if engine is not None:
         _train_in_cluster(runs, resume, engine)
         return

@@ -133,6 +133,14 @@ def test_other_options_than_those_of_its_beginning_are_refused(dipole: Command) 
     assert "offline_steps + online_steps is 10, but the run in mine has 20 timesteps already" in err
 
 
+@pytest.mark.parametrize("task", ["reacher", "driving/highway-mix"])
+def test_what_is_to_go_on_is_not_replaced(task: str, dipole: Command) -> None:
+    status, _, err = dipole("train", f"task={task}", "run_dir=run", "resume=auto", "replace=true")
+    expected = "resume= goes on with the run in the folder, replace=true removes it; expected one of them"
+    assert (status, err) == (1, f"dipole: {expected}\n")
+    assert not Path("run").exists()
+
+
 def test_a_folder_that_is_another_at_every_start_is_refused(dipole: Command) -> None:
     several = ["-m", "seed=0,1"]
     for arguments in ([], several, [*several, "run_dir=mine"], [*several, "hydra.sweep.subdir=${seed}"]):
