@@ -11,7 +11,8 @@ a CUDA test fails or a part breaks; running out of time is neither.
           that gives
   speed   the updates of OGBench's and ExORL's configurations, eager, compiled and captured in CUDA graphs, with
           products in single precision, TF32 and bfloat16, 1 to 32 runs at once; beside each the bound that its kernels
-          set, and the memory. The most telling ones come first, for the time may not be enough for all
+          set, and the memory. The most telling ones come first, for the time may not be enough for all; what does not
+          fit or does not run has a row that says so, and costs no other
   learn   eight seeds of the cube's task 2 at once with the paper's hyperparameters for the time that is left, and
           their success over ω beside the paper's
 

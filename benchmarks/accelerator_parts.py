@@ -169,8 +169,13 @@ def measure_speed(job: Job) -> None:
                 # Its processes compile what nobody will measure.
                 os.killpg(os.getpgrp(), signal.SIGKILL)
                 raise
-            rows.append({**asdict(cell), "seconds_to_compile": seconds, **measured(setups[cell], cell, job)})
+            except Exception:  # of compilers of all kinds, or of a pool that lost a process: measuring will tell
+                seconds = None
+            rows.append({**asdict(cell), "seconds_to_compile": seconds, **measured_or_not(setups[cell], cell, job)})
             write(job.file, found)
+    broken = sum("failed" in row and not row["out_of_memory"] for row in rows)
+    if broken:
+        raise SystemExit(f"speed: {broken} of {len(rows)} cells failed; their rows say why")
 
 
 def compile_cell(setup: Setup, cell: Cell) -> float | None:
@@ -180,6 +185,19 @@ def compile_cell(setup: Setup, cell: Cell) -> float | None:
     start = time.time()
     setup.trainer(cell.way, cell.runs, cell.precision)(UPDATES_TO_WARM_UP, setup.batch)
     return time.time() - start
+
+
+def measured_or_not(setup: Setup, cell: Cell, job: Job) -> dict[str, Any]:
+    """One row, or why there is none: the cells that follow must not pay for one that does not fit or run."""
+    try:
+        return measured(setup, cell, job)
+    except Exception as error:  # whatever torch, Triton and CUDA raise
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        failed = {"failed": first_line, "out_of_memory": isinstance(error, torch.OutOfMemoryError)}
+    # Outside: the error's frames have held its tensors.
+    if job.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return failed
 
 
 def measured(setup: Setup, cell: Cell, job: Job) -> dict[str, Any]:

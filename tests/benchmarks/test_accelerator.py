@@ -17,7 +17,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import accelerator  # noqa: E402
-from accelerator_parts import OMEGAS, cells  # noqa: E402
+import accelerator_parts  # noqa: E402
+from accelerator_parts import OMEGAS, Cell, Job, cells, measure_speed  # noqa: E402
 from accelerator_wheels import UNUSED, without  # noqa: E402
 from train_ways import ALGORITHMS  # noqa: E402
 
@@ -76,6 +77,32 @@ def test_cells_hold_every_algorithm_and_number_of_runs_and_begin_with_what_matte
     assert {cell.runs for cell in every} == {1, 4, 8, 16, 32}
     first = every[0]
     assert (first.task, first.algorithm, first.way, first.runs) == ("ogbench", "dipole", "captured", 1)
+
+
+def test_a_cell_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA graphs do not run on a CPU, neither where they are compiled ahead nor where they are measured."""
+    todo = [Cell("ogbench", "iql", way, "fp32", 1) for way in ("captured", "eager")]
+    monkeypatch.setattr(accelerator_parts, "cells", lambda small, device: todo)
+    job = Job(tmp_path / "speed.json", tmp_path, torch.device("cpu"), lambda: 60.0, small=True)
+    with pytest.raises(SystemExit, match=r"^speed: 1 of 2 cells failed; their rows say why$"):
+        measure_speed(job)
+    failed, measured = json.loads(job.file.read_text())["rows"]
+    assert (failed["way"], failed["out_of_memory"]) == ("captured", False)
+    assert "expected a CUDA device" in failed["failed"]
+    assert measured["updates_per_second"] > 0
+
+
+def test_what_does_not_fit_is_a_finding_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore of it")
+
+    monkeypatch.setattr(accelerator_parts, "measured", full)
+    todo = [Cell("ogbench", "iql", "eager", "fp32", 32)]
+    monkeypatch.setattr(accelerator_parts, "cells", lambda small, device: todo)
+    measure_speed(Job(tmp_path / "speed.json", tmp_path, torch.device("cpu"), lambda: 60.0, small=True))
+    (row,) = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert row["failed"] == "CUDA out of memory. Tried to allocate 2 GiB."
+    assert (row["runs"], row["out_of_memory"]) == (32, True)
 
 
 def test_a_wheel_without_folders_lists_what_is_left(tmp_path: Path) -> None:
