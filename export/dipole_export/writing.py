@@ -70,12 +70,14 @@ def _exchange(new: Path, path: Path) -> None:
     if not path.exists():
         os.rename(new, path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)) / path.name
-    os.rename(path, old)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    old = aside / path.name
     try:
+        os.rename(path, old)
         os.rename(new, path)
-    except OSError:
-        os.rename(old, path)
+    except BaseException:  # Ctrl-C between the two, too
+        if old.exists():
+            os.rename(old, path)
+        aside.rmdir()
         raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)

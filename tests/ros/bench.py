@@ -41,7 +41,14 @@ class Slow:
 class Bench:
     """A loop whose clock stands still until it is turned."""
 
-    def __init__(self, bundle: Path, text: str = CONTRACT, shadow_only: bool = False, automatic: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        text: str = CONTRACT,
+        shadow_only: bool = False,
+        automatic: bool = True,
+        period_s: float = PERIOD,
+    ) -> None:
         self.fitting = Fitting(contract(text), describe, PolicyOptions())
         loaded = self.fitting.load(str(bundle))
         self.now = 100.0
@@ -60,8 +67,8 @@ class Bench:
             Supervisor(0.19, automatic),
             OmegaControl(loaded.policy.manifest.omega, 0.0, self.now_ns, self.audit.append),
             ClockGuard(False, 0.2),
-            period_s=PERIOD,
-            deadlines=Deadlines(robot.deadline_s, robot.deadline_misses, PERIOD),
+            period_s=period_s,
+            deadlines=Deadlines(robot.deadline_s, robot.deadline_misses, period_s),
             now_ns=self.now_ns,
             on_decision=self.decisions.append,
             on_fault=lambda cause, news: self.faults.append((cause, news)),

@@ -283,6 +283,15 @@ class TestStops:
             robot.see(image(FRAMES[0]))
         assert robot.refusal(image(FRAMES[0]))[0] is Kind.BLIND
 
+    def test_a_clock_that_goes_back_hides_no_dead_camera(self) -> None:
+        robot = Robot(replaced("stack: 3", "stack: 3, frozen_after_s: 0.45", CONTRACT))
+        robot.see(image(FRAMES[0]))
+        robot.now_ns -= 50 * PERIOD
+        robot.inputs.forget(robot.now_ns)
+        for _ in range(4):
+            robot.see(image(FRAMES[0]))
+        assert robot.refusal(image(FRAMES[0]))[0] is Kind.BLIND
+
 
 class TestContracts:
     @pytest.mark.parametrize(

@@ -90,6 +90,16 @@ def test_a_shadow_does_not_end_silently(bundle: Path, deterministic_bundle: Path
     assert bench.sent == [expected(bench)]
 
 
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.4), (-1.0, 0.3), (-0.7, 1.2)])
+def test_a_slew_ends_at_its_target_and_not_a_rounding_beyond(low: float, high: float):
+    control = OmegaControl(OmegaRange(low, low, high), 100.0, lambda: 0, lambda record: None)
+    assert control.begin(low, "configure") is None
+    assert control.request(high, "parameter") is None
+    assert control.step(1.0) == high
+    assert control.request(low, "parameter") is None
+    assert control.step(1.0) == low
+
+
 def test_a_slew_does_not_go_on_from_before(bundle: Path, deterministic_bundle: Path):
     bench = Bench(bundle)
     bench.loop.omega.slew_per_s = 1.0

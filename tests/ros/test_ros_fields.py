@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dipole_policy.errors import ContractError, InputError, Kind
-from dipole_policy.fields import describe_recorded, leaves, parse_path, reader, size
+from dipole_policy.fields import describe_installed, describe_recorded, leaves, parse_path, reader, size
 from dipole_policy.layout import ObservationLayout
 from dipole_policy.observation import Inputs, entry_readers
 from dipole_runtime.manifest import ObservationPart, ObservationSpec
@@ -235,6 +235,40 @@ action: {topic: /command, type: std_msgs/msg/Float64MultiArray, field: data, on_
     robot.hear("/q", turned)
     expected = [np.cos(-2.0), np.cos(0.5), np.sin(-2.0), np.sin(0.5), 1.2]
     np.testing.assert_allclose(robot.build(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("quaternion", "length"), [((0, 0, 0, 0), "0"), ((0, 0, 0.354, 0.354), "0.501"), ((0, 0, 0, 1.02), "1.02")]
+)
+def test_a_quaternion_that_is_no_rotation(quaternion: tuple[float, ...], length: str):
+    text = replaced(
+        "{topic: /speed, type: std_msgs/msg/Float64, field: data, max",
+        "{topic: /q, type: geometry_msgs/msg/Quaternion, fields: [x, y, z, w], function: yaw, max",
+    )
+    robot = Robot(text)
+    robot.hear("/joint_states", joint_state({"elbow": 1.0, "wrist": 2.0}))
+    message = make("geometry_msgs/msg/Quaternion")
+    message.x, message.y, message.z, message.w = map(float, quaternion)
+    robot.hear("/q", message)
+    assert robot.cause() == (Kind.NO_ROTATION, f"/q has a quaternion of length {length}, expected 1")
+    message.x = float("nan")
+    assert robot.cause()[0] is Kind.NON_FINITE
+
+
+def test_octets_are_numbers_and_no_text():
+    """49 is "1" as text, and 1 is no text at all."""
+    diagnostics = pytest.importorskip("diagnostic_msgs.msg", reason="needs ROS's messages")
+    numbers = pytest.importorskip("std_msgs.msg", reason="needs ROS's messages")
+    level = diagnostics.DiagnosticStatus()
+    read = reader("diagnostic_msgs/msg/DiagnosticStatus", parse_path("level"), describe_installed)
+    for value in (1, 49, 255):
+        level.level = bytes([value])
+        np.testing.assert_array_equal(read(level), [value])
+    several = numbers.ByteMultiArray(data=[bytes([49]), bytes([0]), bytes([200])])
+    read = reader("std_msgs/msg/ByteMultiArray", parse_path("data"), describe_installed)
+    np.testing.assert_array_equal(read(several), [49, 0, 200])
+    one = reader("std_msgs/msg/ByteMultiArray", parse_path("data[2]"), describe_installed)
+    np.testing.assert_array_equal(one(several), [200])
 
 
 def test_dict_observations_come_in_the_bundles_order():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bench import Bench, expected
 from dipole_policy.errors import Cause, Kind
-from dipole_policy.loop import Decision, distance
+from dipole_policy.loop import Decision, distance, watch_interval_s
 from dipole_policy.supervisor import State
 from robots import replaced
 
@@ -124,6 +124,25 @@ def test_a_loop_that_does_not_run_is_stopped_from_outside(bench: Bench):
     bench.loop.watch(0.5)
     assert bench.sent[-1] == [0.0, 0.0]
     assert bench.faults[-1][0].kind is Kind.STALLED
+
+
+def test_a_slow_loop_is_not_taken_for_one_that_does_not_run(bundle: Path):
+    bench = Bench(bundle, period_s=1.0)
+    bench.period()
+    for _ in range(9):
+        bench.now += 0.2
+        bench.loop.watch(0.5)
+    assert len(bench.sent) == 1, "1.8 s are less than two periods"
+    bench.now += 0.3
+    bench.loop.watch(0.5)
+    assert bench.faults[-1][0].detail.endswith(" s, expected one every 1.0 s")
+
+
+@pytest.mark.parametrize(
+    ("period_s", "deadline_s", "expected"), [(1.0, 0.1, 0.05), (1.0, 1.0, 0.5), (0.02, 0.02, 0.02), (5e-3, 5e-3, 5e-3)]
+)
+def test_the_watch_looks_often_enough_for_the_deadline(period_s: float, deadline_s: float, expected: float):
+    assert watch_interval_s(period_s, deadline_s) == expected
 
 
 def test_a_jump_of_the_clock_forgets_the_inputs(bench: Bench):

@@ -48,7 +48,8 @@ class CameraReader(TopicReader):
         self._stacked_ns = 0
 
     def forget(self, now_ns: int) -> None:
-        self._since_ns = now_ns
+        # The clock may have gone back: what was seen in its future would hide a dead camera until then.
+        self._since_ns = self._alive_ns = now_ns
 
     def fresh(self, inputs: Mapping[str, Received], now_ns: int) -> Frame:
         """The picture of now, one frame: a view of the message where no bits are changed.
@@ -59,7 +60,7 @@ class CameraReader(TopicReader):
         frame: Frame = super().fresh(inputs, now_ns)
         limit_s = self.options.frozen_after_s
         if limit_s is not None:
-            still_s = (inputs[self.entry.topic].received_ns - max(self._alive_ns, self._since_ns)) * 1e-9
+            still_s = (inputs[self.entry.topic].received_ns - self._alive_ns) * 1e-9
             if still_s > limit_s:
                 what = "is of one colour" if self._is_blank else "shows the same picture"
                 raise InputError(

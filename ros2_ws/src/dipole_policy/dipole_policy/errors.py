@@ -31,6 +31,7 @@ class Kind(str, Enum):
     STALE = "stale input"
     WRONG_SIZE = "wrongly sized input"
     NON_FINITE = "non-finite input"
+    NO_ROTATION = "no rotation"
     BLIND = "blind camera"
     DEADLINE = "missed deadline"
     STALLED = "stalled control loop"

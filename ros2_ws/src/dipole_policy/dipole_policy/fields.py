@@ -30,9 +30,9 @@ _STEP = re.compile(r"([A-Za-z][A-Za-z0-9_]*)((?:\[\d{1,6}\])*)")
 _SEQUENCE = re.compile(r"sequence<(.+?)(?:, *(\d+))?>")
 _ARRAY = re.compile(r"(.+)\[(\d+)\]")
 _FLOATS = frozenset({"double", "float", "float64", "float32"})
-_NUMBERS = (
-    _FLOATS | {"boolean", "bool", "octet", "byte", "char"} | {f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)}
-)
+_OCTETS = frozenset({"octet", "byte"})
+"""rclpy gives them as bytes of length 1, in which NumPy would read text."""
+_NUMBERS = _FLOATS | _OCTETS | {"boolean", "bool", "char"} | {f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)}
 
 
 @dataclass(frozen=True)
@@ -187,13 +187,18 @@ def reader(message: str, path: Path, describe: Describe) -> Reader:
     :raises ContractError: as :func:`leaves`.
     """
     found = leaves(message, path, describe)
-    if all(not kind.is_array and not any(isinstance(step, int) for step in leaf) for leaf, kind in found):
+    if all(_is_plain(leaf, kind) for leaf, kind in found):
         # The usual case, in compiled code: imu.angular_velocity, twist.linear.x.
         get = attrgetter(*(shown_field(leaf) for leaf, _ in found))
         if len(found) == 1:
             return lambda value: np.array([get(value)], np.float64)
         return lambda value: np.array(get(value), np.float64)
     return lambda value: np.concatenate([_values(value, leaf) for leaf, _ in found])
+
+
+def _is_plain(path: Path, kind: FieldType) -> bool:
+    is_indexed = any(isinstance(step, int) for step in path)
+    return not (kind.is_array or is_indexed or kind.element in _OCTETS)
 
 
 def _values(message: Any, path: Path) -> NDArray[np.float64]:
@@ -206,6 +211,10 @@ def _values(message: Any, path: Path) -> NDArray[np.float64]:
         else:
             at = shown_field(path[:depth])
             raise InputError(Cause(Kind.WRONG_SIZE, f"{at} has {len(value)} elements, expected more than {step}"))
+    if isinstance(value, bytes):
+        value = list(value)
+    elif isinstance(value, list) and value and isinstance(value[0], bytes):
+        value = [one[0] for one in value]
     return np.atleast_1d(np.asarray(value, np.float64))
 
 

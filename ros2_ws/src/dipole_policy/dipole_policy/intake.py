@@ -72,12 +72,15 @@ class Intake:
 
     :param inputs: whose topics are listened to, and where the messages go.
     :param now_ns: the node's clock.
-    :param simulated: whether that is a simulation's clock, of which the middleware knows nothing: then a message counts
-        as arrived when its topic was looked at before.
+    :param simulated_period_ns: the control period where that is a simulation's clock, of which the middleware knows
+        nothing: a message then counts as arrived one period after its topic was looked at before, or now. None: it is
+        not.
     """
 
-    def __init__(self, node: Node, inputs: Inputs, now_ns: Callable[[], int], simulated: bool) -> None:
-        self._node, self._inputs, self._now_ns, self._simulated = node, inputs, now_ns, simulated
+    def __init__(
+        self, node: Node, inputs: Inputs, now_ns: Callable[[], int], simulated_period_ns: int | None = None
+    ) -> None:
+        self._node, self._inputs, self._now_ns, self._simulated_period_ns = node, inputs, now_ns, simulated_period_ns
         self._lock = threading.Lock()
         self._taken_ns: dict[str, int] = {}
         group = _NeverWaited()
@@ -131,10 +134,16 @@ class Intake:
                 return
 
     def _arrival_ns(self, topic: str, info: Any, now_ns: int) -> int:
-        """When a message arrived or, where the middleware does not say so, the earliest time that it may have."""
-        received = 0 if self._simulated else int(info.get("received_timestamp", 0))
-        earliest = min(self._taken_ns.get(topic, now_ns), now_ns)
-        return min(received, now_ns) if received > 0 else earliest
+        """When a message arrived or, where the middleware does not say so, the earliest time that it may have.
+
+        In a simulation a period later: else what arrives in every period would always be a period old, too old for a
+        contract that asks for less. A late look still makes nothing fresh.
+        """
+        earliest = self._taken_ns.get(topic, now_ns)
+        if self._simulated_period_ns is not None:
+            return min(earliest + self._simulated_period_ns, now_ns)
+        received = int(info.get("received_timestamp", 0))
+        return min(received if received > 0 else earliest, now_ns)
 
     def close(self) -> None:
         """Ends the subscriptions."""

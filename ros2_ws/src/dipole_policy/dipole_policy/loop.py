@@ -27,6 +27,8 @@ from dipole_policy.wire import Wire
 REQUESTED = Cause(Kind.REQUEST, "a stop was asked for, ~/resume ends it")
 _LONGEST_SILENCE_OF_CLOCK_S = 1.0
 """Seconds of the wall until a simulation's clock that never spoke is told of, where any pause is allowed."""
+_SHORTEST_WATCH_S = 0.02
+"""Seconds between two looks at the loop, where the control period is not shorter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,16 +256,17 @@ class ControlLoop:
         self.inputs.forget(self._now_ns())
 
     def watch(self, largest_gap_s: float) -> None:
-        """Stops the robot if the loop hangs or is not run. Call it from another thread, once a period.
+        """Stops the robot if the loop hangs or is not run. Call it from another thread, see :func:`watch_interval_s`.
 
-        :param largest_gap_s: longest allowed time between two periods; 0: no limit, for a simulation that may pause.
+        :param largest_gap_s: longest allowed time between two periods, if that is more than two of them; 0: no limit,
+            for a simulation that may pause.
         """
         now, under_way = self._steady(), self._under_way
         gap = now - self._last_end
         if under_way is not None:
             if self.deadlines.is_late(under_way, now):
                 self._miss(under_way, now, "is still not over after")
-        elif gap > (largest_gap_s or _LONGEST_SILENCE_OF_CLOCK_S):
+        elif gap > max(largest_gap_s or _LONGEST_SILENCE_OF_CLOCK_S, 2.0 * self._period_s):
             now_ns = self._now_ns()
             if (silent := self._clock.silent(now_ns)) is not None:
                 self.stop(silent)
@@ -282,6 +285,11 @@ class ControlLoop:
         if self.supervisor.state is not State.DRIVING and not self._shadow_only:
             # A stop is sent in every period until driving resumes, also in late ones.
             self.wire.stop()
+
+
+def watch_interval_s(period_s: float, deadline_s: float) -> float:
+    """Seconds between two looks of :meth:`ControlLoop.watch`: often enough for a deadline shorter than the period."""
+    return min(period_s, max(deadline_s / 2.0, _SHORTEST_WATCH_S))
 
 
 def _shadow_problem(omegas: Sequence[object], limits: OmegaRange | None) -> str | None:

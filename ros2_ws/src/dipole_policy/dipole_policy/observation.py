@@ -21,6 +21,9 @@ from dipole_policy.topic_reader import Received, TopicReader, Unreadable
 _NAME_FIELDS = ("name", "joint_names")
 """The fields in which messages name their elements: JointState, JointTrajectory."""
 
+_QUATERNION_TOLERANCE = 0.01
+"""Largest difference of a quaternion's length from 1. Rounding is far less; a message that nobody filled is at 0."""
+
 
 class EntryReader(TopicReader):
     """Reads fields of numbers.
@@ -86,7 +89,7 @@ class EntryReader(TopicReader):
             return values
         with np.errstate(invalid="ignore", over="ignore"):
             if entry.function == "yaw":
-                return np.array([_yaw(values)])
+                return np.array([_yaw(entry.topic, values)])
             return np.asarray(np.cos(values) if entry.function == "cos" else np.sin(values))
 
     def _read_field(self, path: Path, read: Reader, message: Any) -> NDArray[np.float64]:
@@ -105,8 +108,15 @@ class EntryReader(TopicReader):
         return values[[positions[name] for name in self.entry.names]]
 
 
-def _yaw(quaternion: Sequence[float] | NDArray[np.float64]) -> float:
+def _yaw(topic: str, quaternion: Sequence[float] | NDArray[np.float64]) -> float:
+    """
+    :raises InputError: the numbers are no rotation, such as the zeros of a message that nobody has filled.
+    """
     x, y, z, w = quaternion
+    length = float(np.sqrt(x * x + y * y + z * z + w * w))
+    if abs(length - 1.0) > _QUATERNION_TOLERANCE:  # not of NaN, which is told of as such
+        detail = f"{topic} has a quaternion of length {length:.3g}, expected 1"
+        raise InputError(Cause(Kind.NO_ROTATION, detail))
     return float(np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z)))
 
 
@@ -168,7 +178,7 @@ class HistoryReader(EntryReader):
 
     def _pose(self, message: Any) -> NDArray[np.float64]:
         x, y, *quaternion = self.read(message)
-        return np.array([x, y, _yaw(quaternion)])
+        return np.array([x, y, _yaw(self.entry.topic, quaternion)])
 
 
 class Inputs:

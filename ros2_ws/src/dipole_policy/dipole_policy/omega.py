@@ -157,5 +157,7 @@ class OmegaControl:
                 self._value = self._target
             else:
                 largest = self.slew_per_s * max(elapsed_s, 0.0)
-                self._value += min(max(self._target - self._value, -largest), largest)
+                left = self._target - self._value
+                # Not value + left: rounded, that may lie beyond the range.
+                self._value = self._target if abs(left) <= largest else self._value + math.copysign(largest, left)
             return self._value

@@ -25,7 +25,7 @@ from dipole_policy.errors import Cause, ContractError, Kind, one_line
 from dipole_policy.fields import describe_installed, message_class
 from dipole_policy.holder import Fitting, Loaded, PolicyHolder
 from dipole_policy.intake import Intake, overridable, profile
-from dipole_policy.loop import ControlLoop, Decision
+from dipole_policy.loop import ControlLoop, Decision, watch_interval_s
 from dipole_policy.observation import Inputs
 from dipole_policy.omega import OmegaControl, OmegaRecord
 from dipole_policy.outlets import outlets
@@ -146,7 +146,9 @@ class Session:
         """The node becomes active."""
         self.loop.start()
         self._watchdog = Watchdog(
-            lambda: self.loop.watch(self._settings.max_stall_s), self.contract.period_s, self._watch_failed
+            lambda: self.loop.watch(self._settings.max_stall_s),
+            watch_interval_s(self.contract.period_s, self.contract.deadline_s),
+            self._watch_failed,
         )
         # A simulation's clock sets the pace if there is one; otherwise the steady clock, which cannot be set back.
         if self._settings.simulated:
@@ -236,7 +238,8 @@ class Session:
             self._commands[writer.entry.topic].publish(message)
 
     def _listen(self) -> None:
-        self._intake = Intake(self._node, self.inputs, self.now_ns, self._settings.simulated)
+        period_ns = int(self.contract.period_s * 1e9) if self._settings.simulated else None
+        self._intake = Intake(self._node, self.inputs, self.now_ns, period_ns)
         self._entities.append((lambda intake: intake.close(), self._intake))
         # Between two periods a clock may jump back and catch up again; this callback notices it.
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
