@@ -120,7 +120,9 @@ class StackedFramesBuffer(OfflineReplayBuffer):
         ages = self._current_mirror().of("_ages", self._ages)[indices].long()
         back = torch.arange(self._frame_stack - 1, 0, -1, device=indices.device)[:, None]
         rows = indices - torch.minimum(back, ages) * self.n_envs
-        return torch.split(self._frames.observations_at(rows.flatten(), key), len(indices))
+        found = self._frames.observations_at(rows.flatten(), key)
+        # Not torch.split: of no transitions at all it makes one part instead of n − 1.
+        return found.reshape(self._frame_stack - 1, len(indices), *found.shape[1:]).unbind()
 
     def _with(self, newest: Any, stacks: dict[str | None, list[Tensor]]) -> Any:
         """Observations whose images are stacks."""

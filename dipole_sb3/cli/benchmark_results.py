@@ -88,10 +88,13 @@ class Scores:
 
     @cached_property
     def of_last(self) -> list[float] | None:
-        """Mean over the last three evaluations, one per seed; None where fewer were made."""
-        found = []
+        """Mean over the last three evaluations, one per seed; None where fewer were made.
+
+        That of the untrained model, at the first timestep, is none of them.
+        """
+        found, first = [], self.group.config.eval_freq
         for seed in dict.fromkeys(each.seed for each in self.final):
-            last = [each.score for each in self.during if each.seed == seed][-_LAST:]
+            last = [each.score for each in self.during if each.seed == seed and each.timesteps >= first][-_LAST:]
             if len(last) < _LAST:
                 return None
             found.append(float(np.mean(last)))

@@ -146,7 +146,7 @@ def _record_learning(options: argparse.Namespace) -> int:
             writer.metadata.update(recording.provenance, command=shlex.join(command))
     facts = recording.provenance
     print(
-        f"{options.out}: {facts['steps']} transitions, mean return {facts['data_return_mean']:.2f}; the final agent "
+        f"{options.out}: {facts['steps']} transitions, {_returns(facts)}; the final agent "
         f"reaches {facts['agent_return_mean']:.2f} [{facts['agent_return_low']:.2f}, {facts['agent_return_high']:.2f}]"
     )
     return _told_where(options.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -87,7 +88,12 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], *,
     :raises OSError: the folder cannot be written or the disk is full; nothing half-written stays behind.
     """
     path = Path(path)
-    save = np.savez_compressed if compressed else np.savez
     with replaced_when_complete(path) as file:
-        save(file, allow_pickle=False, **arrays)
+        write_arrays(file, arrays, compressed=compressed)
     return path
+
+
+def write_arrays(file: io.BufferedIOBase, arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> None:
+    """Writes arrays to an open file, as :func:`write_npz` does."""
+    save: Any = np.savez_compressed if compressed else np.savez
+    save(file, allow_pickle=False, **arrays)

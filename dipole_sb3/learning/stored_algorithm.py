@@ -282,7 +282,8 @@ class StoredAlgorithm(PhasedAlgorithm):
         VecNormalize's statistics.
         """
         buffer, statistics = self.replay_buffer, self.get_vec_normalize_env()
-        online = buffer if isinstance(buffer, MixedReplayBuffer) else None
+        # A data set may be such a buffer, too: that of another model.
+        online = buffer if isinstance(buffer, MixedReplayBuffer) and buffer is not self.dataset else None
         recorded = buffer if online is None else online.recorded
         return {
             "dataset": None if recorded is None else {"source": recorded.source, "checksum": recorded.checksum},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import json
+import math
 import os
 import platform
 import shlex
@@ -18,7 +20,11 @@ import gymnasium
 import numpy as np
 
 from dipole_sb3.common.files import replaced_when_complete
+from dipole_sb3.common.intervals import mean_interval
 from dipole_sb3.datasets import files
+
+_PART = 1 << 20
+"""Bytes of a file that are read at a time."""
 
 
 class Recording(NamedTuple):
@@ -41,6 +47,16 @@ def today_and_versions() -> dict[str, Any]:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {"packages": versions, "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat()}
+
+
+def returns_of(returns: Sequence[float]) -> dict[str, Any]:
+    """Mean over complete episodes, with its 95 % interval if there are at least two."""
+    facts: dict[str, Any] = {"data_episodes": len(returns)}
+    if returns:
+        for key, value in mean_interval(returns)._asdict().items():
+            if math.isfinite(value):
+                facts[f"data_return_{key}"] = round(value, 3)
+    return facts
 
 
 def require_output(path: str | os.PathLike[str]) -> None:
@@ -69,13 +85,30 @@ def write_recording(
     :raises OSError: the folder cannot be written; no incomplete file is left behind.
     """
     require_output(path)
-    path = files.write_npz(path, recording.arrays)
+    path = Path(path)
+    beside = path.with_suffix(".json")
+    with replaced_when_complete(path) as file:
+        files.write_arrays(file, recording.arrays)
+        checksum = _sha256(file)
     provenance = {
         **recording.provenance,
         **({"command": shlex.join(command)} if command else {}),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": checksum,
     }
-    beside = path.with_suffix(".json")
-    with replaced_when_complete(beside) as file:
-        file.write(f"{json.dumps(provenance, indent=2, ensure_ascii=False)}\n".encode())
+    try:
+        with replaced_when_complete(beside) as note:
+            note.write(f"{json.dumps(provenance, indent=2, ensure_ascii=False)}\n".encode())
+    except BaseException:
+        # An earlier recording's bounds would scale this one's actions.
+        beside.unlink(missing_ok=True)
+        raise
     return path, beside
+
+
+def _sha256(file: io.BufferedIOBase) -> str:
+    """Of all that has been written to an open file."""
+    found = hashlib.sha256()
+    file.seek(0)
+    while part := file.read(_PART):
+        found.update(part)
+    return found.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,6 @@ from dipole_sb3.buffers.normalization import normalized
 from dipole_sb3.buffers.offline_buffer import OfflineReplayBuffer
 from dipole_sb3.common import checks
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.common.intervals import mean_interval
 from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.common.random_state import seeded_torch
 from dipole_sb3.datasets import storage
@@ -120,10 +118,10 @@ def record_dataset(
                 with storage.DatasetWriter(path, venv.observation_space, action_space, facts, overwrite) as writer:
                     for part in parts:
                         writer.append(part)
-                    writer.metadata.update(_returns(rollouts.returns))
+                    writer.metadata.update(recording_files.returns_of(rollouts.returns))
                 return storage.load(path, device=device)
             arrays = _collected(parts, venv.observation_space, action_space, steps)
-        facts.update(_returns(rollouts.returns))
+        facts.update(recording_files.returns_of(rollouts.returns))
         if path is not None:
             recording_files.write_recording(recording_files.Recording(_flat(arrays), facts), path)
         return OfflineReplayBuffer.from_arrays(
@@ -360,13 +358,3 @@ def _json(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata cannot be written as JSON ({error})") from error
     return dict(metadata or {})
-
-
-def _returns(returns: Sequence[float]) -> dict[str, Any]:
-    """Mean over complete episodes, with its 95 % interval if there are at least two."""
-    facts: dict[str, Any] = {"data_episodes": len(returns)}
-    if returns:
-        for key, value in mean_interval(returns)._asdict().items():
-            if math.isfinite(value):
-                facts[f"data_return_{key}"] = round(value, 3)
-    return facts

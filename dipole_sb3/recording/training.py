@@ -15,7 +15,7 @@ from dipole_sb3.common.intervals import mean_interval
 from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.recording.agents import algorithm_class
 from dipole_sb3.recording.noise import action_deviation
-from dipole_sb3.recording.recording_files import Recording, action_bounds, today_and_versions
+from dipole_sb3.recording.recording_files import Recording, action_bounds, returns_of, today_and_versions
 
 RECORDERS = ("crossq", "ddpg", "sac", "td3", "tqc")
 """Agents whose learning can be recorded: those with a replay buffer."""
@@ -95,8 +95,7 @@ def record_training(
         **({"noise": np.asarray(noise).tolist()} if deviation.any() else {}),
         **action_bounds(agent.action_space),
         **today_and_versions(),
-        "data_episodes": int(arrays["terminals"].sum()),
-        "data_return_mean": _mean_episode_return(arrays),
+        **returns_of(_episode_returns(agent)),
         "agent_evaluation_episodes": evaluation_episodes,
         "agent_evaluation_seed": evaluation_seed,
         **{f"agent_return_{key}": round(value, 3) for key, value in returns._asdict().items()},
@@ -145,10 +144,15 @@ def _evaluate(agent: OffPolicyAlgorithm, env_id: str, episodes: int, seed: int) 
     return returns
 
 
-def _mean_episode_return(arrays: dict[str, np.ndarray]) -> float:
-    ends = np.flatnonzero(arrays["terminals"]) + 1
-    cumulative = np.concatenate([[0.0], np.cumsum(arrays["rewards"], dtype=np.float64)])
-    return round(float(cumulative[ends[-1]]) / len(ends), 3)
+def _episode_returns(agent: OffPolicyAlgorithm) -> list[float]:
+    """Of the whole episodes in the replay buffer; the last one may have been cut off."""
+    buffer = agent.replay_buffer
+    assert isinstance(buffer, ReplayBuffer)
+    rows = slice(0, buffer.size())
+    ends = np.flatnonzero(buffer.dones[rows, 0]) + 1
+    cumulative = np.concatenate([[0.0], np.cumsum(buffer.rewards[rows, 0], dtype=np.float64)])
+    returns: list[float] = np.diff(cumulative[[0, *ends]]).tolist()
+    return returns
 
 
 def _hyperparameters(agent: OffPolicyAlgorithm, net_arch: Sequence[int]) -> dict[str, Any]:

@@ -308,14 +308,16 @@ def scores(
     """Of an algorithm with N candidates on a task of cube-single-play: N → success of each seed."""
     entry = TaskEntry("ogbench/cube-single-play", [task_id])
     suite = Suite("", [entry], [algorithm], len(next(iter(final.values()))))
-    (group,) = planned(suite, [algorithm], suite.seeds, tmp_path, [f"candidates={list(final)}"])
+    (group,) = planned(suite, [algorithm], suite.seeds, tmp_path, [f"candidates={list(final)}", "eval_freq=100"])
 
     def made(seed: int, timesteps: int, count: float, success: float) -> Evaluation:
         return Evaluation(seed, timesteps, {"num_candidates": count}, 50, Interval(0, 0, 0), Interval(success, 0, 1))
 
     ends = [made(seed, 100, count, value) for count, of_seeds in final.items() for seed, value in enumerate(of_seeds)]
     while_learning = [
-        made(seed, step, 32, value) for seed, values in enumerate(during or []) for step, value in enumerate(values)
+        made(seed, step or 1, 32, value)
+        for seed, values in enumerate(during or [])
+        for step, value in zip(range(0, 1_000_000, group.config.eval_freq), values, strict=False)
     ]
     return Scores(group, {"num_candidates": 32}, ends, while_learning)
 
@@ -325,7 +327,8 @@ def test_scores_of_seeds(tmp_path: Path) -> None:
     assert found.at_end == [0.5, 0.1]
     assert found.best == {"num_candidates": 1}
     assert found.of_last == pytest.approx([0.2, 0.5])
-    assert scores("ifql", 2, tmp_path, {32: [0.5, 0.1]}, [[0.1, 0.2], [0.9, 0.9]]).of_last is None
+    # The untrained model's is none of the last three.
+    assert scores("ifql", 2, tmp_path, {32: [0.5, 0.1]}, [[0.1, 0.2, 0.3], [0.9, 0.9, 0.9]]).of_last is None
     np.testing.assert_array_equal(found.normalised(found.at_end), [0.5, 0.1])
 
 

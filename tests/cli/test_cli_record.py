@@ -146,7 +146,7 @@ def test_a_learning_agent_to_a_folder(record: Record) -> None:
     typed = ["--algo", "td3", "--env", "Pendulum-v1", "--steps", "205", "--net-arch", "8", "--noise", "0.2"]
     status, printed, err = record(*typed, "--out", "set")
     assert (status, err) == (0, "")
-    assert printed.startswith("set: 205 transitions, mean return -")
+    assert printed.startswith("set: 205 transitions, return of the whole episode -")
     assert printed.endswith("set/dataset.json: where they come from\n")
     buffer = load_dataset("set")
     assert buffer.size() == 205

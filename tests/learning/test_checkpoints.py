@@ -16,7 +16,7 @@ from resumed_runs import RUNS, SMALL, KeptCheckpoints, begin, everything, learn,
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from dipole_sb3 import DIPOLE, ResumableCheckpoint
+from dipole_sb3 import DIPOLE, DatasetError, ResumableCheckpoint
 from dipole_sb3.cli.interrupt import StopOnSignal
 from dipole_sb3.learning.checkpoints import log_position
 
@@ -148,3 +148,14 @@ def test_what_lies_beyond_the_point_of_return_is_made_again(reacher_data: Arrays
     model = take_up("offline", folder / "model_50_steps.zip", reacher_data)
     learn(model, tmp_path, ResumableCheckpoint(50, folder), timesteps=60)
     assert names(folder) == ["model_50_steps.zip"]
+
+
+def test_a_run_whose_data_are_another_models_buffer_is_resumed(tmp_path: Path) -> None:
+    """All that the buffer holds is the data set here, and nothing of it has been gathered by this run."""
+    data = DIPOLE("MlpPolicy", "Pendulum-v1", **SMALL).learn(20).replay_buffer
+    whole = DIPOLE("MlpPolicy", dataset=data, **SMALL).learn(6, callback=ResumableCheckpoint(4, tmp_path))
+    resumed = DIPOLE.resume(tmp_path, dataset=data, device="cpu").learn(2, reset_num_timesteps=False)
+    for name, value in whole.policy.state_dict().items():
+        assert torch.equal(value, resumed.policy.state_dict()[name]), name
+    with pytest.raises(DatasetError, match="expected the same data as dataset="):
+        DIPOLE.resume(tmp_path, device="cpu")

@@ -83,6 +83,39 @@ def test_the_same_seed_gives_the_same_rows() -> None:
     assert not np.array_equal(first["actions"], other["actions"])
 
 
+def test_an_episode_that_is_cut_off_has_no_return() -> None:
+    """Pendulum's episodes take 200 steps; of 500, the last 100 are none."""
+    arrays, facts = training.record_training("td3", "Pendulum-v1", 500, net_arch=(4,), evaluation_episodes=2)
+    assert arrays["terminals"].sum() == 3
+    assert facts["data_episodes"] == 2
+    assert facts["data_return_mean"] == pytest.approx(arrays["rewards"][:400].sum() / 2, abs=1e-3)
+    _, facts = training.record_training("td3", "Pendulum-v1", 100, net_arch=(4,), evaluation_episodes=2)
+    assert facts["data_episodes"] == 0
+    assert "data_return_mean" not in facts
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_new_data_do_not_get_the_bounds_of_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def recording(bound: float) -> recording_files.Recording:
+        arrays = {key: np.zeros((3, 1)) for key in ("observations", "actions", "next_observations")}
+        arrays |= {"rewards": np.full(3, bound), "terminals": np.array([0, 0, 1]), "masks": np.ones(3)}
+        return recording_files.Recording(arrays, {"action_low": [-bound], "action_high": [bound]})
+
+    path, _ = recording_files.write_recording(recording(2.0), tmp_path / "drive.npz")
+
+    def fails(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(json, "dumps", fails)
+    with pytest.raises(type(error)):
+        recording_files.write_recording(recording(1.0), path)
+    monkeypatch.undo()
+    assert [each.name for each in tmp_path.iterdir()] == ["drive.npz"]
+    assert load_dataset(path).action_space.high == 1.0
+
+
 def test_a_written_recording_is_a_data_set(tmp_path: Path) -> None:
     recording = training.record_training(env_id="Pendulum-v1", steps=110, net_arch=(16,), evaluation_episodes=2)
     path, provenance = recording_files.write_recording(

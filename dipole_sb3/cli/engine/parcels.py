@@ -23,7 +23,7 @@ class Parcel(NamedTuple):
 
 
 class Sender:
-    """Packs what has changed since it packed last.
+    """Packs what has changed since the last parcel that was sent.
 
     :param folders: whose files are sent; they need not be there yet.
     """
@@ -31,6 +31,11 @@ class Sender:
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = folders
         self._sent: dict[str, tuple[int, int]] = {}
+        self._packed: dict[str, tuple[int, int]] = {}
+
+    def sent(self) -> None:
+        """The last parcel has arrived, so that the next need not hold it again."""
+        self._sent = self._packed
 
     def pack(self) -> Parcel | None:
         """What has changed; None: nothing."""
@@ -43,7 +48,7 @@ class Sender:
         there = frozenset(name for name, state in now.items() if state is not None)
         if not changed and there == self._sent.keys():
             return None
-        self._sent = {name: state for name, state in now.items() if state is not None}
+        self._packed = {name: state for name, state in now.items() if state is not None}
         return Parcel(changed, there)
 
 

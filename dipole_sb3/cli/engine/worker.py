@@ -156,11 +156,13 @@ def _sending(order: Order, office: Office) -> Iterator[None]:
     Receiver(names(own)).unpack(Parcel(order.files, frozenset(order.files)))
     sender, ended = Sender(folders), threading.Event()
     sender.pack()
+    sender.sent()
 
     def send() -> None:
         parcel = sender.pack()
         if parcel is not None:
             office.send(order.attempt, parcel)
+            sender.sent()
 
     def send_now_and_then() -> None:
         while not ended.wait(_SECONDS_BETWEEN_PARCELS):
