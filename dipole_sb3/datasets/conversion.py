@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import zipfile
@@ -203,8 +202,7 @@ def _write_file(buffer: OfflineReplayBuffer, path: Path, shown: str | os.PathLik
         "action_low": space.low.tolist(),
         "action_high": space.high.tolist(),
     }
-    with replaced_when_complete(path.with_suffix(".json")) as file:
-        file.write(f"{json.dumps(metadata, indent=2, ensure_ascii=False)}\n".encode())
+    files.write_metadata(path, metadata)
 
 
 def _write_npz(buffer: OfflineReplayBuffer, path: Path) -> None:

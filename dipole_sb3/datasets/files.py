@@ -60,6 +60,22 @@ def known_action_space(metadata: Mapping[str, Any]) -> spaces.Box | None:
     return spaces.Box(np.asarray(metadata["action_low"], np.float32), np.asarray(metadata["action_high"], np.float32))
 
 
+def write_metadata(path: Path, metadata: Mapping[str, Any]) -> Path:
+    """Writes the .json file beside a data file that has just been written.
+
+    :return: its path.
+    :raises OSError: it cannot be written. There is none then: an earlier file's bounds would scale these actions.
+    """
+    beside = path.with_suffix(".json")
+    try:
+        with replaced_when_complete(beside) as file:
+            file.write(f"{json.dumps(metadata, indent=2, ensure_ascii=False)}\n".encode())
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return beside
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """What the .json file beside a data file tells; nothing where there is none."""
     path = path.with_suffix(".json")

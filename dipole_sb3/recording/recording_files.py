@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
-import json
 import math
 import os
 import platform
@@ -86,7 +85,6 @@ def write_recording(
     """
     require_output(path)
     path = Path(path)
-    beside = path.with_suffix(".json")
     with replaced_when_complete(path) as file:
         files.write_arrays(file, recording.arrays)
         checksum = _sha256(file)
@@ -95,14 +93,7 @@ def write_recording(
         **({"command": shlex.join(command)} if command else {}),
         "sha256": checksum,
     }
-    try:
-        with replaced_when_complete(beside) as note:
-            note.write(f"{json.dumps(provenance, indent=2, ensure_ascii=False)}\n".encode())
-    except BaseException:
-        # An earlier recording's bounds would scale this one's actions.
-        beside.unlink(missing_ok=True)
-        raise
-    return path, beside
+    return path, files.write_metadata(path, provenance)
 
 
 def _sha256(file: io.BufferedIOBase) -> str:
