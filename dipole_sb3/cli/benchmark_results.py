@@ -17,6 +17,7 @@ from dipole_sb3.cli.models import algorithm_of, own_values
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS
 from dipole_sb3.common.files import write_csv
 from dipole_sb3.common.intervals import Interval, mean_interval, proportion_interval
+from dipole_sb3.learning.knobs import Knob
 
 _LAST = 3
 """Evaluations whose mean the published baselines report."""
@@ -127,12 +128,13 @@ def read_scores(groups: Iterable[Group]) -> list[Scores]:
     _require_same_data(groups)
     found = []
     for group in groups:
-        own, stem = own_values(group.config), sweep.stem(algorithm_of(group.config).knobs())
+        knobs = algorithm_of(group.config).knobs()
+        own, stem = own_values(group.config), sweep.stem(knobs)
         final, during = [], []
         for run in group.runs:
             steps = run.config.offline_steps + run.config.online_steps
             seed = int(run.config.seed)
-            final += [_of_row(row, own, seed, steps) for row in _rows(run.folder / f"{stem}.csv")]
+            final += [_of_row(row, knobs, seed, steps) for row in _rows(run.folder / f"{stem}.csv")]
             during += _while_learning(run.folder / EVALUATIONS, own, seed)
         found.append(Scores(group, own, final, during))
     return found
@@ -143,8 +145,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _of_row(row: Mapping[str, str], own: Mapping[str, float], seed: int, steps: int) -> Evaluation:
-    setting = {name: type(value)(float(row[name])) for name, value in own.items()}
+def _of_row(row: Mapping[str, str], knobs: Sequence[Knob], seed: int, steps: int) -> Evaluation:
+    # Not the type of the algorithm's own value: a configuration may write ω = 1 as a whole number.
+    setting = {knob.name: knob.checked(row[knob.name]) for knob in knobs}
     successes = _interval(row, "success") if "success_mean" in row else None
     return Evaluation(seed, steps, setting, int(row["episodes"]), _interval(row, "return"), successes)
 

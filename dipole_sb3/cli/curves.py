@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dipole_sb3.cli import pictures, run_folder
-from dipole_sb3.cli.found_runs import common_folder, has_curves, read_runs
+from dipole_sb3.cli.found_runs import common_folder, read_runs
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, phase_scores
 from dipole_sb3.cli.runs import Run, distinguished, settings
@@ -43,7 +43,7 @@ def _run(options: argparse.Namespace) -> int:
     folders = [Path(folder) for folder in options.runs]
     runs, of_driving = read_runs(folders)
     print_without_curves(runs, of_driving)
-    drawn = [run for run in runs if has_curves(run.folder)]
+    drawn = [run for run in runs if run_folder.has_curves(run.folder)]
     if not drawn:
         raise ValueError(f"{common_folder(folders)}: none of its runs has learning curves yet")
     out = Path(options.out) if options.out else common_folder([run.folder for run in drawn]) / pictures.CURVES
@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
 def print_without_curves(runs: Sequence[Run], of_driving: Sequence[Path]) -> None:
     """Names the runs that cannot be drawn."""
     for run in runs:
-        if not has_curves(run.folder):
+        if not run_folder.has_curves(run.folder):
             print(f"{run.folder}: has no row of training statistics in its {run_folder.PROGRESS} yet")
     for folder in of_driving:
         print(f"{folder}: a run of a driving agent, whose log is in its TensorBoard events")

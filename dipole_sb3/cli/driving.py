@@ -98,11 +98,24 @@ def check(config: DictConfig) -> None:
     if config.finetune.method is not None:
         _check_group("finetune", config.finetune, FineTuningArguments)
     if config.imitation is not None:
-        agent_folder(Path(config.imitation), (IMITATION, AGENT))
+        _require_imitation(config)
     elif config.task.train == config.task.test:
         raise ValueError(
             f"task.train and task.test are both {config.task.test}: pre-training would learn the recorded plans of the "
             "scenes that it is scored on; give imitation=FOLDER of an agent that is pre-trained on others"
+        )
+
+
+def _require_imitation(config: DictConfig) -> None:
+    """Fine-tuning begins with imitation, which is also the row beside which its scores are read."""
+    from dipole_sb3.driving.training import checkpoint
+
+    folder = agent_folder(Path(config.imitation), (IMITATION, AGENT))
+    method = checkpoint.read_manifest(folder).get("method")
+    if method is not None and config.finetune.method is not None:
+        raise ValueError(
+            f"imitation is {config.imitation}, an agent that is fine-tuned by {method} already; expected one that is "
+            f"pre-trained alone, such as the folder {IMITATION} of a run"
         )
 
 

@@ -36,6 +36,7 @@ def demo(config: DictConfig, folder: Path) -> None:
 
     start = time.perf_counter()
     driving.check(config)
+    _require_pair(config)
     _make_scenes(config)
     task = config.task
     scenes, held_out = (
@@ -56,6 +57,20 @@ def demo(config: DictConfig, folder: Path) -> None:
             )
         _report(config, folder, imitation, agents, scenes, held_out, scorer)
     print(f"\nIt took {(time.perf_counter() - start) / 60:.1f} minutes; all is in\n  {folder}/")
+
+
+def _require_pair(config: DictConfig) -> None:
+    """The demo turns ω, which needs two policies and two values.
+
+    :raises ValueError: before hours of work.
+    """
+    if config.finetune.method != "dipole":
+        raise ValueError(
+            f"finetune.method is {config.finetune.method}, expected dipole, whose ω the demo turns; others beside it "
+            "are compared=[…], alone `dipole train` trains them"
+        )
+    if len(set(config.omegas)) < 2:
+        raise ValueError(f"omegas is {config.omegas}, expected at least two values to draw a line through")
 
 
 def _make_scenes(config: DictConfig) -> None:

@@ -84,14 +84,3 @@ def timesteps_logged(run: Path) -> int:
     with file.open(newline="", encoding="utf-8") as opened:
         steps = [row.get("time/total_timesteps") for row in csv.DictReader(opened)]
     return max((int(float(step)) for step in steps if step), default=0)
-
-
-def has_curves(run: Path) -> bool:
-    """Whether a run's progress.csv has a row of training statistics."""
-    file = run / run_folder.PROGRESS
-    if not file.is_file():
-        return False
-    with file.open(newline="", encoding="utf-8") as opened:
-        return any(
-            value for row in csv.DictReader(opened) for name, value in row.items() if str(name).startswith("train/")
-        )

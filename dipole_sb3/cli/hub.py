@@ -20,6 +20,7 @@ from dipole_sb3.common.public_names import public_name
 from dipole_sb3.evaluation.sweep import read_sweep_csv
 from dipole_sb3.learning import hub
 from dipole_sb3.learning.model_card import Story, versions_in, write_card
+from dipole_sb3.learning.model_files import checksum_of_parameters
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 
 _DESCRIPTION = "Shares models on the Hugging Face hub. Needs the extra `hub`; log in once by `hf auth login`."
@@ -109,8 +110,9 @@ def _results_in(folder: Path, model: OfflineAlgorithm) -> dict[str, Path]:
 def _bundles_in(folder: Path, model: OfflineAlgorithm) -> list[Path]:
     """Bundles in the folder, as files and as folders.
 
-    :raises ValueError: one is no bundle, or of a model that learned longer or shorter.
+    :raises ValueError: one is no bundle, or of another model.
     """
+    own = checksum_of_parameters(model.policy)
     found = [*sorted(folder.glob("*.dipole")), *(path.parent for path in sorted(folder.glob(f"*/{hub.MANIFEST}")))]
     for bundle in found:
         try:
@@ -120,6 +122,7 @@ def _bundles_in(folder: Path, model: OfflineAlgorithm) -> list[Path]:
             else:
                 manifest = json.loads((bundle / hub.MANIFEST).read_bytes())
             timesteps = manifest["provenance"]["timesteps"]
+            parameters = manifest["provenance"].get("parameters_sha256", own)  # of a bundle from before there was one
         except (zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{bundle}: is no bundle, expected one of dipole export; remove it, or make it anew"
@@ -128,6 +131,10 @@ def _bundles_in(folder: Path, model: OfflineAlgorithm) -> list[Path]:
             raise ValueError(
                 f"{bundle}: is of a model after {timesteps} timesteps, but {folder / run_folder.MODEL} has "
                 f"{model.num_timesteps}; export it again, or remove it"
+            )
+        if parameters != own:
+            raise ValueError(
+                f"{bundle}: has other parameters than {folder / run_folder.MODEL}; export it again, or remove it"
             )
     return found
 

@@ -59,14 +59,20 @@ def draw_sweep(result: SweepResult, path: Path, dataset_facts: Mapping[str, Any]
 def draw_training(
     model: OfflineAlgorithm, dataset: OfflineReplayBuffer, folder: Path, offline_steps: int
 ) -> list[Path]:
-    """Draws learning curves, with the switch to the environment marked, and the final weights of the data, if any."""
+    """Draws learning curves, with the switch to the environment marked, and the final weights of the data, if any.
+
+    A run that ended before its first row in the log has no curves.
+    """
     from dipole_sb3 import plots
 
-    plots.plot_curves(folder / run_folder.PROGRESS, folder / CURVES, offline_steps=offline_steps)
-    if model.advantage_weights() is None:
-        return [folder / CURVES]
-    plots.plot_weights(model, dataset, folder / WEIGHTS)
-    return [folder / CURVES, folder / WEIGHTS]
+    drawn = []
+    if run_folder.has_curves(folder):
+        plots.plot_curves(folder / run_folder.PROGRESS, folder / CURVES, offline_steps=offline_steps)
+        drawn.append(folder / CURVES)
+    if model.advantage_weights() is not None:
+        plots.plot_weights(model, dataset, folder / WEIGHTS)
+        drawn.append(folder / WEIGHTS)
+    return drawn
 
 
 def draw_arm(model: OfflineAlgorithm, config: DictConfig, folder: Path, film: Sequence[float]) -> list[Path]:

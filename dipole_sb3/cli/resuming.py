@@ -13,6 +13,7 @@ from dipole_sb3.cli import run_folder, sweep
 from dipole_sb3.cli.configuration import config_folder, dotted
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.options import TrainOptions, check_options
+from dipole_sb3.cli.periodic_evaluation import EVALUATIONS
 from dipole_sb3.cli.runs import HOOKS, Run
 from dipole_sb3.learning.checkpoints import newest_checkpoint
 
@@ -56,6 +57,7 @@ def unfinished(runs: Sequence[Run]) -> list[Run]:
         if run_folder.is_used(run.folder):
             before = run_folder.read_config(run.folder)
             require_same(run.folder, _fixed_options(run.config), _fixed_options(before))
+            _require_same_episodes(run.folder, run.config, before)
             _require_length(run.config, before.offline_steps, before.offline_steps + before.online_steps, run.folder)
         if is_finished(run):
             print(f"{run.folder}: is finished")
@@ -77,6 +79,12 @@ def require_same(folder: Path, now: Mapping[str, Any], then: Mapping[str, Any]) 
                 f"{folder}: holds a run with {name}={then.get(name)}, found {name}={now.get(name)}; expected the "
                 "options with which it began, or another run_dir"
             )
+
+
+def _require_same_episodes(folder: Path, now: DictConfig, then: DictConfig) -> None:
+    """Evaluations while learning are compared with each other: all of a run play the same episodes."""
+    if (folder / EVALUATIONS).is_file():
+        require_same(folder, *({name: each[name] for name in ("eval_episodes", "eval_seed")} for each in (now, then)))
 
 
 def _fixed_options(config: DictConfig) -> dict[str, Any]:
@@ -157,6 +165,7 @@ def resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
             config[field.name] = defaults[field.name]
     for name in HOOKS:
         config[name] = config.get(name) or {}  # of a run from before they existed, or null
+    begun = config.copy()
     before, length = config.offline_steps, config.offline_steps + config.online_steps
     overrides = [override.lstrip("+") for override in overrides]
     for override in overrides:
@@ -172,6 +181,7 @@ def resumed_config(folder: Path, overrides: list[str]) -> DictConfig:
     config.merge_with_dotlist(overrides)
     check_options(config, TrainOptions)
     _require_length(config, before, length, folder)
+    _require_same_episodes(folder, config, begun)
     return config
 
 

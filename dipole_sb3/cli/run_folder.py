@@ -55,13 +55,25 @@ _LEFT_BY_RUNS = (
     "*_sweep.csv",
     "evaluation.csv",
     *(f"{PROFILE}/{name}" for name in (profiling.TABLE, profiling.TRACE)),
-    *(f"{name}.png" for name in ("*_sweep", "evaluation", "curves", "weights", "paths", "actions")),
+    *(f"{name}.png" for name in ("*_sweep", "evaluation", "curves", "weights", "paths", "actions", "film")),
+    *(f"{name}.gif" for name in ("arm", "film")),
 )
 
 
 def is_used(folder: Path) -> bool:
     """Whether there is a run in the folder."""
     return (folder / CONFIG).exists()
+
+
+def has_curves(folder: Path) -> bool:
+    """Whether a run's progress.csv has a row of training statistics."""
+    file = folder / PROGRESS
+    if not file.is_file():
+        return False
+    with file.open(newline="", encoding="utf-8") as opened:
+        return any(
+            value for row in csv.DictReader(opened) for name, value in row.items() if str(name).startswith("train/")
+        )
 
 
 def require_unused(folder: Path) -> None:

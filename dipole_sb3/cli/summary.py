@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from dipole_sb3.cli import curves, over_runs, pictures, run_folder, sweep
-from dipole_sb3.cli.found_runs import common_folder, has_curves, read_runs, timesteps_logged
+from dipole_sb3.cli.found_runs import common_folder, read_runs, timesteps_logged
 from dipole_sb3.cli.models import algorithm_of
 from dipole_sb3.cli.periodic_evaluation import EVALUATIONS, phase_scores
 from dipole_sb3.cli.resuming import is_finished, steps_of, table_of
@@ -74,7 +74,7 @@ def summarise(folders: Sequence[Path], out: Path | None = None) -> None:
         print("\nNot in the table:" if chosen else "There is no table:")
         for line in left_out:
             print(f"  {line}")
-    _write(chosen, [run for run in runs if has_curves(run.folder)], folder)
+    _write(chosen, [run for run in runs if run_folder.has_curves(run.folder)], folder)
 
 
 def _without_table(run: Run) -> str | None:

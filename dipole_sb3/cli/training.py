@@ -184,6 +184,7 @@ def _learn(
     going = [(model, run, own) for model, run, own in of_runs if model.num_timesteps < steps_of(run)]
     if not going:
         return
+    of_group = runs
     models, runs, added = zip(*going, strict=True)
     checkpoints = [
         ResumableCheckpoint(
@@ -215,10 +216,10 @@ def _learn(
                 print(f"{run.folder}: a callback ended training after {model.num_timesteps} of {steps} timesteps")
                 run_folder.write_stopped(run.folder, model.num_timesteps)
         if stop.stopped_by is not None:
-            _stop(models, runs, checkpoints, steps, go_on_with, stop.stopped_by)
+            _stop(models, of_group, checkpoints, steps, go_on_with, stop.stopped_by)
     if stop.stopped_by is not None:
         # It came while the last evaluations ended: what follows the learning was not to begin either.
-        _stop(models, runs, checkpoints, steps, go_on_with, stop.stopped_by)
+        _stop(models, of_group, checkpoints, steps, go_on_with, stop.stopped_by)
     if config.checkpoint_freq or config.checkpoint_minutes:
         # A finished run can be resumed with more steps.
         for checkpoint in checkpoints:
@@ -250,7 +251,11 @@ def _stop(
     go_on_with: str | None,
     by: signal.Signals,
 ) -> NoReturn:
-    """Saves what has learned, says how to go on, and ends the process with the signal's status."""
+    """Saves what has learned, says how to go on, and ends the process with the signal's status.
+
+    :param models: that were still learning.
+    :param runs: of the whole group: those that had learned enough before are not saved as models, nor evaluated yet.
+    """
     print()
     for model, checkpoint in zip(models, checkpoints, strict=True):
         print(f"Stopped after {model.num_timesteps} of {steps} timesteps; saved {checkpoint.save()}")

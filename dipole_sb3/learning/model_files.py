@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pathlib
@@ -147,3 +148,13 @@ def _same_kind(found: spaces.Space[Any], expected: spaces.Space[Any]) -> bool:
         return found.keys() == expected.keys() and all(_same_kind(found[key], expected[key]) for key in found)
     boxes = isinstance(found, spaces.Box) and isinstance(expected, spaces.Box)
     return boxes and found.shape == expected.shape and checks.stores_as(found) == checks.stores_as(expected)
+
+
+def checksum_of_parameters(policy: Any) -> str:
+    """SHA-256 of all networks, by which a bundle is known to be this model's: hexadecimal."""
+    found = hashlib.sha256()
+    state: Mapping[str, torch.Tensor] = policy.state_dict()
+    for name, tensor in sorted(state.items()):
+        found.update(name.encode() + b"\0")
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -124,6 +124,8 @@ def _draw_panels(
     :param over: what the lines are means of.
     :param one_legend: labels of all lines, where all panels have the same; else each has a legend of its own.
     """
+    if not panels:
+        raise ValueError(f"{path}: the runs have no timestep in common yet, from which a line could be drawn")
     last = max(course.steps[-1] for _, lines in panels for course, *_ in lines)
     handover = offline_steps if offline_steps is not None and 0 < offline_steps < last else None
     width = min(3, len(panels))

@@ -44,6 +44,7 @@ from dipole_export.trainer import drawn_observations, random_observations
 from dipole_export.writing import require_writable, write_bundle
 from dipole_sb3.buffers.normalization import ObservationStatistics
 from dipole_sb3.datasets.image_sizes import ImageSize
+from dipole_sb3.learning.model_files import checksum_of_parameters
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.networks.acting_forms import ActingForm, Deterministic, Diffusion, GuidedConditional
 
@@ -326,6 +327,7 @@ def _provenance(model: OfflineAlgorithm) -> dict[str, Any]:
         "algorithm": type(model).__name__,
         "timesteps": model.num_timesteps,
         "seed": model.seed,
+        "parameters_sha256": checksum_of_parameters(model.policy),
         "hyperparameters": {**model.hyperparameters(), "net_arch": model.policy.net_arch},
         "packages": {name: version(name) for name in ("dipole-sb3", "torch", "stable-baselines3", "onnxscript")},
     }

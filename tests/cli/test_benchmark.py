@@ -22,9 +22,10 @@ from commands import Command
 from omegaconf import OmegaConf
 from PIL import Image
 
+from dipole_sb3 import DIPOLE
 from dipole_sb3.cli import benchmark, benchmark_table, main
 from dipole_sb3.cli.benchmark_plan import Suite, TaskEntry, load_suite, planned
-from dipole_sb3.cli.benchmark_results import Evaluation, Scores
+from dipole_sb3.cli.benchmark_results import Evaluation, Scores, _of_row
 from dipole_sb3.cli.configuration import suite_names
 from dipole_sb3.common.intervals import Interval
 from dipole_sb3.datasets.ogbench import generation
@@ -320,6 +321,15 @@ def scores(
         for step, value in zip(range(0, 1_000_000, group.config.eval_freq), values, strict=False)
     ]
     return Scores(group, {"num_candidates": 32}, ends, while_learning)
+
+
+def test_settings_are_read_as_what_they_are() -> None:
+    """Also where a configuration has written an algorithm's own ω as a whole number."""
+    row = {f"return_{bound}": "1" for bound in Interval._fields}
+    row |= {"episodes": "5", "omega": "0.5", "num_candidates": "4"}
+    found = _of_row(row, DIPOLE.knobs(), 0, 100).setting
+    assert found == {"omega": 0.5, "num_candidates": 4}
+    assert isinstance(found["num_candidates"], int)
 
 
 def test_scores_of_seeds(tmp_path: Path) -> None:

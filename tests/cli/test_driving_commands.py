@@ -91,6 +91,9 @@ def test_training_goes_on_where_it_was_and_is_evaluated(dipole: Command, scenes:
     assert dipole("train", *other)[0] == 0
     assert [row["policy"] for row in table("awr/pdms_sweep.csv")] == ["recorded", "imitation", "AWR"]
     assert not Path("awr/imitation").exists()
+    status, _, err = dipole("train", *other[:-2], "imitation=awr", "run_dir=more")
+    assert status == 1
+    assert "imitation is awr, an agent that is fine-tuned by awr already; expected one that is pre-trained" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -175,6 +178,13 @@ def test_the_demo_compares_three_ways_of_fine_tuning(
     dipole: Command, scenes: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["demo", "task=driving/highway-mix", f"task.dataset_dir={scenes}", *SMALL, "run_dir=demo"]
+    for option, sentence in (
+        ("finetune.method=awr", "finetune.method is awr, expected dipole, whose ω the demo turns"),
+        ("omegas=[1]", "omegas is [1], expected at least two values to draw a line through"),
+    ):
+        assert whole_command([*arguments, option]) == 1
+        assert sentence in capfd.readouterr().err
+    assert not Path("demo").exists()
     assert whole_command(arguments) == 0
     out = capfd.readouterr().out
     assert [row["policy"] for row in table("demo/pdms_sweep.csv")] == [

@@ -86,6 +86,41 @@ def test_a_run_that_a_callback_ended_is_finished(dipole: Command) -> None:
     assert [row["step"] for row in rows_of("run")] == [20]
 
 
+def test_a_run_that_ends_before_its_first_row_is_evaluated(dipole: Command) -> None:
+    arguments = ["train", *EVALUATED, "pictures=true", "log_interval=4", ENDS, "+callbacks.ends.timestep=7"]
+    status, _, err = dipole(*arguments, "run_dir=run")
+    assert status == 0, err
+    assert Path("run/omega_sweep.csv").is_file()
+    assert Path("run/weights.png").is_file()
+    assert not Path("run/curves.png").exists()
+
+
+def test_a_stopped_group_names_those_that_had_learned_enough_before(
+    dipole: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They are not saved as models yet: without their names they would never be evaluated."""
+    assert dipole("train", *EVALUATED, "checkpoint_freq=10", "runs=2", "run_dir=many")[0] == 0
+    for seed, timestep in ((0, 20), (1, 10)):
+        again_from(f"many/seed{seed}", timestep)
+    interrupted = ["+callbacks.x._target_=tracked_runs.Interrupts"]
+    with pytest.raises(SystemExit):
+        main(["train", "resume=many/seed0", "resume=many/seed1", *interrupted])
+    assert "dipole train resume=many/seed0 resume=many/seed1\n" in capfd.readouterr().out
+
+
+def test_evaluations_of_a_run_play_the_same_episodes(dipole: Command) -> None:
+    assert dipole("train", *EVALUATED, "checkpoint_freq=10", "eval_freq=5", "eval_episodes=2", "run_dir=run")[0] == 0
+    again_from("run", 10)
+    for option in ("eval_episodes=3", "eval_seed=9"):
+        name, _, value = option.partition("=")
+        for arguments in (["resume=run"], [*EVALUATED, "eval_freq=5", "run_dir=run", "resume=auto"]):
+            before = ["eval_episodes=2"] if name == "eval_seed" and "resume=auto" in arguments else []
+            status, _, err = dipole("train", *arguments, *before, option)
+            assert status == 1
+            assert f"found {name}={value}; expected the options with which it began, or another run_dir" in err
+    assert dipole("train", "resume=run")[0] == 0
+
+
 def test_entries_of_a_folder_of_ones_own(dipole: Command) -> None:
     Path("own/loggers").mkdir(parents=True)
     Path("own/loggers/mine.yaml").write_text("mine:\n  _target_: tracked_runs.Rows\n  file: ${run_dir}/rows.jsonl\n")

@@ -76,6 +76,30 @@ def test_the_own_run_of_a_machine_is_not_touched(tmp_path: Path, monkeypatch: py
     assert Path("run/config.yaml").read_text() == "of another"
 
 
+def test_a_machines_own_file_that_a_task_only_reads_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an evaluation, which writes into a folder of its own and reads a run's model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    office = Office(lambda *_: None, lambda *_: None)
+
+    def performed(content: bytes) -> Outcome:
+        task = Task("one", lambda tell: Path("run/model.zip").read_bytes(), [Path("out")], [Path("run/model.zip")])
+        order = Order("0", task, Path("out/.mark-0"), {"run/model.zip": content})
+        return perform(order, Place(os.getcwd(), {}, 1), office)
+
+    assert performed(b"first").value == b"first"
+    assert performed(b"trained anew").value == b"trained anew", "a copy of before is no file of this machine"
+    Path("run/.model.zip.copy").unlink()
+    outcome = performed(b"of another")
+    assert outcome.end == "failed"
+    assert "run/model.zip: on " in outcome.message
+    assert "there is another one of that name" in outcome.message
+    assert Path("run/model.zip").read_bytes() == b"trained anew"
+    assert performed(b"trained anew").end == "done"
+
+
 def test_what_a_machine_without_the_working_directory_holds_is_gone_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import struct
 import time
 from collections.abc import Iterator
@@ -122,6 +124,15 @@ class Refuses(BaseCallback):
         raise ValueError(f"number is {number}, expected another")
 
     def _on_step(self) -> bool:
+        return True
+
+
+class Interrupts(BaseCallback):
+    """Presses Ctrl-C at the first timestep."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.model._num_timesteps_at_start + 1:
+            os.kill(os.getpid(), signal.SIGINT)
         return True
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from commands import TINY, Command
 from local_hub import TOKEN, LocalHub
 from omegaconf import OmegaConf
@@ -124,6 +125,22 @@ def test_a_bundle_of_another_model_is_refused(dipole: Command, local_hub: LocalH
         status, _, err = dipole("hub", "push", "run", "me/arm")
         assert status == 1
         assert message in err
+    assert local_hub.requests == []
+
+
+def test_a_bundle_of_a_model_that_was_trained_anew_is_refused(dipole: Command, local_hub: LocalHub, run: Path) -> None:
+    """It has learned as long, with the same settings, and is another policy all the same."""
+    from dipole_export import export_bundle
+
+    other = DIPOLE.load(run / "model.zip", device="cpu")
+    with torch.no_grad():
+        next(iter(other.policy.actor.parameters())).add_(1e-6)
+    export_bundle(other, run / "robot.dipole")
+    status, _, err = dipole("hub", "push", "run", "me/arm")
+    assert (status, err) == (
+        1,
+        "dipole: run/robot.dipole: has other parameters than run/model.zip; export it again, or remove it\n",
+    )
     assert local_hub.requests == []
 
 

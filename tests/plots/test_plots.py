@@ -351,6 +351,15 @@ def test_runs_of_different_timesteps_meet_where_all_have_values() -> None:
     assert average([([10, 30], [0.0, 2.0])]).low is None
 
 
+def test_runs_without_a_common_timestep_have_no_curves_yet(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.csv" for name in "ab"]
+    for file, timestep in zip(files, (200, 260), strict=True):
+        file.write_text(f"time/total_timesteps,train/q_mean\n{timestep},1.0\n")
+    with pytest.raises(ValueError, match="the runs have no timestep in common yet"):
+        plots.plot_curves(files, tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
 def test_curves_need_training_statistics(tmp_path: Path) -> None:
     (tmp_path / "progress.csv").write_text("time/total_timesteps,rollout/ep_rew_mean\n10,1.0\n")
     with pytest.raises(ValueError, match=r"progress\.csv: no training statistics; found \['rollout/ep_rew_mean'"):

@@ -109,6 +109,11 @@ def perform(order: Order, place: Place, office: Office) -> Outcome:
         return Outcome("failed", message=traceback.format_exc())
 
 
+def _copy_of(path: Path) -> Path:
+    """The hidden file beside a file that a task has brought here."""
+    return path.with_name(f".{path.name}{_COPY}")
+
+
 def _sees(order: Order) -> bool:
     """Whether this machine shares the folders with the command's."""
     try:
@@ -148,6 +153,17 @@ def _sending(order: Order, office: Office) -> Iterator[None]:
                 f"{folder}: on {socket.gethostname()}, which does not share this folder with the command's machine, "
                 "there are other files in it; expected another run_dir, or none of them"
             )
+    beside = [Path(name) for name in order.files if not any(Path(name).is_relative_to(folder) for folder in own)]
+    for path in beside:
+        if path.exists() and not _copy_of(path).exists() and path.read_bytes() != order.files[str(path)]:
+            raise ValueError(
+                f"{path}: on {socket.gethostname()}, which does not share this file with the command's machine, there "
+                "is another one of that name; expected none, or another working directory"
+            )
+    for path in beside:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _copy_of(path).touch()
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for folder in own:
