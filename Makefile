@@ -1,4 +1,5 @@
-# Everything here needs Python (3.10 or newer), pip and make, and puts what it installs into $(VENV).
+# Everything here needs Python (3.10 to 3.13; cube-demo, benchmark, test and lint to 3.12), pip and make, and puts what it
+# installs into $(VENV).
 #
 #   make demo      train on recorded data, turn omega, leave pictures in runs/demo
 #   make cube-demo a robot learns to place a cube (OGBench): data, training, film, bundle; 25 minutes, runs/cube-demo

@@ -41,7 +41,8 @@ Ctrl-C saves the run; `dipole train resume=FOLDER` goes on with it, also after a
 
 _EVALUATE = """\
 Evaluates a trained model over greediness ω and candidates N, every cell on the same seeds, with 95 %
-intervals; prints the table and leaves omega_sweep.csv and omega_sweep.png beside the model."""
+intervals; prints the table, and leaves it with its picture, omega_sweep.csv and .png, in a new folder,
+RUN/evaluated/DATE."""
 
 
 _BENCHMARK = """\

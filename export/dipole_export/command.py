@@ -10,6 +10,7 @@ import numpy as np
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.cli import run_folder
+from dipole_sb3.cli.driving import AGENT
 from dipole_sb3.cli.models import load_model, model_path
 from dipole_sb3.common.public_names import public_name, without_folders
 from dipole_sb3.driving.training.checkpoint import MANIFEST
@@ -76,7 +77,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``dipole export``; failures raise."""
-    if (options.model / MANIFEST).is_file():
+    folder = next((one for one in (options.model, options.model / AGENT) if (one / MANIFEST).is_file()), None)
+    if folder is not None:
+        options.model = folder
         return _run_plans(options)
     if options.max_speed is not None:
         raise ValueError(f"--max-speed is given, but {options.model} is no driving agent's folder")

@@ -14,6 +14,7 @@ import pytest
 import straight_roads
 from commands import TINY, Command
 from dipole_export import export_bundle
+from dipole_policy.contract import Contract
 from dipole_runtime import GuidedPolicy
 from dipole_runtime.bundle import Bundle
 from recordings import Arrays
@@ -68,6 +69,40 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     local = [target for target in targets if not target.startswith(("http://", "https://"))]
     assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+CONTRACTS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+    if "rate_hz:" in block and "observation:" in block
+]
+
+
+def test_there_are_contracts_to_copy() -> None:
+    assert len(CONTRACTS) >= 2
+
+
+@pytest.mark.parametrize("block", CONTRACTS)
+def test_contracts_that_readers_copy_are_accepted(block: str) -> None:
+    contract = Contract.from_bytes(block.encode(), "robot.yaml")
+    assert contract.observation
+    assert contract.actions
+
+
+def test_the_example_without_an_environment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    arrays = {name: random.normal(size=(40, 12)).astype(np.float32) for name in ("observations", "next_observations")}
+    arrays |= {"actions": np.tile(np.float32([[0.2, -0.9]]), (40, 1)), "rewards": np.zeros(40, np.float32)}
+    np.savez("drive.npz", **arrays, terminals=np.arange(40) % 20 == 19)
+    example = python_of("docs/data.md")[-1]
+    assert example.count("50_000") == 1
+    names: dict[str, Any] = {}
+    exec(compile(example.replace("50_000", "2"), "data.md", "exec"), names)
+    low, high = names["model"].action_space.low, names["model"].action_space.high
+    np.testing.assert_allclose([low, high], [[-0.3, -1.0], [0.3, 1.0]])
+    assert DIPOLE.load("policy").observation_statistics
 
 
 def test_examples_of_going_on_online_run() -> None:
@@ -157,7 +192,7 @@ def test_examples_of_your_own_data_run(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     np.savez("drive.npz", **reacher_data)
     names: dict[str, Any] = {"env": gymnasium.make("Reacher-v5"), "episodes": [reacher_data]}
-    in_memory, stored, by_url, lerobot = python_of("docs/data.md")
+    in_memory, stored, by_url, lerobot, _ = python_of("docs/data.md")
     exec(compile(stored, "data.md", "exec"), names)
     assert names["buffer"].size() == len(reacher_data["rewards"])
     exec(compile(in_memory, "data.md", "exec"), names)
