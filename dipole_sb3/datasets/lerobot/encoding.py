@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,9 @@ class Videos:
         self._stream.pix_fmt = _PIXELS
 
     def _mux(self, frame: Any) -> None:
-        for packet in self._stream.encode(frame):
+        with _ordinary_priorities():
+            packets = self._stream.encode(frame)
+        for packet in packets:
             self._bytes += packet.size
             self._container.mux(packet)
 
@@ -143,3 +146,25 @@ class Videos:
         self._mux(None)
         self._container.close()
         self._container = None
+
+
+@contextmanager
+def _ordinary_priorities() -> Iterator[None]:
+    """Takes back the real-time priority that the encoder gives itself where it may, and its caller: to root.
+
+    It would keep every other process of the machine from a core, and the caller, with all threads that it starts later,
+    would keep it for ever.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != before[0]:
+            os.sched_setscheduler(0, *before)
+            for thread in Path("/proc/self/task").iterdir():
+                with suppress(OSError):  # it may have ended
+                    if os.sched_getscheduler(int(thread.name)) == os.SCHED_FIFO:
+                        os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))

@@ -151,6 +151,30 @@ def test_videos_show_each_frame_at_its_time(
     assert small.observation_space["images_wrist"].shape == ((3, 16, 20) if channels_first else (16, 20, 3))
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux")
+def test_the_encoder_leaves_priorities_as_they_were(tmp_path: Path) -> None:
+    """Started by root, it makes itself and its caller real-time, before everything else on the machine."""
+    program = """
+import os
+from pathlib import Path
+import numpy as np
+from dipole_sb3.datasets.lerobot import encoding
+
+def policies():
+    return {os.sched_getscheduler(int(path.name)) for path in Path("/proc/self/task").iterdir()}
+
+videos = encoding.Videos(Path("."), "front", (16, 16, 3), 10.0)
+before = policies()
+videos.begin(40)
+videos.add(np.zeros((40, 16, 16, 3), np.uint8))
+while_encoding = policies()
+videos.finish()
+print(before == while_encoding == policies() == {os.SCHED_OTHER})
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.stdout == "True\n", run.stderr
+
+
 def test_an_episode_longer_than_float32_tells_times(tmp_path: Path) -> None:
     """After 2,048 seconds timestamps, which LeRobot keeps in float32, are more than its tolerance beside the frames."""
     fps = 0.07
