@@ -122,8 +122,8 @@ def test_the_wheel_alone_and_then_the_first_lines_of_the_readme(version: str, tm
     environment.run("python", "-c", without_environment)
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert 'pip install ".[record]"' in readme
-    environment.install(f"{wheel}[record]", TORCH)
+    assert 'pip install ".[record,plots]"' in readme
+    environment.install(f"{wheel}[record,plots]", TORCH)
     snippet = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)[0]
     assert "24_000" in snippet
     environment.run("python", "-c", snippet.replace("24_000", "3"))
