@@ -27,6 +27,7 @@ from dipole_sb3 import learn_together, load_dataset
 from dipole_sb3.cli.configuration import config_folder
 from dipole_sb3.cli.models import new_model
 from dipole_sb3.common.child_processes import available_cores
+from dipole_sb3.common.errors import first_line
 from dipole_sb3.common.files import replaced_when_complete
 from dipole_sb3.common.intervals import proportion_interval
 from dipole_sb3.datasets import make_env
@@ -192,8 +193,7 @@ def measured_or_not(setup: Setup, cell: Cell, job: Job) -> dict[str, Any]:
     try:
         return measured(setup, cell, job)
     except Exception as error:  # whatever torch, Triton and CUDA raise
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        failed = {"failed": first_line, "out_of_memory": isinstance(error, torch.OutOfMemoryError)}
+        failed = {"failed": first_line(error), "out_of_memory": isinstance(error, torch.OutOfMemoryError)}
     # Outside: the error's frames have held its tensors.
     if job.device.type == "cuda":
         torch.cuda.empty_cache()

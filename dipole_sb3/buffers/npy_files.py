@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dipole_sb3.common.errors import DatasetError
+from dipole_sb3.common.errors import DatasetError, first_line
 
 _HEADER_BYTES = 4096
 """Room for any shape, which is known last. Rows begin at a page of memory."""
@@ -100,7 +100,7 @@ class NpyFile:
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, fortran, dtype = read(file)
             except (ValueError, SyntaxError, EOFError) as error:
-                raise DatasetError(f"{self.path}: not an .npy file, or damaged ({_first_line(error)})") from error
+                raise DatasetError(f"{self.path}: not an .npy file, or damaged ({first_line(error)})") from error
             if fortran or (shape, dtype) != (self.shape, self.dtype):
                 order = " in Fortran order" if fortran else ""
                 raise DatasetError(
@@ -155,7 +155,3 @@ def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     text = repr({"descr": dtype.str, "fortran_order": False, "shape": shape}).encode("latin1")
     length = _HEADER_BYTES - 10
     return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + text.ljust(length - 1) + b"\n"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -334,14 +334,19 @@ def evaluate(config: DictConfig, _: Path) -> None:
     print(f"\nThe table is in {folder / f'{SWEEP}.csv'}")
 
 
+def find_agent(path: Path, parts: Sequence[str]) -> Path | None:
+    """As :func:`agent_folder`; None: there is no agent."""
+    return next((folder for folder in (path, *(path / part for part in parts)) if (folder / MANIFEST).is_file()), None)
+
+
 def agent_folder(path: Path, parts: Sequence[str]) -> Path:
     """The folder of an agent: the path itself, or the first of these parts that a run has.
 
     :raises FileNotFoundError: there is no agent.
     """
-    for folder in (path, *(path / part for part in parts)):
-        if (folder / MANIFEST).is_file():
-            return folder
+    folder = find_agent(path, parts)
+    if folder is not None:
+        return folder
     raise FileNotFoundError(
         f"{path}: no driving agent in it ({MANIFEST}); expected the folder of a run, or of an agent"
     )

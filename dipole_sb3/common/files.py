@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import pathlib
@@ -43,6 +44,15 @@ def replaced_when_complete(path: str | pathlib.Path) -> Iterator[io.BufferedIOBa
     finally:
         with suppress(FileNotFoundError):
             os.unlink(partial)
+
+
+def sha256_of(file: io.BufferedIOBase) -> str:
+    """SHA-256 of an open file from its beginning, read in parts: hexadecimal."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def write_csv(path: str | pathlib.Path, rows: Iterable[Iterable[Any]]) -> None:

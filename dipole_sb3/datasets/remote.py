@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from dipole_sb3.common.errors import DatasetError
-from dipole_sb3.common.files import cannot_write
+from dipole_sb3.common.files import cannot_write, sha256_of
 from dipole_sb3.common.progress import progress_bar
 from dipole_sb3.datasets.downloads import require_room
 from dipole_sb3.datasets.folders import replaced_folder
@@ -253,11 +253,8 @@ def _is_whole(entry: Path, noted: Mapping[str, Any]) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of(file)
 
 
 def _fetch(

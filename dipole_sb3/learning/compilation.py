@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from dipole_sb3.common.errors import first_line
 from dipole_sb3.learning.update_rule import LossFunction
 
 PAYS_FROM = 20_000
@@ -58,7 +59,7 @@ def compiled_or_eager(losses: LossFunction) -> LossFunction:
                 raise
             except Exception as error:  # what the compilers raise has no common class
                 works = False
-                warnings.warn(f"Updates go on eagerly: torch.compile failed: {_first_line(error)}", stacklevel=2)
+                warnings.warn(f"Updates go on eagerly: torch.compile failed: {_reason(error)}", stacklevel=2)
         # Outside the handler: what is wrong with the losses themselves is raised here, and alone.
         return losses(*arguments)
 
@@ -79,14 +80,13 @@ def why_not(device_type: str) -> str | None:
     try:
         torch.compile(lambda x: x.sin() + x)(torch.zeros(16, device=device_type))
     except Exception as error:  # what the compilers raise has no common class
-        return _first_line(error)
+        return _reason(error)
     return None
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """What went wrong, without the names of those in torch who pass it on."""
-    error = getattr(error, "inner_exception", error)
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(getattr(error, "inner_exception", error))
 
 
 def way_on_cpu(updates: int, earlier: OnCPU | None) -> tuple[OnCPU, str]:

@@ -11,7 +11,6 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from dipole_sb3.common.random_state import global_generators
 from dipole_sb3.learning.offline_algorithm import OfflineAlgorithm
 from dipole_sb3.learning.stacked_runs import ManyRuns
-from dipole_sb3.learning.update_execution import updates_of
 from dipole_sb3.networks.network_stack import require_alike
 
 Model = TypeVar("Model", bound=OfflineAlgorithm)
@@ -33,9 +32,7 @@ class Together:
         require_stackable(models)
         self.models = list(models)
         self._runs = ManyRuns(models)
-        first = models[0]
-        products, must_compile = first.product_type(first.batch_size), first.acceleration != "auto"
-        self._updates = updates_of(self._runs, first.way_of_updates, products, must_compile)
+        self._updates = models[0].updates_of(self._runs, models[0].batch_size)
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """``model.train(gradient_steps, batch_size)`` of all models at once.

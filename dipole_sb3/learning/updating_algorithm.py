@@ -16,6 +16,7 @@ from dipole_sb3.learning.training_monitor import TrainingMonitor
 from dipole_sb3.learning.update_execution import (
     Acceleration,
     CapturedUpdates,
+    Learner,
     PlainUpdates,
     set_learning_rate,
     updates_of,
@@ -101,9 +102,13 @@ class UpdatingAlgorithm(RecordedDataAlgorithm):
     def _running_updates(self, batch_size: int) -> PlainUpdates | CapturedUpdates:
         """What makes this model's updates, in the way that ``acceleration`` and ``precision`` say."""
         if self._updates is None:
-            products, must_compile = self.product_type(batch_size), self.acceleration != "auto"
-            self._updates = updates_of(self._run, self.way_of_updates, products, must_compile)
+            self._updates = self.updates_of(self._run, batch_size)
         return self._updates
+
+    def updates_of(self, learner: Learner, batch_size: int) -> PlainUpdates | CapturedUpdates:
+        """What makes the updates of this model, or of a stack of several that it stands for, in its way."""
+        must_compile = self.acceleration != "auto"
+        return updates_of(learner, self.way_of_updates, self.product_type(batch_size), must_compile)
 
     def choose_way(self, updates: int, begins: bool) -> None:
         """Decides whether a ``learn`` compiles its updates, where ``acceleration`` leaves that open.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import io
 import math
 import os
 import platform
@@ -18,12 +16,9 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from dipole_sb3.common.files import replaced_when_complete
+from dipole_sb3.common.files import replaced_when_complete, sha256_of
 from dipole_sb3.common.intervals import mean_interval
 from dipole_sb3.datasets import files
-
-_PART = 1 << 20
-"""Bytes of a file that are read at a time."""
 
 
 class Recording(NamedTuple):
@@ -87,19 +82,10 @@ def write_recording(
     path = Path(path)
     with replaced_when_complete(path) as file:
         files.write_arrays(file, recording.arrays)
-        checksum = _sha256(file)
+        checksum = sha256_of(file)
     provenance = {
         **recording.provenance,
         **({"command": shlex.join(command)} if command else {}),
         "sha256": checksum,
     }
     return path, files.write_metadata(path, provenance)
-
-
-def _sha256(file: io.BufferedIOBase) -> str:
-    """Of all that has been written to an open file."""
-    found = hashlib.sha256()
-    file.seek(0)
-    while part := file.read(_PART):
-        found.update(part)
-    return found.hexdigest()

@@ -10,10 +10,9 @@ import numpy as np
 
 from dipole_sb3 import OfflineReplayBuffer, load_dataset
 from dipole_sb3.cli import run_folder
-from dipole_sb3.cli.driving import AGENT
+from dipole_sb3.cli.driving import AGENT, find_agent
 from dipole_sb3.cli.models import load_model, model_path
 from dipole_sb3.common.public_names import public_name, without_folders
-from dipole_sb3.driving.training.checkpoint import MANIFEST
 
 if TYPE_CHECKING:
     from dipole_runtime.manifest import Manifest
@@ -77,7 +76,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``dipole export``; failures raise."""
-    folder = next((one for one in (options.model, options.model / AGENT) if (one / MANIFEST).is_file()), None)
+    folder = find_agent(options.model, (AGENT,))
     if folder is not None:
         options.model = folder
         return _run_plans(options)

@@ -134,11 +134,11 @@ class Videos:
         self._stream = self._container.add_stream(_CODEC, rate=self._rate, options=_OPTIONS)
         self._stream.height, self._stream.width = self._shape[:2]
         self._stream.pix_fmt = _PIXELS
+        with _ordinary_priorities():
+            self._stream.codec_context.open()
 
     def _mux(self, frame: Any) -> None:
-        with _ordinary_priorities():
-            packets = self._stream.encode(frame)
-        for packet in packets:
+        for packet in self._stream.encode(frame):
             self._bytes += packet.size
             self._container.mux(packet)
 

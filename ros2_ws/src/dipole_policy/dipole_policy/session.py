@@ -238,7 +238,7 @@ class Session:
             self._commands[writer.entry.topic].publish(message)
 
     def _listen(self) -> None:
-        period_ns = int(self.contract.period_s * 1e9) if self._settings.simulated else None
+        period_ns = round(self.contract.period_s * 1e9) if self._settings.simulated else None
         self._intake = Intake(self._node, self.inputs, self.now_ns, period_ns)
         self._entities.append((lambda intake: intake.close(), self._intake))
         # Between two periods a clock may jump back and catch up again; this callback notices it.
